@@ -1,0 +1,86 @@
+"""Configuration: frozen pydantic models, TOML presets, ``--set key=value``."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class Config(BaseModel):
+    """Base of all configurations: unknown keys are errors, values never change."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that come with the package."""
+    return sorted(p.name[:-5] for p in resources.files("vgt.presets").iterdir() if p.name.endswith(".toml"))
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    """The TOML of a preset by name, or of a file by path, with its ``base`` preset merged in.
+
+    Raises ValueError listing the known names for an unknown one."""
+    if name.endswith(".toml") and Path(name).is_file():
+        text = Path(name).read_text(encoding="utf-8")
+    elif name in preset_names():
+        text = (resources.files("vgt.presets") / f"{name}.toml").read_text(encoding="utf-8")
+    else:
+        raise ValueError(f"preset {name!r} is unknown; choose one of {', '.join(preset_names())}, or give a .toml file")
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"preset {name} is not valid TOML: {error}") from error
+    base = values.pop("base", None)
+    return merge(read_preset(base), values) if base else values
+
+
+def preset_header(name: str) -> str:
+    """The first comment line of a preset: what it is."""
+    text = (resources.files("vgt.presets") / f"{name}.toml").read_text(encoding="utf-8")
+    first = text.splitlines()[0] if text else ""
+    return first.lstrip("# ").strip() if first.startswith("#") else ""
+
+
+def merge(base: dict, over: dict) -> dict:
+    """``over`` on top of ``base``, tables merged key by key."""
+    out = dict(base)
+    for key, value in over.items():
+        out[key] = merge(out[key], value) if isinstance(value, dict) and isinstance(out.get(key), dict) else value
+    return out
+
+
+def override(values: dict[str, Any], settings: list[str]) -> dict[str, Any]:
+    """Apply ``a.b=value`` settings; values are read as JSON where they parse, else as text.
+
+    Raises ValueError for a setting without "="."""
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        if not equals:
+            raise ValueError(f"setting {setting!r} has no '='; write --set key=value, for example --set train.steps=100")
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = text
+        patch: dict[str, Any] = {}
+        leaf = patch
+        *parents, last = path.split(".")
+        for parent in parents:
+            leaf = leaf.setdefault(parent, {})
+        leaf[last] = value
+        values = merge(values, patch)
+    return values
+
+
+def validated(cls: type[Config], values: dict[str, Any], where: str) -> Any:
+    """``cls(**values)`` with pydantic's complaints turned into one readable ValueError."""
+    try:
+        return cls.model_validate(values)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r:.60})" for e in error.errors())
+        raise ValueError(f"{where}: {faults}") from error

@@ -1,0 +1,65 @@
+"""Where a number came from: commit, package versions, device."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+
+PACKAGES = ("vgt", "numpy", "torch", "transformers", "diffusers", "scikit-image", "scikit-learn", "scipy", "torch-fidelity", "lpips")
+
+
+@lru_cache
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide numbers; absent packages are left out."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@lru_cache
+def commit() -> tuple[str | None, bool | None]:
+    """(commit hash, dirty) of the source tree that the code runs from; (None, None) for an installed wheel."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None, None
+
+    def git(*args: str) -> str:
+        return subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.CalledProcessError):
+        return None, None
+
+
+@lru_cache
+def processor() -> str:
+    """The CPU's name and the number of its cores that this process may use."""
+    name = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                name = line.split(":", 1)[1].strip()
+                break
+    except OSError:
+        pass
+    return f"{name}, {cores()} cores"
+
+
+def cores() -> int:
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def command() -> str:
+    """The command line, without machine paths."""
+    return " ".join([Path(sys.argv[0]).name.replace("__main__.py", "vgt"), *sys.argv[1:]])

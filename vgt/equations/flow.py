@@ -1,0 +1,71 @@
+"""Flow matching: the path, its target, the time law, samplers and guidance (spec vgt 2.7 - 2.9).
+
+x1 is data, x0 is noise; t = 0 noise, t = 1 data.  All in fp32.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+LAST_TIME = 0.96
+
+
+def interpolate(x1: Tensor, x0: Tensor, t: Tensor) -> Tensor:
+    """x_t = t x1 + (1 - t) x0 (VGT Eq. 8); t broadcasts against x."""
+    return t * x1 + (1 - t) * x0
+
+
+def velocity(x1: Tensor, x0: Tensor) -> Tensor:
+    """Target dx_t/dt = x1 - x0."""
+    return x1 - x0
+
+
+def logit_normal_time(n: int, shift: float, rng: torch.Generator, device=None) -> Tensor:
+    """t [n]: t0 = sigmoid(N(0, 1)), then t = 1 - a t0 / (1 + (a - 1) t0): a > 1 shifts toward noise, by -ln a in the
+    logit (spec vgt 2.8; the paper's formula applied to the noise level 1 - t, as in SD3)."""
+    t0 = torch.sigmoid(torch.randn(n, generator=rng, device=rng.device))
+    return (1 - shift * t0 / (1 + (shift - 1) * t0)).to(device)
+
+
+def time_grid(steps: int) -> Tensor:
+    """``steps`` network evaluations: times linearly spaced from 0 to 0.96 (spec vgt 2.9)."""
+    if steps < 2:
+        raise ValueError(f"flow steps {steps} is too few; use at least 2")
+    return torch.linspace(0.0, LAST_TIME, steps)
+
+
+def score(x: Tensor, v: Tensor, t: float | Tensor) -> Tensor:
+    """grad log p_t(x) = (t v - x) / (1 - t) for the path above."""
+    return (t * v - x) / (1 - t)
+
+
+def sde_step(x: Tensor, v: Tensor, t: float | Tensor, dt: float | Tensor, noise: Tensor) -> Tensor:
+    """x + (v + (1 - t) score) dt + sqrt(2 (1 - t) dt) noise, in closed form: drift = (1 + t) v - x (spec vgt 2.9)."""
+    return x + ((1 + t) * v - x) * dt + (2 * (1 - t) * dt) ** 0.5 * noise
+
+
+def ode_step(x: Tensor, v: Tensor, dt: float | Tensor) -> Tensor:
+    """Euler step of dx/dt = v."""
+    return x + v * dt
+
+
+def guide(conditional: Tensor, unconditional: Tensor, w: float) -> Tensor:
+    """Classifier-free guidance: v_u + w (v_c - v_u)."""
+    return unconditional + w * (conditional - unconditional)
+
+
+CFG_SCHEDULES = ("falling", "rising", "constant")
+
+
+def cfg_scale(schedule: str, w: float, before: int, after: int, total: int) -> float:
+    """Guidance of one decode step that goes from ``before`` to ``after`` known tokens of ``total``.
+
+    falling (QueryAR): 1 + (w - 1)(1 - before/total); rising (MAR): 1 + (w - 1) after/total; or constant w."""
+    if schedule == "falling":
+        return 1 + (w - 1) * (1 - before / total)
+    if schedule == "rising":
+        return 1 + (w - 1) * after / total
+    if schedule == "constant":
+        return w
+    raise ValueError(f"guidance schedule {schedule!r} is unknown; choose one of {', '.join(CFG_SCHEDULES)}")

@@ -1,0 +1,62 @@
+"""Latents of VGT-AE: normalisation, noise, pixel shuffle, grids (spec vgt 1.2 - 1.6)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def position_norm(z: Tensor, eps: float = 1e-6) -> Tensor:
+    """Layer norm without affine over the last axis: each token gets mean 0, variance 1 over its channels
+    (spec vgt 1.5, the rule of the released checkpoints)."""
+    return torch.nn.functional.layer_norm(z, z.shape[-1:], eps=eps)
+
+
+def batch_norm(z: Tensor, eps: float = 1e-6) -> Tensor:
+    """VGT Eq. 5 as printed: mean and std per channel over the batch and all positions (ablation)."""
+    axes = tuple(range(z.ndim - 1))
+    return (z - z.mean(axes, keepdim=True)) / (z.var(axes, unbiased=False, keepdim=True) + eps).sqrt()
+
+
+NOISE_MODES = ("fixed", "uniform_max")
+
+
+def add_noise(z: Tensor, gamma: float, mode: str, rng: torch.Generator) -> Tensor:
+    """z + a eps.  "fixed": a = gamma (VGT Eq. 6); "uniform_max": a ~ U(0, gamma) once per image (reference);
+    spec vgt 1.6."""
+    if mode not in NOISE_MODES:
+        raise ValueError(f"noise_mode {mode!r} is unknown; choose one of {', '.join(NOISE_MODES)}")
+    eps = torch.randn(z.shape, generator=rng, device=rng.device).to(z)
+    if mode == "fixed":
+        return z + gamma * eps
+    a = gamma * torch.rand(z.shape[0], generator=rng, device=rng.device).to(z)
+    return z + a.view(-1, *[1] * (z.ndim - 1)) * eps
+
+
+def pixel_shuffle(x: Tensor, factor: int = 2) -> Tensor:
+    """Fold each factor x factor neighbourhood into channels in InternVL's "v2" order: [n, h, w, c] ->
+    [n, h/f, w/f, f f c], channel layout (dh, dw, c) (spec vgt 1.2)."""
+    n, h, w, c = x.shape
+    x = x.reshape(n, h // factor, factor, w // factor, factor, c)
+    return x.permute(0, 1, 3, 2, 4, 5).reshape(n, h // factor, w // factor, factor * factor * c)
+
+
+def merge_patches(x: Tensor, patch: int, merge: int, frames: int) -> Tensor:
+    """Qwen2.5-VL's patch layout: images [n, 3, H, W] -> [n gh gw, 3 frames patch patch], the merge group innermost,
+    loops (gh/m, gw/m, m, m), each patch flattened (channel, frame, row, col); the still image repeated over frames
+    (spec vgt 1.3)."""
+    n, c, height, width = x.shape
+    gh, gw = height // patch, width // patch
+    x = x.reshape(n, c, gh // merge, merge, patch, gw // merge, merge, patch)
+    x = x.permute(0, 2, 5, 3, 6, 1, 4, 7)  # n, gh/m, gw/m, m, m, c, row, col
+    x = x.unsqueeze(-3).expand(*x.shape[:-2], frames, *x.shape[-2:])
+    return x.reshape(n * gh * gw, c * frames * patch * patch)
+
+
+def crop_grid(grid: Tensor, height: int, width: int) -> Tensor:
+    """Centre crop of a learned grid [1, D, H, W] to [height width, D] in raster order (spec vgt 2.1)."""
+    _, d, big_h, big_w = grid.shape
+    if height > big_h or width > big_w:
+        raise ValueError(f"a {height} x {width} latent grid does not fit the query grid of {big_h} x {big_w}")
+    top, left = (big_h - height) // 2, (big_w - width) // 2
+    return grid[0, :, top : top + height, left : left + width].reshape(d, height * width).T

@@ -1,0 +1,88 @@
+"""Decoding orders and attention layouts of QueryAR and MAR-in-VLM (spec vgt 2.4, 2.11, 2.12; spec mar 3.1).
+
+Masks are bool, True = may attend.  L padded text length, s start tokens, N image tokens.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def random_orders(n: int, rows: int, rng: torch.Generator) -> Tensor:
+    """int64 [rows, n]: an independent uniform permutation per row."""
+    return torch.rand(rows, n, generator=rng, device=rng.device).argsort(1)
+
+
+def group_sizes(n: int, acceleration: int) -> list[int]:
+    """Sizes of the G = n // acceleration groups, the first n % G one larger (spec vgt 2.11).
+
+    Raises ValueError where the acceleration does not lie in 1 .. n."""
+    if not 1 <= acceleration <= n:
+        raise ValueError(f"acceleration {acceleration} is impossible with {n} image tokens; choose 1 .. {n}")
+    groups = n // acceleration
+    return [n // groups + (g < n % groups) for g in range(groups)]
+
+
+def cosine_sizes(n: int, steps: int) -> list[int]:
+    """Tokens that MAR reveals per step: after step k, floor(n cos(pi/2 (k+1)/S)) stay masked, at least one is revealed
+    each time, the last step reveals the rest (spec mar 1.3)."""
+    if not 1 <= steps <= n:
+        raise ValueError(f"{steps} steps are impossible with {n} image tokens; choose 1 .. {n}")
+    masked, sizes = n, []
+    for k in range(steps):
+        target = math.floor(n * math.cos(math.pi / 2 * (k + 1) / steps)) if k + 1 < steps else 0
+        target = max(1, min(masked - 1, target)) if k + 1 < steps else 0
+        sizes.append(masked - target)
+        masked = target
+    return sizes
+
+
+def mask_counts(rows: int, n: int, rng: torch.Generator, std: float = 0.25, low: float = 0.7) -> Tensor:
+    """int64 [rows]: masked tokens per sample, ceil(n r), r from a normal (1, std) truncated to [low, 1] (spec mar 3.2)."""
+    # Half of a normal: with z uniform between Phi((low-1)/std) and Phi(0), r = 1 + std Phi^-1(z).
+    normal = torch.distributions.Normal(0.0, 1.0)
+    floor = normal.cdf(torch.tensor((low - 1) / std, dtype=torch.float64))
+    z = floor + (0.5 - floor) * torch.rand(rows, generator=rng, device=rng.device, dtype=torch.float64)
+    ratio = (1 + std * normal.icdf(z.clamp(1e-12, 0.5))).clamp(low, 1.0)
+    return torch.ceil(n * ratio - 1e-9).long()
+
+
+def interleaved_mask(text_mask: Tensor, start: int, tokens: int) -> Tensor:
+    """[B, L + start + tokens, same]: causal over everything, text pads never attended (spec vgt 2.4).
+    ``text_mask`` bool [B, L]."""
+    real = torch.cat([text_mask, text_mask.new_ones(len(text_mask), start + tokens)], 1)
+    size = real.shape[1]
+    causal = torch.ones(size, size, dtype=torch.bool, device=real.device).tril()
+    diagonal = torch.eye(size, dtype=torch.bool, device=real.device)
+    return (causal & real[:, None, :]) | diagonal  # a pad sees itself, so that no row of the softmax is empty
+
+
+def prefix_mask(text_mask: Tensor, start: int, tokens: int) -> Tensor:
+    """As above, but image rows see all image slots: text and start causal, image block bidirectional (spec mar 3.1)."""
+    mask = interleaved_mask(text_mask, start, tokens)
+    mask[:, -tokens:, -tokens:] = True
+    return mask
+
+
+def group_mask(keys: Tensor, pairs: int, queries: int) -> Tensor:
+    """Mask of one exact parallel decode step: [B, pairs + queries, cache + pairs + queries].  ``keys`` bool [B, cache]
+    says which cache entries are real; pair tokens are causal; a query sees cache, pairs and itself, not its siblings
+    (spec vgt 2.12)."""
+    rows, size = len(keys), pairs + queries
+    new = torch.ones(size, size, dtype=torch.bool, device=keys.device).tril()
+    new[pairs:, pairs:] = torch.eye(queries, dtype=torch.bool, device=keys.device)
+    return torch.cat([keys[:, None, :].expand(rows, size, -1), new.expand(rows, size, size)], 2)
+
+
+def positions(text_mask: Tensor, start: int, tokens: int) -> Tensor:
+    """int64 [B, L + start + tokens]: running count of real tokens minus one, so pads repeat T - 1 (spec vgt 2.4)."""
+    real = torch.cat([text_mask, text_mask.new_ones(len(text_mask), start + tokens)], 1)
+    return (real.long().cumsum(1) - 1).clamp(min=0)
+
+
+def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """bool [B, q, k] -> additive [B, 1, q, k] with 0 / lowest value."""
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)[:, None]

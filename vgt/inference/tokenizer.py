@@ -1,0 +1,43 @@
+"""Autoencoder inference: uint8 pictures in, uint8 pictures or latents out."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from vgt.inference.pictures import to_float, to_uint8
+
+
+def _device(module) -> torch.device:
+    return next(module.parameters()).device
+
+
+@torch.no_grad()
+def reconstruct(ae, images: np.ndarray, batch: int = 32) -> np.ndarray:
+    """uint8 [N, H, W, 3] -> uint8 [N, H, W, 3], sides multiples of the autoencoder's stride."""
+    parts = [to_uint8(ae(to_float(images[i : i + batch], _device(ae)))) for i in range(0, len(images), batch)]
+    return np.concatenate(parts)
+
+
+@torch.no_grad()
+def encode(ae, images: np.ndarray, batch: int = 32) -> np.ndarray:
+    """uint8 [N, H, W, 3] -> float32 latents [N, T, d_z], raster order."""
+    parts = [ae.encode(to_float(images[i : i + batch], _device(ae))).flatten(2).mT for i in range(0, len(images), batch)]
+    return torch.cat(parts).float().cpu().numpy()
+
+
+def tile(image: np.ndarray, size: int) -> tuple[np.ndarray, tuple[int, int]]:
+    """Cut a picture of any shape into size x size tiles, the rim mirrored: uint8 [n, size, size, 3] and (rows, columns)."""
+    h, w, _ = image.shape
+    rows, cols = -(-h // size), -(-w // size)
+    padded = np.pad(image, ((0, rows * size - h), (0, cols * size - w), (0, 0)), mode="symmetric")
+    tiles = padded.reshape(rows, size, cols, size, 3).swapaxes(1, 2).reshape(-1, size, size, 3)
+    return tiles, (rows, cols)
+
+
+def untile(tiles: np.ndarray, layout: tuple[int, int], height: int, width: int) -> np.ndarray:
+    """The inverse of ``tile``."""
+    rows, cols = layout
+    size = tiles.shape[1]
+    whole = tiles.reshape(rows, cols, size, size, 3).swapaxes(1, 2).reshape(rows * size, cols * size, 3)
+    return whole[:height, :width]

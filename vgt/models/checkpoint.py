@@ -1,0 +1,102 @@
+"""Checkpoint folders in Hugging Face style: config.json, model.safetensors, tokenizer files, README.md.
+
+Loading is strict; nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from vgt.core import files
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+FORMAT = 1
+SYSTEMS = ("vlm", "vgt_ae", "query_ar", "mar")
+
+
+def save(
+    folder: str | Path,
+    system: str,
+    name: str,
+    config: dict,
+    state: dict[str, Tensor],
+    tokenizer=None,
+    card: str = "",
+    dtype: torch.dtype = torch.float32,
+) -> str:
+    """Write a checkpoint folder atomically; returns its fingerprint.  Tied tensors are written once."""
+    assert system in SYSTEMS
+    seen: dict[int, str] = {}
+    kept: dict[str, Tensor] = {}
+    ties: dict[str, str] = {}
+    for key, tensor in state.items():
+        pointer = tensor.data_ptr()
+        if tensor.numel() and pointer in seen and kept[seen[pointer]].shape == tensor.shape:
+            ties[key] = seen[pointer]
+            continue
+        seen[pointer] = key
+        kept[key] = tensor.detach().cpu()
+    kept = {k: (t.to(dtype) if t.is_floating_point() else t).contiguous() for k, t in kept.items()}
+    with files.atomic_folder(folder) as part:
+        save_file(kept, part / WEIGHTS, metadata={"format": "pt"})
+        header = {"vgt_format": FORMAT, "system": system, "name": name, "ties": ties, "config": config}
+        (part / CONFIG).write_text(json.dumps(header, indent=1) + "\n", encoding="utf-8")
+        if tokenizer is not None:
+            tokenizer.save_pretrained(part)
+        if card:
+            (part / "README.md").write_text(card, encoding="utf-8")
+    return fingerprint(folder)
+
+
+def read_header(folder: str | Path) -> dict:
+    """The parsed config.json.  Raises ValueError where the folder is not a checkpoint of this project."""
+    path = Path(folder) / CONFIG
+    try:
+        header = json.loads(path.read_text(encoding="utf-8"))
+        assert header["vgt_format"] == FORMAT and header["system"] in SYSTEMS
+    except FileNotFoundError:
+        raise ValueError(f"no checkpoint at {folder}: {CONFIG} is missing; see `vgt list models`") from None
+    except (OSError, ValueError, KeyError, AssertionError, TypeError) as error:
+        raise ValueError(f"{path} is not the configuration of a VGT checkpoint ({type(error).__name__})") from error
+    return header
+
+
+def read_state(folder: str | Path) -> dict[str, Tensor]:
+    """Tensors in fp32, ties restored.  Raises ValueError for an unreadable file."""
+    header, path = read_header(folder), Path(folder) / WEIGHTS
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); copy or train the checkpoint again") from error
+    state = {k: t.float() if t.is_floating_point() else t for k, t in state.items()}
+    return state | {key: state[target] for key, target in header["ties"].items()}
+
+
+def load_into(module: nn.Module, state: dict[str, Tensor], where: str) -> None:
+    """Strict: every key must match.  Raises ValueError naming the first differences."""
+    own = module.state_dict()
+    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    shapes = [k for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
+    if missing or extra or shapes:
+        parts = (("missing", missing), ("unexpected", extra), ("of another shape", sorted(shapes)))
+        faults = "; ".join(f"{len(keys)} {what}: {', '.join(keys[:3])}" for what, keys in parts if keys)
+        raise ValueError(f"weights of {where} do not fit its configuration: {faults}")
+    module.load_state_dict(state)
+
+
+def fingerprint(folder: str | Path) -> str:
+    """Content hash of configuration, weights and tokenizer: what decides the outputs, and nothing else."""
+    folder = Path(folder)
+    header = read_header(folder)
+    identity = {k: header[k] for k in ("vgt_format", "system", "ties", "config")}
+    parts = [json.dumps(identity, sort_keys=True), files.digest_file(folder / WEIGHTS)]
+    vocabulary = folder / "tokenizer.json"
+    if vocabulary.exists():
+        parts.append(files.digest_file(vocabulary))
+    return files.digest(*parts)

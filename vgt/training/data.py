@@ -1,0 +1,145 @@
+"""Batches as pure functions of the step.  Training never sees a scene of another split, nor a held-out pair."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from vgt.core import captions, files, photos, scenes
+from vgt.core.config import Config
+from vgt.models.tokenizer import TURN_END
+from vgt.models.visual_lm import tokenize
+
+Batches = Callable[[int], dict[str, Tensor]]
+
+
+class DataConfig(Config):
+    """``photos``: share of photo crops among autoencoder images.  ``scenes``: how many training scenes the latents of a
+    frozen autoencoder are cached for.  ``turns``: questions per picture for the VLM.  ``dense``: share of batches with
+    dense captions.  ``unconditional``: share of captions dropped for guidance (spec vgt 2.5)."""
+
+    photos: float = 0.25
+    scenes: int = 65_536
+    turns: int = 6
+    dense: float = 0.2
+    unconditional: float = 0.1
+
+
+def to_float(images: np.ndarray) -> Tensor:
+    """uint8 [N, H, W, 3] -> float [N, 3, H, W] in [-1, 1]."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+
+def picture_batches(data: DataConfig, batch: int, size: int) -> Batches:
+    """Scenes and photo crops together: ``images`` [B, 3, H, W]."""
+    crops = round(batch * data.photos)
+
+    def at(step: int) -> dict[str, Tensor]:
+        drawn = scenes.images("train", range(step * batch, (step + 1) * batch - crops), size)
+        if crops:
+            cut = np.stack([photos.train_photo(step * crops + i, size) for i in range(crops)])
+            drawn = np.concatenate([drawn, cut])
+        return {"images": to_float(drawn)}
+
+    return at
+
+
+def conversation_batches(vlm, data: DataConfig, batch: int) -> Batches:
+    """Pictures with a few questions and sometimes a request for a description: ``images``, ``ids``, ``targets`` (the
+    answers and the ends of their turns; -100 elsewhere)."""
+    tokenizer = vlm.tokenizer
+
+    def at(step: int) -> dict[str, Tensor]:
+        rows, images = [], []
+        for index in range(step * batch, (step + 1) * batch):
+            item = scenes.item("train", index, vlm.image_size)
+            draws = scenes.Draws("conversation", index)
+            pairs = captions.questions(item.scene, draws, data.turns)
+            if draws.below(3) == 0:
+                pairs[draws.below(len(pairs))] = ("Describe the image.", captions.dense_caption(item.scene))
+            rows.append(_conversation(vlm, tokenizer, pairs))
+            images.append(item.image)
+        length = max(len(ids) for ids, _ in rows)
+        ids = torch.full((batch, length), tokenizer.pad_token_id)
+        targets = torch.full((batch, length), -100)
+        for row, (tokens, wanted) in enumerate(rows):
+            ids[row, : len(tokens)] = torch.tensor(tokens)
+            targets[row, : len(tokens)] = torch.tensor(wanted)
+        return {"images": to_float(np.stack(images)), "ids": ids, "targets": targets}
+
+    return at
+
+
+def _conversation(vlm, tokenizer, pairs) -> tuple[list[int], list[int]]:
+    ids: list[int] = []
+    targets: list[int] = []
+    for turn, (question, reply) in enumerate(pairs):
+        asked = tokenizer((vlm.follow_up if turn else vlm.question)(question)).input_ids
+        told = tokenizer(f"{reply}{TURN_END}\n").input_ids
+        ids += asked + told
+        targets += [-100] * len(asked) + told[:-1] + [-100]
+    return ids, targets
+
+
+# ------------------------------------------------------------------------------------------- cached latents
+
+
+@torch.no_grad()
+def cached_latents(ae, fingerprint: str, count: int, size: int, cache: Path, device="cpu", batch: int = 64) -> Tensor:
+    """Latents fp16 [count, N, d] of training scenes 0 .. count-1 by a frozen autoencoder, kept in
+    ``cache/latents-<hash>.safetensors``."""
+    path = cache / f"latents-{files.digest(scenes.WORLD, fingerprint, str(count), str(size))[:16]}.safetensors"
+    if path.exists():
+        return load_file(path)["latents"]
+    ae.eval().to(device)
+    parts = []
+    for begin in tqdm(range(0, count, batch), file=sys.stderr, desc="latents", mininterval=2):
+        images = to_float(scenes.images("train", range(begin, min(begin + batch, count)), size)).to(device)
+        with torch.autocast(torch.device(device).type, torch.bfloat16):
+            z = ae.encode(images)
+        parts.append(z.float().flatten(2).mT.half().cpu())
+    latents = torch.cat(parts).contiguous()
+    with files.atomic(path) as part:
+        save_file({"latents": latents}, part)
+    return latents
+
+
+def statistics(latents: Tensor, sample: int = 4096) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel over the first ``sample`` images."""
+    flat = latents[:sample].double().flatten(0, 1)
+    return tuple(flat.mean(0).tolist()), tuple(flat.std(0).tolist())
+
+
+def caption_batches(latents: Tensor, tokenizer, data: DataConfig, batch: int) -> Batches:
+    """``latents`` [B, N, d], ``ids`` and ``mask`` of their captions.  A batch holds short or dense captions, not both, so
+    that little is padded; scenes come in a new order each pass."""
+    count = len(latents)
+
+    def at(step: int) -> dict[str, Tensor]:
+        draws = scenes.Draws("captions", step)
+        caption = captions.dense_caption if draws.below(1000) < 1000 * data.dense else captions.short_caption
+        chosen = [_shuffled(step * batch + i, count) for i in range(batch)]
+        texts: list[str | None] = []
+        for index in chosen:
+            dropped = draws.below(1000) < 1000 * data.unconditional
+            texts.append(None if dropped else caption(scenes.scene("train", index)))
+        ids, mask = tokenize(tokenizer, texts)
+        return {"latents": latents[chosen].float(), "ids": ids, "mask": mask}
+
+    return at
+
+
+def _shuffled(position: int, count: int) -> int:
+    """Place ``position`` of an endless pass over 0 .. count-1: an affine permutation that changes with each pass."""
+    passes, place = divmod(position, count)
+    stride = 2 * ((passes * 7919 + 12345) % count) + 1
+    while np.gcd(stride, count) != 1:
+        stride += 2
+    return (place * stride + passes * 104729) % count
