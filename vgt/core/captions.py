@@ -53,7 +53,7 @@ def sight(scene: Scene) -> Sight:
 
 
 def article(word: str) -> str:
-    """"an" before a, e, i, o, u, else "a" (GenEval's rule)."""
+    """ "an" before a, e, i, o, u, else "a" (GenEval's rule)."""
     return "an" if word[0] in "aeiou" else "a"
 
 
@@ -123,10 +123,10 @@ _COLOR, _SHAPE = "|".join(COLORS), "|".join(SHAPES)
 _PLURALS = {plural(s): s for s in SHAPES}
 _ITEM = re.compile(rf"an? (?:({_COLOR}) )?({_SHAPE})\b")
 _DENSE_ITEM = re.compile(rf"an? (small|large) ({_COLOR}) ({_SHAPE})\b")
-_DENSE_RELATION = re.compile(
-    rf"The ({_COLOR}) ({_SHAPE}) is ({'|'.join(RELATIONS)}) the ({_COLOR}) ({_SHAPE})\."
+_DENSE_RELATION = re.compile(rf"The ({_COLOR}) ({_SHAPE}) is ({'|'.join(RELATIONS)}) the ({_COLOR}) ({_SHAPE})\.")
+_BACKGROUND = re.compile(
+    rf"The background is ({'|'.join(TINTS)}) and (?:even|darker at the ({'|'.join(SHADES[1:])}))\."
 )
-_BACKGROUND = re.compile(rf"The background is ({'|'.join(TINTS)}) and (?:even|darker at the ({'|'.join(SHADES[1:])}))\.")
 
 
 def scene_from_text(text: str, seed: int) -> Scene:
@@ -139,10 +139,11 @@ def scene_from_text(text: str, seed: int) -> Scene:
         listing, _, rest = text.partition(".")
         found = _DENSE_ITEM.findall(listing)
         kinds, sizes = [(c, s) for _, c, s in found], [size for size, _, _ in found]
-        holds = [
-            (kinds.index((c1, s1)), relation, kinds.index((c2, s2)))
-            for c1, s1, relation, c2, s2 in _DENSE_RELATION.findall(rest)
-        ]
+        told = [((a, b), relation, (c, d)) for a, b, relation, c, d in _DENSE_RELATION.findall(rest)]
+        for pair in (pair for a, _, b in told for pair in (a, b)):
+            if pair not in kinds:
+                raise ValueError(f"prompt relates a {' '.join(pair)} that it does not list: {text!r}; list it first")
+        holds = [(kinds.index(a), relation, kinds.index(b)) for a, relation, b in told]
         background = _BACKGROUND.search(rest)
         tint, shade = (background[1], background[2] or "none") if background else (None, None)
         if kinds:
@@ -154,7 +155,9 @@ def scene_from_text(text: str, seed: int) -> Scene:
         return compose(draws, kinds, task="counting")
     items = _ITEM.findall(text) if text.startswith("a photo of ") else []
     if not items:
-        raise ValueError(f"prompt {text!r} is not in the grammar of the embedded world (see `vgt prompts scenes-geneval`)")
+        raise ValueError(
+            f"prompt {text!r} is not in the grammar of the embedded world (see `vgt prompts scenes-geneval`)"
+        )
     relation = next((r for r in RELATIONS if f" {r} " in text), None)
     kinds = [(color or draws.choice(tuple(COLORS)), shape) for color, shape in items]
     return compose(draws, kinds, relation=relation)

@@ -62,7 +62,9 @@ def override(values: dict[str, Any], settings: list[str]) -> dict[str, Any]:
     for setting in settings:
         path, equals, text = setting.partition("=")
         if not equals:
-            raise ValueError(f"setting {setting!r} has no '='; write --set key=value, for example --set train.steps=100")
+            raise ValueError(
+                f"setting {setting!r} has no '='; write --set key=value, for example --set train.steps=100"
+            )
         try:
             value = json.loads(text)
         except json.JSONDecodeError:
@@ -82,5 +84,7 @@ def validated(cls: type[Config], values: dict[str, Any], where: str) -> Any:
     try:
         return cls.model_validate(values)
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r:.60})" for e in error.errors())
+        faults = "; ".join(
+            f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r:.60})" for e in error.errors()
+        )
         raise ValueError(f"{where}: {faults}") from error

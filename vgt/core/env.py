@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import platform
+import re
 import subprocess
 import sys
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 
-PACKAGES = ("vgt", "numpy", "torch", "transformers", "diffusers", "scikit-image", "scikit-learn", "scipy", "torch-fidelity", "lpips")
+PACKAGES = (
+    "vgt",
+    "numpy",
+    "torch",
+    "transformers",
+    "diffusers",
+    "scikit-image",
+    "scikit-learn",
+    "scipy",
+    "torch-fidelity",
+    "lpips",
+)
 
 
 @lru_cache
@@ -32,7 +44,9 @@ def commit() -> tuple[str | None, bool | None]:
         return None, None
 
     def git(*args: str) -> str:
-        return subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(root), *args], capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
         return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
@@ -61,5 +75,6 @@ def cores() -> int:
 
 
 def command() -> str:
-    """The command line, without machine paths."""
-    return " ".join([Path(sys.argv[0]).name.replace("__main__.py", "vgt"), *sys.argv[1:]])
+    """The command line, absolute paths cut to their last part."""
+    words = (re.sub(r"(^|[=:,])/\S*/", r"\1", word) for word in sys.argv[1:])
+    return " ".join([Path(sys.argv[0]).name.replace("__main__.py", "vgt"), *words])

@@ -20,7 +20,8 @@ from vgt.core.seeds import image_seed
 
 PHOTOS = "photos-v1"
 
-# Colour photographs that lie in the wheels themselves: (package, path inside it).
+# Colour photographs that lie in the wheels themselves: (package, path inside it).  scikit-learn's two are under
+# CC BY 2.0: china.jpg by Daniel Buechele, flower.jpg by vultilion (both on Flickr).
 PICTURES = {
     "train": {
         "astronaut": ("skimage", "data/astronaut.png"),

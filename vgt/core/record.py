@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,10 @@ class Record(BaseModel):
     def _ordered(self) -> Record:
         if self.low is not None and self.high is not None and self.low > self.high:
             raise ValueError(f"{self.name}: interval low {self.low} > high {self.high}")
+        for field in ("value", "low", "high"):  # JSON has no NaN: it would come back as "not measured"
+            number = getattr(self, field)
+            if number is not None and not math.isfinite(number):
+                raise ValueError(f"{self.name}: {field} is {number}; use None and say why in note")
         return self
 
     @property
@@ -117,7 +122,8 @@ def find(root: str | Path, name: str, key: str) -> Record | None:
 
 
 def read(roots: str | Path | Iterable[str | Path]) -> list[Record]:
-    """All records below the given folders (``*.json`` files and ``*.jsonl`` collections), sorted by name.
+    """All records below the given folders (``*.json`` files and ``*.jsonl`` collections, hidden files left out), sorted
+    by name; later roots win.
 
     Raises ValueError naming a file that is not a record."""
     roots = [roots] if isinstance(roots, (str, Path)) else list(roots)
@@ -126,6 +132,7 @@ def read(roots: str | Path | Iterable[str | Path]) -> list[Record]:
         if not root.exists():
             raise ValueError(f"no records at {root}; run `vgt reproduce tiny` or name a folder with --records")
         paths = [root] if root.is_file() else sorted([*root.rglob("*.jsonl"), *root.rglob("*.json")])
+        paths = [path for path in paths if not path.name.startswith(".")]  # left by a writer that was killed
         for path in paths:
             texts = path.read_text(encoding="utf-8")
             for text in texts.splitlines() if path.suffix == ".jsonl" else [texts]:

@@ -56,6 +56,7 @@ RADII = {"small": (34, 38), "large": (50, 58)}
 RELATIONS = ("left of", "right of", "above", "below")
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 GAP = 12
+LAYOUT_TRIES = 5000
 
 # Vertices on a square of side 2000 around the origin, y downwards.
 _POLYGONS = {
@@ -85,7 +86,7 @@ class Object:
 
     @property
     def size(self) -> str:
-        """"small" or "large"."""
+        """ "small" or "large"."""
         return "small" if self.radius <= RADII["small"][1] else "large"
 
     @property
@@ -183,8 +184,10 @@ def relations(a, b, threshold: float = 0.1) -> tuple[str, ...]:
 
 
 def _place(draws: Draws, radii: list[int], accept=None) -> list[tuple[int, int]]:
-    """Centres for the given radii, bounding squares at least GAP units apart and inside the canvas."""
-    while True:
+    """Centres for the given radii, bounding squares at least GAP units apart and inside the canvas.
+
+    Raises ValueError where LAYOUT_TRIES layouts in a row failed (too many objects, or relations that contradict)."""
+    for _ in range(LAYOUT_TRIES):
         centres: list[tuple[int, int]] = []
         for r in radii:
             for _ in range(24):
@@ -196,6 +199,10 @@ def _place(draws: Draws, radii: list[int], accept=None) -> list[tuple[int, int]]
                 break
         if len(centres) == len(radii) and (accept is None or accept(centres)):
             return centres
+    raise ValueError(
+        f"{len(radii)} objects of radius {', '.join(map(str, radii))} found no layout that keeps every wanted relation; "
+        "ask for fewer or smaller objects, or for relations that do not contradict each other"
+    )
 
 
 def _paint(draws: Draws, color: str) -> tuple[int, int, int]:

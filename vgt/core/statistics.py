@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+_AT_ONCE = 4_000_000  # numbers in one table of resamplings [draws, clusters]: bounds the memory
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -79,6 +81,17 @@ def _tail(clusters: int, groups: int, level: float) -> float:
     return float(stats.norm.cdf(-np.sqrt(clusters / freedom) * stats.t.ppf((1 + level) / 2, freedom)))
 
 
+def _resampled_means(sums: _Sums, draws: int, rng: np.random.Generator) -> np.ndarray:
+    """The mean of one group under ``draws`` resamplings of its clusters, float64 [draws]."""
+    size = len(sums.total)
+    at_once = max(1, _AT_ONCE // size)
+    means = []
+    for start in range(0, draws, at_once):
+        weights = rng.multinomial(size, np.full(size, 1 / size), size=min(at_once, draws - start))
+        means.append((weights @ sums.total) / (weights @ sums.count))
+    return np.concatenate(means)
+
+
 def cluster_interval(
     values: Sequence[float],
     clusters: Sequence,
@@ -100,11 +113,7 @@ def cluster_interval(
     if total - len(sums) < 1:
         return Interval(value, None, None, level, f"none: {total} clusters{many} cannot show a spread")
     rng = np.random.default_rng(seed)
-    estimates = np.zeros(draws)
-    for s in sums:
-        size = len(s.total)
-        weights = rng.multinomial(size, np.full(size, 1 / size), size=draws)  # draws x clusters
-        estimates += (weights @ s.total) / (weights @ s.count) / len(sums)
+    estimates = sum(_resampled_means(s, draws, rng) for s in sums) / len(sums)
     tail = _tail(total, len(sums), level)
     low, high = np.quantile(estimates, [tail, 1 - tail])
     return Interval(value, float(low), float(high), level, method)
@@ -120,6 +129,17 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
     return Interval(
         p, float(max(0.0, centre - half)), float(min(1.0, centre + half)), level, f"Wilson score, {n} items"
     )
+
+
+def _flipped_means(sums: _Sums, flips: int, rng: np.random.Generator) -> np.ndarray:
+    """The mean of one group with the signs of whole clusters flipped at random, float64 [flips]."""
+    size = len(sums.total)
+    at_once = max(1, _AT_ONCE // size)
+    means = []
+    for start in range(0, flips, at_once):
+        signs = rng.integers(0, 2, size=(min(at_once, flips - start), size), dtype=np.int8) * 2 - 1
+        means.append((signs @ sums.total) / sums.count.sum())
+    return np.concatenate(means)
 
 
 def compare_pairs(
@@ -142,10 +162,7 @@ def compare_pairs(
     sums = _grouped(differences, clusters, groups)
     rng = np.random.default_rng(seed)
     observed = abs(_estimate(sums))
-    flipped = np.zeros(flips)
-    for s in sums:
-        signs = rng.integers(0, 2, size=(flips, len(s.total)), dtype=np.int8) * 2 - 1
-        flipped += (signs @ s.total) / s.count.sum() / len(sums)
+    flipped = sum(_flipped_means(s, flips, rng) for s in sums) / len(sums)
     # Flips that equal the observed value but for rounding count as equal: with few clusters they are many.
     reached = int((np.abs(flipped) >= observed * (1 - 1e-12) - 1e-15).sum())
     interval = cluster_interval(differences, clusters, groups, draws, level, seed)

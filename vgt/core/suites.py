@@ -23,18 +23,28 @@ def geneval_prompts(seed: int = DEFAULT_SEED, per_task: int = 20) -> list[dict]:
 
     A prompt comes twice within a task only after all of the task's prompts have come once (there are 8 for
     single_object).  ``held_out`` is true where it names a (colour, shape) pair that training never shows."""
-    limits = {"single_object": len(SHAPES), "counting": 3 * len(SHAPES), "colors": len(SHAPES) * len(COLORS)}
+    pairs = len(SHAPES) * (len(SHAPES) - 1)
+    limits = {
+        "single_object": len(SHAPES),
+        "two_object": pairs,
+        "counting": 3 * len(SHAPES),
+        "colors": len(SHAPES) * len(COLORS),
+        "position": pairs * len(RELATIONS),
+        "color_attr": pairs * len(COLORS) * (len(COLORS) - 1),
+    }
     records = []
     for task in TASKS:
-        draws, seen = Draws("scenes-geneval", seed, task), set()
+        draws, seen, repeats = Draws("scenes-geneval", seed, task), set(), 0
         while len(seen) < per_task:
-            # Every fourth prompt that names colours starts with a held-out pair, so that they can be scored apart.
-            record = _geneval_record(draws, task, held_out=len(seen) % 4 == 3)
-            copies = len(seen) // limits[task] if task in limits else 0
-            key = (record["prompt"], copies)
+            # Every fourth prompt that names colours starts with a held-out pair, so that they can be scored apart;
+            # once all of those have come, any prompt takes the place.
+            record = _geneval_record(draws, task, held_out=len(seen) % 4 == 3 and repeats < 1000)
+            key = (record["prompt"], len(seen) // limits[task])
             if key in seen:
+                repeats += 1
                 continue
             seen.add(key)
+            repeats = 0
             named = {(c["color"], c["class"]) for c in record["include"] if "color" in c}
             records.append(
                 {"id": f"{task}-{len(seen) - 1:03d}", **record, "held_out": bool(HELD_OUT.intersection(named))}
@@ -127,7 +137,11 @@ def _question_graph(shown: Scene) -> list[dict]:
     darker = "even" if shade == "none" else f"darker at the {shade}"
     ask("global - ", darker, f"Is the background {darker}?")
     count = len(shown.objects)
-    ask("other - count", NUMBERS[count], f"{'Are' if count > 1 else 'Is'} there exactly {NUMBERS[count]} {'objects' if count > 1 else 'object'}?")
+    ask(
+        "other - count",
+        NUMBERS[count],
+        f"{'Are' if count > 1 else 'Is'} there exactly {NUMBERS[count]} {'objects' if count > 1 else 'object'}?",
+    )
     return graph
 
 
@@ -143,5 +157,3 @@ def prompts(suite: str, seed: int = DEFAULT_SEED, per_task: int = 20, n: int = 4
 def lines(records: list[dict]) -> str:
     """JSON lines, one record each, trailing newline."""
     return "".join(json.dumps(r) + "\n" for r in records)
-
-

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from vgt.core.config import validated
 from vgt.models import checkpoint
 from vgt.models.vgt_ae import VGTAE, VGTAEConfig
 from vgt.models.visual_lm import VisualLM, VisualLMConfig
@@ -56,9 +57,11 @@ def locate(spec: str | Path, runs: Path | None = None) -> Path:
 
 
 def read_tokenizer(folder: Path):
-    """The Hugging Face tokenizer beside a checkpoint."""
+    """The Hugging Face tokenizer beside a checkpoint.  Raises ValueError where there is none."""
     from transformers import PreTrainedTokenizerFast
 
+    if not (folder / "tokenizer.json").is_file():
+        raise ValueError(f"{folder} has no tokenizer.json; copy or train the checkpoint again")
     return PreTrainedTokenizerFast.from_pretrained(folder)
 
 
@@ -67,16 +70,16 @@ def load(spec: str | Path, runs: Path | None = None, device: str = "cpu") -> Loa
     folder = locate(spec, runs)
     header = checkpoint.read_header(folder)
     state = checkpoint.read_state(folder)
-    system, tokenizer = header["system"], None
+    system, tokenizer, where = header["system"], None, f"configuration of {folder}"
     with torch.random.fork_rng(devices=[]):
         if system == "vlm":
             tokenizer = read_tokenizer(folder)
-            model: nn.Module = build(VLMConfig.model_validate(header["config"]), tokenizer)
+            model: nn.Module = build(validated(VLMConfig, header["config"], where), tokenizer)
         elif system == "vgt_ae":
-            model = VGTAE(VGTAEConfig.model_validate(header["config"]))
+            model = VGTAE(validated(VGTAEConfig, header["config"], where))
         else:
             tokenizer = read_tokenizer(folder)
-            model = VisualLM(VisualLMConfig.model_validate(header["config"]))
+            model = VisualLM(validated(VisualLMConfig, header["config"], where))
     checkpoint.load_into(model, state, str(folder))
     model.eval().requires_grad_(False).to(device)
     return Loaded(system, header["name"], model, tokenizer, checkpoint.fingerprint(folder), folder)
@@ -89,3 +92,15 @@ def expect(loaded: Loaded, *systems: str) -> Loaded:
     return loaded
 
 
+def paired_autoencoder(found: Loaded, spec: str | None, runs: Path | None = None, device: str = "cpu") -> Loaded:
+    """The autoencoder of a generator, checked by content hash; ``spec`` says where it is if not under its own name.
+
+    Raises ValueError when it is another one than the generator was trained on."""
+    config = found.model.config
+    decoder = expect(load(spec or config.autoencoder_name, runs, device), "vgt_ae")
+    if decoder.fingerprint != config.autoencoder:
+        raise ValueError(
+            f"{found.name} was trained on autoencoder {config.autoencoder_name} ({config.autoencoder[:12]}), but "
+            f"{decoder.folder} is {decoder.fingerprint[:12]}; give the right one with --autoencoder"
+        )
+    return decoder

@@ -34,11 +34,17 @@ def grid(images: Sequence[np.ndarray], columns: int, gap: int = 2) -> np.ndarray
     return sheet
 
 
-def write_png(path: str | Path, image: np.ndarray) -> Path:
-    """Write one picture atomically; the suffix decides the format."""
+def check_name(path: str | Path) -> Path:
+    """Raises ValueError where no picture can be written under that name."""
     path = Path(path)
     if path.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise ValueError(f"cannot write a picture to {path.name!r}; use a name that ends in .png, .jpg or .webp")
+    return path
+
+
+def write_png(path: str | Path, image: np.ndarray) -> Path:
+    """Write one picture atomically; the suffix decides the format."""
+    path = check_name(path)
     with files.atomic(path) as part:
         Image.fromarray(image).save(part)
     return path

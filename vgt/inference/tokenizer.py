@@ -22,7 +22,9 @@ def reconstruct(ae, images: np.ndarray, batch: int = 32) -> np.ndarray:
 @torch.no_grad()
 def encode(ae, images: np.ndarray, batch: int = 32) -> np.ndarray:
     """uint8 [N, H, W, 3] -> float32 latents [N, T, d_z], raster order."""
-    parts = [ae.encode(to_float(images[i : i + batch], _device(ae))).flatten(2).mT for i in range(0, len(images), batch)]
+    parts = [
+        ae.encode(to_float(images[i : i + batch], _device(ae))).flatten(2).mT for i in range(0, len(images), batch)
+    ]
     return torch.cat(parts).float().cpu().numpy()
 
 

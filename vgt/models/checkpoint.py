@@ -18,6 +18,7 @@ from vgt.core import files
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT = 1
 SYSTEMS = ("vlm", "vgt_ae", "query_ar", "mar")
+ENTRIES = ("vgt_format", "system", "name", "ties", "config")
 
 
 def save(
@@ -37,7 +38,8 @@ def save(
     ties: dict[str, str] = {}
     for key, tensor in state.items():
         pointer = tensor.data_ptr()
-        if tensor.numel() and pointer in seen and kept[seen[pointer]].shape == tensor.shape:
+        same = kept[seen[pointer]] if tensor.numel() and pointer in seen else None
+        if same is not None and (same.shape, same.stride()) == (tensor.shape, tensor.stride()):
             ties[key] = seen[pointer]
             continue
         seen[pointer] = key
@@ -59,10 +61,11 @@ def read_header(folder: str | Path) -> dict:
     path = Path(folder) / CONFIG
     try:
         header = json.loads(path.read_text(encoding="utf-8"))
-        assert header["vgt_format"] == FORMAT and header["system"] in SYSTEMS
+        if header["vgt_format"] != FORMAT or header["system"] not in SYSTEMS or not all(k in header for k in ENTRIES):
+            raise ValueError(header["vgt_format"], header["system"])
     except FileNotFoundError:
         raise ValueError(f"no checkpoint at {folder}: {CONFIG} is missing; see `vgt list models`") from None
-    except (OSError, ValueError, KeyError, AssertionError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not the configuration of a VGT checkpoint ({type(error).__name__})") from error
     return header
 
@@ -75,6 +78,9 @@ def read_state(folder: str | Path) -> dict[str, Tensor]:
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path} cannot be read ({error}); copy or train the checkpoint again") from error
     state = {k: t.float() if t.is_floating_point() else t for k, t in state.items()}
+    absent = sorted(set(header["ties"].values()) - state.keys())
+    if absent:
+        raise ValueError(f"{path} lacks tied weights: {', '.join(absent[:3])}; copy or train the checkpoint again")
     return state | {key: state[target] for key, target in header["ties"].items()}
 
 

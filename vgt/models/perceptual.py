@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,7 +162,8 @@ def lpips_network(net: str, backbone: str | Path | None = None) -> nn.Module:
     checksum = files.digest_file(path)[:8]
     if checksum != expected[-12:-4]:
         raise ValueError(f"{path.name} has sha256 {checksum}..., not {expected[-12:-4]}...; get {expected} again")
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # lpips calls torchvision in an old way
         model = _import("lpips").LPIPS(net=net, pnet_rand=True, verbose=False)
     fill_trunk(model.net, torch.load(path, map_location="cpu", weights_only=True))
     return model.requires_grad_(False).eval()

@@ -82,7 +82,9 @@ class ViTDecoder(nn.Module):
         width = config.vit_width
         self.patch = config.vit_patch
         self.into = nn.Linear(d_z, width)
-        layer = nn.TransformerEncoderLayer(width, config.vit_heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
+        layer = nn.TransformerEncoderLayer(
+            width, config.vit_heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True
+        )
         self.blocks = nn.TransformerEncoder(layer, config.vit_layers, nn.LayerNorm(width), enable_nested_tensor=False)
         self.out = nn.Linear(width, 3 * self.patch**2)
 

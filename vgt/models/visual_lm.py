@@ -77,6 +77,13 @@ class VisualLM(nn.Module):
         """N."""
         return self.config.latent_grid[0] * self.config.latent_grid[1]
 
+    def check_acceleration(self, acceleration: int) -> None:
+        """Raises ValueError for a number of tokens per step that the latent grid does not allow."""
+        if not 1 <= acceleration <= self.tokens:
+            raise ValueError(
+                f"acceleration {acceleration} is impossible with {self.tokens} image tokens; choose 1 .. {self.tokens}"
+            )
+
     def places(self) -> Tensor:
         """P [N, D]: the position embeddings of the latent grid, raster order."""
         return crop_grid(self.grid_embed, *self.config.latent_grid)

@@ -63,7 +63,9 @@ class VisionEncoder(nn.Module):
     def check(self, height: int, width: int) -> None:
         """Raises ValueError for an image size that the tower cannot take."""
         if height % self.stride or width % self.stride:
-            raise ValueError(f"image of {width} x {height} px: sides must be multiples of {self.stride} px; resize or crop it")
+            raise ValueError(
+                f"image of {width} x {height} px: sides must be multiples of {self.stride} px; resize or crop it"
+            )
         if self.family == "internvl" and height != width:
             raise ValueError(f"image of {width} x {height} px: InternVL's tower takes square images; crop it")
 
@@ -112,6 +114,12 @@ class VLM(nn.Module):
         # Not registered a second time: the parts live inside ``hf``.
         object.__setattr__(self, "encoder", VisionEncoder(hf.config, *_parts(hf)))
 
+    def _apply(self, fn, recurse=True):
+        """Moves and casts the encoder's own buffers too, which are not registered here."""
+        super()._apply(fn, recurse)
+        self.encoder.mean, self.encoder.std = fn(self.encoder.mean), fn(self.encoder.std)
+        return self
+
     @property
     def language(self) -> nn.Module:
         """The text transformer."""
@@ -142,7 +150,10 @@ class VLM(nn.Module):
         """Final hidden states [B, L, A]; right padding is harmless to the real tokens (causal)."""
         features = self.encoder(images) if images is not None else None
         out = self.language(
-            inputs_embeds=self.embed(ids, features), attention_mask=mask, past_key_values=cache, use_cache=cache is not None
+            inputs_embeds=self.embed(ids, features),
+            attention_mask=mask,
+            past_key_values=cache,
+            use_cache=cache is not None,
         )
         return out.last_hidden_state
 
@@ -171,20 +182,24 @@ class VLM(nn.Module):
 
     @torch.no_grad()
     def answer(self, images: Tensor, questions: list[str], max_words: int = 2) -> list[str]:
-        """Greedy answers, one question per image; stops at the end of the turn.  Rows are independent."""
-        answers = []
-        for image, text in zip(images, questions, strict=True):
-            ids = torch.tensor([self.tokenizer(self.question(text)).input_ids], device=images.device)
-            words: list[int] = []
-            for _ in range(max_words):
-                hidden = self.hidden(ids, image[None])[:, -1]
-                token = int(self.logits(hidden).argmax())
-                if token == self.tokenizer.eos_token_id:
-                    break
-                words.append(token)
-                ids = torch.cat([ids, ids.new_tensor([[token]])], 1)
-            answers.append(self.tokenizer.decode(words).strip())
-        return answers
+        """Greedy answers, one question per image [N, 3, H, W]; each stops at the end of its turn."""
+        device, pad = images.device, self.tokenizer.pad_token_id
+        rows = [self.tokenizer(self.question(text)).input_ids for text in questions]
+        asked = [len(row) for row in rows]
+        features = self.encoder(images)
+        for _ in range(max_words):
+            longest = max(map(len, rows))
+            ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows], device=device)
+            hidden = self.language(inputs_embeds=self.embed(ids, features)).last_hidden_state  # right pads: causal
+            last = torch.tensor([len(row) - 1 for row in rows], device=device)
+            tokens = self.logits(hidden[torch.arange(len(rows), device=device), last]).argmax(-1).tolist()
+            rows = [
+                row if row[-1] == self.tokenizer.eos_token_id else [*row, t]
+                for row, t in zip(rows, tokens, strict=True)
+            ]
+        return [
+            self.tokenizer.decode(row[n:], skip_special_tokens=True).strip() for row, n in zip(rows, asked, strict=True)
+        ]
 
 
 class VLMConfig(Config):

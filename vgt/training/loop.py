@@ -24,6 +24,8 @@ from tqdm import tqdm
 from vgt.core import files, seeds
 from vgt.training.optim import Average, TrainConfig, learning_rate, optimizer, set_learning_rate
 
+MODEL = "model"  # the checkpoint's folder within a run
+
 
 @dataclass(frozen=True)
 class Result:
@@ -46,12 +48,14 @@ def train(
     fresh: bool = False,
 ) -> Result:
     """Train to ``config.steps``.  ``identity``: what the run is (a resumed run must be the same one).  ``save(state,
-    step)`` writes the model folder from the averaged weights; ``sample(state, step)`` draws pictures."""
+    step)`` writes ``out/model`` from the averaged weights; ``sample(state, step)`` draws pictures."""
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
 
-    if fresh and out.exists():
-        shutil.rmtree(out)
+    if fresh:
+        _clear(out)
     out.mkdir(parents=True, exist_ok=True)
+    AcceleratorState._reset_state(True)  # accelerate keeps one precision a process; runs may differ in theirs
     accelerator = Accelerator(mixed_precision="bf16" if config.precision == "bf16" else "no", cpu=device == "cpu")
     players = system.players()
     for module in players.values():
@@ -65,7 +69,9 @@ def train(
     average = Average(model, config.ema) if config.ema > 0 else None
     begin = _resume(out, identity, players, optimizers, average)
     log = _Log(out, begin)
-    bar = tqdm(range(begin, config.steps), initial=begin, total=config.steps, file=sys.stderr, desc=out.name, mininterval=2)
+    bar = tqdm(
+        range(begin, config.steps), initial=begin, total=config.steps, file=sys.stderr, desc=out.name, mininterval=2
+    )
     started, values = time.time(), {}
     for step in bar:
         batch = {k: v.to(accelerator.device) for k, v in data(step).items()}
@@ -80,7 +86,9 @@ def train(
             with accelerator.autocast():
                 loss, parts = system.loss(name, batch, step, rng)
             if not torch.isfinite(loss):
-                raise ValueError(f"loss of {name} is {loss.item()} at step {step}; lower train.lr and run again to resume")
+                raise ValueError(
+                    f"loss of {name} is {loss.item()} at step {step}; lower train.lr and start over with --fresh"
+                )
             accelerator.backward(loss)
             if config.clip > 0:
                 parts["grad"] = accelerator.clip_grad_norm_(module.parameters(), config.clip)
@@ -100,11 +108,31 @@ def train(
                 sample(state, step + 1)
             if last:
                 save(state, step + 1)
+    if begin >= config.steps and not (out / MODEL).exists():  # killed between the last state and the model
+        save(average.state(model) if average is not None else model.state_dict(), begin)
     log.close()
     return Result(config.steps, values.get("loss", log.last), config.steps - begin)
 
 
 # ------------------------------------------------------------------------------------------- state on disk
+
+
+def _clear(out: Path) -> None:
+    """Remove what a run leaves in its folder, and nothing else that a user may keep there."""
+    for path in [*_states(out), *(out / name for name in (MODEL, "samples", "tensorboard"))]:
+        shutil.rmtree(path, ignore_errors=True)
+    (out / "metrics.jsonl").unlink(missing_ok=True)
+
+
+def _changed(new, old, path: str = "") -> list[str]:
+    """Dotted names of the settings in which two identities differ."""
+    if not (isinstance(new, dict) and isinstance(old, dict)):
+        return [] if new == old else [path]
+    return [
+        found
+        for k in sorted(new.keys() | old.keys())
+        for found in _changed(new.get(k), old.get(k), f"{path}.{k}".strip("."))
+    ]
 
 
 def _states(out: Path) -> list[Path]:
@@ -139,8 +167,8 @@ def _resume(out, identity, players, optimizers, average) -> int:
         return 0
     info = json.loads((states[-1] / "state.json").read_text())
     if info["identity"] != identity:
-        changed = sorted(k for k in identity.keys() | info["identity"].keys() if identity.get(k) != info["identity"].get(k))
-        raise ValueError(f"{out} holds a run with other settings ({', '.join(changed)}); add --fresh or choose another --out")
+        changed = ", ".join(name.removeprefix("preset.") for name in _changed(identity, info["identity"]))
+        raise ValueError(f"{out} holds a run with other settings ({changed}); add --fresh or choose another --out")
     with safe_open(states[-1] / "training.safetensors", framework="pt") as f:
         stored = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118 - not a dict
     for name, module in players.items():

@@ -11,16 +11,16 @@ from typing import Any, Literal
 import torch
 
 from vgt.core import config as configs
-from vgt.core import env, files, scenes
+from vgt.core import env, scenes
 from vgt.core.config import Config
 from vgt.inference.load import expect, load
 from vgt.models import checkpoint, mar, query_ar, tokenizer
 from vgt.models.perceptual import PerceptualLoss
 from vgt.models.vgt_ae import VGTAE, AELossConfig, VGTAEConfig, VGTAETraining
 from vgt.models.visual_lm import ARTraining, VisualLM, VisualLMConfig
-from vgt.models.vlm import VLMConfig, build, hf_config
+from vgt.models.vlm import VLMConfig, build
 from vgt.training import data as feeds
-from vgt.training.loop import Result, read_log, seconds_spent, train
+from vgt.training.loop import MODEL, Result, read_log, seconds_spent, train
 from vgt.training.optim import TrainConfig
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -69,7 +69,9 @@ class _Job:
     sample: Any = None
 
 
-def run(name: str, settings: list[str], out: Path | None, runs: Path, device: str = "cpu", fresh: bool = False) -> Trained:
+def run(
+    name: str, settings: list[str], out: Path | None, runs: Path, device: str = "cpu", fresh: bool = False
+) -> Trained:
     """Train a preset (or go on with it).  ``out`` defaults to ``runs/<preset name>``."""
     values = configs.override(configs.read_preset(name), settings)
     preset: Preset = configs.validated(Preset, values, f"preset {name}")
@@ -78,7 +80,7 @@ def run(name: str, settings: list[str], out: Path | None, runs: Path, device: st
         torch.manual_seed(preset.train.seed)
         job = _JOBS[preset.system](preset, runs, device)
     identity = {"preset": preset.model_dump(mode="json"), "parents": job.parents, "world": scenes.WORLD}
-    folder = out / "model"
+    folder = out / MODEL
 
     def save(state, step: int) -> None:
         card = _card(name, settings, preset, job, out, step)
@@ -121,6 +123,10 @@ def _ae_job(preset: Preset, runs: Path, device: str) -> _Job:
     elif teacher is not None:
         ae.encoder.load_state_dict(teacher.state_dict())
     losses: AELossConfig = configs.validated(AELossConfig, preset.losses, "losses of the preset")
+    if losses.distill > 0 and teacher is None:
+        raise ValueError(
+            f"losses.distill is {losses.distill} but there is no teacher; set init.vlm, or losses.distill=0"
+        )
     perceptual = PerceptualLoss(losses.perceptual_network) if losses.perceptual > 0 else None
     system = VGTAETraining(ae, losses, teacher, perceptual)
     batches = feeds.picture_batches(preset.data, preset.train.batch, config.image_size)
@@ -181,8 +187,8 @@ _JOBS = {"vlm": _vlm_job, "vgt_ae": _ae_job, "query_ar": _ar_job, "mar": _ar_job
 def _reconstruction_grid(config: VGTAEConfig, state, path: Path) -> None:
     """Originals above reconstructions: eight validation scenes, four training photo crops."""
     from vgt.core import photos
-    from vgt.inference.tokenizer import reconstruct
     from vgt.inference.pictures import grid, write_png
+    from vgt.inference.tokenizer import reconstruct
 
     with torch.random.fork_rng(devices=[]):
         ae = VGTAE(config)

@@ -1,0 +1,193 @@
+"""Images of a prompt suite on disk, in GenEval's layout (spec evaluators 2.2), shared by GenEval and DPG.
+
+``<root>/<00000>/metadata.jsonl`` holds a prompt's record, ``<root>/<00000>/samples/<0000>.png`` its images, and
+``<root>/subject.json`` says who made them.  A generator always sees full batches of one fixed size in one fixed order,
+whatever is already on disk, so that a killed and resumed run ends with the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from evals.api import Answerer, Detector, Generator
+from evals.subjects.folder import Folder, read_image
+from vgt.core import files, suites
+from vgt.core.seeds import image_seed
+
+IMAGES_PER_PROMPT = 4  # what GenEval and DPG ask for
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Where the images of a suite lie: (prompt index, sample) -> file, those that exist."""
+
+    root: Path
+    paths: dict[tuple[int, int], Path]
+
+    def name(self, index: int, sample: int) -> str:
+        """A file's place below the root; for a missing one the place where it should be."""
+        path = self.paths.get((index, sample))
+        return path.relative_to(self.root).as_posix() if path else place(index, sample)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Whose images of which prompts: everything that decides their pixels."""
+
+    subject: Generator | Folder
+    name: str
+    accel: int | None
+    suite: str
+    prompts: list[dict]
+    images_per_prompt: int
+    seed: int
+    batch: int
+
+    @property
+    def model(self) -> str:
+        return self.name + (f"@{self.accel}x" if self.accel is not None else "")
+
+    @property
+    def suite_hash(self) -> str:
+        return files.digest(suites.lines(self.prompts))
+
+    @property
+    def identity(self) -> dict:
+        """What the pixels of one image depend on, JSON-able."""
+        return {
+            "model": self.model,
+            "fingerprint": self.subject.fingerprint,
+            "suite": self.suite,
+            "suite_hash": self.suite_hash,
+            "seed": self.seed,
+            "batch": self.batch,
+        }
+
+    def folder(self, work: str | Path, evaluator: str) -> Path:
+        """``<work>/<evaluator>/<model>/<suite>-<hash>-s<seed>``."""
+        safe = self.model.replace(":", "-").replace("/", "_")
+        return Path(work) / evaluator / safe / f"{self.suite}-{self.suite_hash[:8]}-s{self.seed}"
+
+
+def record_fields(run: Run, judge: Detector | Answerer, protocol: str, params: dict, evidence: Path) -> dict:
+    """Fields that all records of a run share; ``evidence``: the per-sample file, relative to the work folder."""
+    return {
+        "subject": run.name,
+        "accel": run.accel,
+        "suite": run.suite,
+        "protocol": protocol,
+        "protocol_params": {**params, "images_per_prompt": run.images_per_prompt, "batch": run.batch},
+        "judge": f"{judge.name} {judge.fingerprint[:12]}",
+        "seed": run.seed,
+        "fingerprint": run.subject.fingerprint,
+        "suite_hash": run.suite_hash,
+        "evidence": evidence.as_posix(),
+    }
+
+
+def check(run: Run) -> None:
+    """Raises ValueError for an empty suite, prompts of one id, and counts below one."""
+    if not run.prompts:
+        raise ValueError(f"suite {run.suite!r} has no prompts")
+    ids = [prompt_id(run.prompts, index) for index in range(len(run.prompts))]
+    if len(set(ids)) < len(ids):
+        twice = next(i for i in ids if ids.count(i) > 1)
+        raise ValueError(f"suite {run.suite!r} has two prompts with the id {twice!r}; ids must differ")
+    if run.images_per_prompt < 1 or run.batch < 1:
+        raise ValueError(f"{run.images_per_prompt} images a prompt in batches of {run.batch}; both must be 1 or more")
+
+
+def prompt_id(prompts: list[dict], index: int) -> str:
+    """A prompt's id; in suites without ids (GenEval's own) its place."""
+    return str(prompts[index].get("id", f"{index:05d}"))
+
+
+def full_suite(suite: str) -> list[dict] | None:
+    """The prompts that a suite of the embedded world has by default; None for other suites."""
+    return suites.prompts(suite) if suite in suites.SUITES else None
+
+
+def place(index: int, sample: int) -> str:
+    return f"{index:05d}/samples/{sample:04d}.png"
+
+
+def _whole(path: Path) -> bool:
+    try:
+        read_image(path)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _claim(run: Run, root: Path) -> None:
+    """Make ``root`` this run's folder: images that somebody else made there (other weights, another batch) go."""
+    stamp = root / "subject.json"
+    try:
+        ours = json.loads(stamp.read_text(encoding="utf-8")) == run.identity
+    except (OSError, ValueError):
+        ours = False
+    if not ours:
+        if root.exists():
+            # One rename first: a kill in the middle of the deletion must not leave half of the old images in place.
+            old = root.with_name(f".{root.name}.old")
+            shutil.rmtree(old, ignore_errors=True)
+            root.rename(old)
+            shutil.rmtree(old, ignore_errors=True)
+        files.write_json(stamp, run.identity)
+    for part in root.glob("*/samples/.*.png"):  # left by a kill in the middle of writing
+        part.unlink()
+    for index, prompt in enumerate(run.prompts):
+        metadata = root / f"{index:05d}" / "metadata.jsonl"
+        if not metadata.exists():
+            files.write_text(metadata, json.dumps(prompt) + "\n")
+
+
+def _batches(run: Run) -> list[list[tuple[int, int]]]:
+    """(prompt index, sample) in batches: sample 0 of all prompts, then sample 1 ..., so that asking for more samples
+    later leaves the earlier batches as they are."""
+    n = len(run.prompts)
+    return [
+        [(index, sample) for index in range(start, min(start + run.batch, n))]
+        for sample in range(run.images_per_prompt)
+        for start in range(0, n, run.batch)
+    ]
+
+
+def _generate(run: Run, jobs: list[tuple[int, int]]) -> np.ndarray:
+    """uint8 [len(jobs), H, W, 3]; the generator sees ``batch`` rows, the last one repeated."""
+    padded = jobs + [jobs[-1]] * (run.batch - len(jobs))
+    prompts = [run.prompts[index]["prompt"] for index, _ in padded]
+    seeds = [image_seed(run.seed, prompt_id(run.prompts, index), sample) for index, sample in padded]
+    images = np.asarray(run.subject.generate(prompts, seeds))
+    if images.dtype != np.uint8 or images.ndim != 4 or len(images) != run.batch or images.shape[3] != 3:
+        raise ValueError(
+            f"generator {run.model!r} gave {images.dtype} {images.shape} for {run.batch} prompts; "
+            f"it must give uint8 [{run.batch}, H, W, 3]"
+        )
+    return images[: len(jobs)]
+
+
+def pictures(run: Run, root: Path) -> Pictures:
+    """The images of a run: a Folder's own, or those that a generator makes in ``root`` where they are missing."""
+    if isinstance(run.subject, Folder):
+        return Pictures(run.subject.root, run.subject.samples(run.prompts, run.images_per_prompt))
+    _claim(run, root)
+    paths = {job: root / place(*job) for batch in _batches(run) for job in batch}
+    missing = {job for job, path in paths.items() if not _whole(path)}
+    todo = [batch for batch in _batches(run) if missing.intersection(batch)]
+    title = f"{run.model}: {run.suite} drawn"
+    with tqdm(total=len(missing), desc=title, unit="image", mininterval=0.5, disable=not todo) as bar:
+        for batch in todo:
+            for job, image in zip(batch, _generate(run, batch), strict=True):
+                if job in missing:
+                    with files.atomic(paths[job]) as part:
+                        Image.fromarray(image).save(part)
+                    bar.update()
+    return Pictures(root, paths)

@@ -1,0 +1,57 @@
+"""Subjects by name: ``vgt:<checkpoint>``, ``folder:<dir>``, ``fake:<kind>``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from evals.subjects import fake
+from evals.subjects.folder import Folder, folder
+
+if TYPE_CHECKING:
+    from evals.api import Generator, Tokenizer
+
+GENERATORS = "vgt:<checkpoint>, folder:<dir>, fake:oracle, fake:noise or fake:shuffled"
+TOKENIZERS = "vgt:<checkpoint> or fake:identity"
+
+
+def load_generator(
+    spec: str,
+    *,
+    accel: int | None = None,
+    device: str | None = None,
+    prompts: Sequence[str] | None = None,
+    size: int = 64,
+    settings: Mapping[str, Any] | None = None,
+) -> Generator | Folder:
+    """The generator, or folder of its images, that ``spec`` names.
+
+    ``accel``, ``device`` and sampling ``settings`` are for ``vgt:``, ``prompts`` (the suite's) for ``fake:shuffled``,
+    ``size`` (pixels) for all fakes.
+    Raises ValueError for other specs and where the subject cannot be loaded."""
+    kind, _, rest = spec.partition(":")
+    if kind == "vgt" and rest:
+        from evals.subjects import vgt  # torch only when a model is asked for
+
+        return vgt.generator(rest, device=device or "cpu", acceleration=accel or 1, **(settings or {}))
+    if kind == "folder" and rest:
+        return folder(rest)
+    if spec == "fake:oracle":
+        return fake.Oracle(size)
+    if spec == "fake:noise":
+        return fake.Noise(size)
+    if spec == "fake:shuffled":
+        return fake.shuffled(prompts or (), size=size)
+    raise ValueError(f"subject {spec!r} is unknown; give {GENERATORS}")
+
+
+def load_tokenizer(spec: str, *, device: str | None = None) -> Tokenizer:
+    """The autoencoder that ``spec`` names.  Raises ValueError for other specs and where it cannot be loaded."""
+    kind, _, rest = spec.partition(":")
+    if kind == "vgt" and rest:
+        from evals.subjects import vgt
+
+        return vgt.tokenizer(rest, device=device or "cpu")
+    if spec == "fake:identity":
+        return fake.Identity()
+    raise ValueError(f"subject {spec!r} is not an autoencoder; give {TOKENIZERS}")

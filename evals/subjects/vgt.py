@@ -1,0 +1,99 @@
+"""This project's own checkpoints as subjects: the only place where evaluators meet ``vgt.inference``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vgt.core import files
+from vgt.inference.generator import generate
+from vgt.inference.load import Loaded, expect, load, paired_autoencoder
+from vgt.inference.pictures import to_float
+from vgt.inference.tokenizer import encode, reconstruct
+from vgt.models.sampling import Sampling
+
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class AutoencoderSubject:
+    """A VGT-AE checkpoint as a Tokenizer."""
+
+    name: str
+    fingerprint: str
+    size: int | None
+    model: Any
+
+    def reconstruct(self, images: np.ndarray) -> np.ndarray:
+        return reconstruct(self.model, images)
+
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        return encode(self.model, images)
+
+
+@dataclass(frozen=True)
+class GeneratorSubject:
+    """A QueryAR or MAR checkpoint, with the autoencoder that it was trained on, as a Generator.  The fingerprint covers
+    the generator, the autoencoder and the sampling settings."""
+
+    name: str
+    fingerprint: str
+    autoencoder: str
+    settings: Sampling
+    loaded: Loaded
+    decoder: Any
+
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
+        model = self.loaded
+        return generate(model.model, self.decoder, model.tokenizer, prompts, [s % 2**63 for s in seeds], self.settings)
+
+
+@dataclass(frozen=True)
+class VLMSubject:
+    """A VLM checkpoint as an Answerer."""
+
+    name: str
+    fingerprint: str
+    model: Any
+
+    def answer(self, image: np.ndarray, question: str) -> str:
+        return self.answers(image[None], [question])[0]
+
+    def answers(self, images: np.ndarray, questions: Sequence[str], batch: int = 50) -> list[str]:
+        """One answer per image and question."""
+        device = next(self.model.parameters()).device
+        found: list[str] = []
+        for i in range(0, len(images), batch):
+            found += self.model.answer(to_float(images[i : i + batch], device), list(questions[i : i + batch]))
+        return found
+
+
+def tokenizer(path: str, device: str = "cpu") -> AutoencoderSubject:
+    """The autoencoder at ``path`` (folder, run or bundled name)."""
+    found = expect(load(path, RUNS, device), "vgt_ae")
+    return AutoencoderSubject(found.name, found.fingerprint, found.model.config.image_size, found.model)
+
+
+def answerer(path: str, device: str = "cpu") -> VLMSubject:
+    """The VLM at ``path``."""
+    found = expect(load(path, RUNS, device), "vlm")
+    return VLMSubject(found.name, found.fingerprint, found.model)
+
+
+def generator(path: str, device: str = "cpu", autoencoder: str | None = None, **settings) -> GeneratorSubject:
+    """The generator at ``path`` with sampling ``settings`` (fields of Sampling).
+
+    ``autoencoder``: where its autoencoder is; default the run or bundled model of the name that it was trained on.
+    Raises ValueError when that autoencoder is another one than the generator was trained on, or when the
+    acceleration is impossible."""
+    found = expect(load(path, RUNS, device), "query_ar", "mar")
+    config = found.model.config
+    decoder = paired_autoencoder(found, autoencoder, RUNS, device)
+    sampling = Sampling(**settings)
+    found.model.check_acceleration(sampling.acceleration)
+    mark = files.digest(found.fingerprint, decoder.fingerprint, sampling.model_dump_json())
+    return GeneratorSubject(found.name, mark, config.autoencoder_name, sampling, found, decoder.model)

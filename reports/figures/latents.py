@@ -1,0 +1,115 @@
+"""t-SNE of latents as the probes made it: a panel per autoencoder, every point drawn as the object it stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.path import Path
+
+from reports.figures.style import INK, PALETTE, Figure, draw
+from reports.measured import Measured, label
+from vgt.core.record import Record
+from vgt.core.scenes import COLORS, SHAPES
+
+
+def _moon() -> Path:
+    """A crescent: a half circle and, back, a flatter arc."""
+    angles = np.linspace(np.pi / 2.6, 2 * np.pi - np.pi / 2.6, 24)
+    outer = np.stack([np.cos(angles), np.sin(angles)], 1)
+    inner = np.stack([0.45 + 0.75 * np.cos(angles[::-1]), 0.85 * np.sin(angles[::-1])], 1)
+    return Path(np.concatenate([outer, inner, outer[:1]]))
+
+
+def _heart() -> Path:
+    angles = np.linspace(0, 2 * np.pi, 40)
+    x = 16 * np.sin(angles) ** 3
+    y = 13 * np.cos(angles) - 5 * np.cos(2 * angles) - 2 * np.cos(3 * angles) - np.cos(4 * angles)
+    return Path(np.stack([x, y], 1) / 17)
+
+
+MARKERS = {
+    "circle": "o",
+    "square": "s",
+    "triangle": "^",
+    "star": "*",
+    "cross": "P",
+    "ring": "o",
+    "heart": _heart(),
+    "moon": _moon(),
+}
+
+
+def _kind(text: str) -> tuple[str | None, str | None]:
+    """(color, shape) named in a label such as "red circle"; None for what it does not name."""
+    words = text.replace("-", " ").replace("_", " ").split()
+    return next((w for w in words if w in COLORS), None), next((w for w in words if w in SHAPES), None)
+
+
+def labels(record: Record) -> list[str]:
+    """The label of each point; "color shape" where the record holds colors beside."""
+    names = list(map(str, record.extra.get("labels", [])))
+    colors = record.extra.get("colors", [])
+    return [f"{color} {name}" for color, name in zip(colors, names, strict=True)] if colors else names
+
+
+def panel(record: Record) -> Figure | None:
+    """The t-SNE of one autoencoder; None where the record holds no points."""
+    points, names = record.extra.get("points"), labels(record)
+    if not points or len(points) != len(names):
+        return None
+    xy = np.asarray(points, float)
+    kinds = list(map(_kind, names))
+    drawn_world = all(color or shape for color, shape in kinds)
+
+    def paint(ax: Axes) -> None:
+        if drawn_world:
+            _as_objects(ax, xy, kinds)
+        else:
+            _as_classes(ax, xy, names)
+        ax.set_title(label(record.subject))
+        ax.set_xticks([])
+        ax.set_yticks([])
+        ax.set_aspect("equal", adjustable="datalim")
+        for spine in ax.spines.values():
+            spine.set_visible(True)
+
+    trust = f", trustworthiness {record.value:.3f}" if record.value is not None else ""
+    alt = f"t-SNE of {len(names)} latents of {label(record.subject)}{trust}; points are drawn as their objects"
+    return draw(f"latents_{record.subject}", (3.2, 3.3), alt, paint)
+
+
+def _as_objects(ax: Axes, xy: np.ndarray, kinds: Sequence[tuple[str | None, str | None]]) -> None:
+    for color, shape in sorted(set(kinds), key=str):
+        rows = [i for i, kind in enumerate(kinds) if kind == (color, shape)]
+        rgb = tuple(c / 255 for c in COLORS[color]) if color else PALETTE[SHAPES.index(shape) % len(PALETTE)]
+        hollow = shape == "ring"
+        ax.plot(
+            xy[rows, 0],
+            xy[rows, 1],
+            linestyle="",
+            marker=MARKERS.get(shape, "o"),
+            markersize=4.5,
+            markerfacecolor="none" if hollow else rgb,
+            markeredgecolor=rgb if hollow and color != "white" else INK,
+            markeredgewidth=1.4 if hollow else 0.35,
+        )
+
+
+def _as_classes(ax: Axes, xy: np.ndarray, names: Sequence[str]) -> None:
+    handles = []
+    for k, name in enumerate(sorted(set(names))):
+        rows = [i for i, n in enumerate(names) if n == name]
+        color, marker = PALETTE[k % len(PALETTE)], "osD^vP"[k // len(PALETTE) % 6]
+        ax.plot(xy[rows, 0], xy[rows, 1], linestyle="", marker=marker, markersize=4.5, color=color)
+        handles.append(Line2D([], [], linestyle="", marker=marker, color=color, label=name))
+    if len(handles) <= 12:
+        ax.legend(handles=handles, loc="upper right", fontsize=7.5, handletextpad=0.1)
+
+
+def panels(measured: Measured) -> list[Figure]:
+    """One panel per autoencoder that was projected."""
+    drawn = (panel(r) for r in measured.where("scenes-latents", "tsne"))
+    return [figure for figure in drawn if figure]

@@ -1,0 +1,90 @@
+"""The look of all figures: palette, drawing to SVG (for the page) and PNG (as a file)."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+
+INK, MUTED, LINE = "#1d2329", "#5c6670", "#d9dee3"
+# Okabe and Ito's colors, which stay apart for color-blind readers.
+BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY = "#0072b2", "#d55e00", "#009e73", "#b0609a", "#c98a00", "#56b4e9"
+PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
+LOOKS = {
+    "query_ar_internvl": (BLUE, "o"),
+    "mar_internvl": (VERMILION, "s"),
+    "query_ar_qwen": (GREEN, "D"),
+    "query_ar_pixel": (PURPLE, "^"),
+    "vgt_ae_internvl": (BLUE, "o"),
+    "vgt_ae_qwen": (GREEN, "D"),
+    "pixel_ae": (PURPLE, "^"),
+    "pca": (MUTED, "s"),
+    "vlm_internvl": (BLUE, "o"),
+    "vlm_qwen": (GREEN, "D"),
+}
+FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif"
+RC = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10,
+    "axes.labelsize": 9,
+    "axes.labelcolor": MUTED,
+    "axes.edgecolor": LINE,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": "#eceff2",
+    "grid.linewidth": 0.8,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "xtick.minor.size": 0,
+    "ytick.minor.size": 0,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "lines.linewidth": 1.8,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "vgt",
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawn figure: file stem, SVG text for the page, PNG bytes for a file, words for those who cannot see it, and
+    the largest width on the page in CSS pixels, beyond which its letters would outgrow the text around it."""
+
+    name: str
+    svg: str
+    png: bytes
+    alt: str
+    widest: int
+
+
+def look(subject: str, index: int = 0) -> tuple[str, str]:
+    """(color, marker) of a subject; ``index`` picks one for subjects without a look of their own."""
+    return LOOKS.get(subject, (PALETTE[index % len(PALETTE)], "osD^vP"[index % 6]))
+
+
+def draw(name: str, size: tuple[float, float], alt: str, paint: Callable[[Axes], None]) -> Figure:
+    """Call ``paint`` on one pair of axes of ``size`` inches; both formats, and the same bytes for the same input."""
+    with mpl.rc_context(RC):
+        canvas = Canvas(figsize=size, layout="constrained")
+        paint(canvas.subplots())
+        svg, png = io.StringIO(), io.BytesIO()
+        canvas.savefig(svg, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+        canvas.savefig(png, format="png", dpi=200, metadata={"Software": None}, facecolor="white")
+    # Laid out with matplotlib's own font, shown in the reader's: every system font is narrower.
+    text = svg.getvalue().replace("'DejaVu Sans'", FONTS.replace('"', "'"))
+    return Figure(name, text[text.index("<svg") :], png.getvalue(), alt, widest=round(size[0] * 96 * 1.25))

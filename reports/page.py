@@ -1,0 +1,101 @@
+"""The report: one self-contained page, its tables as Markdown, LaTeX and CSV, its figures as PNG."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterable
+from itertools import groupby
+from pathlib import Path
+
+import jinja2
+
+from reports import sections
+from reports.figures import grid
+from reports.headline import cards, summary
+from reports.measured import Measured
+from reports.sections import Section
+from reports.tables import formats
+from reports.tables.table import PARTIAL, Column, view
+from vgt.core import files, record
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+__all__ = ["render", "summary"]
+
+
+def render(
+    records_roots: str | Path | Iterable[str | Path],
+    work: str | Path | None,
+    out: str | Path,
+    title: str = "Visual Generation Tuning: report",
+) -> Path:
+    """Read the records below ``records_roots`` and write ``out/index.html``, ``out/tables`` and ``out/figures``.
+
+    ``work`` is the folder that the records' evidence paths are relative to (None: no sample pictures).  The same
+    records give the same bytes.  Returns the path of the page; raises ValueError where there are no records."""
+    roots = [records_roots] if isinstance(records_roots, (str, Path)) else list(records_roots)
+    found = record.read(roots)
+    if not found:
+        places = ", ".join(map(str, roots))
+        raise ValueError(
+            f"no records below {places}; run `vgt reproduce tiny` first or name a folder that holds records"
+        )
+    measured, out = Measured(found), Path(out)
+    made = sections.build(measured, Path(work) if work is not None else None)
+    _write_files(made, out)
+    return files.write_text(out / "index.html", _html(measured, made, title))
+
+
+def _write_files(made: list[Section], out: Path) -> None:
+    for block in (b for s in made for b in s.blocks):
+        if block.table:
+            formats.write(block.table, out / "tables")
+        pictures = {figure.name: figure.png for figure in block.figures}
+        if block.grid:
+            pictures[block.grid.name] = grid.png(block.grid)
+        for name, data in pictures.items():
+            with files.atomic(out / "figures" / f"{name}.png") as part:
+                part.write_bytes(data)
+
+
+def spans(columns: list[Column]) -> list[tuple[str, int]]:
+    """Runs of neighboring columns with the same group: (group, how many)."""
+    return [(group, len(list(members))) for group, members in groupby(columns, key=lambda c: c.group)]
+
+
+def _joined(head: str) -> str:
+    """A column's head that breaks neither at a hyphen nor before its arrow."""
+    return re.sub(r" (\S)$", "\N{NO-BREAK SPACE}\\1", head).replace("-", "\N{NON-BREAKING HYPHEN}")
+
+
+def _svg_uri(svg: str) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
+
+
+def _dates(measured: Measured) -> str:
+    """First and last day of the records, e.g. "2026-01-31 to 2026-02-02"."""
+    days = sorted({r.created[:10] for r in measured.records if r.created})
+    return " to ".join(dict.fromkeys((days[0], days[-1]))) if days else "undated"
+
+
+def _html(measured: Measured, made: list[Section], title: str) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["spans"] = spans
+    environment.filters |= {"view": view, "svg_uri": _svg_uri, "joined": _joined}
+    return environment.get_template("page.html.j2").render(
+        title=title,
+        sections=made,
+        cards=cards(measured),
+        dates=_dates(measured),
+        count=len(measured.records),
+        partial=sum(r.partial for r in measured.records),
+        dagger=PARTIAL,
+        style=(TEMPLATES / "style.css").read_text(encoding="utf-8"),
+    )

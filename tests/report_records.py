@@ -1,0 +1,164 @@
+"""Made-up records and pictures for the tests of the report; they are no results."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from reports.measured import CATEGORIES, TASKS
+from reports.tables import calibration
+from vgt.core import captions, files, photos, scenes, suites
+from vgt.core.record import Record
+
+GENERATORS = {  # subject: (autoencoder, GenEval overall by acceleration, images a second by acceleration)
+    "query_ar_internvl": ("vgt_ae_internvl", {1: 0.412, 4: 0.398, 16: 0.291}, {1: 6.1, 4: 14.8, 16: 29.3}),
+    "mar_internvl": ("vgt_ae_internvl", {1: 0.371, 4: 0.322}, {1: 1.02, 4: 3.9}),
+    "query_ar_qwen": ("vgt_ae_qwen", {1: 0.365}, {1: 6.0}),
+    "query_ar_pixel": ("pixel_ae", {1: 0.233}, {1: 6.2}),
+}
+AES = {
+    "vgt_ae_internvl": (28.41, 26.13, 0.931),
+    "vgt_ae_qwen": (27.02, 24.9, 0.902),
+    "pixel_ae": (30.18, 27.74, 0.958),
+    "pca": (30.31, 27.02, 0.82),
+}
+
+
+def make(
+    subject: str, suite: str, metric: str, value: float | None, spread: float = 0.0, n: int = 100, **fields
+) -> Record:
+    """A made-up record with an interval of ``spread`` to either side."""
+    accel = fields.pop("accel", None)
+    given = {
+        "n_expected": n,
+        "protocol": metric if suite in ("scenes", "photos") else suite,
+        "fingerprint": files.digest(subject),
+        "suite_hash": files.digest(suite),
+        "key": files.digest(subject, suite, metric, str(accel)),
+        "commit": "0123456789abcdef",
+        "dirty": False,
+        "versions": {"python": "3.12.3", "numpy": "2.3.0"},
+        "device": "Test CPU, 2 cores",
+        "created": "2026-01-31T12:00:00+00:00",
+        "seconds": 1.5,
+        "seed": 0,
+    }
+    if spread and value is not None:
+        given |= {"low": value - spread, "high": value + spread, "interval": "cluster bootstrap, 2000 draws"}
+    return Record(subject=subject, accel=accel, suite=suite, metric=metric, value=value, n=n, **{**given, **fields})
+
+
+def invented() -> list[Record]:
+    """What a run might leave behind: no MAR at 16x, no LPIPS, one partial score, one number that failed."""
+    rng = np.random.default_rng(0)
+    found = []
+    for name, (scene_db, photo_db, agreement) in AES.items():
+        for suite, db, n in (("scenes", scene_db, 500), ("photos", photo_db, 256)):
+            ssim = 0.3 + db / 50
+            for metric, value, spread in (
+                ("psnr-mean", db, 0.3),
+                ("ssim-wang", ssim, 0.01),
+                ("ssim-taming", ssim + 0.04, 0.01),
+                ("fd-efflite2", 900 / db, 1.2),
+            ):
+                extra = {"picture": f"recon/{name}/{suite}/pairs.png"} if metric == "psnr-mean" else {}
+                found.append(make(name, suite, metric, value, spread, n, extra=extra))
+        found.append(make(name, "scenes", "judge-agreement", agreement, 0.02, 500, judge="analytic-1"))
+        kinds = [(s, c) for s in scenes.SHAPES for c in scenes.COLORS for _ in range(3)]
+        centers = {s: rng.normal(0, 12, 2) for s in scenes.SHAPES}
+        points = [(centers[s] + rng.normal(0, 5, 2)).round(3).tolist() for s, _ in kinds]
+        extra = {"points": points, "labels": [s for s, _ in kinds], "colors": [c for _, c in kinds]}
+        found.append(make(name, "scenes-latents", "tsne", 0.93, n=len(kinds), extra=extra))
+        found += [
+            make(name, "scenes-latents", m, v, 0.02, 500, extra={"chance": 0.13} if "acc" in m else {})
+            for m, v in (("knn-accuracy", 0.81), ("effective-rank", 11.3), ("silhouette", 0.12))
+        ]
+        found.append(make(name, "bench", "encode-images-per-second", 410.0))
+        found.append(make(name, "bench", "decode-images-per-second", 233.0))
+        curve = [[s, 0.02 + 0.3 * 0.97 ** (s / 40)] for s in range(0, 4001, 50)]
+        found.append(
+            make(name, "training", "loss", curve[-1][1], extra={"curve": curve, "samples": 128000, "minutes": 34.5})
+        )
+    for name, (ae, overall, speed) in GENERATORS.items():
+        for accel, score in overall.items():
+            n = 240 if (name, accel) == ("query_ar_pixel", 1) else 480
+            evidence = f"geneval/{name}@{accel}x"
+            common = {"accel": accel, "judge": "analytic-1", "extra": {"autoencoder": ae}, "evidence": evidence}
+            found.append(make(name, "scenes-geneval", "overall", score, 0.03, n, **common | {"n_expected": 480}))
+            for k, task in enumerate(TASKS):
+                found.append(
+                    make(
+                        name,
+                        "scenes-geneval",
+                        task,
+                        min(1.0, score * (1.5 - 0.2 * k)),
+                        0.08,
+                        n // 6,
+                        **common | {"n_expected": 80},
+                    )
+                )
+            found.append(make(name, "scenes-geneval", "held_out", score * 0.8, 0.09, 40, **common))
+            found.append(make(name, "scenes-dpg", "dpg", 100 * score + 20, 3.1, 160, **common))
+            for k, category in enumerate(CATEGORIES):
+                found.append(make(name, "scenes-dpg", category, 90.0 - 6 * k, 2.5, 160, **common))
+                found.append(make(name, "scenes-dpg", f"{category}-adjusted", 70.0 - 6 * k, 2.5, 160, **common))
+            found.append(
+                make(name, "bench", "images-per-second", speed[accel], accel=accel, n=5, extra={"autoencoder": ae})
+            )
+            found.append(make(name, "bench", "ms-per-image", 1000 / speed[accel], accel=accel, n=5))
+        curve = [[s, 0.25 + 0.9 * 0.98 ** (s / 60)] for s in range(0, 9001, 100)]
+        found.append(make(name, "training", "loss", curve[-1][1], extra={"curve": curve}))
+        found.append(
+            make(f"oracle+{ae}", "scenes-geneval", "overall", AES[ae][2] - 0.02, 0.02, 480, judge="analytic-1")
+        )
+    found.append(make("shuffled", "scenes-geneval", "overall", 0.042, 0.01, 480, judge="analytic-1"))
+    found.append(make("shuffled", "scenes-dpg", "dpg", 31.0, 2.0, 160, judge="analytic-1"))
+    found.append(
+        make("oracle", "scenes-geneval", "overall", 0.998, 0.002, 480, judge="analytic-1", evidence="geneval/oracle")
+    )
+    found.append(make("noise", "scenes-geneval", "overall", None, note="the judge found nothing to score"))
+    for i, suite in enumerate(calibration.DEGRADATIONS):
+        for metric in ("overall", "exact-set", *TASKS):
+            found.append(
+                make("judge-analytic", suite, metric, 1.0 - 0.01 * i * (2 if metric == "exact-set" else 1), 0.002, 120)
+            )
+    for vlm in ("vlm_internvl", "vlm_qwen"):
+        found.append(make(vlm, "scenes-vqa", "accuracy", 0.94, 0.01, 2000))
+    return list({r.name: r for r in found}.values())
+
+
+def draw_strips(work: Path) -> None:
+    """The strips of originals and reconstructions (here: coarser copies) that reconstruction scores leave."""
+    for k, name in enumerate(AES):
+        for suite, split in (("scenes", scenes.images), ("photos", photos.images)):
+            originals = split("test", range(12), 64)
+            coarse = [Image.fromarray(x).resize((48 - 10 * k,) * 2).resize((64, 64)) for x in originals]
+            pairs = [np.concatenate(pair) for pair in zip(originals, map(np.asarray, coarse), strict=True)]
+            path = work / "recon" / name / suite / "pairs.png"
+            path.parent.mkdir(parents=True)
+            Image.fromarray(np.concatenate(pairs, axis=1)).save(path)
+
+
+def draw_samples(work: Path) -> None:
+    """GenEval-layout folders with oracle pictures (blurred by the acceleration) and the judge's verdicts."""
+    prompts = suites.geneval_prompts(per_task=3)
+    names = [f"{g}@{a}x" for g, (_, overall, _) in GENERATORS.items() for a in overall] + ["oracle"]
+    for name in names:
+        accel = int(name.split("@")[1][:-1]) if "@" in name else 0
+        results = []
+        for i, prompt in enumerate(prompts):
+            image = scenes.render(captions.scene_from_text(prompt["prompt"], i), 64).image
+            shown = (
+                Image.fromarray(image).resize((64 - 3 * accel,) * 2).resize((64, 64))
+                if accel
+                else Image.fromarray(image)
+            )
+            path = work / "geneval" / name / f"{i:05d}" / "samples" / "0000.png"
+            path.parent.mkdir(parents=True)
+            shown.save(path)
+            files.write_text(path.parents[1] / "metadata.jsonl", json.dumps(prompt) + "\n")
+            results.append({"filename": f"{i:05d}/samples/0000.png", "correct": (i + accel) % 3 != 0})
+        files.write_text(work / "geneval" / name / "results.jsonl", "".join(json.dumps(r) + "\n" for r in results))

@@ -1,0 +1,181 @@
+"""The house rules that a machine can check: who imports whom, what stays free of torch, equations that say what they are."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import vgt
+
+ROOT = Path(vgt.__file__).resolve().parents[1]
+TOP = {"vgt", "evals", "bench", "reports", "tests"}
+
+# Who may import what of the project; a file belongs to the first rule whose prefix it has.
+RULES = {
+    "vgt.core": {"vgt.core"},
+    "vgt.equations": {"vgt.equations"},
+    "vgt.models": {"vgt.core", "vgt.equations", "vgt.models"},
+    "vgt.inference": {"vgt.core", "vgt.equations", "vgt.models", "vgt.inference"},
+    # The training loop draws its sample grids and loads its parents through inference.
+    "vgt.training": {"vgt.core", "vgt.equations", "vgt.models", "vgt.inference", "vgt.training"},
+    "evals.subjects.vgt": {"evals", "vgt.core", "vgt.inference"},
+    "evals.features": {"evals", "vgt.core", "vgt.models.perceptual"},
+    "evals": {"evals", "vgt.core"},
+    "bench": {"bench", "vgt", "evals"},
+    "reports": {"reports", "vgt.core"},
+}
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def sources(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py")) if (ROOT / package).exists() else []
+
+
+def imported(path: Path) -> set[str]:
+    """Full names that a file imports, also within functions; "from a import b" counts as a.b."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def within(name: str, package: str) -> bool:
+    return name == package or name.startswith(package + ".")
+
+
+FILES = [p for package in ("vgt", "evals", "bench", "reports") for p in sources(package)]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_imports_flow_one_way(path):
+    module = module_of(path)
+    rule = next((allowed for prefix, allowed in RULES.items() if within(module, prefix)), None)
+    if rule is None:
+        return  # vgt/__init__.py, vgt/__main__.py and the presets: looked at below
+    project = {name for name in imported(path) if name.split(".")[0] in TOP}
+    wrong = {name for name in project if not any(within(name, allowed) for allowed in rule)}
+    assert not wrong, f"{module} must not import {sorted(wrong)}"
+
+
+def test_the_front_door_imports_lazily():
+    """vgt/__init__.py imports nothing, vgt/__main__.py no part of the project but the core at its top level."""
+    assert not imported(ROOT / "vgt/__init__.py")
+    door = ROOT / "vgt/__main__.py"
+    if not door.exists():
+        pytest.skip("vgt/__main__.py is not there yet")
+    tree = ast.parse(door.read_text(encoding="utf-8"))
+    names = set()
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    assert all(within(name, "vgt.core") for name in names if name.split(".")[0] in TOP), names
+    assert not {name.split(".")[0] for name in names} & {"torch", "transformers", "diffusers", "accelerate"}
+
+
+HEAVY = ("torch", "transformers", "diffusers", "accelerate")
+
+
+@pytest.mark.parametrize("package", ["vgt.core", "reports"])
+def test_packages_that_never_import_torch(package):
+    for path in sources(package.replace(".", "/")):
+        heavy = {name for name in imported(path) if name.split(".")[0] in HEAVY}
+        assert not heavy, f"{path.relative_to(ROOT)} imports {sorted(heavy)}"
+
+
+def test_light_imports_load_no_torch():
+    core = [module_of(p) for p in sources("vgt/core")]
+    modules = ["vgt", *core, "evals.api", *(["reports"] if sources("reports") else [])]
+    code = f"import sys, {', '.join(modules)}; print([m for m in {HEAVY!r} if m in sys.modules])"
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    found = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_evals_is_ours():
+    """``evals`` is also the name of an unrelated package."""
+    import evals
+
+    assert Path(evals.__file__).resolve().parent.parent == ROOT
+    spec = importlib.util.find_spec("evals.api")
+    assert Path(spec.origin).resolve() == ROOT / "evals/api.py"
+
+
+def functions(path: Path) -> list[ast.FunctionDef]:
+    return [node for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.FunctionDef)]
+
+
+def test_every_public_equation_says_what_it_is():
+    for path in sources("vgt/equations"):
+        public = [f for f in functions(path) if not f.name.startswith("_")]
+        assert path.name == "__init__.py" or public, path
+        for function in public:
+            assert ast.get_docstring(function), f"{path.name}: {function.name} has no docstring"
+
+
+def test_equation_files_name_their_sections():
+    for path in sources("vgt/equations"):
+        if path.name != "__init__.py":
+            assert "spec" in (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""), path.name
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_files_and_functions_stay_small(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 420, "a file wants to stay under about 400 lines"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            length = node.end_lineno - node.lineno + 1
+            assert length <= 75, f"{node.name} has {length} lines; about 60 is the aim"
+
+
+def test_no_global_randomness():
+    """Randomness is an argument: no module seeds or draws from the process-wide generators."""
+    banned = ("np.random.seed", "np.random.rand", "np.random.randint", "np.random.normal", "random.seed(", "random.random(")
+    for path in FILES:
+        text = path.read_text(encoding="utf-8")
+        assert not [word for word in banned if word in text], path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Import):
+                assert "random" not in {alias.name for alias in node.names}, f"{path} imports the global generator"
+
+
+def tracked() -> list[Path]:
+    """Files that git tracks or would track."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout, so the tracked files are not known")
+    listing = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return [ROOT / name for name in listing.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def test_no_machine_paths_in_the_tree():
+    roots = ["/" + name + "/" for name in ("work", "tmp", "root", "home")]
+    for path in tracked():
+        if path.suffix in (".png", ".jpg", ".safetensors", ".npz", ".gz", ".ico", ".woff2"):
+            continue
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        for root in roots:
+            at = text.find(root)
+            if at >= 0 and not (at and (text[at - 1].isalnum() or text[at - 1] in "._-/{}<>*)")):
+                line = text.count("\n", 0, at) + 1
+                raise AssertionError(f"{path.relative_to(ROOT)}:{line} names a path of some machine: {text[at:at + 30]!r}")

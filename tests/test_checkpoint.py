@@ -1,0 +1,214 @@
+"""Checkpoints: strict, content-addressed, without pickle, and with readable complaints (spec vgt 7, "loader")."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from vgt.inference.load import load, locate, paired_autoencoder
+from vgt.models import checkpoint
+
+
+def tiny(seed: int = 0) -> nn.Module:
+    """Two linears that share one weight, and a buffer."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = nn.ModuleDict({"a": nn.Linear(4, 4), "b": nn.Linear(4, 4), "norm": nn.BatchNorm1d(4)})
+    module["b"].weight = module["a"].weight
+    return module
+
+
+def save(folder, module=None, name="tiny", config=None, **rest) -> str:
+    state = (module or tiny()).state_dict()
+    return checkpoint.save(folder, "vlm", name, config or {"width": 4}, state, **rest)
+
+
+def test_round_trip_with_ties(tmp_path):
+    module = tiny()
+    save(tmp_path / "m", module)
+    header = json.loads((tmp_path / "m/config.json").read_text())
+    assert header["system"] == "vlm" and header["config"] == {"width": 4} and header["ties"] == {"b.weight": "a.weight"}
+    state = checkpoint.read_state(tmp_path / "m")
+    assert state.keys() == module.state_dict().keys()
+    other = tiny(1)
+    checkpoint.load_into(other, state, "m")
+    assert all(torch.equal(v, other.state_dict()[k]) for k, v in module.state_dict().items())
+    assert sorted(p.name for p in (tmp_path / "m").iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_transposed_views_are_not_ties(tmp_path):
+    square = torch.arange(9.0).view(3, 3)
+    checkpoint.save(tmp_path / "m", "vlm", "t", {}, {"a": square, "b": square.T})
+    state = checkpoint.read_state(tmp_path / "m")
+    assert torch.equal(state["a"], square) and torch.equal(state["b"], square.T)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_narrow_weights_come_back_in_fp32(tmp_path, dtype):
+    module = tiny()
+    save(tmp_path / "m", module, dtype=dtype)
+    state = checkpoint.read_state(tmp_path / "m")
+    for key, value in module.state_dict().items():
+        assert state[key].dtype == value.dtype
+        assert torch.equal(state[key], value.to(dtype).float() if value.is_floating_point() else value)
+
+
+def test_fingerprints_follow_what_decides_the_output(tmp_path):
+    base = save(tmp_path / "a")
+    assert base == checkpoint.fingerprint(tmp_path / "a") == save(tmp_path / "b") == save(tmp_path / "c", name="other")
+    assert base == save(tmp_path / "card", card="# a model card")
+    module = tiny()
+    with torch.no_grad():
+        module["a"].bias[0] += 1e-6
+    assert base not in {save(tmp_path / "w", module), save(tmp_path / "s", config={"width": 5})}
+
+
+def test_fingerprint_covers_the_vocabulary(tmp_path, vlms):
+    prints = [save(tmp_path / f"m{i}", tokenizer=v.tokenizer) for i, v in enumerate(vlms.values())]
+    assert len({*prints, save(tmp_path / "none")}) == 3
+
+
+def test_saving_replaces_the_whole_folder(tmp_path):
+    save(tmp_path / "m", card="# old")
+    save(tmp_path / "m", tiny(1))
+    assert not (tmp_path / "m/README.md").exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("a.bias"), "1 missing: a.bias"),
+        (lambda s: s.update(extra=torch.zeros(1)), "1 unexpected: extra"),
+        (lambda s: s.update({"b.bias": torch.zeros(5)}), "1 of another shape: b.bias"),
+    ],
+)
+def test_loading_is_strict(change, message):
+    module, state = tiny(), dict(tiny(1).state_dict())
+    before = {k: v.clone() for k, v in module.state_dict().items()}
+    change(state)
+    with pytest.raises(ValueError, match=f"weights of here do not fit its configuration: .*{message}"):
+        checkpoint.load_into(module, state, "here")
+    assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items())
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"vgt_format": 99, "system": "vlm"}', '{"architectures": ["X"]}',
+                                  '{"vgt_format": 1, "system": "gan"}', '{"vgt_format": 1, "system": "vlm"}'])  # fmt: skip
+def test_foreign_configurations_are_refused(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match="config.json is not the configuration of a VGT checkpoint"):
+        checkpoint.read_header(tmp_path)
+
+
+def test_absent_and_torn_files(tmp_path):
+    with pytest.raises(ValueError, match="no checkpoint at .*nowhere.*config.json is missing"):
+        checkpoint.read_header(tmp_path / "nowhere")
+    save(tmp_path / "m")
+    weights = tmp_path / "m/model.safetensors"
+    whole = weights.read_bytes()
+    for broken in (whole[:-7], whole[:20], b"", b"\x80\x04pickle" * 9):
+        weights.write_bytes(broken)
+        with pytest.raises(ValueError, match="model.safetensors cannot be read .* copy or train"):
+            checkpoint.read_state(tmp_path / "m")
+    weights.unlink()
+    with pytest.raises(ValueError, match="model.safetensors cannot be read"):
+        checkpoint.read_state(tmp_path / "m")
+
+
+def test_a_lost_tie_is_an_error(tmp_path):
+    save(tmp_path / "m")
+    path = tmp_path / "m/config.json"
+    path.write_text(path.read_text().replace('"b.weight": "a.weight"', '"b.weight": "gone"'))
+    with pytest.raises(ValueError, match="lacks tied weights: gone"):
+        checkpoint.read_state(tmp_path / "m")
+
+
+def test_nothing_is_unpickled(tmp_path, monkeypatch):
+    import pickle
+
+    def refuse(*_, **__):
+        raise AssertionError("unpickled")
+
+    save(tmp_path / "m")
+    for name in ("load", "loads", "Unpickler"):
+        monkeypatch.setattr(pickle, name, refuse)
+    monkeypatch.setattr(torch, "load", refuse)
+    assert checkpoint.read_state(tmp_path / "m")
+
+
+# -------------------------------------------------------------------------------------------- whole models
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory, vlms, visual_lms, pixel_autoencoder):
+    """A folder of runs: a VLM of each family, an autoencoder, a generator of each family on it."""
+    runs = tmp_path_factory.mktemp("runs")
+    ae = checkpoint.save(
+        runs / "ae/model", "vgt_ae", "ae", pixel_autoencoder.config.model_dump(mode="json"), pixel_autoencoder.state_dict()
+    )
+    for family, vlm in vlms.items():
+        config = {"hf": vlm.config.to_dict(), "image_size": vlm.image_size}
+        checkpoint.save(runs / f"vlm_{family}/model", "vlm", f"vlm_{family}", config, vlm.state_dict(), vlm.tokenizer)
+        model = visual_lms[family]
+        named = model.config.model_copy(update={"autoencoder": ae, "autoencoder_name": "ae"})
+        folder = runs / f"ar_{family}/model"
+        checkpoint.save(
+            folder, "query_ar", f"ar_{family}", named.model_dump(mode="json"), model.state_dict(), vlm.tokenizer
+        )
+    return runs
+
+
+@pytest.mark.parametrize("family", ["internvl", "qwen2_5_vl"])
+@torch.no_grad()
+def test_models_survive_the_disk(saved, family, vlms, visual_lms, pixel_autoencoder):
+    state = torch.random.get_rng_state()
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    found = load(f"vlm_{family}", saved)
+    question = found.model.question("Is there a star?")
+    ids = torch.tensor([found.tokenizer(question).input_ids] * 2)
+    assert torch.equal(found.model.hidden(ids, images), vlms[family].hidden(ids, images))
+    assert found.system == "vlm" and found.name == f"vlm_{family}" and not found.model.training
+    ar = load(saved / f"ar_{family}", saved)
+    assert torch.equal(ar.model.queries(), visual_lms[family].queries())
+    assert ar.model.config.latent_mean == visual_lms[family].config.latent_mean
+    assert torch.equal(ar.model.latent_std, visual_lms[family].latent_std)
+    ae = paired_autoencoder(ar, None, saved)
+    assert torch.equal(ae.model(images), pixel_autoencoder(images))
+    assert not any(p.requires_grad for m in (found, ar, ae) for p in m.model.parameters())
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_the_wrong_autoencoder_is_refused(saved, pixel_autoencoder):
+    other = {k: v + 1e-3 if v.is_floating_point() else v for k, v in pixel_autoencoder.state_dict().items()}
+    config = pixel_autoencoder.config.model_dump(mode="json")
+    checkpoint.save(saved / "other/model", "vgt_ae", "other", config, other)
+    with pytest.raises(ValueError, match="ar_internvl was trained on autoencoder ae"):
+        paired_autoencoder(load("ar_internvl", saved), "other", saved)
+    with pytest.raises(ValueError, match="vlm checkpoint; give a vgt_ae one"):
+        paired_autoencoder(load("ar_internvl", saved), "vlm_internvl", saved)
+
+
+def test_faulty_model_folders(saved, tmp_path):
+    import shutil
+
+    with pytest.raises(ValueError, match="no checkpoint 'nobody': neither a folder, nor a trained run, nor a bundled"):
+        locate("nobody", saved)
+    copy = shutil.copytree(saved / "ar_internvl/model", tmp_path / "copy")
+    (copy / "tokenizer.json").unlink()
+    with pytest.raises(ValueError, match="copy has no tokenizer.json"):
+        load(copy)
+    copy = shutil.copytree(saved / "ae/model", tmp_path / "ae")
+    header = json.loads((copy / "config.json").read_text())
+    header["config"]["latents"] = 3
+    (copy / "config.json").write_text(json.dumps(header))
+    with pytest.raises(ValueError) as error:
+        load(copy)
+    assert "latents" in str(error.value) and "\n" not in str(error.value)
+    header["config"].pop("latents")
+    header["config"]["pixel_width"] = 32
+    (copy / "config.json").write_text(json.dumps(header))
+    with pytest.raises(ValueError, match="do not fit its configuration"):
+        load(copy)

@@ -1,0 +1,322 @@
+"""GenEval's rules on stored detections, and whole runs: resuming, rescoring, coverage."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from evals import geneval, masks
+from evals.api import Detection
+from evals.judges.analytic import AnalyticJudge
+from evals.subjects import fake
+from evals.subjects.folder import folder
+from vgt.core import record, suites
+from vgt.core.scenes import TASKS, relations
+
+JUDGE = AnalyticJudge()
+SUITE = "scenes-geneval"
+PROMPTS = suites.geneval_prompts(per_task=4)
+EMPTY = np.zeros((4, 4), bool)
+
+
+def found(label: str, score: float, box=(0, 0, 10, 10)) -> Detection:
+    return Detection(label, score, tuple(map(float, box)), EMPTY)
+
+
+def options(root, **more) -> dict:
+    return {"work": root, "records": root / "records", "suite": SUITE, "prompts": PROMPTS, "batch": 8, **more}
+
+
+def everything(root) -> dict[str, bytes]:
+    """Every file of a run but its records (they hold times)."""
+    paths = [p for p in root.rglob("*") if p.is_file() and "records" not in p.parts]
+    return {p.relative_to(root).as_posix(): p.read_bytes() for p in paths}
+
+
+# ---------------------------------------------------------------------------------------------------- the rules
+
+
+def test_positions_of_the_spec():
+    assert relations((0, 0, 10, 10), (30, 0, 40, 10)) == ("left of",)
+    assert relations((0, 0, 10, 10), (30, 30, 40, 40)) == ("left of", "above")
+    assert relations((0, 0, 10, 10), (30, 12, 40, 22)) == ("left of",)
+    assert relations((0, 0, 10, 10), (2, 0, 12, 10)) == ()
+
+
+CLOCKS = {
+    "tag": "counting",
+    "include": [{"class": "clock", "count": 2}],
+    "exclude": [{"class": "clock", "count": 3}],
+    "prompt": "a photo of two clocks",
+}
+
+
+def test_exclude_of_the_spec():
+    three = [found("clock", s) for s in (0.99, 0.95, 0.91)]
+    assert geneval.judge_image(three, CLOCKS, [None] * 3) == (False, "expected clock<3, found 3")
+    third_below = [found("clock", s) for s in (0.99, 0.95, 0.85)]
+    assert geneval.judge_image(third_below, CLOCKS, [None] * 3) == (True, "")
+    assert geneval.judge_image(three[:1], CLOCKS, [None]) == (False, "expected clock>=2, found 1")
+
+
+def test_threshold_is_strict_and_counting_has_its_own():
+    star = {"tag": "single_object", "include": [{"class": "star", "count": 1}], "prompt": "a photo of a star"}
+    assert geneval.judge_image([found("star", 0.3)], star, [None])[0] is False
+    assert geneval.judge_image([found("star", 0.31)], star, [None])[0] is True
+    assert geneval.judge_image([found("star", s) for s in (0.9, 0.8, 0.7)], star, [None] * 3)[0] is True
+    assert geneval.select([found("star", 0.9)], "counting") == {}
+
+
+def test_cap_and_suppression():
+    many = [found("star", 0.4 + k / 100, (30 * k, 0, 30 * k + 10, 10)) for k in range(20)]
+    assert geneval.select(many, "colors")["star"] == list(range(19, 3, -1))
+    same = [found("star", 0.9), found("star", 0.8), found("heart", 0.7)]
+    assert len(geneval.select(same, "colors")["star"]) == 2  # off by default, though the IoU is 1
+    rules = geneval.Thresholds(max_overlap=0.5)
+    assert geneval.select(same, "colors", rules) == {"star": [0], "heart": [2]}
+
+
+def test_overlap_is_inclusive():
+    assert geneval.overlap((0, 0, 9, 9), (0, 0, 9, 9)) == 1.0
+    assert geneval.overlap((0, 0, 9, 9), (9, 0, 18, 9)) == pytest.approx(10 / 190)  # they share one column
+    assert geneval.overlap((0, 0, 9, 9), (20, 0, 29, 9)) == 0.0
+
+
+def test_colors_of_the_most_confident_only():
+    red = {
+        "tag": "colors",
+        "include": [{"class": "star", "count": 1, "color": "red"}],
+        "prompt": "a photo of a red star",
+    }
+    stars = [found("star", 0.9), found("star", 0.8)]
+    assert geneval.judge_image(stars, red, ["red", "blue"]) == (True, "")
+    right, reason = geneval.judge_image(stars, red, ["blue", "red"])
+    assert (right, reason) == (False, "expected red star>=1, found 0 red; and 1 blue")
+
+
+PLACED = {
+    "tag": "position",
+    "include": [{"class": "star", "count": 1}, {"class": "ring", "count": 1, "position": ["left of", 0]}],
+    "prompt": "a photo of a ring left of a star",
+}
+
+
+def test_positions_and_their_messages():
+    ring, star = found("ring", 0.9), found("star", 0.9, (30, 0, 40, 10))
+    assert geneval.judge_image([ring, star], PLACED, [None, None]) == (True, "")
+    below = found("ring", 0.9, (40, 30, 50, 40))
+    right, reason = geneval.judge_image([below, star], PLACED, [None, None])
+    assert (right, reason) == (False, "expected ring left of target, found below target")
+    right, reason = geneval.judge_image([ring], PLACED, [None])
+    assert (right, reason) == (False, "expected star>=1, found 0\nno target for ring to be left of")
+
+
+def test_extra_objects_never_hurt():
+    crowd = [found("ring", 0.9), found("star", 0.9, (30, 0, 40, 10)), found("moon", 0.99, (5, 5, 9, 9))]
+    assert geneval.judge_image(crowd, PLACED, [None] * 3)[0]
+
+
+def test_masks_survive_storage():
+    rng = np.random.default_rng(0)
+    for mask in (rng.random((5, 7)) > 0.5, np.zeros((3, 4), bool), np.ones((3, 4), bool)):
+        code = json.loads(json.dumps(masks.encode(mask)))
+        assert np.array_equal(masks.decode(code), mask)
+    assert masks.encode(np.array([[0, 1], [1, 1]], bool))["counts"] == [1, 3]  # COCO: by column, zeros first
+    with pytest.raises(ValueError, match="sum to 3"):
+        masks.decode({"size": [2, 2], "counts": [3]})
+
+
+# --------------------------------------------------------------------------------------------------- whole runs
+
+
+@pytest.fixture(scope="module")
+def oracle(tmp_path_factory):
+    """A complete run of the oracle: its folder and its outcome."""
+    root = tmp_path_factory.mktemp("oracle")
+    return root, geneval.run(fake.Oracle(), JUDGE, **options(root))
+
+
+def run_folder(root, model="oracle"):
+    (path,) = [p for p in (root / "geneval" / model).iterdir() if not p.name.startswith(".")]
+    return path
+
+
+def test_oracle_noise_and_shuffled(oracle, tmp_path):
+    scores = {r.metric: r for r in oracle[1].records}
+    assert list(scores) == ["overall", *TASKS, "held_out", "images-correct", "prompts-any"]
+    assert scores["overall"].value >= 0.99 and scores["overall"].n == 96
+    assert scores["overall"].low <= scores["overall"].value <= scores["overall"].high
+    assert scores["overall"].partial  # 24 prompts are not the suite of 120
+    for subject, most in ((fake.Noise(), 0.05), (fake.shuffled([p["prompt"] for p in PROMPTS]), 0.2)):
+        outcome = geneval.run(subject, JUDGE, **options(tmp_path, images_per_prompt=1))
+        assert outcome.records[0].value <= most
+
+
+def test_layout_and_official_results(oracle):
+    folder_ = run_folder(oracle[0])
+    assert sorted(p.name for p in folder_.iterdir() if p.is_dir()) == [f"{i:05d}" for i in range(24)]
+    assert sorted(p.name for p in (folder_ / "00000" / "samples").iterdir()) == [f"000{j}.png" for j in range(4)]
+    assert json.loads((folder_ / "00003" / "metadata.jsonl").read_text())["prompt"] == PROMPTS[3]["prompt"]
+    lines = [json.loads(line) for line in (folder_ / "results.jsonl").read_text().splitlines()]
+    assert len(lines) == 96
+    assert list(lines[0]) == ["filename", "tag", "prompt", "correct", "reason", "metadata", "details"]
+    assert json.loads(lines[0]["metadata"])["id"] == PROMPTS[0]["id"]
+    boxes = next(iter(json.loads(lines[0]["details"]).values()))
+    assert len(boxes[0]) == 5
+
+
+def test_run_again_reuses_and_one_deleted_record_is_one_computed(oracle):
+    root, first = oracle
+    again = geneval.run(fake.Oracle(), JUDGE, **options(root))
+    assert (again.computed, again.reused) == (0, len(first.records))
+    gone = first.records[3]
+    (root / "records" / gone.path).unlink()
+    before = everything(root)
+    third = geneval.run(fake.Oracle(), JUDGE, **options(root))
+    assert (third.computed, third.reused) == (1, len(first.records) - 1)
+    assert record.scores(third.records) == record.scores(first.records)
+    assert everything(root) == before
+
+
+class Mortal:
+    """A judge or generator that dies after some calls."""
+
+    def __init__(self, of, lives: int):
+        self.name, self.fingerprint, self.classes = of.name, of.fingerprint, getattr(of, "classes", ())
+        self._of, self.lives = of, lives
+
+    def _live(self):
+        self.lives -= 1
+        if self.lives < 0:
+            raise KeyboardInterrupt
+
+    def generate(self, prompts, seeds):
+        self._live()
+        assert len(prompts) == 8  # always a full batch
+        return self._of.generate(prompts, seeds)
+
+    def detect(self, image):
+        self._live()
+        return self._of.detect(image)
+
+    def color(self, image, detection):
+        return self._of.color(image, detection)
+
+
+def test_killed_and_resumed_ends_with_the_same_bytes(oracle, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        geneval.run(Mortal(fake.Oracle(), 5), JUDGE, **options(tmp_path))
+    folder_ = run_folder(tmp_path)
+    (folder_ / "00002" / "samples" / ".0000.abcd1234.png").write_bytes(b"half")
+    (folder_ / "00001" / "samples" / "0000.png").write_bytes(b"cut short")
+    with pytest.raises(KeyboardInterrupt):
+        geneval.run(Mortal(fake.Oracle(), 99), Mortal(JUDGE, 40), **options(tmp_path))
+    with open(folder_ / "detections.jsonl", "a") as lines:
+        lines.write('{"id": "00009/sam')
+    outcome = geneval.run(Mortal(fake.Oracle(), 0), Mortal(JUDGE, 96 - 34 + 6), **options(tmp_path))
+    assert everything(tmp_path) == everything(oracle[0])
+    assert record.scores(outcome.records) == record.scores(oracle[1].records)
+
+
+def test_fewer_samples_are_a_prefix_of_more(oracle, tmp_path):
+    geneval.run(fake.Oracle(), JUDGE, **options(tmp_path, images_per_prompt=2))
+    outcome = geneval.run(Mortal(fake.Oracle(), 6), JUDGE, **options(tmp_path))  # two more samples, three batches each
+    assert everything(tmp_path) == everything(oracle[0])
+    assert record.scores(outcome.records) == record.scores(oracle[1].records)
+
+
+def test_another_generator_of_the_same_name_starts_over(tmp_path):
+    small = {"prompts": PROMPTS[:2], "images_per_prompt": 1}
+    geneval.run(fake.Oracle(), JUDGE, **options(tmp_path, **small))
+    impostor = Mortal(fake.Noise(), 99)
+    impostor.name = "oracle"
+    outcome = geneval.run(impostor, JUDGE, **options(tmp_path, **small))
+    assert outcome.reused == 0 and {r.metric: r.value for r in outcome.records}["images-correct"] == 0
+    assert json.loads((run_folder(tmp_path) / "subject.json").read_text())["fingerprint"] == fake.Noise().fingerprint
+
+
+def test_rescoring_stored_detections_needs_no_judge(oracle):
+    folder_ = run_folder(oracle[0])
+    lines = [json.loads(line) for line in (folder_ / "results.jsonl").read_text().splitlines()]
+    entries = {e["id"]: e for e in map(json.loads, (folder_ / "detections.jsonl").read_text().splitlines())}
+    for line in lines:
+        prompt = json.loads(line["metadata"])
+        assert geneval.result(line["filename"], prompt, entries[line["filename"]]) == line
+    strict = geneval.Thresholds(threshold=1.0, counting_threshold=1.0)
+    assert not any(
+        geneval.result("x", json.loads(x["metadata"]), entries[x["filename"]], strict)["correct"] for x in lines
+    )
+
+
+def test_a_folder_scores_as_its_generator(oracle, tmp_path):
+    copy = tmp_path / "images"
+    shutil.copytree(run_folder(oracle[0]), copy)
+    outcome = geneval.score_folder(copy, JUDGE, subject="elsewhere", **options(tmp_path))
+    ours = {r.metric: (r.value, r.low, r.high, r.n) for r in oracle[1].records}
+    assert {r.metric: (r.value, r.low, r.high, r.n) for r in outcome.records} == ours
+    assert outcome.records[0].name == "elsewhere/scenes-geneval/overall"
+
+
+def test_missing_and_unreadable_images_withhold_the_value(oracle, tmp_path):
+    copy = tmp_path / "images"
+    shutil.copytree(run_folder(oracle[0]), copy)
+    (copy / "00000" / "samples" / "0001.png").unlink()
+    (copy / "00004" / "samples" / "0002.png").write_bytes(b"not a picture")
+    for allowed in (False, True):
+        outcome = geneval.run(folder(copy), JUDGE, **options(tmp_path, partial_ok=allowed))
+        scores = {r.metric: r for r in outcome.records}
+        overall = scores["overall"]
+        assert (overall.n, overall.n_failed, overall.partial) == (94, 1, True)
+        assert (overall.value is None) is not allowed
+        assert "94 of 96" in overall.note
+        assert scores["counting"].value == 1.0 and scores["counting"].n == 16  # untouched task
+        assert scores["single_object"].n == 15 and scores["two_object"].n_failed == 1
+
+
+def test_folders_that_are_not_the_suites(oracle, tmp_path):
+    copy = tmp_path / "images"
+    shutil.copytree(run_folder(oracle[0]), copy)
+    with pytest.raises(ValueError, match="beyond the suite's 2 prompts"):
+        geneval.run(folder(copy), JUDGE, **options(tmp_path, prompts=PROMPTS[:2]))
+    with pytest.raises(ValueError, match="prompt 0 of the suite is"):
+        geneval.run(folder(copy), JUDGE, **options(tmp_path, prompts=PROMPTS[::-1]))
+    with pytest.raises(ValueError, match="ask for 4 images a prompt"):
+        geneval.run(folder(copy), JUDGE, **options(tmp_path, images_per_prompt=2))
+    (copy / "00003" / "samples" / "0007.jpg").write_bytes(b"")
+    with pytest.raises(ValueError, match="00003/samples/0007.jpg"):
+        geneval.run(folder(copy), JUDGE, **options(tmp_path))
+
+
+def test_a_part_of_the_tasks_gives_no_overall(tmp_path):
+    outcome = geneval.run(fake.Oracle(), JUDGE, **options(tmp_path, prompts=PROMPTS[:4], images_per_prompt=1))
+    assert [r.metric for r in outcome.records] == ["single_object", "images-correct", "prompts-any"]
+
+
+def test_bad_input_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="does not know dog"):
+        dog = {"id": "d", "tag": "colors", "include": [{"class": "dog", "count": 1}], "prompt": "a photo of a dog"}
+        geneval.run(fake.Oracle(), JUDGE, **options(tmp_path, prompts=[dog]))
+    with pytest.raises(ValueError, match="two prompts with the id"):
+        geneval.run(fake.Oracle(), JUDGE, **options(tmp_path, prompts=[PROMPTS[0]] * 2))
+    with pytest.raises(ValueError, match="no prompts"):
+        geneval.run(fake.Oracle(), JUDGE, **options(tmp_path, prompts=[]))
+    short = Mortal(fake.Oracle(), 9)
+    short.generate = lambda prompts, seeds: np.zeros((1, 64, 64, 3), np.uint8)
+    with pytest.raises(ValueError, match="must give uint8"):
+        geneval.run(short, JUDGE, **options(tmp_path))
+    blind = Mortal(JUDGE, 0)
+    blind.detect = lambda image: []
+    with pytest.raises(ValueError, match="canary"):
+        geneval.run(fake.Oracle(), blind, **options(tmp_path, prompts=PROMPTS[:1], images_per_prompt=1))
+
+
+def test_acceleration_names_the_record(tmp_path):
+    outcome = geneval.run(
+        fake.Oracle(), JUDGE, **options(tmp_path, prompts=PROMPTS[:1], images_per_prompt=1, accel=4, subject="ar")
+    )
+    first = outcome.records[0]
+    assert (first.subject, first.accel, first.name) == ("ar", 4, "ar@4x/scenes-geneval/single_object")
+    assert first.evidence.startswith("geneval/ar@4x/scenes-geneval-")

@@ -1,0 +1,137 @@
+"""Orders, group sizes, schedules and attention layouts against slow loops (spec vgt 2.4, 2.11, 2.12; spec mar 1.3, 3)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vgt.equations import order
+
+ONES = [1] * 13
+COSINE = {  # spec mar 1.3, 256 tokens
+    256: [1] * 256,
+    64: ONES + [2, 3, 2, 2, 3, 3, 3, 3, 3, 3, 4, 3, 4, 4, 4, 4, 4, 4, 4, 5, 5, 4, 5, 5, 5, 5, 5, 6, 5, 5, 6, 5, 6, 6, 6,
+                5, 6, 6, 6, 6, 6, 6, 7, 6, 6, 6, 6, 7, 6, 6, 6],
+    32: [1, 1, 1, 2, 3, 4, 3, 5, 5, 6, 6, 7, 7, 8, 8, 8, 10, 9, 10, 10, 11, 11, 11, 12, 11, 12, 12, 13, 12, 12, 13, 12],
+    16: [2, 3, 7, 8, 11, 13, 15, 16, 19, 20, 22, 23, 23, 25, 24, 25],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("steps", COSINE)
+def test_cosine_table(steps):
+    assert order.cosine_sizes(256, steps) == COSINE[steps]
+
+
+def test_every_cosine_schedule_reveals_each_step_and_everything():
+    for n in (1, 2, 3, 7, 16, 64):
+        for steps in range(1, n + 1):
+            sizes = order.cosine_sizes(n, steps)
+            assert len(sizes) == steps and sum(sizes) == n and min(sizes) >= 1
+
+
+@pytest.mark.parametrize(
+    ("n", "acceleration", "expected"),
+    [
+        (256, 1, [1] * 256),
+        (256, 16, [16] * 16),
+        (10, 3, [4, 3, 3]),
+        (64, 48, [64]),
+        (7, 2, [3, 2, 2]),
+        (5, 5, [5]),
+    ],
+)
+def test_group_sizes(n, acceleration, expected):
+    assert order.group_sizes(n, acceleration) == expected
+
+
+def test_group_sizes_add_up():
+    for n in range(1, 40):
+        for acceleration in range(1, n + 1):
+            sizes = order.group_sizes(n, acceleration)
+            assert sum(sizes) == n and len(sizes) == max(1, n // acceleration)
+            assert sizes == sorted(sizes, reverse=True) and sizes[0] - sizes[-1] <= 1
+
+
+@pytest.mark.parametrize("acceleration", [0, -1, 65])
+def test_impossible_accelerations(acceleration):
+    with pytest.raises(ValueError, match=f"acceleration {acceleration} is impossible with 64 .* 1 .. 64"):
+        order.group_sizes(64, acceleration)
+    with pytest.raises(ValueError, match=f"{acceleration} steps"):
+        order.cosine_sizes(64, acceleration)
+
+
+def test_random_orders_are_uniform_permutations():
+    rng = torch.Generator().manual_seed(0)
+    orders = order.random_orders(4, 24_000, rng)
+    assert torch.equal(orders.sort(1).values, torch.arange(4).expand(24_000, -1))
+    codes = (orders * torch.tensor([64, 16, 4, 1])).sum(1)
+    counts = torch.stack([(codes == c).sum() for c in codes.unique()])
+    assert len(counts) == 24 and (counts - 1000).abs().max() < 160
+    assert torch.equal(order.random_orders(9, 3, rng.manual_seed(1)), order.random_orders(9, 3, rng.manual_seed(1)))
+
+
+def test_mask_counts_follow_the_truncated_normal():
+    """Mean about 222 of 256, at least 180, all masked in about 1.6 % (spec mar 1.2, 3.2)."""
+    counts = order.mask_counts(100_000, 256, torch.Generator().manual_seed(1))
+    assert counts.dtype == torch.int64
+    assert counts.min() >= 180 and counts.max() == 256
+    assert counts.double().mean().item() == pytest.approx(222.4, abs=0.5)
+    assert (counts == 256).double().mean().item() == pytest.approx(0.016, abs=0.003)
+    # the density falls towards 0.7: as many draws in (0.7, 0.8] as N(1, 0.25) truncated to [0.7, 1] says
+    share = ((counts > 180) & (counts <= 205)).double().mean().item()
+    assert share == pytest.approx(0.247, abs=0.008)
+    assert order.mask_counts(1000, 16, torch.Generator().manual_seed(2)).min() >= 12
+
+
+TEXT = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0]], dtype=torch.bool)
+
+
+def slow_mask(start: int, tokens: int, image_block: bool) -> torch.Tensor:
+    rows, length = TEXT.shape
+    size = length + start + tokens
+    mask = torch.zeros(rows, size, size, dtype=torch.bool)
+    for b in range(rows):
+        for q in range(size):
+            for k in range(size):
+                real = k >= length or bool(TEXT[b, k])
+                both_image = q >= length + start and k >= length + start
+                mask[b, q, k] = k == q or (real and (k <= q or (image_block and both_image)))
+    return mask
+
+
+@pytest.mark.parametrize(("start", "tokens"), [(1, 6), (2, 5), (1, 0)])
+def test_interleaved_mask(start, tokens):
+    assert torch.equal(order.interleaved_mask(TEXT, start, tokens), slow_mask(start, tokens, False))
+
+
+@pytest.mark.parametrize(("start", "tokens"), [(1, 6), (2, 5)])
+def test_prefix_mask(start, tokens):
+    assert torch.equal(order.prefix_mask(TEXT, start, tokens), slow_mask(start, tokens, True))
+
+
+@pytest.mark.parametrize(("pairs", "queries"), [(0, 4), (8, 4), (1, 1), (0, 1), (4, 2)])
+def test_group_mask(pairs, queries):
+    cached = torch.tensor([[1, 1, 0, 1, 1], [1, 0, 0, 1, 1]], dtype=torch.bool)
+    mask = order.group_mask(cached, pairs, queries)
+    assert mask.shape == (2, pairs + queries, 5 + pairs + queries)
+    for b in range(2):
+        for q in range(pairs + queries):
+            for k in range(5 + pairs + queries):
+                new = k - 5
+                if new < 0:
+                    expected = bool(cached[b, k])
+                elif new < pairs:
+                    expected = new <= q
+                else:
+                    expected = new == q
+                assert bool(mask[b, q, k]) == expected, (b, q, k)
+
+
+def test_positions():
+    found = order.positions(TEXT, 1, 3)
+    assert found.tolist() == [[0, 1, 2, 3, 4, 5, 6, 7], [0, 1, 1, 1, 2, 3, 4, 5], [0, 0, 0, 0, 1, 2, 3, 4]]
+
+
+def test_additive_mask():
+    mask = order.additive(torch.tensor([[[True, False]]]), torch.float32)
+    assert mask.shape == (1, 1, 1, 2) and mask[..., 0] == 0 and mask[..., 1] < -1e30

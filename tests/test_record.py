@@ -1,0 +1,194 @@
+"""Records survive the disk, are reused only while their key is right, and files are whole or absent."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from pydantic import ValidationError
+
+from vgt.core import env, files, record, seeds
+from vgt.core.record import Record
+
+
+def make(subject="query_ar_internvl", suite="scenes-geneval", metric="overall", value=0.5, **fields) -> Record:
+    """A made-up record."""
+    given = {"n": 120, "n_expected": 120, "protocol": "geneval", "fingerprint": "f", "suite_hash": "s", "key": "k"}
+    return record.make(subject=subject, suite=suite, metric=metric, value=value, **{**given, **fields})
+
+
+def test_names_and_paths():
+    r = make(accel=4)
+    assert r.model == "query_ar_internvl@4x"
+    assert r.name == "query_ar_internvl@4x/scenes-geneval/overall"
+    assert r.path.as_posix() == "query_ar_internvl@4x/scenes-geneval/overall.json"
+    assert make().name == "query_ar_internvl/scenes-geneval/overall"
+    assert make(subject="folder:a/b").path.as_posix() == "folder-a_b/scenes-geneval/overall.json"
+
+
+def test_round_trip(tmp_path):
+    r = make(accel=16, low=0.4, high=0.6, extra={"curve": [[1, 2.5]]}, protocol_params={"threshold": 0.3})
+    path = record.write(r, tmp_path)
+    assert path == tmp_path / r.path
+    assert record.read(tmp_path) == [r] == record.read([tmp_path]) == record.read(path)
+    assert record.find(tmp_path, r.name, r.key) == r
+
+
+def test_provenance_is_stamped():
+    r = make()
+    assert {"python", "numpy"} <= r.versions.keys() and r.created.endswith("+00:00") and r.device
+    assert make(device="H100").device == "H100"
+
+
+def test_reuse_needs_the_same_key(tmp_path):
+    r = make()
+    record.write(r, tmp_path)
+    assert record.find(tmp_path, r.name, "another") is None
+    assert record.find(tmp_path, r.name.replace("overall", "colors"), r.key) is None
+    (tmp_path / r.path).write_text("{ torn")
+    assert record.find(tmp_path, r.name, r.key) is None
+
+
+def test_find_takes_subjects_that_are_paths(tmp_path):
+    r = make(subject="folder:some/pictures")
+    record.write(r, tmp_path)
+    assert record.find(tmp_path, r.name, r.key) == r
+
+
+def test_keys_depend_on_every_part_and_not_on_order():
+    key = record.make_key(subject="a", params={"x": 1, "y": [1, 2]}, seed=0)
+    assert key == record.make_key(seed=0, params={"y": [1, 2], "x": 1}, subject="a")
+    others = [
+        record.make_key(subject="b", params={"x": 1, "y": [1, 2]}, seed=0),
+        record.make_key(subject="a", params={"x": 1, "y": [2, 1]}, seed=0),
+        record.make_key(subject="a", params={"x": 1, "y": [1, 2]}, seed=1),
+        record.make_key(subject="a", params={"x": 1, "y": [1, 2]}),
+    ]
+    assert len({key, *others}) == 5
+
+
+def test_partial():
+    assert not make().partial
+    assert make(n=119).partial
+    assert make(n_failed=1).partial
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"colour": "red"},
+        {"low": 0.6, "high": 0.4},
+        {"value": float("nan")},
+        {"value": float("inf")},
+        {"low": float("nan"), "high": 1.0},
+        {"n": None},
+    ],
+)
+def test_wrong_records_are_refused(fields):
+    with pytest.raises(ValidationError):
+        make(**fields)
+
+
+def test_records_never_change():
+    with pytest.raises(ValidationError):
+        make().value = 0.9
+
+
+def test_collections(tmp_path):
+    records = [make(metric=m, value=v, accel=a) for m, v, a in (("b", 0.1, 4), ("a", None, 1), ("a", 0.3, None))]
+    path = record.write_collection(records, tmp_path / "all.jsonl")
+    assert record.read(path) == sorted(records, key=lambda r: r.name)
+    assert path.read_text().count("\n") == 3
+    newer = make(metric="a", value=0.9)
+    record.write(newer, tmp_path / "new")
+    found = {r.name: r.value for r in record.read([path, tmp_path / "new"])}
+    assert found[newer.name] == 0.9 and len(found) == 3  # a later root wins
+    assert record.scores([newer]) == {newer.name: {"value": 0.9, "low": None, "high": None, "n": 120}}
+
+
+def test_reading_names_the_faulty_file(tmp_path):
+    with pytest.raises(ValueError, match="no records at .*nowhere"):
+        record.read(tmp_path / "nowhere")
+    (tmp_path / "odd.json").write_text("{}")
+    with pytest.raises(ValueError, match="odd.json does not hold a record"):
+        record.read(tmp_path)
+
+
+def test_command_line_names_no_machine_path(monkeypatch):
+    home = "/" + "home/somebody"
+    words = [f"{home}/vgt/__main__.py", "eval", "--out", f"{home}/a/b", f"--data={home}/photos", f"folder:{home}/c"]
+    monkeypatch.setattr(sys, "argv", [*words, "a photo of a red star", "runs/tiny"])
+    assert env.command() == "vgt eval --out b --data=photos folder:c a photo of a red star runs/tiny"
+
+
+# ------------------------------------------------------------------------------------------------- files
+
+
+def test_a_failing_writer_leaves_the_old_file(tmp_path):
+    path = files.write_text(tmp_path / "a.json", "old")
+
+    def fail():
+        with files.atomic(path) as part:
+            part.write_text("new, half")
+            raise RuntimeError("full disk")
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["a.json"]
+    with files.atomic(path) as part:
+        part.write_text("new")
+        assert path.read_text() == "old" and part.suffix == ".json"
+    assert path.read_text() == "new" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_failing_writer_leaves_the_old_folder(tmp_path):
+    folder = tmp_path / "model"
+    with files.atomic_folder(folder) as part:
+        (part / "weights").write_text("old")
+
+    def fail():
+        with files.atomic_folder(folder) as part:
+            (part / "weights").write_text("half")
+            raise RuntimeError("full disk")
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert (folder / "weights").read_text() == "old"
+    with files.atomic_folder(folder) as part:
+        (part / "other").write_text("new")
+    assert [p.name for p in folder.iterdir()] == ["other"] and [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_killed_writer_leaves_readable_records(tmp_path):
+    r = make()
+    record.write(r, tmp_path)
+    code = f"""
+import os, signal
+from vgt.core import files
+with files.atomic({str(tmp_path / r.path)!r}) as part:
+    part.write_text('{{"subject": ')
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
+    assert len(list((tmp_path / r.path).parent.iterdir())) == 2  # the torn copy lies beside it
+    assert record.read(tmp_path) == [r]
+
+
+def test_digests():
+    assert files.digest("ab", "c") != files.digest("a", "bc")
+    assert files.digest("a") == files.digest(b"a")
+    assert files.digest_json({"a": 1, "b": 2}) == files.digest_json({"b": 2, "a": 1})
+
+
+def test_json_files_end_with_a_newline(tmp_path):
+    path = files.write_json(tmp_path / "deep" / "a.json", {"b": 1, "a": [1]})
+    assert json.loads(path.read_text()) == {"b": 1, "a": [1]} and path.read_text().endswith("\n")
+
+
+def test_image_seeds():
+    made = [seeds.image_seed(0, prompt, k) for prompt in ("a", "b", "a1") for k in range(20)]
+    assert len(set(made)) == 60 and all(0 <= s < 2**63 for s in made)
+    assert seeds.image_seed(0, "a", 1) == seeds.image_seed(0, "a", 1) != seeds.image_seed(1, "a", 1)
+    assert seeds.image_seed(0, "a", 11) != seeds.image_seed(0, "a1", 1)

@@ -1,0 +1,412 @@
+"""The report: right numbers in every format, honest about what is missing or partial, one self-contained page.
+
+The records are made up (tests/report_records.py); they are no results."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import io
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from report_records import AES, draw_samples, draw_strips, invented, make
+
+from reports import page, published
+from reports.figures import reconstructions, samples
+from reports.measured import TASKS, Measured, label
+from reports.tables import (
+    calibration,
+    formats,
+    vgt_claims,
+    vgt_tab2_reconstruction,
+    vgt_tab6_tradeoff,
+    vgt_tab8_decoding,
+)
+from reports.tables.table import Cell, Column, Row, Table
+from vgt.core import record, scenes
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory) -> Path:
+    """A rendered report; beside it the records and pictures that it was made from."""
+    folder = tmp_path_factory.mktemp("report")
+    for r in invented():
+        record.write(r, folder / "work" / "records")
+    draw_samples(folder / "work")
+    draw_strips(folder / "work")
+    page.render(folder / "work" / "records", folder / "work", folder / "out", "A title with <angle> & ampersand")
+    return folder / "out"
+
+
+def rows_of(path: Path) -> dict[str, dict[str, str]]:
+    with open(path, encoding="utf-8", newline="") as f:
+        return {row["row"]: row for row in csv.DictReader(f)}
+
+
+# ------------------------------------------------------------------------------------------------------ files
+
+
+def test_every_table_comes_in_three_formats(report):
+    stems = {p.stem for p in (report / "tables").iterdir()}
+    ours = {"vgt_tab2_reconstruction", "vgt_tab6_tradeoff", "vgt_tab8_decoding", "vgt_claims", "judge_calibration"}
+    ours |= {"latent_probes", "vlm_understanding", "training", "autoencoder_speed", "dpg_categories", "provenance"}
+    assert stems >= ours | {"published_vgt_table2", "published_vgt_table6", "published_vgt_table8"}
+    for stem in stems:
+        for suffix in ("md", "tex", "csv"):
+            assert (report / "tables" / f"{stem}.{suffix}").stat().st_size > 0
+
+
+def test_numbers_are_those_of_the_records_in_every_format(report):
+    stem = report / "tables" / "vgt_tab2_reconstruction"
+    row = rows_of(stem.with_suffix(".csv"))["VGT-AE (InternVL)"]
+    assert float(row["photos_psnr-mean"]) == 26.13
+    assert float(row["photos_psnr-mean_low"]) == pytest.approx(25.83)
+    assert (row["photos_psnr-mean_n"], row["scenes_judge-agreement"]) == ("256", "0.931")
+    assert "| 26.13 [25.83, 26.43] |" in stem.with_suffix(".md").read_text()
+    assert r"{26.13} {\scriptsize [25.83, 26.43]}" in stem.with_suffix(".tex").read_text()
+    assert "26.13<small>[25.83, 26.43]</small>" in (report / "index.html").read_text()
+    assert "lpips" not in row, "columns that nobody measured are left out"
+
+
+def test_bold_is_the_best_comparable_complete_model(report):
+    text = (report / "tables" / "vgt_tab2_reconstruction.md").read_text()
+    assert "| PCA on patches | **30.31**" in text and "**0.958** [0.938, 0.978]" in text
+    geneval = (report / "tables" / "vgt_tab8_decoding.md").read_text()
+    assert "**0.412**" in geneval and "**0.998**" not in geneval, "the oracle does not compete"
+
+
+def test_missing_cells_say_so(report):
+    stem = report / "tables" / "vgt_tab8_decoding"
+    row = rows_of(stem.with_suffix(".csv"))["MAR (InternVL) 16x"]
+    assert row["overall"] == row["images-per-second"] == row["mar"] == ""
+    text = stem.with_suffix(".md").read_text()
+    assert "| MAR (InternVL) 16x | — |" in text and "- —: not measured: no record of it was found" in text
+    assert "| Noise | —<sup>a</sup> |" in text and "- a: the judge found nothing to score" in text
+
+
+def test_partial_records_are_marked(report):
+    stem = report / "tables" / "vgt_tab8_decoding"
+    assert "| QueryAR (pixel AE) 1x | 0.233† [0.203, 0.263] (n 240 of 480) |" in stem.with_suffix(".md").read_text()
+    assert (
+        r"{0.233}\textsuperscript{\dag{}} {\scriptsize [0.203, 0.263] (n 240 of 480)}"
+        in stem.with_suffix(".tex").read_text()
+    )
+    row = rows_of(stem.with_suffix(".csv"))["QueryAR (pixel AE) 1x"]
+    assert (row["overall_n"], row["overall_n_expected"]) == ("240", "480")
+    html = (report / "index.html").read_text()
+    assert "0.233<sup>†</sup>" in html and "n 240 of 480" in html and "partial, marked †" in html
+    assert (
+        '0.412 vs 0.233,"as claimed, intervals apart (partial records)"'
+        in (report / "tables" / "vgt_claims.csv").read_text()
+    )
+
+
+def test_speedups_are_quotients_on_one_device(report):
+    rows = rows_of(report / "tables" / "vgt_tab8_decoding.csv")
+    assert float(rows["QueryAR (InternVL) 16x"]["own"]) == pytest.approx(29.3 / 6.1)
+    assert float(rows["QueryAR (InternVL) 4x"]["mar"]) == pytest.approx(14.8 / 3.9)
+    a, b = Cell(2.0, basis=("device", "x")), Cell(1.0, basis=("device", "y"))
+    assert vgt_tab8_decoding.ratio(a, b).value is None and "different devices" in vgt_tab8_decoding.ratio(a, b).why
+
+
+def test_numbers_from_other_data_or_judges_are_marked():
+    found = [make(s, "scenes-geneval", "overall", v, n=10) for s, v in (("query_ar_a", 0.1), ("query_ar_b", 0.2))]
+    found.append(make("query_ar_c", "scenes-geneval", "overall", 0.9, n=10, suite_hash="other prompts"))
+    text = formats.markdown(vgt_tab8_decoding.build(Measured(found)))
+    assert "0.900‡" in text and "not comparable" in text and "**0.200**" in text
+
+
+def test_latex_is_escaped():
+    table = Table(
+        "x_y", "50% of {a}_b & #1", [Column("v", "~^\\ $", better="high")], [Row("a_b & c", {"v": Cell(0.5, 0.4, 0.6)})]
+    )
+    text = formats.latex(table)
+    assert r"50\% of \{a\}\_b \& \#1." in text and r"\textasciitilde{}\textasciicircum{}\textbackslash{} \$" in text
+    assert r"a\_b \& c & {0.500} {\scriptsize [0.400, 0.600]} \\" in text
+    assert r"\toprule" in text and r"\bottomrule" in text and r"\label{tab:x-y}" in text
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_latex_compiles(report, tmp_path):
+    stems = ("vgt_tab8_decoding", "vgt_tab2_reconstruction", "vgt_claims", "published_vgt_table3")
+    head = r"\documentclass{article}\usepackage[T1]{fontenc}\usepackage{textcomp,booktabs,graphicx}\begin{document}"
+    body = [(report / "tables" / f"{stem}.tex").read_text() for stem in stems]
+    (tmp_path / "all.tex").write_text("\n".join([head, *body, r"\end{document}"]))
+    run = subprocess.run(["pdflatex", "-halt-on-error", "-draftmode", "all.tex"], cwd=tmp_path, capture_output=True)
+    assert run.returncode == 0, run.stdout.decode(errors="replace")[-2000:]
+
+
+def test_markdown_keeps_its_columns():
+    table = Table("t", "T", [Column("v", "a|b", text=True)], [Row("r|s", {"v": Cell("x|y <b>")})])
+    lines = [line for line in formats.markdown(table).splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {3} and "&lt;b>" in lines[-1]
+
+
+# ------------------------------------------------------------------------------------------------------- page
+
+
+def test_page_is_self_contained(report):
+    html = (report / "index.html").read_text(encoding="utf-8")
+    loads = re.findall(r"""(?:src|href|srcset|data|action)\s*=\s*["']([^"']*)""", html) + re.findall(
+        r"url\(([^)]*)\)", html
+    )
+    assert loads and all(target.startswith(("data:", "#")) for target in loads)
+    assert "<script" not in html and "@import" not in html and "http" not in re.sub(r"base64,[^\"]*", "", html)
+    assert "A title with &lt;angle&gt; &amp; ampersand" in html
+    assert html.count("data:image/svg+xml;base64,") >= 10 and html.count("data:image/png;base64,") >= 12
+    anchors, ids = set(re.findall(r'href="#([^"]+)"', html)), set(re.findall(r'id="([^"]+)"', html))
+    assert anchors and anchors <= ids
+    assert all(alt for alt in re.findall(r'<img[^>]*alt="([^"]*)"', html))
+
+
+def test_page_never_calls_the_distance_fid(report):
+    html = (report / "index.html").read_text().replace("\N{NON-BREAKING HYPHEN}", "-")
+    assert "fd-efflite2" in html and "not FID" in html
+    ours = (report / "tables" / "vgt_tab2_reconstruction.md").read_text()
+    assert "rFID" not in ours and "inflated" in ours
+
+
+def test_page_holds_no_machine_paths(report, tmp_path_factory):
+    texts = [p.read_text(encoding="utf-8") for p in report.rglob("*") if p.suffix in (".html", ".md", ".tex", ".csv")]
+    for place in (str(report.parent), str(ROOT), "/root/", "/tmp/"):
+        assert not any(place in text for text in texts)
+
+
+def test_same_records_give_the_same_bytes(report, tmp_path):
+    work = report.parent / "work"
+    page.render([work / "records"], work, tmp_path, "A title with <angle> & ampersand")
+    for path in report.rglob("*"):
+        if path.is_file():
+            assert path.read_bytes() == (tmp_path / path.relative_to(report)).read_bytes(), path.name
+
+
+def test_figures_are_files_too(report):
+    names = {p.stem for p in (report / "figures").iterdir()}
+    assert {
+        "geneval_overall",
+        "speed",
+        "speedup",
+        "tradeoff_psnr-mean",
+        "latents_pca",
+        "samples_1",
+        "calibration_jpeg",
+    } <= names
+    for path in (report / "figures").iterdir():
+        with Image.open(path) as image:
+            assert min(image.size) > 200
+
+
+def test_no_records_is_a_clear_error(tmp_path):
+    with pytest.raises(ValueError, match="no records below .*vgt reproduce tiny"):
+        page.render(tmp_path, tmp_path, tmp_path / "out")
+    with pytest.raises(ValueError, match="no records at"):
+        page.render(tmp_path / "absent", tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("keep", [1, 7, 40])
+def test_any_few_records_render(tmp_path, keep):
+    """A run cut short still gives a page: whatever subset of records there is."""
+    found = invented()
+    for i in np.random.default_rng(keep).choice(len(found), keep, replace=False):
+        record.write(found[i], tmp_path / "records")
+    html = page.render(tmp_path / "records", None, tmp_path / "out").read_text()
+    assert f"{keep} records" in html and "nan" not in re.sub(r"base64,[^\"]*", "", html).lower().replace(
+        "provenance", ""
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- samples
+
+
+def test_samples_share_prompts_and_carry_verdicts(report):
+    measured = Measured(record.read(report.parent / "work" / "records"))
+    first, second = samples.grids(measured, report.parent / "work")
+    assert [name for name, _ in first.rows][:2] == ["Oracle (as drawn)", "QueryAR (InternVL) 1x"]
+    assert len(first.prompts) == len(TASKS) and not set(first.prompts) & set(second.prompts[1:])
+    assert all(picture for _, pictures in first.rows for picture in pictures)
+    assert first.rows[0][1][0].correct is False and first.rows[1][1][0].correct is True
+    assert "MAR (InternVL) 16x" not in dict(first.rows)
+
+
+def test_samples_of_another_prompt_are_left_out(report, tmp_path):
+    work = tmp_path / "work"
+    shutil.copytree(report.parent / "work", work)
+    changed = work / "geneval" / "mar_internvl@1x" / "00000" / "metadata.jsonl"
+    changed.write_text(json.dumps({**json.loads(changed.read_text()), "prompt": "a photo of something else"}))
+    grid = samples.grids(Measured(invented()), work)[0]
+    assert dict(grid.rows)["MAR (InternVL) 1x"][0] is None and dict(grid.rows)["MAR (InternVL) 4x"][0] is not None
+    shutil.rmtree(work / "geneval")
+    assert samples.grids(Measured(invented()), work) == []
+
+
+def test_reconstructions_stand_below_their_originals(report, tmp_path):
+    measured, work = Measured(invented()), tmp_path / "work"
+    shutil.copytree(report.parent / "work" / "recon", work / "recon")
+    shown = reconstructions.grid(measured, work)
+    assert [name for name, _ in shown.rows] == ["Original", *map(label, AES)]
+    first = Image.open(io.BytesIO(shown.rows[0][1][0].png))
+    assert np.array_equal(np.asarray(first), scenes.item("test", 0).image)
+    assert shown.prompts == ["scene"] * 3 + ["photo"] * 4
+    other = work / "recon" / "pca" / "scenes" / "pairs.png"
+    Image.fromarray(255 - np.asarray(Image.open(other))).save(other)
+    row = dict(reconstructions.grid(measured, work).rows)["PCA on patches"]
+    assert row[0] is None and row[3] is not None, "strips of other pictures are left out"
+
+
+def test_chance_level_stands_below_the_probes(report):
+    rows = rows_of(report / "tables" / "latent_probes.csv")
+    assert float(rows["Chance (shuffled labels)"]["knn-accuracy"]) == 0.13
+    assert rows["Chance (shuffled labels)"]["effective-rank"] == ""
+
+
+def test_a_run_with_fewer_images_says_so_once_a_column():
+    """Where all of a column covers the same part of the suite, its head says which, and every value keeps its mark."""
+    found = [
+        make(s, "scenes-geneval", "overall", v, n=120, n_expected=480)
+        for s, v in (("query_ar_a", 0.1), ("query_ar_b", 0.2))
+    ]
+    text = formats.markdown(vgt_tab8_decoding.build(Measured(found)))
+    assert "Overall ↑ (n 120 of 480)" in text and "| 0.100† |" in text and "| **0.200**† |" in text
+
+
+def test_evidence_outside_the_run_is_not_read(report, tmp_path):
+    outside = make("x", "scenes-geneval", "overall", 0.5, evidence="../work/geneval/oracle")
+    (report.parent / "elsewhere").mkdir(exist_ok=True)
+    assert samples.folder_of(outside, report.parent / "elsewhere") is None
+    assert samples.folder_of(outside.model_copy(update={"evidence": "geneval/oracle"}), report.parent / "work")
+
+
+# ------------------------------------------------------------------------------------------------ what it says
+
+
+def test_verdicts_on_claims():
+    low, high = Cell(0.3, 0.25, 0.35, 10, 10), Cell(0.5, 0.45, 0.55, 10, 10)
+    assert vgt_claims.verdict(high, low) == "as claimed, intervals apart"
+    assert vgt_claims.verdict(low, high) == "reversed, intervals apart"
+    assert vgt_claims.verdict(high, replace(low, high=0.5)) == "as claimed, intervals overlap: undecided"
+    assert vgt_claims.verdict(high, replace(low, n=5)) == "as claimed, intervals apart (partial records)"
+    assert vgt_claims.verdict(high, Cell()) == "not measured"
+    assert vgt_claims.verdict(high, replace(low, basis=("other",))).startswith("not comparable")
+
+
+def test_claims_table(report):
+    with open(report / "tables" / "vgt_claims.csv", encoding="utf-8", newline="") as f:
+        rows = {(r["row"], r["claim"].split(":")[0]): r for r in csv.DictReader(f)}
+    assert rows["C11", "GenEval"]["paper"] == "0.62 vs 0.51" and rows["C11", "GenEval"]["ours"] == "0.412 vs 0.371"
+    assert rows["C12", "GenEval"]["verdict"] == "as claimed, intervals apart"
+    assert rows["C14", "GenEval"]["paper"] == "-0.03 vs -0.05" and rows["C14", "GenEval"]["ours"] == "-0.014 vs -0.049"
+    assert (
+        rows["C7", "GenEval"]["paper"] == "2 of 3 pairs inverse"
+        and rows["C7", "GenEval"]["ours"] == "2 of 3 pairs inverse"
+    )
+    assert rows["C16", "GenEval"]["verdict"].startswith("reversed")
+
+
+def test_tradeoff_pairs_generators_with_their_autoencoder():
+    found = {p.generator: p for p in vgt_tab6_tradeoff.points(Measured(invented()))}
+    assert found["query_ar_pixel"].autoencoder == "pixel_ae" and "mar_internvl" not in found
+    assert found["query_ar_internvl"].cells["scenes_psnr-mean"].value == 28.41
+    assert found["query_ar_internvl"].cells["ceiling"].value == pytest.approx(0.911)
+    named = make("query_ar_qwen", "scenes-geneval", "overall", 0.4, accel=1, extra={"autoencoder": "pixel_ae"})
+    assert Measured([named]).autoencoder_of("query_ar_qwen") == "pixel_ae", "what the record says comes first"
+
+
+def test_calibration_verdict():
+    def judged(accuracy: float, tasks=TASKS) -> Measured:
+        return Measured([make("judge-analytic", "calibration-clean", t, accuracy) for t in tasks])
+
+    assert calibration.verdict(judged(0.995)).endswith("met for every task.")
+    assert "not met for Single obj." in calibration.verdict(judged(0.98))
+    assert "5 of 6 tasks not measured" in calibration.verdict(judged(1.0, TASKS[:1]))
+    assert calibration.verdict(Measured([])) == ""
+
+
+def test_other_data_sets_get_a_table():
+    table = vgt_tab2_reconstruction.build_other(Measured([make("pca", "my-pictures", "psnr-mean", 25.0)]))
+    assert "| PCA on patches | my-pictures | 25.00 |" in formats.markdown(table)
+
+
+def test_summary_reads_well_on_a_console():
+    text = page.summary(invented())
+    assert re.search(r"VGT-AE \(InternVL\) +28\.41 +26\.13 +0\.931", text)
+    assert re.search(r"MAR \(InternVL\) 16x +— +— +—", text)
+    assert "0.233† [0.203, 0.263]" in text and "partial" in text.splitlines()[-1]
+    assert max(map(len, text.splitlines())) <= 100
+    assert page.summary([]) == ""
+
+
+# -------------------------------------------------------------------------------------------------- published
+
+
+def test_published_numbers_come_with_a_source(report):
+    paper = published.load("vgt")
+    for table in paper.tables:
+        assert re.fullmatch(r"arXiv 2511\.23469, (Table \d|Figure \w+)|hustvl/VGT, .+", table.source), table.id
+        assert table.setting and table.rows
+        text = formats.markdown(published.table("vgt", table.id))
+        assert table.source in text and published.LABEL in text
+    assert [t.id for t in paper.tables if t.id.startswith("table")] == [f"table{i}" for i in range(1, 9)]
+    html = (report / "index.html").read_text()
+    assert html.count(published.LABEL) == len(paper.tables)
+
+
+def test_published_numbers_keep_their_value_and_precision():
+    text = formats.markdown(published.table("vgt", "table2"))
+    assert "| VGT-AE (InternViT) | 28 | 0.50 | 26.67 | 0.863 |" in text and "| VILA-U | 16 | 1.80 | — | — |" in text
+    assert "data range 2" in text and "448 px" in text
+    assert "| QueryAR 4x | 4x | 0.59 | 78.14 |" in formats.markdown(published.table("vgt", "table8"))
+
+
+def test_published_numbers_agree_with_the_specification():
+    spec = ROOT.parent / "shared" / "spec" / "vgt.md"
+    if not spec.exists():
+        pytest.skip("the specification is not beside this checkout")
+    sections = re.split(r"^### 5\.\d+ ", spec.read_text(encoding="utf-8"), flags=re.M)
+    for number in range(1, 9):
+        text = next(s for s in sections if s.startswith(f"Table {number}:"))
+        told = [re.findall(r"(?<![\w.])\d+\.\d+(?![\w.])", line) for line in text.splitlines() if line.startswith("|")]
+        told = [tuple(map(float, line)) for line in told if line]
+        rows = [
+            tuple(v for v in row.values() if isinstance(v, float))
+            for row in published.load("vgt")[f"table{number}"].rows
+        ]
+        assert sorted(rows) == sorted(tuple(v for v in line if (number, v) != (5, 0.1)) for line in told), number
+
+
+def test_malformed_papers_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(published, "PAPERS", tmp_path)
+    with pytest.raises(ValueError, match="no published numbers for 'nobody'"):
+        published.load("nobody")
+    (tmp_path / "bad.toml").write_text('[paper]\nid = "bad"\n[[tables]]\nid = "t"\n')
+    with pytest.raises(ValueError, match="bad.toml is malformed"):
+        published.load("bad")
+
+
+# ---------------------------------------------------------------------------------------------- architecture
+
+
+def test_reports_import_only_the_core():
+    """Reports read records: of this project they may import vgt.core and themselves."""
+    for path in (ROOT / "reports").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{path.name}: relative import"
+                names = [f"{node.module}.{a.name}" for a in node.names]
+            if path.name == "command.py":  # the verb `vgt report` shares the options of all verbs
+                names = [name for name in names if not name.startswith("vgt.commands.options")]
+            for name in names:
+                top = name.split(".")[0]
+                assert top not in ("evals", "bench", "tests", "torch"), f"{path.name} imports {name}"
+                assert top != "vgt" or name.startswith("vgt.core"), f"{path.name} imports {name}"

@@ -1,0 +1,113 @@
+"""The front door: ``vgt <verb>``.  Looks the verb up by name and imports what it needs, nothing before.
+
+stdout carries the result for people and ends with one JSON line for programs; stderr carries progress.
+Bad input: one line on stderr, exit status 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import sys
+
+# verb -> (module, one line of help, example)
+VERBS = {
+    "reproduce": (
+        "vgt.commands.reproduce",
+        "run the main job: evaluate and time the bundled models, render the report",
+        "vgt reproduce tiny",
+    ),
+    "train": ("vgt.commands.train", "train a preset", "vgt train query_ar_internvl --set train.steps=1000"),
+    "generate": (
+        "vgt.commands.generate",
+        "draw a prompt",
+        'vgt generate "a photo of a red star" --accel 4 -o star.png',
+    ),
+    "reconstruct": (
+        "vgt.commands.reconstruct",
+        "send a picture through an autoencoder",
+        "vgt reconstruct my_photo.jpg -o out.png",
+    ),
+    "prompts": (
+        "vgt.commands.prompts",
+        "write a prompt suite as JSON lines",
+        "vgt prompts scenes-geneval -o prompts.jsonl",
+    ),
+    "eval": ("evals.command", "score a subject", "vgt eval geneval --subject vgt:query_ar_internvl --accel 4"),
+    "bench": (
+        "bench.command",
+        "time generation and autoencoders",
+        "vgt bench query_ar_internvl mar_internvl --accel 1,4,16",
+    ),
+    "report": ("reports.command", "render the report from records", "vgt report --records runs/tiny/records"),
+    "list": ("vgt.commands.list", "list presets, models, protocols or suites", "vgt list models"),
+    "doctor": ("vgt.commands.doctor", "say what is installed, present and missing", "vgt doctor"),
+}
+
+
+def _parser(verb: str):
+    module_name, text, example = VERBS[verb]
+    module = importlib.import_module(module_name)
+    parser = argparse.ArgumentParser(
+        prog=f"vgt {verb}",
+        description=f"{text[0].upper()}{text[1:]}.",
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.arguments(parser)
+    return module, parser
+
+
+def dispatch(argv: list[str]) -> dict | None:
+    """Run one verb in this process and return what its closing JSON line holds (None: it prints none).
+
+    Raises ValueError for bad input, SystemExit for usage errors."""
+    verb, *rest = argv
+    module, parser = _parser(verb)
+    return module.run(parser.parse_args(rest))
+
+
+def _usage() -> str:
+    width = max(map(len, VERBS))
+    lines = "\n".join(f"  {verb:<{width}}  {text}" for verb, (_, text, _) in VERBS.items())
+    return (
+        "usage: vgt <verb> [options]\n\nVisual Generation Tuning: train, evaluate, time and report.\n\n"
+        f"verbs:\n{lines}\n\n`vgt <verb> --help` shows a verb's options with an example; start with `vgt reproduce tiny`."
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The ``vgt`` command; returns the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    os.environ.setdefault("TQDM_MININTERVAL", "1")
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0
+    if argv[0] == "--version":
+        from vgt.core import env
+
+        print(f"vgt {env.versions().get('vgt', 'source tree')}")
+        return 0
+    if argv[0] not in VERBS:
+        print(f"vgt: verb {argv[0]!r} is unknown; choose one of {', '.join(VERBS)}", file=sys.stderr)
+        return 2
+    try:
+        result = dispatch(argv)
+    except ValueError as error:
+        print(f"vgt {argv[0]}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"vgt {argv[0]}: interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    if result is not None:
+        print(json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""``vgt doctor``: what is installed, which device, which weights are present or missing and where they go."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+
+from vgt.core import env
+
+NEEDED = (
+    "torch",
+    "torchvision",
+    "transformers",
+    "diffusers",
+    "accelerate",
+    "skimage",
+    "sklearn",
+    "pandas",
+    "matplotlib",
+)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    pass
+
+
+def run(args: argparse.Namespace) -> dict:
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    for name, version in env.versions().items():
+        print(f"{name:<16} {version}")
+    for name in missing:
+        print(f"{name:<16} MISSING: reinstall with `pip install .`")
+    if "torch" not in missing:
+        import torch
+
+        for i in range(torch.cuda.device_count()):
+            print(f"device           cuda:{i} {torch.cuda.get_device_name(i)}")
+        print(f"device           cpu {env.processor()}, {torch.get_num_threads()} threads")
+    weights = _weights()
+    for name, (present, text) in weights.items():
+        print(f"{name:<16} {'present' if present else 'absent'}: {text}")
+        if not present:
+            missing.append(name)
+    needed = {*NEEDED, "efflite0", "efflite2", "bundled models"}
+    ok = not needed.intersection(missing)
+    print(
+        "everything that the embedded world needs is there" if ok else "something that is needed is missing, see above"
+    )
+    return {"ok": ok, "missing": missing}
+
+
+def _weights() -> dict[str, tuple[bool, str]]:
+    """Weights files by use: whether each is there, and where it is or belongs."""
+    from vgt.inference.load import bundled
+    from vgt.models import perceptual
+
+    found: dict[str, tuple[bool, str]] = {}
+    for name, use in (("efflite0", "perceptual training loss"), ("efflite2", "fd-efflite2")):
+        try:
+            found[name] = (True, f"{perceptual.weights_path(name).name} ({use})")
+        except ValueError as error:
+            found[name] = (False, f"{error} ({use})")
+    for net in ("alex", "vgg"):
+        path = perceptual.find_lpips_backbone(net)
+        where = f"put {perceptual.LPIPS_BACKBONES[net]} into a folder and set VGT_WEIGHTS to it (lpips-{net}-v0.1; optional)"
+        found[f"lpips-{net}"] = (path is not None, path.name if path else where)
+    names = bundled()
+    found["bundled models"] = (bool(names), ", ".join(names) or "train them with `vgt reproduce tiny --train`")
+    return found

@@ -1,0 +1,95 @@
+"""``vgt reproduce tiny``: the main job, a sequence of the other verbs through files.
+
+Every step keeps its results below ``--out`` and computes only what is missing or changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import sys
+import time
+
+from vgt.commands import options
+
+TRAINING = (
+    "vlm_internvl", "pixel_ae", "vgt_ae_internvl_stage1", "vgt_ae_internvl", "query_ar_internvl", "mar_internvl",
+    "query_ar_pixel", "vlm_qwen", "vgt_ae_qwen_stage1", "vgt_ae_qwen", "query_ar_qwen",
+)  # fmt: skip
+VLMS = ("vlm_internvl", "vlm_qwen")
+AUTOENCODERS = ("vgt_ae_internvl", "vgt_ae_qwen", "pixel_ae")
+GENERATORS = ("query_ar_internvl", "mar_internvl", "query_ar_qwen", "query_ar_pixel")
+ACCELERATIONS = (1, 4, 16)
+QUICK_IMAGES, FULL_IMAGES = 1, 4
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("job", choices=("tiny",), help="the embedded world with the bundled models")
+    parser.add_argument(
+        "--full", action="store_true", help=f"{FULL_IMAGES} images per prompt instead of {QUICK_IMAGES}"
+    )
+    parser.add_argument(
+        "--train", action="store_true", help="train every model from nothing first (many hours on two cores)"
+    )
+    parser.add_argument(
+        "--smoke", action="store_true", help="a few items of everything: checks the path, measures nothing"
+    )
+    options.add_out(parser, options.WORK, "work folder: evidence, records and the report")
+    options.add_seed(parser)
+    options.add_device(parser)
+
+
+def run(args: argparse.Namespace) -> dict:
+    from vgt.__main__ import dispatch
+
+    began = time.monotonic()
+    common = ["--device", args.device]
+    steps = [["train", name, *common] for name in TRAINING] if args.train else []
+    steps += [[*step, *common, "--out", str(args.out)] for step in _measurements(args)]
+    computed = reused = 0
+    scores: dict[str, dict] = {}
+    for number, step in enumerate(steps, 1):
+        print(f"[{number}/{len(steps)}] vgt {' '.join(step)}", file=sys.stderr)
+        with contextlib.redirect_stdout(io.StringIO()):  # the summary comes once, at the end
+            result = dispatch(step) or {}
+        computed += result.get("computed", 0)
+        reused += result.get("reused", 0)
+        scores |= result.get("scores", {})
+    report = dispatch(["report", "--work", str(args.out)])
+    seconds = round(time.monotonic() - began, 1)
+    print(f"records: {args.out / 'records'} ({computed} computed, {reused} reused, {seconds:.0f} s)")
+    return {
+        "report": report["report"],
+        "records": str(args.out / "records"),
+        "seconds": seconds,
+        "computed": computed,
+        "reused": reused,
+        "scores": scores,
+    }
+
+
+def _measurements(args: argparse.Namespace) -> list[list[str]]:
+    from vgt.inference.load import bundled
+
+    present = set(bundled()) if not args.train else set(TRAINING)
+    if not present:
+        raise ValueError("no bundled models; reinstall the package, or train them with `vgt reproduce tiny --train`")
+    few = ["-n", "6"] if args.smoke else []
+    images = ["--images-per-prompt", str(FULL_IMAGES if args.full else QUICK_IMAGES), "--seed", str(args.seed)]
+    vlms, aes, generators = ([m for m in group if m in present] for group in (VLMS, AUTOENCODERS, GENERATORS))
+    steps = [["eval", "judge", *few]]
+    steps += [["eval", "vqa", "--subject", f"vgt:{m}", *few] for m in vlms]
+    for subject in [*(f"vgt:{m}" for m in aes), "pca"]:
+        steps += [["eval", "recon", "--subject", subject, "--data", data, *few] for data in ("scenes", "photos")]
+        steps += [["eval", "probes", "--subject", subject, *(["-n", "60"] if args.smoke else [])]]
+    for evaluator in ("geneval", "dpg"):
+        steps += [["eval", evaluator, "--subject", s, *images, *few] for s in ("fake:oracle", "fake:shuffled")]
+        steps += [["eval", evaluator, "--subject", "fake:oracle", "--through", f"vgt:{m}", *images, *few] for m in aes]
+        for m in generators:
+            for accel in ACCELERATIONS if evaluator == "geneval" or args.full else (1,):
+                steps += [["eval", evaluator, "--subject", f"vgt:{m}", "--accel", str(accel), *images, *few]]
+    steps += [
+        ["bench", *generators, *aes, "--accel", ",".join(map(str, ACCELERATIONS)), *(["--smoke"] if args.smoke else [])]
+    ]
+    return steps
