@@ -63,7 +63,7 @@ def vlm_values(family: str) -> dict:
 
 
 def widen(module, seed: int):
-    """Draw every weight anew from ``seed``: matrices N(0, 1 / fan_in), vectors moved by N(0, 0.1^2); returns the module."""
+    """Draw weights anew from ``seed``: matrices N(0, 1 / fan_in), vectors moved by N(0, 0.1^2); returns the module."""
     import torch
 
     rng = torch.Generator().manual_seed(seed)

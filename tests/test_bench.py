@@ -192,9 +192,9 @@ def test_counts_are_those_of_the_running_model(loaded, method, acceleration, gui
     assert generation.counts(method, found.model.tokens, prefix, settings) == {
         "decode_steps": len(read) - 1,
         "language_model_calls": len(read),
-        "language_model_tokens": sum(read) / batch,
+        "language_model_tokens_per_image": sum(read) / batch,
         "head_calls": len(heads),
-        "head_evaluations": sum(heads) / batch,
+        "head_evaluations_per_image": sum(heads) / batch,
     }
 
 
@@ -335,7 +335,7 @@ def test_run_records_every_model(bench, runs, tmp_path):
     assert wanted.items() <= rate.protocol_params.items()
     assert rate.protocol_params["threads"] == torch.get_num_threads()
     assert rate.protocol_params["weights"] == "checkpoint" and rate.note is None
-    assert rate.extra["autoencoder"] == "tiny_ae" and rate.extra["counts_per_image"]["decode_steps"] == 4
+    assert rate.extra["autoencoder"] == "tiny_ae" and rate.extra["counts"]["decode_steps"] == 4
     assert rate.fingerprint == subject("tiny_query_ar", runs).fingerprint and rate.device and rate.versions["torch"]
     assert (tmp_path / rate.evidence).is_file()
     encode = by_name["tiny_ae/bench/encode-images-per-second"]
@@ -537,7 +537,7 @@ def test_the_suites_json_becomes_records(benchmark_json):
     median = next(stats["median"] for name, stats in clocked.items() if name.startswith("test_generate"))
     rate = found[[r.metric for r in found].index("images-per-second")]
     assert rate.value == pytest.approx(8 / median, rel=0.02) and rate.n == 3 and not rate.partial
-    assert rate.extra["counts_per_image"]["decode_steps"] == 4 and "head" in rate.extra["split_ms_per_image"]
+    assert rate.extra["counts"]["decode_steps"] == 4 and "head" in rate.extra["split_ms_per_image"]
     assert all(r.evidence is None and r.device and r.protocol.startswith("throughput-b8") for r in found)
 
 

@@ -59,7 +59,7 @@ def test_narrow_weights_come_back_in_fp32(tmp_path, dtype):
 def test_fingerprints_follow_what_decides_the_output(tmp_path):
     base = save(tmp_path / "a")
     assert base == checkpoint.fingerprint(tmp_path / "a") == save(tmp_path / "b") == save(tmp_path / "c", name="other")
-    assert base == save(tmp_path / "card", card="# a model card")
+    assert base == save(tmp_path / "card", texts={"README.md": "# a model card"})
     module = tiny()
     with torch.no_grad():
         module["a"].bias[0] += 1e-6
@@ -72,7 +72,7 @@ def test_fingerprint_covers_the_vocabulary(tmp_path, vlms):
 
 
 def test_saving_replaces_the_whole_folder(tmp_path):
-    save(tmp_path / "m", card="# old")
+    save(tmp_path / "m", texts={"README.md": "# old"})
     save(tmp_path / "m", tiny(1))
     assert not (tmp_path / "m/README.md").exists()
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
@@ -95,8 +95,19 @@ def test_loading_is_strict(change, message):
     assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items())
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"vgt_format": 99, "system": "vlm"}', '{"architectures": ["X"]}',
-                                  '{"vgt_format": 1, "system": "gan"}', '{"vgt_format": 1, "system": "vlm"}'])  # fmt: skip
+FOREIGN = (
+    "",
+    "{",
+    "[]",
+    "{}",
+    '{"architectures": ["X"]}',
+    '{"vgt_format": 99, "system": "vlm", "name": "n", "ties": {}, "config": {}}',
+    '{"vgt_format": 1, "system": "gan", "name": "n", "ties": {}, "config": {}}',
+    '{"vgt_format": 1, "system": "vlm", "name": "n", "config": {}}',
+)
+
+
+@pytest.mark.parametrize("text", FOREIGN)
 def test_foreign_configurations_are_refused(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ValueError, match="config.json is not the configuration of a VGT checkpoint"):
@@ -147,7 +158,11 @@ def saved(tmp_path_factory, vlms, visual_lms, pixel_autoencoder):
     """A folder of runs: a VLM of each family, an autoencoder, a generator of each family on it."""
     runs = tmp_path_factory.mktemp("runs")
     ae = checkpoint.save(
-        runs / "ae/model", "vgt_ae", "ae", pixel_autoencoder.config.model_dump(mode="json"), pixel_autoencoder.state_dict()
+        runs / "ae/model",
+        "vgt_ae",
+        "ae",
+        pixel_autoencoder.config.model_dump(mode="json"),
+        pixel_autoencoder.state_dict(),
     )
     for family, vlm in vlms.items():
         config = {"hf": vlm.config.to_dict(), "image_size": vlm.image_size}

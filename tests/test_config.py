@@ -76,7 +76,9 @@ def test_every_preset_says_what_it_is_and_is_valid():
     from vgt.training.run import Preset
 
     names = config.preset_names()
-    assert {"vlm_internvl", "vlm_qwen", "pixel_ae", "vgt_ae_internvl", "query_ar_internvl", "mar_internvl"} <= set(names)
+    assert {"vlm_internvl", "vlm_qwen", "pixel_ae", "vgt_ae_internvl", "query_ar_internvl", "mar_internvl"} <= set(
+        names
+    )
     for name in names:
         assert len(config.preset_header(name)) > 20, f"preset {name} needs a first line that says what it is"
         preset: Preset = config.validated(Preset, config.read_preset(name), name)

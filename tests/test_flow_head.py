@@ -34,7 +34,11 @@ def head() -> FlowHead:
 
 
 def inputs(n: int):
-    return torch.randn(n, D_Z, generator=rng(1)), torch.rand(n, generator=rng(2)), torch.randn(n, CONDITION, generator=rng(3))
+    return (
+        torch.randn(n, D_Z, generator=rng(1)),
+        torch.rand(n, generator=rng(2)),
+        torch.randn(n, CONDITION, generator=rng(3)),
+    )
 
 
 def test_output_at_initialisation_is_exactly_zero(fresh):
@@ -44,9 +48,7 @@ def test_output_at_initialisation_is_exactly_zero(fresh):
 def test_initialisation(fresh):
     """Xavier, time weights N(0, 0.02), biases 0, adaLN and final layers 0 (spec vgt 2.7)."""
     for name, p in fresh.named_parameters():
-        if name.endswith("bias"):
-            assert not p.any()
-        elif "adaLN" in name or "final_layer" in name:
+        if name.endswith("bias") or "adaLN" in name or "final_layer" in name:
             assert not p.any()
         elif "time_embed" in name:
             assert p.std().item() == pytest.approx(0.02, rel=0.1)

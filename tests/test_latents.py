@@ -69,7 +69,7 @@ def test_batch_norm_is_per_channel():
 
 
 def test_noise_modes():
-    """fixed: standard deviation gamma everywhere; uniform_max: one factor per image, RMS gamma / sqrt 3 (spec vgt 1.6)."""
+    """fixed: deviation gamma everywhere; uniform_max: one factor per image, RMS gamma / sqrt 3 (spec vgt 1.6)."""
     z, gamma = torch.zeros(4000, 8, 6), 0.1
     fixed = latents.add_noise(z, gamma, "fixed", rng(4))
     assert fixed.std().item() == pytest.approx(gamma, rel=0.02)

@@ -113,7 +113,9 @@ def test_a_row_does_not_depend_on_its_padding(batch):
     whole = mar.masked_conditions(model, ids, mask, u, known)
     for k in range(3):
         length = int(mask[k].sum())
-        alone = mar.masked_conditions(model, ids[k : k + 1, :length], mask[k : k + 1, :length], u[k : k + 1], known[k : k + 1])
+        alone = mar.masked_conditions(
+            model, ids[k : k + 1, :length], mask[k : k + 1, :length], u[k : k + 1], known[k : k + 1]
+        )
         assert torch.allclose(alone[0], whole[k], atol=2e-5)
 
 

@@ -1,4 +1,4 @@
-"""Orders, group sizes, schedules and attention layouts against slow loops (spec vgt 2.4, 2.11, 2.12; spec mar 1.3, 3)."""
+"""Orders, group sizes, schedules and attention layouts against slow loops (spec vgt 2.4, 2.11, 2.12; mar 1.3, 3)."""
 
 from __future__ import annotations
 

@@ -101,7 +101,9 @@ def test_critic():
     assert count(Critic(CriticConfig())) == 1_909_889
 
 
-@pytest.mark.parametrize(("text", "layers"), [(QWEN2, 357_900_000), (QWEN25_VL, 2_775_000_000)], ids=["internvl", "qwen"])
+@pytest.mark.parametrize(
+    ("text", "layers"), [(QWEN2, 357_900_000), (QWEN25_VL, 2_775_000_000)], ids=["internvl", "qwen"]
+)
 def test_what_the_generator_adds_to_the_language_model(text, layers):
     """Two grids of 4096 D, in-projector 33 D, out-projector D (D + 1), flow head (spec vgt 2.10); transformer layers
     as in section 0."""

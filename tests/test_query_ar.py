@@ -246,7 +246,9 @@ def test_guidance_of_one_runs_conditional_rows_only(guidance, rows, visual_lms, 
     model, seen = visual_lms["internvl"], []
     read = model.read
     monkeypatch.setattr(model, "read", lambda inputs, *rest: seen.append(len(inputs)) or read(inputs, *rest))
-    generator.generate(model, pixel_autoencoder, vlms["internvl"].tokenizer, list(CAPTIONS), SEEDS, settings(4, guidance))
+    generator.generate(
+        model, pixel_autoencoder, vlms["internvl"].tokenizer, list(CAPTIONS), SEEDS, settings(4, guidance)
+    )
     assert set(seen) == {rows}
 
 
@@ -290,7 +292,9 @@ def test_prompts_and_seeds_must_match(visual_lms, vlms, pixel_autoencoder):
 def test_progress_is_reported(visual_lms, vlms):
     ids, mask = tokenize(vlms["internvl"].tokenizer, [CAPTIONS[0]])
     seen = []
-    query_ar.generate(visual_lms["internvl"], ids, mask, [0], settings(4), lambda done, total: seen.append((done, total)))
+    query_ar.generate(
+        visual_lms["internvl"], ids, mask, [0], settings(4), lambda done, total: seen.append((done, total))
+    )
     assert seen == [(4, 16), (8, 16), (12, 16), (16, 16)]
 
 
@@ -311,5 +315,7 @@ def test_loss_is_the_head_on_teacher_forced_conditions(family, visual_lms, vlms)
     u = model.standardize(z)
     conditions = query_ar.teacher_forced(model, ids, mask, u, orders)
     targets = torch.stack([u[b, orders[b]] for b in range(3)])
-    expected = model.image_head.loss(targets.view(-1, 8), conditions.view(-1, 32), model.config.time_shift, 2, rng).mean()
+    expected = model.image_head.loss(
+        targets.view(-1, 8), conditions.view(-1, 32), model.config.time_shift, 2, rng
+    ).mean()
     assert torch.allclose(found, expected, rtol=1e-5)

@@ -51,7 +51,11 @@ def test_items_do_not_depend_on_the_process():
         "print(hashlib.sha256(scenes.images('val', range(9, 5, -1)).tobytes()).hexdigest())"
     )
     other = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": "7"}, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONHASHSEED": "7"},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     here = np.stack([scenes.item("val", i).image for i in (6, 7, 8, 9)])[::-1]
     assert other.stdout.strip() == hashlib.sha256(here.tobytes()).hexdigest()
@@ -109,7 +113,9 @@ def test_masks_boxes_and_paint_agree(size):
         for o, mask, box in zip(item.scene.objects, item.masks, item.boxes, strict=True):
             rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
             assert box == (cols[0], rows[0], cols[-1] + 1, rows[-1] + 1)
-            assert np.abs(np.array(box) - np.array(o.extent) / step).max() <= 2  # sharp tips cover less than half a pixel
+            assert (
+                np.abs(np.array(box) - np.array(o.extent) / step).max() <= 2
+            )  # sharp tips cover less than half a pixel
             top, left = o.cy - o.radius, o.cx - o.radius
             units = np.zeros((scenes.CANVAS, scenes.CANVAS), bool)
             units[top : top + 2 * o.radius, left : left + 2 * o.radius] = scenes._shape_mask(o.shape, o.radius)

@@ -15,7 +15,7 @@ GOLDEN = Path(__file__).parent / "golden" / "suites.json"
 
 
 def golden() -> dict[str, str]:
-    """sha256 of each suite's JSON lines; written anew with ``python tests/test_suites.py > tests/golden/suites.json``."""
+    """sha256 of each suite's JSON lines; made anew with ``python tests/test_suites.py > tests/golden/suites.json``."""
     return {s: hashlib.sha256(suites.lines(suites.prompts(s)).encode()).hexdigest() for s in suites.SUITES}
 
 
@@ -82,7 +82,10 @@ def test_any_number_of_prompts_a_task(per_task):
     for tag in scenes.TASKS:
         times = Counter(r["prompt"] for r in records if r["tag"] == tag)
         assert max(times.values()) - min(times.values()) <= 1
-        assert max(times.values()) == 1 or len(times) == {"single_object": 8, "two_object": 56, "counting": 24, "colors": 80}[tag]
+        assert (
+            max(times.values()) == 1
+            or len(times) == {"single_object": 8, "two_object": 56, "counting": 24, "colors": 80}[tag]
+        )
 
 
 def test_a_larger_suite_starts_with_the_smaller_one():

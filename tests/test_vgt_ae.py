@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from vgt.models.critic import BlurDown, Critic, CriticConfig
-from vgt.models.pixel_decoder import DecoderConfig
+from vgt.models.pixel_decoder import DecoderConfig, build_decoder
 from vgt.models.vgt_ae import VGTAE, AELossConfig, VGTAEConfig, VGTAETraining
 from vgt.models.vlm import VisionEncoder, hf_config
 
@@ -69,6 +69,11 @@ def test_shapes_behind_every_decoder(kind):
         raw = ae.decoder(z)
         assert raw.shape[-1] == 64
         assert torch.allclose(out, F.interpolate(raw, size=(32, 32), mode="bilinear", align_corners=False))
+
+
+def test_latents_must_suit_the_decoder():
+    with pytest.raises(ValueError, match="d_z 6 does not divide the decoder's deepest width 16"):
+        build_decoder(SMALL, 6)
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, None])
@@ -263,7 +268,9 @@ def test_blur_keeps_constants_and_halves():
     spike = torch.zeros(1, 1, 8, 8)
     spike[0, 0, 4, 4] = 64
     tap = torch.tensor([1.0, 3.0, 3.0, 1.0])
-    assert sorted(BlurDown()(spike).flatten().tolist())[-4:] == sorted((tap[:, None] * tap).flatten()[[0, 2, 8, 10]].tolist())
+    assert sorted(BlurDown()(spike).flatten().tolist())[-4:] == sorted(
+        (tap[:, None] * tap).flatten()[[0, 2, 8, 10]].tolist()
+    )
 
 
 def test_critic_tracks_its_logits():

@@ -30,7 +30,9 @@ def features_by_transformers(vlm, images: np.ndarray) -> torch.Tensor:
     processor = Qwen2VLImageProcessor(do_resize=False, patch_size=4, merge_size=2, temporal_patch_size=2)
     made = processor(images=list(images), return_tensors="pt")
     found = vlm.hf.get_image_features(made.pixel_values, made.image_grid_thw).pooler_output
-    return torch.stack(list(found)) if isinstance(found, (list, tuple)) else found.view(len(images), -1, found.shape[-1])
+    return (
+        torch.stack(list(found)) if isinstance(found, (list, tuple)) else found.view(len(images), -1, found.shape[-1])
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -189,7 +191,8 @@ def test_prompts(vlms, family):
     assert template(UNCONDITIONAL) == "<|im_start|>user\nGenerate an image.<|im_end|>\n<|im_start|>assistant\n"
     ids, mask = tokenize(words, ["a photo of a red star", None])
     assert words.convert_ids_to_tokens(ids[1][mask[1]]) == [
-        "<|im_start|>", "user", "\n", "Generate", "an", "image", ".", "<|im_end|>", "\n", "<|im_start|>", "assistant", "\n",
+        "<|im_start|>", "user", "\n", "Generate", "an", "image", ".", "<|im_end|>", "\n",
+        "<|im_start|>", "assistant", "\n",
     ]  # fmt: skip
     assert mask[0].all() and mask[1].tolist() == [True] * 12 + [False] * (len(mask[1]) - 12)
     assert (ids[1][~mask[1]] == words.pad_token_id).all() and words.pad_token_id != words.eos_token_id

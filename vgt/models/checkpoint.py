@@ -1,6 +1,7 @@
 """Checkpoint folders in Hugging Face style: config.json, model.safetensors, tokenizer files, README.md.
 
-Loading is strict; nothing is ever unpickled.
+Loading is strict; nothing is ever unpickled.  Weights are stored as fp32, fp16, bf16, or "int8": matrices as int8
+with one fp16 scale per output row beside them (``<name>.scale``), everything small as fp16.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from vgt.core import files
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT = 1
+STORAGE = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.float16}
+SCALE = ".scale"
 SYSTEMS = ("vlm", "vgt_ae", "query_ar", "mar")
 ENTRIES = ("vgt_format", "system", "name", "ties", "config")
 
@@ -28,10 +31,12 @@ def save(
     config: dict,
     state: dict[str, Tensor],
     tokenizer=None,
-    card: str = "",
-    dtype: torch.dtype = torch.float32,
+    texts: dict[str, str] | None = None,
+    storage: str = "fp32",
 ) -> str:
-    """Write a checkpoint folder atomically; returns its fingerprint.  Tied tensors are written once."""
+    """Write a checkpoint folder atomically; returns its fingerprint.  Tied tensors are written once.
+
+    ``texts``: further text files by name (model card, training log); ``storage``: one of STORAGE."""
     assert system in SYSTEMS
     seen: dict[int, str] = {}
     kept: dict[str, Tensor] = {}
@@ -44,16 +49,39 @@ def save(
             continue
         seen[pointer] = key
         kept[key] = tensor.detach().cpu()
-    kept = {k: (t.to(dtype) if t.is_floating_point() else t).contiguous() for k, t in kept.items()}
     with files.atomic_folder(folder) as part:
-        save_file(kept, part / WEIGHTS, metadata={"format": "pt"})
+        save_file(_pack(kept, storage), part / WEIGHTS, metadata={"format": "pt"})
         header = {"vgt_format": FORMAT, "system": system, "name": name, "ties": ties, "config": config}
         (part / CONFIG).write_text(json.dumps(header, indent=1) + "\n", encoding="utf-8")
         if tokenizer is not None:
             tokenizer.save_pretrained(part)
-        if card:
-            (part / "README.md").write_text(card, encoding="utf-8")
+        for file, text in (texts or {}).items():
+            (part / file).write_text(text, encoding="utf-8")
     return fingerprint(folder)
+
+
+def _pack(state: dict[str, Tensor], storage: str) -> dict[str, Tensor]:
+    packed: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        if storage == "int8" and tensor.is_floating_point() and tensor.ndim >= 2 and len(tensor) > 1:
+            rows = tensor.float().flatten(1)
+            scale = (rows.abs().amax(1, keepdim=True) / 127).clamp(min=1e-7).half()
+            packed[key] = (rows / scale.float()).round().clamp(-127, 127).to(torch.int8).view(tensor.shape)
+            packed[key + SCALE] = scale
+        else:
+            packed[key] = tensor.to(STORAGE[storage]) if tensor.is_floating_point() else tensor
+    return {key: tensor.contiguous() for key, tensor in packed.items()}
+
+
+def _unpack(stored: dict[str, Tensor]) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = {}
+    for key, tensor in stored.items():
+        if key + SCALE in stored:
+            scale = stored[key + SCALE].float().view(-1, *[1] * (tensor.ndim - 1))
+            state[key] = tensor.float() * scale
+        elif not (key.endswith(SCALE) and key.removesuffix(SCALE) in stored):
+            state[key] = tensor.float() if tensor.is_floating_point() else tensor
+    return state
 
 
 def read_header(folder: str | Path) -> dict:
@@ -77,7 +105,7 @@ def read_state(folder: str | Path) -> dict[str, Tensor]:
         state = load_file(path)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path} cannot be read ({error}); copy or train the checkpoint again") from error
-    state = {k: t.float() if t.is_floating_point() else t for k, t in state.items()}
+    state = _unpack(state)
     absent = sorted(set(header["ties"].values()) - state.keys())
     if absent:
         raise ValueError(f"{path} lacks tied weights: {', '.join(absent[:3])}; copy or train the checkpoint again")

@@ -42,10 +42,12 @@ def _dc_stages(config: DecoderConfig) -> dict:
 
 
 def build_decoder(config: DecoderConfig, d_z: int) -> nn.Module:
-    """The decoder of a configuration, freshly initialised."""
+    """The decoder of a configuration, freshly initialised.  Raises ValueError where the widths do not suit d_z."""
     if config.kind == "dc":
         from diffusers.models.autoencoders.autoencoder_dc import Decoder
 
+        if config.widths[-1] % d_z:
+            raise ValueError(f"d_z {d_z} does not divide the decoder's deepest width {config.widths[-1]}; choose another")
         return Decoder(in_channels=3, latent_channels=d_z, upsample_block_type=config.upsample, **_dc_stages(config))
     if config.kind == "kl":
         from diffusers.models.autoencoders.vae import Decoder

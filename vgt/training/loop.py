@@ -79,20 +79,7 @@ def train(
         for name, module in players.items():
             if getattr(system, "skips", lambda *_: False)(name, step):
                 continue
-            rng = torch.Generator().manual_seed(seeds.image_seed(config.seed, "step", step, name))
-            set_learning_rate(optimizers[name], learning_rate(config, step))
-            for other in optimizers.values():
-                other.zero_grad(set_to_none=True)
-            with accelerator.autocast():
-                loss, parts = system.loss(name, batch, step, rng)
-            if not torch.isfinite(loss):
-                raise ValueError(
-                    f"loss of {name} is {loss.item()} at step {step}; lower train.lr and start over with --fresh"
-                )
-            accelerator.backward(loss)
-            if config.clip > 0:
-                parts["grad"] = accelerator.clip_grad_norm_(module.parameters(), config.clip)
-            optimizers[name].step()
+            parts = _turn(system, name, module, optimizers, accelerator, config, batch, step)
             values |= {(k if name == "model" else f"{name}/{k}"): float(v) for k, v in parts.items()}
         if average is not None:
             average.update(model, step)
@@ -112,6 +99,23 @@ def train(
         save(average.state(model) if average is not None else model.state_dict(), begin)
     log.close()
     return Result(config.steps, values.get("loss", log.last), config.steps - begin)
+
+
+def _turn(system, name, module, optimizers, accelerator, config, batch, step) -> dict[str, Tensor]:
+    """One optimizer step of one player; returns what it logs.  Raises ValueError for a loss that is not finite."""
+    rng = torch.Generator().manual_seed(seeds.image_seed(config.seed, "step", step, name))
+    set_learning_rate(optimizers[name], learning_rate(config, step))
+    for each in optimizers.values():
+        each.zero_grad(set_to_none=True)
+    with accelerator.autocast():
+        loss, parts = system.loss(name, batch, step, rng)
+    if not torch.isfinite(loss):
+        raise ValueError(f"loss of {name} is {loss.item()} at step {step}; lower train.lr and start over with --fresh")
+    accelerator.backward(loss)
+    if config.clip > 0:
+        parts["grad"] = accelerator.clip_grad_norm_(module.parameters(), config.clip)
+    optimizers[name].step()
+    return parts
 
 
 # ------------------------------------------------------------------------------------------- state on disk

@@ -30,7 +30,7 @@ class TrainConfig(Config):
     save_every: int = 500
     log_every: int = 20
     sample_every: int = 0
-    save_dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
+    storage: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:

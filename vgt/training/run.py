@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import time
 from dataclasses import dataclass
@@ -23,7 +24,6 @@ from vgt.training import data as feeds
 from vgt.training.loop import MODEL, Result, read_log, seconds_spent, train
 from vgt.training.optim import TrainConfig
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class InitConfig(Config):
@@ -83,9 +83,9 @@ def run(
     folder = out / MODEL
 
     def save(state, step: int) -> None:
-        card = _card(name, settings, preset, job, out, step)
+        texts = {"README.md": _card(name, settings, preset, job, out, step), "training.jsonl": _curve(out)}
         checkpoint.save(
-            folder, preset.system, preset.name, job.config, state, job.tokenizer, card, DTYPES[preset.train.save_dtype]
+            folder, preset.system, preset.name, job.config, state, job.tokenizer, texts, preset.train.storage
         )
 
     sample = (lambda state, step: job.sample(state, step, out)) if job.sample else None
@@ -218,6 +218,16 @@ def _sample_grid(config: VisualLMConfig, state, words, autoencoder: Path, path: 
         settings = Sampling(acceleration=acceleration, guidance=3.0, flow_steps=15)
         rows += list(generate(model.eval(), ae.model, words, prompts, list(range(len(prompts))), settings))
     write_png(path, grid(rows, len(prompts)))
+
+
+def _curve(out: Path, points: int = 150) -> str:
+    """The run's log, thinned to about ``points`` lines of JSON; the last line also says the minutes spent."""
+    rows = read_log(out)
+    kept = rows[:: max(1, len(rows) // points)]
+    kept += rows[-1:] if rows and kept[-1] != rows[-1] else []
+    if kept:
+        kept[-1] = {**kept[-1], "minutes": round(seconds_spent(out) / 60, 1)}
+    return "".join(json.dumps(row) + "\n" for row in kept)
 
 
 def _card(name: str, settings: list[str], preset: Preset, job: _Job, out: Path, step: int) -> str:

@@ -1,0 +1,35 @@
+"""Timing of the autoencoders: uint8 pictures to latents, and latents to uint8 pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from bench.subjects import Subject
+from vgt.core import files, scenes
+from vgt.inference.pictures import to_float, to_uint8
+from vgt.inference.tokenizer import encode
+
+OPERATIONS = ("encode", "decode")
+BATCHES = 4  # a round: one batch of a small autoencoder is over too soon to be timed well
+
+
+def workload_hash(subject: Subject, batch: int) -> str:
+    return files.digest_json([scenes.WORLD, "test", batch, BATCHES, subject.ae.config.image_size])
+
+
+def calls(subject: Subject, batch: int) -> dict[str, Callable[[], object]]:
+    """The two timed calls over the first ``BATCHES * batch`` test scenes."""
+    ae = subject.ae
+    device = next(ae.parameters()).device
+    images = scenes.images("test", range(BATCHES * batch), ae.config.image_size)
+    with torch.no_grad():
+        latents = [ae.encode(to_float(part, device)) for part in np.split(images, BATCHES)]
+
+    @torch.no_grad()
+    def decode() -> list[np.ndarray]:
+        return [to_uint8(ae.decode(z)) for z in latents]
+
+    return {"encode": lambda: encode(ae, images, batch), "decode": decode}
