@@ -13,7 +13,7 @@ from vgt.core.record import Record
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """An autoencoder.  ``fingerprint`` is the content hash of what it is made of; ``size`` its image side or None for any."""
+    """An autoencoder.  ``fingerprint``: content hash of what it is made of; ``size``: its image side, None for any."""
 
     name: str
     fingerprint: str
@@ -42,7 +42,7 @@ class Generator(Protocol):
 
 @dataclass(frozen=True)
 class Detection:
-    """One detected object: class name, score in 0..1, box (x1, y1, x2, y2; pixels, far edges exclusive), mask bool [H, W]."""
+    """One detected object: class name, score in 0..1, box (x1, y1, x2, y2; pixels, far edges exclusive), mask [H, W]."""
 
     label: str
     score: float

@@ -13,7 +13,7 @@ PROTOCOLS = {
     "default": "reconstruction at the model's own size, all metrics from the same rounded uint8 images",
     "ssim-wang": "SSIM, 11x11 Gaussian window sigma 1.5, data range 1 (Wang et al. 2004)",
     "ssim-sk": "SSIM, 7x7 uniform window, sample covariance, data range 1",
-    "ssim-taming": "SSIM, 7x7 uniform window, data range 2 on [0, 1] images: inflated, for comparison with papers that use it",
+    "ssim-taming": "SSIM, 7x7 uniform window, data range 2 on [0, 1] images: inflated, as many papers print it",
     "ssim-tm": "SSIM, 11x11 Gaussian window, all channels, reflect padding (torchmetrics)",
     "ssim-y": "SSIM, 11x11 Gaussian window, luma only",
     "psnr-mean": "mean of per-image PSNR, capped at 100 dB",
@@ -22,7 +22,7 @@ PROTOCOLS = {
     "geneval": "GenEval's scoring rules and thresholds (0.3; counting 0.9; position 0.1)",
     "dpg-fixed": "DPG-Bench's rules with all tiles, topological zeroing, nothing dropped",
 }
-EVALUATORS = ("recon", "geneval", "dpg", "probes", "vqa", "judge")
+EVALUATORS = ("recon", "geneval", "dpg", "probes", "vqa", "judge", "training")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -170,7 +170,9 @@ def _dpg(args, work: Path, records: Path) -> Outcome:
 
 def _text_to_image(args, work: Path, records: Path, evaluate, judge, default_suite: str) -> Outcome:
     suite, prompts = _prompts(args.suite or default_suite)
-    prompts = prompts[: args.n] if args.n else prompts
+    if args.n:  # evenly spaced, so that a few prompts touch every task
+        count = min(args.n, len(prompts))
+        prompts = [prompts[i * len(prompts) // count] for i in range(count)]
     generator, accel = _generator(args, prompts)
     return evaluate(
         generator,
@@ -204,4 +206,22 @@ def _judge(args, work: Path, records: Path) -> Outcome:
     return calibration.run(AnalyticJudge(), work=work, records=records, **({"n": args.n} if args.n else {}))
 
 
-_RUNS = {"recon": _recon, "geneval": _geneval, "dpg": _dpg, "probes": _probes, "vqa": _vqa, "judge": _judge}
+def _training(args, work: Path, records: Path) -> Outcome:
+    from evals import training
+    from evals.subjects import vgt
+
+    kind, _, path = args.subject.partition(":")
+    if kind != "vgt" or not path:
+        raise ValueError(f"subject {args.subject!r} has no training log; give vgt:<checkpoint>")
+    return training.run(*vgt.training_log(path), records=records)
+
+
+_RUNS = {
+    "training": _training,
+    "recon": _recon,
+    "geneval": _geneval,
+    "dpg": _dpg,
+    "probes": _probes,
+    "vqa": _vqa,
+    "judge": _judge,
+}

@@ -46,14 +46,30 @@ def test_transposed_views_are_not_ties(tmp_path):
     assert torch.equal(state["a"], square) and torch.equal(state["b"], square.T)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_narrow_weights_come_back_in_fp32(tmp_path, dtype):
+@pytest.mark.parametrize(("storage", "dtype"), [("fp16", torch.float16), ("bf16", torch.bfloat16)])
+def test_narrow_weights_come_back_in_fp32(tmp_path, storage, dtype):
     module = tiny()
-    save(tmp_path / "m", module, dtype=dtype)
+    save(tmp_path / "m", module, storage=storage)
     state = checkpoint.read_state(tmp_path / "m")
     for key, value in module.state_dict().items():
         assert state[key].dtype == value.dtype
         assert torch.equal(state[key], value.to(dtype).float() if value.is_floating_point() else value)
+
+
+def test_int8_rows_come_back_within_half_a_step(tmp_path):
+    state = {
+        "w": torch.randn(8, 5, 3),
+        "grid": torch.randn(1, 4, 2, 2),
+        "bias": torch.randn(7),
+        "zero": torch.zeros(3, 3),
+    }
+    checkpoint.save(tmp_path / "m", "vlm", "t", {}, state, storage="int8")
+    back = checkpoint.read_state(tmp_path / "m")
+    assert back.keys() == state.keys()
+    step = state["w"].abs().flatten(1).amax(1).view(-1, 1, 1) / 127
+    assert ((back["w"] - state["w"]).abs() <= 0.51 * step).all() and (back["w"] != state["w"]).any()
+    for key in ("grid", "bias", "zero"):
+        assert torch.equal(back[key], state[key].half().float())
 
 
 def test_fingerprints_follow_what_decides_the_output(tmp_path):

@@ -264,7 +264,7 @@ def slow(*args):
     return turn(*args)
 loop._turn = slow
 preset, out, runs = {[str(chain / "stage1.toml"), str(tmp_path / "killed"), str(chain / "runs")]!r}
-run.run(preset, ["train.steps=40"], Path(out), Path(runs))
+run.run(preset, ["train.steps=24"], Path(out), Path(runs))
 """
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen([sys.executable, "-c", code], env=env, stderr=subprocess.DEVNULL)
@@ -275,10 +275,10 @@ run.run(preset, ["train.steps=40"], Path(out), Path(runs))
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
     stored = [int(p.name[-8:]) for p in (tmp_path / "killed").glob("state-????????")]
-    assert stored and max(stored) < 40 and not (tmp_path / "killed/model").exists()
-    resumed = again(chain, "stage1", tmp_path / "killed", ["train.steps=40"])
-    assert resumed.result.trained == 40 - max(stored)
-    again(chain, "stage1", tmp_path / "whole", ["train.steps=40"])
+    assert stored and max(stored) < 24 and not (tmp_path / "killed/model").exists()
+    resumed = again(chain, "stage1", tmp_path / "killed", ["train.steps=24"])
+    assert resumed.result.trained == 24 - max(stored)
+    again(chain, "stage1", tmp_path / "whole", ["train.steps=24"])
     assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
 
 

@@ -74,7 +74,7 @@ def _usage() -> str:
     lines = "\n".join(f"  {verb:<{width}}  {text}" for verb, (_, text, _) in VERBS.items())
     return (
         "usage: vgt <verb> [options]\n\nVisual Generation Tuning: train, evaluate, time and report.\n\n"
-        f"verbs:\n{lines}\n\n`vgt <verb> --help` shows a verb's options with an example; start with `vgt reproduce tiny`."
+        f"verbs:\n{lines}\n\n`vgt <verb> --help` shows options and an example; start with `vgt reproduce tiny`."
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,3 +98,15 @@ def generator(path: str, device: str = "cpu", autoencoder: str | None = None, **
     found.model.check_acceleration(sampling.acceleration)
     mark = files.digest(found.fingerprint, decoder.fingerprint, sampling.model_dump_json())
     return GeneratorSubject(found.name, mark, config.autoencoder_name, sampling, found, decoder.model)
+
+
+def training_log(path: str) -> tuple[str, str, list[dict], int]:
+    """Name, fingerprint, log rows (step, samples, loss, ...) and number of parameters of the checkpoint at ``path``.
+
+    Raises ValueError where the checkpoint came without its log."""
+    found = load(path, RUNS)
+    log = found.folder / "training.jsonl"
+    if not log.is_file():
+        raise ValueError(f"{found.name} has no training.jsonl beside its weights; it was not trained by `vgt train`")
+    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    return found.name, found.fingerprint, rows, sum(p.numel() for p in found.model.parameters())

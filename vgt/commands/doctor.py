@@ -63,7 +63,8 @@ def _weights() -> dict[str, tuple[bool, str]]:
             found[name] = (False, f"{error} ({use})")
     for net in ("alex", "vgg"):
         path = perceptual.find_lpips_backbone(net)
-        where = f"put {perceptual.LPIPS_BACKBONES[net]} into a folder and set VGT_WEIGHTS to it (lpips-{net}-v0.1; optional)"
+        file = perceptual.LPIPS_BACKBONES[net]
+        where = f"put {file} into a folder and set VGT_WEIGHTS to it (lpips-{net}-v0.1; optional)"
         found[f"lpips-{net}"] = (path is not None, path.name if path else where)
     names = bundled()
     found["bundled models"] = (bool(names), ", ".join(names) or "train them with `vgt reproduce tiny --train`")

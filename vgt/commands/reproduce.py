@@ -80,6 +80,7 @@ def _measurements(args: argparse.Namespace) -> list[list[str]]:
     vlms, aes, generators = ([m for m in group if m in present] for group in (VLMS, AUTOENCODERS, GENERATORS))
     steps = [["eval", "judge", *few]]
     steps += [["eval", "vqa", "--subject", f"vgt:{m}", *few] for m in vlms]
+    steps += [["eval", "training", "--subject", f"vgt:{m}"] for m in (*vlms, *aes, *generators)]
     for subject in [*(f"vgt:{m}" for m in aes), "pca"]:
         steps += [["eval", "recon", "--subject", subject, "--data", data, *few] for data in ("scenes", "photos")]
         steps += [["eval", "probes", "--subject", subject, *(["-n", "60"] if args.smoke else [])]]

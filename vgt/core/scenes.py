@@ -200,7 +200,7 @@ def _place(draws: Draws, radii: list[int], accept=None) -> list[tuple[int, int]]
         if len(centres) == len(radii) and (accept is None or accept(centres)):
             return centres
     raise ValueError(
-        f"{len(radii)} objects of radius {', '.join(map(str, radii))} found no layout that keeps every wanted relation; "
+        f"{len(radii)} objects of radius {', '.join(map(str, radii))} found no layout that keeps all wanted relations; "
         "ask for fewer or smaller objects, or for relations that do not contradict each other"
     )
 
@@ -294,7 +294,7 @@ def split_of(scene: Scene) -> str:
 
 
 def scene(split: str, index: int, task: str | None = None) -> Scene:
-    """Scene number ``index`` (>= 0) of ``split``; ``task`` restricts the kind.  Training scenes hold no held-out pair."""
+    """Scene ``index`` (>= 0) of ``split``; ``task`` restricts the kind.  Training scenes hold no held-out pair."""
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is unknown; choose one of {', '.join(SPLITS)}")
     if index < 0:

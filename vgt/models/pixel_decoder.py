@@ -47,7 +47,7 @@ def build_decoder(config: DecoderConfig, d_z: int) -> nn.Module:
         from diffusers.models.autoencoders.autoencoder_dc import Decoder
 
         if config.widths[-1] % d_z:
-            raise ValueError(f"d_z {d_z} does not divide the decoder's deepest width {config.widths[-1]}; choose another")
+            raise ValueError(f"d_z {d_z} does not divide the decoder's deepest width {config.widths[-1]}; change one")
         return Decoder(in_channels=3, latent_channels=d_z, upsample_block_type=config.upsample, **_dc_stages(config))
     if config.kind == "kl":
         from diffusers.models.autoencoders.vae import Decoder

@@ -1,4 +1,4 @@
-"""QueryAR: autoregression through position queries, any order, m tokens a step (spec vgt 2.4, 2.11, 2.12; VGT Eq. 8 - 11).
+"""QueryAR: autoregression through position queries, any order, m tokens a step (spec vgt 2.4, 2.11, 2.12).
 
 Training sequence: [text | pads | start | Q_p(1) E_p(1) Q_p(2) ... Q_p(N)], p an order per row; the state at Q_p(k)
 conditions the flow head for latent p(k).
@@ -17,7 +17,7 @@ from vgt.models.visual_lm import VisualLM
 
 
 def teacher_forced(model: VisualLM, ids: Tensor, mask: Tensor, u: Tensor, orders: Tensor) -> Tensor:
-    """Conditions [B, N, D] in decode order, from one full causal pass; u standardised latents [B, N, d] in raster order."""
+    """Conditions [B, N, D] in decode order from one causal pass; u: standardised latents [B, N, d] in raster order."""
     rows = torch.arange(len(u), device=u.device)[:, None]
     queries = model.queries()[orders]  # [B, N, D]
     latents = model.latent_inputs(u[rows, orders], orders)  # [B, N, D]

@@ -118,7 +118,7 @@ def statistics(latents: Tensor, sample: int = 4096) -> tuple[tuple[float, ...], 
 
 
 def caption_batches(latents: Tensor, tokenizer, data: DataConfig, batch: int) -> Batches:
-    """``latents`` [B, N, d], ``ids`` and ``mask`` of their captions.  A batch holds short or dense captions, not both, so
+    """``latents`` [B, N, d], ``ids``, ``mask`` of their captions.  A batch holds short or dense captions, not both, so
     that little is padded; scenes come in a new order each pass."""
     count = len(latents)
 

@@ -25,9 +25,8 @@ from vgt.training.loop import MODEL, Result, read_log, seconds_spent, train
 from vgt.training.optim import TrainConfig
 
 
-
 class InitConfig(Config):
-    """What a run starts from: names of runs or bundled models, or folders.  ``vlm``: its vision encoder (autoencoders) or
+    """What a run starts from: names of runs or bundled models, or folders.  ``vlm``: its encoder (autoencoders) or
     language model (generators); ``weights``: a checkpoint of the same system to go on from; ``autoencoder``: frozen."""
 
     vlm: str | None = None
@@ -240,6 +239,7 @@ def _card(name: str, settings: list[str], preset: Preset, job: _Job, out: Path, 
     parents = "".join(f"* {what}: `{mark[:16]}`\n" for what, mark in job.parents.items())
     overrides = "".join(f" --set {s}" for s in settings)
     minutes = seconds_spent(out) / 60
+    version = env.versions().get("vgt", "(source tree)")
     return f"""---
 library_name: vgt
 tags: [vgt, {preset.system}]
@@ -251,7 +251,7 @@ A {preset.system} checkpoint of {parameters:,} parameters, trained on the embedd
 * command: `vgt train {name}{overrides}`
 * steps {step}, batch {preset.train.batch}, samples seen {step * preset.train.batch:,}
 * time: about {minutes:.0f} minutes on {env.processor()} ({platform.system()}, {preset.train.precision})
-* written {time.strftime("%Y-%m-%d", time.gmtime())} by vgt {env.versions().get("vgt", "(source tree)")}, torch {torch.__version__}
+* written {time.strftime("%Y-%m-%d", time.gmtime())} by vgt {version}, torch {torch.__version__}
 {parents}
 | step | samples | loss |
 |---|---|---|
