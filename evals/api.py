@@ -42,7 +42,7 @@ class Generator(Protocol):
 
 @dataclass(frozen=True)
 class Detection:
-    """One detected object: class name, score in 0..1, box (x1, y1, x2, y2; pixels, far edges exclusive), mask [H, W]."""
+    """One detected object: class name, score in 0..1, box (x1, y1, x2, y2; pixels, far edges exclusive), mask [H, W]"""
 
     label: str
     score: float

@@ -72,6 +72,16 @@ def test_int8_rows_come_back_within_half_a_step(tmp_path):
         assert torch.equal(back[key], state[key].half().float())
 
 
+def test_int8_storage_of_ties_and_of_rows_of_any_size(tmp_path):
+    rng = torch.Generator().manual_seed(0)
+    matrix = torch.randn(64, 96, generator=rng) * torch.logspace(-3, 2, 64)[:, None]
+    checkpoint.save(tmp_path / "m", "vlm", "t", {}, {"a": matrix, "tied": matrix}, storage="int8")
+    found = checkpoint.read_state(tmp_path / "m")
+    assert found.keys() == {"a", "tied"} and torch.equal(found["tied"], found["a"])
+    assert ((found["a"] - matrix).abs().amax(1) <= matrix.abs().amax(1) / 127).all()
+    assert (tmp_path / "m/model.safetensors").stat().st_size < matrix.numel() + 1000  # once, a byte each
+
+
 def test_fingerprints_follow_what_decides_the_output(tmp_path):
     base = save(tmp_path / "a")
     assert base == checkpoint.fingerprint(tmp_path / "a") == save(tmp_path / "b") == save(tmp_path / "c", name="other")

@@ -42,7 +42,7 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 
 def optimizer(module: nn.Module, config: TrainConfig, lr_scale: Callable[[str], float]) -> torch.optim.AdamW:
-    """AdamW over trainable parameters; decay only where there are two or more dimensions; a group per (scale, decay)."""
+    """AdamW over trainable parameters; decay only on two or more dimensions; a group per (scale, decay)."""
     groups: dict[tuple[float, bool], list[Tensor]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
