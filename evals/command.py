@@ -183,6 +183,7 @@ def _text_to_image(args, work: Path, records: Path, evaluate, judge, default_sui
         prompts=prompts,
         images_per_prompt=args.images_per_prompt,
         seed=args.seed,
+        batch=args.batch,
         accel=accel,
         partial_ok=args.partial_ok,
     )

@@ -15,6 +15,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--work", type=Path, default=options.WORK, help=f"folder that evidence lies in (default {options.WORK})"
     )
+    parser.add_argument("--publish", type=Path, metavar="FILE", help="also write all records into one .jsonl file")
     parser.add_argument("--title", default="VGT on the embedded world")
     options.add_out(parser, None, "folder of the report (default <work>/report)")
 
@@ -24,7 +25,12 @@ def run(args: argparse.Namespace) -> dict:
     from vgt.core import record
 
     roots = args.records or [args.work / "records"]
+    if args.publish and args.publish.suffix != ".jsonl":
+        raise ValueError(f"--publish {args.publish} must end in .jsonl")
     page = render(roots, args.work, args.out or args.work / "report", args.title)
-    print(summary(record.read(roots)))
+    found = record.read(roots)
+    if args.publish:
+        record.write_collection(found, args.publish)
+    print(summary(found))
     print(f"\nreport: {page}")
     return {"report": str(page)}

@@ -47,6 +47,13 @@ def test_the_loop_learns(tmp_path):
     assert state["weight"].item() == pytest.approx(3, abs=0.1) and state["bias"].item() == pytest.approx(1, abs=0.1)
 
 
+def test_what_a_kill_left_half_written_goes(tmp_path):
+    for name in (".state-00000003.1a2b3c4d", ".model.1a2b3c4d"):
+        (tmp_path / "t" / name).mkdir(parents=True)
+    toy_train(tmp_path / "t", steps=2)
+    assert sorted(p.name for p in (tmp_path / "t").iterdir()) == ["metrics.jsonl", "state-00000002", "tensorboard"]
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     with pytest.raises(ValueError, match="loss of model is nan at step 7; lower train.lr and start over with --fresh"):
         toy_train(tmp_path / "t", bad=7, save_every=5)

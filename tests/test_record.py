@@ -137,9 +137,11 @@ def test_a_failing_writer_leaves_the_old_file(tmp_path):
     with pytest.raises(RuntimeError):
         fail()
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["a.json"]
-    with files.atomic(path) as part:
-        part.write_text("new")
-        assert path.read_text() == "old" and part.suffix == ".json"
+    with open(path) as reader:
+        with files.atomic(path) as part:
+            part.write_text("new")
+            assert path.read_text() == "old" and part.suffix == ".json"
+        assert reader.read() == "old"  # another file took the name; whoever was reading the old one still has it whole
     assert path.read_text() == "new" and len(list(tmp_path.iterdir())) == 1
 
 

@@ -54,6 +54,7 @@ def test_conversations_ask_to_learn_the_answers_only(vlms):
         assert torch.equal(batch["targets"][row][wanted], batch["ids"][row][wanted])
         learnt = words.decode(batch["targets"][row][wanted])
         assert learnt.count("<|im_end|>") == 3 and "?" not in learnt and "assistant" not in learnt
+        assert "\n" not in learnt  # the turn ends before its line does
         context = words.convert_tokens_to_ids("<IMG_CONTEXT>")
         assert (batch["ids"][row] == context).sum() == 16 and not (batch["targets"][row] == context).any()
 

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import FAMILIES, IMAGE, vlm_values
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from vgt.core import captions, scenes, suites
 from vgt.models import tokenizer
 from vgt.models.visual_lm import UNCONDITIONAL, conditional, template, tokenize
-from vgt.models.vlm import PIXEL_STATISTICS, VisionEncoder, family_of, hf_config
+from vgt.models.vlm import VisionEncoder, family_of, hf_config
 
 PICTURES = scenes.images("val", range(3), IMAGE)  # uint8 [3, 32, 32, 3]
 
@@ -22,7 +23,7 @@ def to_float(images: np.ndarray) -> torch.Tensor:
 def features_by_transformers(vlm, images: np.ndarray) -> torch.Tensor:
     """[B, hw, A] by the processor's arithmetic and the model's own ``get_image_features``."""
     if family_of(vlm.config) == "internvl":
-        mean, std = (np.array(v, np.float32) for v in PIXEL_STATISTICS["internvl"])
+        mean, std = (np.array(v, np.float32) for v in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
         pixels = torch.from_numpy(((images / np.float32(255)) - mean) / std).permute(0, 3, 1, 2)
         return vlm.hf.get_image_features(pixel_values=pixels).pooler_output
     from transformers import Qwen2VLImageProcessor

@@ -77,6 +77,7 @@ def _measurements(args: argparse.Namespace) -> list[list[str]]:
         raise ValueError("no bundled models; reinstall the package, or train them with `vgt reproduce tiny --train`")
     few = ["-n", "6"] if args.smoke else []
     images = ["--images-per-prompt", str(FULL_IMAGES if args.full else QUICK_IMAGES), "--seed", str(args.seed)]
+    images += ["--batch", "6"] if args.smoke else []
     vlms, aes, generators = ([m for m in group if m in present] for group in (VLMS, AUTOENCODERS, GENERATORS))
     steps = [["eval", "judge", *few]]
     steps += [["eval", "vqa", "--subject", f"vgt:{m}", *few] for m in vlms]

@@ -65,7 +65,7 @@ def processor() -> str:
                 break
     except OSError:
         pass
-    return f"{name}, {cores()} cores"
+    return f"{name}, {cores()} core{'s' if cores() != 1 else ''}"
 
 
 def cores() -> int:

@@ -55,6 +55,8 @@ def train(
     if fresh:
         _clear(out)
     out.mkdir(parents=True, exist_ok=True)
+    for torn in [*out.glob(".state-*"), *out.glob(f".{MODEL}.*")]:  # left by a kill in the middle of writing
+        shutil.rmtree(torn, ignore_errors=True)
     AcceleratorState._reset_state(True)  # accelerate keeps one precision a process; runs may differ in theirs
     accelerator = Accelerator(mixed_precision="bf16" if config.precision == "bf16" else "no", cpu=device == "cpu")
     players = system.players()

@@ -1,0 +1,175 @@
+"""The front door: every verb on the bundled models, its closing JSON line, and its refusals."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vgt.__main__ import VERBS, main
+from vgt.core import suites
+from vgt.inference.load import bundled, zoo
+
+GENERATOR, AUTOENCODER = "query_ar_internvl", "vgt_ae_internvl"
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def call(capsys, *argv):
+    """Exit status, the closing JSON line, the text before it, stderr."""
+    status = main([str(a) for a in argv])
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    result = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else None
+    return status, result, "\n".join(lines[:-1]), err
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_an_example(verb, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([verb, "--help"])
+    assert stop.value.code == 0
+    assert f"vgt {verb}" in capsys.readouterr().out.split("example:")[1]
+
+
+def test_usage_names_every_verb(capsys):
+    assert main([]) == 0
+    out = capsys.readouterr().out
+    assert all(verb in out for verb in VERBS)
+
+
+def test_the_front_door_needs_no_torch():
+    code = "import sys, vgt.__main__ as m; m.main(['list', 'suites']); m.main([]); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["dance"], "dance"),
+        (["train", "no_such_preset"], "no_such_preset"),
+        (["train", "pixel_ae", "--set", "train.stepz=3"], "stepz"),
+        (["train", "pixel_ae", "--set", "steps"], "'='"),
+        (["generate", "a photo of a star", "--model", "nowhere"], "nowhere"),
+        (["generate", "a photo of a star", "--accel", "65"], "65"),
+        (["generate", "a photo of a star", "-o", "star.txt"], "star.txt"),
+        (["generate", "a photo of a star", "--model", AUTOENCODER], "vgt_ae"),
+        (["generate", "a photo of a star", "--autoencoder", "pixel_ae"], "trained on autoencoder"),
+        (["generate", "a photo of a star", "--device", "abacus"], "abacus"),
+        (["reconstruct", "absent.png"], "absent.png"),
+        (["eval", "recon", "--subject", f"vgt:{AUTOENCODER}", "--data", "no_folder"], "no_folder"),
+        (["eval", "recon", "--pairs", "a_dir", "b_dir"], "a_dir"),
+        (["eval", "geneval"], "--subject"),
+        (["eval", "geneval", "--subject", "folder:no_dir"], "no_dir"),
+        (["eval", "geneval", "--subject", "magic:wand"], "magic"),
+        (["eval", "geneval", "--subject", "fake:oracle", "--suite", "nothing"], "nothing"),
+        (["prompts", "poems"], "poems"),
+        (["report", "--records", "no_records"], "no_records"),
+        (["bench", "nothing_here"], "nothing_here"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(argv, named, capsys):
+    status, result, _, err = call(capsys, *argv)
+    lines = [line for line in err.splitlines() if line.startswith("vgt")]
+    assert status == 2 and result is None
+    assert len(lines) == 1 and named in lines[0], err
+
+
+def test_unreadable_checkpoint(tmp_path, capsys):
+    shutil.copytree(zoo() / AUTOENCODER, tmp_path / "broken")
+    weights = tmp_path / "broken/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    status, _, _, err = call(capsys, "reconstruct", "x.png", "--model", tmp_path / "broken")
+    assert status == 2 and "x.png" in err
+    Image.new("RGB", (64, 64)).save("x.png")
+    status, _, _, err = call(capsys, "reconstruct", "x.png", "--model", tmp_path / "broken")
+    assert status == 2 and "model.safetensors" in err
+
+
+def test_list_and_doctor(capsys):
+    for kind in ("presets", "models", "protocols", "suites"):
+        status, result, text, _ = call(capsys, "list", kind)
+        assert status == 0 and result[kind] and all(name in text for name in result[kind])
+    status, result, _, _ = call(capsys, "doctor")
+    assert status == 0 and result["ok"] is True and not {"torch", "efflite0", "bundled models"} & set(result["missing"])
+
+
+def test_bundled_models_are_small_and_documented():
+    size = sum(p.stat().st_size for p in zoo().rglob("*") if p.is_file())
+    assert size <= 20_000_000
+    assert {"vlm_internvl", AUTOENCODER, "pixel_ae", GENERATOR, "mar_internvl"} <= set(bundled())
+    for name in bundled():
+        card = (zoo() / name / "README.md").read_text()
+        assert "vgt train" in card and "samples" in card
+        assert (zoo() / name / "training.jsonl").stat().st_size > 0
+
+
+def test_prompts_go_to_stdout_alone(capsys):
+    assert main(["prompts", "scenes-dpg", "--count", "3"]) == 0
+    out, err = capsys.readouterr()
+    assert [json.loads(line)["id"] for line in out.splitlines()] == ["dense-000", "dense-001", "dense-002"]
+    status, result, _, _ = call(capsys, "prompts", "scenes-geneval", "-o", "p.jsonl")
+    assert status == 0 and result["n"] == 120
+    assert open("p.jsonl").read() == suites.lines(suites.geneval_prompts())
+
+
+def test_generate_is_seeded_and_warns_of_unknown_words(capsys):
+    pictures = []
+    for name, seed in (("a.png", 3), ("b.png", 3), ("c.png", 4)):
+        argv = ["generate", "a photo of a red zebra", "--accel", "16", "--seed", seed, "-o", name]
+        status, result, _, err = call(capsys, *argv)
+        assert status == 0 and result == {"files": [name]} and "'zebra'" in err
+        pictures.append(np.asarray(Image.open(name)))
+    assert pictures[0].shape == (64, 64, 3)
+    assert np.array_equal(pictures[0], pictures[1]) and not np.array_equal(pictures[0], pictures[2])
+
+
+def test_reconstruct_tiles_or_crops(capsys):
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (70, 100, 3), dtype=np.uint8)).save("photo.jpg")
+    assert call(capsys, "reconstruct", "photo.jpg", "-o", "t.png")[0] == 0
+    assert Image.open("t.png").size == (100, 70)
+    assert call(capsys, "reconstruct", "photo.jpg", "--fit", "crop", "-o", "c.png")[0] == 0
+    assert Image.open("c.png").size == (64, 64)
+
+
+def test_eval_pairs_prints_psnr_mean_first_then_every_ssim(capsys):
+    from evals.metrics import ssim
+
+    rng = np.random.default_rng(0)
+    for folder in ("real", "made"):
+        for k in range(3):
+            path = f"{folder}/{k}.png"
+            __import__("os").makedirs(folder, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(path)
+    status, result, text, _ = call(capsys, "eval", "recon", "--pairs", "real", "made")
+    names = [line.split()[0].rsplit("/", 1)[1] for line in text.splitlines()]
+    assert status == 0 and names[0] == "psnr-mean"
+    assert [n for n in names if n.startswith("ssim")] == list(ssim.VARIANTS) and len(ssim.VARIANTS) == 5
+    assert set(result) >= {"records", "partial", "scores"}
+
+
+def test_main_job_from_nothing_to_the_page_and_again(capsys):
+    status, first, _, _ = call(capsys, "reproduce", "tiny", "--smoke")
+    assert status == 0 and first["computed"] > 100 and first["reused"] == 0
+    assert open(first["report"]).read().lstrip().lower().startswith("<!doctype html>")
+    name = f"{GENERATOR}@4x/scenes-geneval/overall"
+    assert set(first["scores"][name]) == {"value", "low", "high", "n"} and first["scores"][name]["n"] == 6
+    assert f"{AUTOENCODER}/photos/psnr-mean" in first["scores"]
+
+    status, again, _, _ = call(capsys, "reproduce", "tiny", "--smoke")
+    assert (again["computed"], again["reused"]) == (0, first["computed"])
+    assert again["scores"] == first["scores"]
+
+    lost = f"{first['records']}/{name}.json"
+    before = json.loads(open(lost).read())
+    __import__("os").remove(lost)
+    status, third, _, _ = call(capsys, "reproduce", "tiny", "--smoke")
+    assert third["computed"] == 1 and third["scores"] == first["scores"]
+    assert json.loads(open(lost).read())["key"] == before["key"]
