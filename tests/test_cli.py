@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -116,7 +117,7 @@ def test_prompts_go_to_stdout_alone(capsys):
     assert [json.loads(line)["id"] for line in out.splitlines()] == ["dense-000", "dense-001", "dense-002"]
     status, result, _, _ = call(capsys, "prompts", "scenes-geneval", "-o", "p.jsonl")
     assert status == 0 and result["n"] == 120
-    assert open("p.jsonl").read() == suites.lines(suites.geneval_prompts())
+    assert Path("p.jsonl").read_text() == suites.lines(suites.geneval_prompts())
 
 
 def test_generate_is_seeded_and_warns_of_unknown_words(capsys):
@@ -145,8 +146,8 @@ def test_eval_pairs_prints_psnr_mean_first_then_every_ssim(capsys):
     rng = np.random.default_rng(0)
     for folder in ("real", "made"):
         for k in range(3):
-            path = f"{folder}/{k}.png"
-            __import__("os").makedirs(folder, exist_ok=True)
+            path = Path(folder, f"{k}.png")
+            path.parent.mkdir(exist_ok=True)
             Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(path)
     status, result, text, _ = call(capsys, "eval", "recon", "--pairs", "real", "made")
     names = [line.split()[0].rsplit("/", 1)[1] for line in text.splitlines()]
@@ -158,7 +159,7 @@ def test_eval_pairs_prints_psnr_mean_first_then_every_ssim(capsys):
 def test_main_job_from_nothing_to_the_page_and_again(capsys):
     status, first, _, _ = call(capsys, "reproduce", "tiny", "--smoke")
     assert status == 0 and first["computed"] > 100 and first["reused"] == 0
-    assert open(first["report"]).read().lstrip().lower().startswith("<!doctype html>")
+    assert Path(first["report"]).read_text().lstrip().lower().startswith("<!doctype html>")
     name = f"{GENERATOR}@4x/scenes-geneval/overall"
     assert set(first["scores"][name]) == {"value", "low", "high", "n"} and first["scores"][name]["n"] == 6
     assert f"{AUTOENCODER}/photos/psnr-mean" in first["scores"]
@@ -167,9 +168,9 @@ def test_main_job_from_nothing_to_the_page_and_again(capsys):
     assert (again["computed"], again["reused"]) == (0, first["computed"])
     assert again["scores"] == first["scores"]
 
-    lost = f"{first['records']}/{name}.json"
-    before = json.loads(open(lost).read())
-    __import__("os").remove(lost)
+    lost = Path(first["records"]) / f"{name}.json"
+    before = json.loads(lost.read_text())
+    lost.unlink()
     status, third, _, _ = call(capsys, "reproduce", "tiny", "--smoke")
     assert third["computed"] == 1 and third["scores"] == first["scores"]
-    assert json.loads(open(lost).read())["key"] == before["key"]
+    assert json.loads(lost.read_text())["key"] == before["key"]

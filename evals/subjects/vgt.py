@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 
 from vgt.core import files
-from vgt.inference.generator import generate
+from vgt.inference.generator import Sampling, generate
 from vgt.inference.load import Loaded, expect, load, paired_autoencoder
 from vgt.inference.pictures import to_float
 from vgt.inference.tokenizer import encode, reconstruct
-from vgt.models.sampling import Sampling
 
 RUNS = Path("runs")
 
