@@ -39,6 +39,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--suite", default=None, help="prompt suite, or a .jsonl file of `vgt prompts`")
     parser.add_argument("--accel", type=int, default=None, help="tokens per decode step (default 1 for vgt: subjects)")
     parser.add_argument("--images-per-prompt", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=32, help="pictures drawn at a time; it decides their last bits")
     parser.add_argument(
         "-n", type=int, default=None, help="fewer items than the protocol asks for: the result is partial"
     )
