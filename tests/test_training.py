@@ -76,7 +76,6 @@ name = "stage2"
 vlm = "vlm"
 weights = "stage1"
 [losses]
-stage = 2
 perceptual = 0.0
 distill = 0.0
 adversarial = 0.0

@@ -191,7 +191,7 @@ def test_noise_is_for_training_only():
 @pytest.mark.parametrize("freeze", [True, False])
 def test_stage_two_freezes_the_encoder(freeze):
     ae = build()
-    system = training(ae, freeze_encoder=freeze, distill=0.0, adversarial=0.0, perceptual=0.0, noise=0.1, stage=2)
+    system = training(ae, freeze_encoder=freeze, distill=0.0, adversarial=0.0, perceptual=0.0, noise=0.1)
     system.loss("model", {"images": pictures()}, 0, rng())[0].backward()
     moved = {name.split(".")[0] for name, p in ae.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
     assert moved == {"down_blocks", "down_mlp", "decoder"} | (set() if freeze else {"encoder"})

@@ -261,7 +261,7 @@ def questions(scene: Scene, draws: Draws, n: int) -> list[tuple[str, str]]:
 def vocabulary() -> list[str]:
     """Every word of the grammar, sorted: what a word-level tokenizer must know."""
     text = (
-        "a an photo of and There is are one object objects The background even darker at the Is there exactly "
+        "a an photo of and There is are Are one object objects The background even darker at the Is there exactly "
         "How many What color shape size yes no none : , . ? ! Generate image Describe the user assistant"
     )
     words = {*text.split(), *COLORS, *SHAPES, *_PLURALS, *TINTS, *SHADES, *SIZES, *NUMBERS}

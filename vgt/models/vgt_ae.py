@@ -121,7 +121,6 @@ class AELossConfig(Config):
     """Weights of the losses (spec vgt 1.8) and what trains (1.10).  ``adversarial_start``: step from which the critic
     and its term are on.  ``encoder_lr``: learning-rate factor of the vision tower."""
 
-    stage: Literal[1, 2] = 1
     reconstruction: float = 1.0
     perceptual: float = 1.0
     perceptual_network: str = "efflite0"
