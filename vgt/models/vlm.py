@@ -192,7 +192,9 @@ class VLM(nn.Module):
             ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows], device=device)
             hidden = self.language(inputs_embeds=self.embed(ids, features)).last_hidden_state  # right pads: causal
             last = torch.tensor([len(row) - 1 for row in rows], device=device)
-            tokens = self.logits(hidden[torch.arange(len(rows), device=device), last]).argmax(-1).tolist()
+            logits = self.logits(hidden[torch.arange(len(rows), device=device), last])
+            logits[:, self.tokenizer.convert_tokens_to_ids(IMAGE_CONTEXT)] = -torch.inf  # a place for an image, no word
+            tokens = logits.argmax(-1).tolist()
             rows = [
                 row if row[-1] == self.tokenizer.eos_token_id else [*row, t]
                 for row, t in zip(rows, tokens, strict=True)

@@ -106,7 +106,7 @@ def train(
 
 
 def _choose_attention(module: torch.nn.Module, device: torch.device) -> None:
-    """On a CPU the backward pass of the fused attention kernel takes half of a small model's step; plain matrix products
+    """On a CPU the backward pass of the fused attention takes half of a small model's step; plain matrix products
     are 1.8 times as fast over the whole step (EXPERIMENTS.md)."""
     if device.type == "cpu":
         for part in module.modules():
