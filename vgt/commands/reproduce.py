@@ -89,7 +89,7 @@ def _measurements(args: argparse.Namespace) -> list[list[str]]:
         steps += [["eval", evaluator, "--subject", s, *images, *few] for s in ("fake:oracle", "fake:shuffled")]
         steps += [["eval", evaluator, "--subject", "fake:oracle", "--through", f"vgt:{m}", *images, *few] for m in aes]
         for m in generators:
-            for accel in ACCELERATIONS if evaluator == "geneval" or args.full else (1,):
+            for accel in ACCELERATIONS:
                 steps += [["eval", evaluator, "--subject", f"vgt:{m}", "--accel", str(accel), *images, *few]]
     steps += [
         ["bench", *generators, *aes, "--accel", ",".join(map(str, ACCELERATIONS)), *(["--smoke"] if args.smoke else [])]
