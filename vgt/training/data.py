@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from vgt.core import captions, files, photos, scenes
 from vgt.core.config import Config
+from vgt.inference.pictures import to_float
 from vgt.models.tokenizer import TURN_END
 from vgt.models.visual_lm import tokenize
 
@@ -30,11 +31,6 @@ class DataConfig(Config):
     turns: int = 6
     dense: float = 0.2
     unconditional: float = 0.1
-
-
-def to_float(images: np.ndarray) -> Tensor:
-    """uint8 [N, H, W, 3] -> float [N, 3, H, W] in [-1, 1]."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
 def picture_batches(data: DataConfig, batch: int, size: int) -> Batches:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from vgt.core import config as configs
@@ -193,10 +194,7 @@ def _reconstruction_grid(config: VGTAEConfig, state, path: Path) -> None:
         ae = VGTAE(config)
     checkpoint.load_into(ae, state, "the running model")
     size = config.image_size
-    images = torch.cat(
-        [feeds.to_float(scenes.images("val", range(8), size)), feeds.to_float(photos.images("train", range(4), size))]
-    )
-    originals = ((images + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    originals = np.concatenate([scenes.images("val", range(8), size), photos.images("train", range(4), size)])
     write_png(path, grid([*originals, *reconstruct(ae.eval(), originals)], 12))
 
 
