@@ -92,7 +92,7 @@ def test_latents_lie_in_raster_order(family):
     images = pictures(2)
     features = ae.features(images)
     assert features.shape[:2] == (2, 16)
-    flat = ae.project(features, 4, 4)
+    flat = ae.project(features)
     assert torch.equal(ae.encode(images)[:, :, 1, 2], flat[:, 6])
 
 
@@ -110,7 +110,7 @@ def test_projection_structure():
     w = dict(ae.down_mlp.named_parameters())
     expected = F.layer_norm(expected, (32,), w["0.weight"], w["0.bias"], 1e-5)
     expected = F.gelu(expected @ w["1.weight"].T + w["1.bias"]) @ w["3.weight"].T + w["3.bias"]
-    assert torch.allclose(ae.project(y, 1, 5), expected, atol=1e-6)
+    assert torch.allclose(ae.project(y), expected, atol=1e-6)
 
 
 def test_projection_starts_narrow():
@@ -231,7 +231,7 @@ def test_batch_rule_keeps_running_statistics():
     images = pictures(16)
     z = ae.encode(images)
     assert z.mean((0, 2, 3)).abs().max() < 1e-3 and z.mean(1).abs().max() > 0.1
-    raw = ae.project(ae.features(images), 4, 4)
+    raw = ae.project(ae.features(images))
     for _ in range(1500):
         ae.normalize(raw)
     mean, variance = raw.mean((0, 1)), raw.var((0, 1))

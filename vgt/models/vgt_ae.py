@@ -78,8 +78,8 @@ class VGTAE(nn.Module):
             return self.encoder(images).flatten(2).mT
         return self.encoder(images)
 
-    def project(self, features: Tensor, height: int, width: int) -> Tensor:
-        """phi: features [B, hw, A] -> latents [B, h w, d_z] before the norm, fp32."""
+    def project(self, features: Tensor) -> Tensor:
+        """phi: features [B, hw, A] -> latents [B, hw, d_z] before the norm, fp32."""
         for block in self.down_blocks:
             features = block(features)
         return self.down_mlp(features).float()
@@ -101,7 +101,7 @@ class VGTAE(nn.Module):
     def encode(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> normalised latents [B, d_z, h, w]; no noise."""
         h, w = (side // self.stride for side in images.shape[-2:])
-        return self._grid(self.normalize(self.project(self.features(images), h, w)), h, w)
+        return self._grid(self.normalize(self.project(self.features(images))), h, w)
 
     @staticmethod
     def _grid(z: Tensor, h: int, w: int) -> Tensor:
@@ -160,7 +160,7 @@ class VGTAETraining:
         h, w = (side // self.ae.stride for side in images.shape[-2:])
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.losses.freeze_encoder):
             features = self.ae.features(images)
-        z = self.ae.normalize(self.ae.project(features, h, w))
+        z = self.ae.normalize(self.ae.project(features))
         if self.losses.noise > 0:
             z = add_noise(z, self.losses.noise, self.losses.noise_mode, rng)
         return self.ae.decode(self.ae._grid(z, h, w)), features
