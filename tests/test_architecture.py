@@ -28,6 +28,7 @@ RULES = {
     "vgt.training": {"vgt.core", "vgt.equations", "vgt.models", "vgt.inference", "vgt.training"},
     # The verbs' own option parsing, shared so that --seed, --out and --device mean the same everywhere.
     "evals.command": {"evals", "vgt.core", "vgt.commands.options"},
+    "evals.cli": {"evals", "vgt.core", "vgt.commands.options"},
     "bench.command": {"bench", "vgt", "evals"},
     "reports.command": {"reports", "vgt.core", "vgt.commands.options"},
     "evals.subjects.vgt": {"evals", "vgt.core", "vgt.inference"},

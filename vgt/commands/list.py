@@ -39,7 +39,8 @@ def _models() -> list[tuple[str, str]]:
 
 
 def _protocols() -> list[tuple[str, str]]:
-    return list(importlib.import_module("evals.command").PROTOCOLS.items())
+    found = importlib.import_module("evals.protocols").registry()
+    return [(p.id, f"{p.evaluator}: {p.summary}") for p in found.values()]
 
 
 def _suites() -> list[tuple[str, str]]:

@@ -1,0 +1,64 @@
+"""Per-sample values behind a record, in one format for all evaluators, so that records can be compared in pairs.
+
+Beside ``<records>/<model>/<suite>/<metric>.json`` lies ``<metric>.samples.csv`` with the columns id, value, cluster,
+group: one line per sample that entered the value.  Metrics that are no mean over samples have none.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vgt.core import files
+from vgt.core.record import Record
+
+COLUMNS = ("id", "value", "cluster", "group")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """``values`` in the record's unit; ``ids`` name a sample across models (for example prompt id and sample number);
+    ``clusters``: what varies together; ``groups``: parts that weigh the same, None for one part."""
+
+    ids: Sequence[str]
+    values: Sequence[float]
+    clusters: Sequence[str]
+    groups: Sequence[str] | None = None
+
+
+def path(root: str | Path, record: Record) -> Path:
+    return Path(root) / record.path.with_suffix(".samples.csv")
+
+
+def write(samples: Samples, root: str | Path, record: Record) -> Path:
+    """Write the samples of one record atomically.  Raises ValueError for ids that repeat or lengths that differ."""
+    if len(set(samples.ids)) < len(samples.ids):
+        raise ValueError(f"{record.name}: sample ids repeat; a sample needs an id of its own")
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(COLUMNS)
+    groups = samples.groups if samples.groups is not None else [""] * len(samples.ids)
+    for row in zip(samples.ids, samples.values, samples.clusters, groups, strict=True):
+        lines.writerow([row[0], repr(float(row[1])), row[2], row[3]])
+    return files.write_text(path(root, record), text.getvalue())
+
+
+def read(root: str | Path, record: Record) -> Samples | None:
+    """The samples of a record, None where there are none.  Raises ValueError naming a file that is none of ours."""
+    where = path(root, record)
+    if not where.exists():
+        return None
+    with open(where, encoding="utf-8", newline="") as lines:
+        rows = list(csv.reader(lines))
+    if not rows or tuple(rows[0]) != COLUMNS:
+        raise ValueError(f"{where} does not hold samples; delete it and evaluate again")
+    body = rows[1:]
+    try:
+        values = [float(row[1]) for row in body]
+        groups = [row[3] for row in body]
+    except (ValueError, IndexError) as error:
+        raise ValueError(f"{where} has a broken line: {error}; delete it and evaluate again") from error
+    return Samples([r[0] for r in body], values, [r[2] for r in body], groups if any(groups) else None)
