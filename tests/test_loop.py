@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from vgt.training import loop
-from vgt.training.optim import Average, TrainConfig, learning_rate, optimizer
+from vgt.training.optim import Average, TrainConfig, learning_rate, optimizers
 
 
 class Toy:
@@ -110,8 +110,24 @@ def test_parameter_groups():
     module = nn.ModuleDict({"slow": nn.Linear(2, 3), "fast": nn.Linear(3, 2)})
     module["fast"].bias.requires_grad_(False)
     train = TrainConfig(steps=1, batch=1, lr=0.1, weight_decay=0.3)
-    made = optimizer(module, train, lambda name: 0.5 if name.startswith("slow") else 1.0)
+    (made,) = optimizers(module, train, lambda name: 0.5 if name.startswith("slow") else 1.0)
     loop.set_learning_rate(made, 0.1)
     found = {(g["lr"], g["weight_decay"], tuple(tuple(p.shape) for p in g["params"])) for g in made.param_groups}
     assert found == {(0.1, 0.3, ((2, 3),)), (0.05, 0.3, ((3, 2),)), (0.05, 0.0, ((3,),))}
     assert made.defaults["betas"] == (0.9, 0.95)
+
+
+def test_muon_takes_the_hidden_matrices_only():
+    """Embeddings (also where an output layer shares them), vectors and grids stay with AdamW at its own rate."""
+    table = nn.Embedding(5, 4)
+    module = nn.ModuleDict({"table": table, "hidden": nn.Linear(4, 3), "out": nn.Linear(4, 5, bias=False)})
+    module["out"].weight = table.weight
+    module.register_parameter("grid", nn.Parameter(torch.zeros(1, 2, 3, 3)))
+    train = TrainConfig(steps=1, batch=1, lr=0.1, optimizer="muon", rest_lr=0.02, weight_decay=0.3)
+    adamw, muon = optimizers(module, train, lambda name: 1.0)
+    for each in (adamw, muon):
+        loop.set_learning_rate(each, 0.1)
+    assert [tuple(p.shape) for g in muon.param_groups for p in g["params"]] == [(3, 4)]
+    assert {tuple(p.shape) for g in adamw.param_groups for p in g["params"]} == {(5, 4), (3,), (1, 2, 3, 3)}
+    assert {g["lr"] for g in muon.param_groups} == {0.1}
+    assert [g["lr"] for g in adamw.param_groups] == pytest.approx([0.02, 0.02])

@@ -105,6 +105,7 @@ scenes = 16
 [train]
 steps = 4
 ema = 0.9
+optimizer = "{"muon" if method == "query_ar" else "adamw"}"
 {settings}
 """)
 

@@ -7,6 +7,7 @@ from its last state and ends with the same bits.
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import sys
@@ -23,7 +24,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from vgt.core import files, seeds
-from vgt.training.optim import Average, TrainConfig, learning_rate, optimizer, set_learning_rate
+from vgt.training.optim import Average, TrainConfig, learning_rate, optimizers, set_learning_rate
 
 MODEL = "model"  # the checkpoint's folder within a run
 
@@ -66,12 +67,13 @@ def train(
         _choose_attention(module, accelerator.device)
     if hasattr(system, "to"):
         system.to(accelerator.device)
-    optimizers = {
-        name: accelerator.prepare(optimizer(module, config, system.lr_scale)) for name, module in players.items()
+    trainers = {
+        name: [accelerator.prepare(each) for each in optimizers(module, config, system.lr_scale)]
+        for name, module in players.items()
     }
     model = players["model"]
     average = Average(model, config.ema) if config.ema > 0 else None
-    begin = _resume(out, identity, players, optimizers, average)
+    begin = _resume(out, identity, players, trainers, average)
     log = _Log(out, begin)
     bar = tqdm(
         range(begin, config.steps), initial=begin, total=config.steps, file=sys.stderr, desc=out.name, mininterval=2
@@ -83,7 +85,7 @@ def train(
         for name, module in players.items():
             if getattr(system, "skips", lambda *_: False)(name, step):
                 continue
-            parts = _turn(system, name, module, optimizers, accelerator, config, batch, step)
+            parts = _turn(system, name, module, trainers, accelerator, config, batch, step)
             values |= {(k if name == "model" else f"{name}/{k}"): float(v) for k, v in parts.items()}
         if average is not None:
             average.update(model, step)
@@ -92,7 +94,7 @@ def train(
             bar.set_postfix({k: f"{v:.4g}" for k, v in list(values.items())[:4]}, refresh=False)
         last = step + 1 == config.steps
         if last or (step + 1) % config.save_every == 0:
-            _store(out, identity, step + 1, players, optimizers, average, log.seconds + time.time() - started)
+            _store(out, identity, step + 1, players, trainers, average, log.seconds + time.time() - started)
         if last or (config.sample_every and (step + 1) % config.sample_every == 0):
             state = average.state(model) if average is not None else model.state_dict()
             if sample is not None and config.sample_every:
@@ -114,11 +116,12 @@ def _choose_attention(module: torch.nn.Module, device: torch.device) -> None:
                 part.set_attn_implementation("eager")
 
 
-def _turn(system, name, module, optimizers, accelerator, config, batch, step) -> dict[str, Tensor]:
+def _turn(system, name, module, trainers, accelerator, config, batch, step) -> dict[str, Tensor]:
     """One optimizer step of one player; returns what it logs.  Raises ValueError for a loss that is not finite."""
     rng = torch.Generator().manual_seed(seeds.image_seed(config.seed, "step", step, name))
-    set_learning_rate(optimizers[name], learning_rate(config, step))
-    for each in optimizers.values():
+    for each in trainers[name]:
+        set_learning_rate(each, learning_rate(config, step))
+    for each in itertools.chain(*trainers.values()):
         each.zero_grad(set_to_none=True)
     with accelerator.autocast():
         loss, parts = system.loss(name, batch, step, rng)
@@ -127,7 +130,8 @@ def _turn(system, name, module, optimizers, accelerator, config, batch, step) ->
     accelerator.backward(loss)
     if config.clip > 0:
         parts["grad"] = accelerator.clip_grad_norm_(module.parameters(), config.clip)
-    optimizers[name].step()
+    for each in trainers[name]:
+        each.step()
     return parts
 
 
@@ -156,15 +160,16 @@ def _states(out: Path) -> list[Path]:
     return sorted(out.glob("state-????????"))
 
 
-def _store(out, identity, step, players, optimizers, average, seconds) -> None:
+def _store(out, identity, step, players, trainers, average, seconds) -> None:
     """One folder per stored step, complete or absent; the older one goes once the newer stands."""
     tensors: dict[str, Tensor] = {}
     for name, module in players.items():
         for key, value in module.state_dict().items():
             tensors[f"weights/{name}/{key}"] = value
-        for index, entry in optimizers[name].state_dict()["state"].items():
-            for key, value in entry.items():
-                tensors[f"optimizer/{name}/{index}/{key}"] = value
+        for place, each in enumerate(trainers[name]):
+            for index, entry in each.state_dict()["state"].items():
+                for key, value in entry.items():
+                    tensors[f"optimizer/{name}/{place}/{index}/{key}"] = value
     if average is not None:
         tensors |= {f"average/{key}": value for key, value in average.shadow.items()}
     tensors = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
@@ -177,7 +182,7 @@ def _store(out, identity, step, players, optimizers, average, seconds) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _resume(out, identity, players, optimizers, average) -> int:
+def _resume(out, identity, players, trainers, average) -> int:
     """Load the newest state, if any; returns the step to go on from."""
     states = _states(out)
     if not states:
@@ -191,13 +196,13 @@ def _resume(out, identity, players, optimizers, average) -> int:
     for name, module in players.items():
         prefix = f"weights/{name}/"
         module.load_state_dict({k[len(prefix) :]: v for k, v in stored.items() if k.startswith(prefix)})
-        entries: dict[int, dict[str, Tensor]] = {}
-        for key, value in stored.items():
-            if key.startswith(f"optimizer/{name}/"):
-                index, field = key.split("/")[-2:]
-                entries.setdefault(int(index), {})[field] = value
-        groups = optimizers[name].state_dict()["param_groups"]
-        optimizers[name].load_state_dict({"state": entries, "param_groups": groups})
+        for place, each in enumerate(trainers[name]):
+            prefix, entries = f"optimizer/{name}/{place}/", {}
+            for key, value in stored.items():
+                if key.startswith(prefix):
+                    index, field = key[len(prefix) :].split("/")
+                    entries.setdefault(int(index), {})[field] = value
+            each.load_state_dict({"state": entries, "param_groups": each.state_dict()["param_groups"]})
     if average is not None:
         for key in average.shadow:
             average.shadow[key].copy_(stored[f"average/{key}"])

@@ -14,11 +14,14 @@ from vgt.core.config import Config
 
 class TrainConfig(Config):
     """One training run.  ``warmup``: steps of linear warm-up; ``final_lr``: where the cosine ends, as a factor of lr;
-    ``ema``: decay of the averaged weights (0 = none); ``sample_every`` 0 draws no pictures."""
+    ``ema``: decay of the averaged weights (0 = none); ``sample_every`` 0 draws no pictures.  ``optimizer`` "muon"
+    orthogonalises the updates of hidden matrices and leaves the rest to AdamW at ``rest_lr`` (0: at ``lr``)."""
 
     steps: int
     batch: int
     lr: float
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    rest_lr: float = 0.0
     warmup: int = 100
     final_lr: float = 0.05
     betas: tuple[float, float] = (0.9, 0.95)
@@ -41,17 +44,30 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return config.lr * (config.final_lr + (1 - config.final_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, part))))
 
 
-def optimizer(module: nn.Module, config: TrainConfig, lr_scale: Callable[[str], float]) -> torch.optim.AdamW:
-    """AdamW over trainable parameters; decay only on two or more dimensions; a group per (scale, decay)."""
-    groups: dict[tuple[float, bool], list[Tensor]] = {}
+def optimizers(module: nn.Module, config: TrainConfig, lr_scale: Callable[[str], float]) -> list[torch.optim.Optimizer]:
+    """What trains a module: AdamW over its trainable parameters, decay only on two or more dimensions, a group per
+    (scale, decay); with "muon" the hidden matrices go to a second optimizer, Muon with the step size of AdamW."""
+    tables = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
+    plain: dict[tuple[float, bool], list[Tensor]] = {}
+    matrices: dict[float, list[Tensor]] = {}
     for name, parameter in module.named_parameters():
-        if parameter.requires_grad:
-            groups.setdefault((lr_scale(name), parameter.ndim >= 2), []).append(parameter)
+        if not parameter.requires_grad:
+            continue
+        if config.optimizer == "muon" and parameter.ndim == 2 and id(parameter) not in tables:
+            matrices.setdefault(lr_scale(name), []).append(parameter)
+        else:
+            plain.setdefault((lr_scale(name), parameter.ndim >= 2), []).append(parameter)
+    rest = config.rest_lr / config.lr if matrices and config.rest_lr else 1.0
     rows = [
-        {"params": params, "scale": scale, "weight_decay": config.weight_decay if decay else 0.0}
-        for (scale, decay), params in sorted(groups.items(), key=lambda g: (-g[0][0], -g[0][1]))
+        {"params": params, "scale": scale * rest, "weight_decay": config.weight_decay if decay else 0.0}
+        for (scale, decay), params in sorted(plain.items(), key=lambda g: (-g[0][0], -g[0][1]))
     ]
-    return torch.optim.AdamW(rows, lr=config.lr, betas=config.betas, fused=False, foreach=True)
+    made: list[torch.optim.Optimizer] = [torch.optim.AdamW(rows, lr=config.lr, betas=config.betas, foreach=True)]
+    if matrices:
+        rows = [{"params": matrices[scale], "scale": scale} for scale in sorted(matrices, reverse=True)]
+        decay = config.weight_decay
+        made.append(torch.optim.Muon(rows, lr=config.lr, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+    return made
 
 
 def set_learning_rate(opt: torch.optim.Optimizer, lr: float) -> None:
