@@ -78,14 +78,19 @@ def benchmark_info(heading: dict, stamp: dict, operation: str, measurement: dict
     return {"shared": {**heading, **stamp}, "operation": operation, "measurement": measurement, "repeats": repeats}
 
 
+MODEL_SUITES = ("test_generation.py", "test_autoencoder.py")
+
+
 def from_benchmark_json(path: str | Path) -> list[Record]:
     """The records of a ``pytest bench --benchmark-enable --benchmark-only --benchmark-json=FILE`` run, sorted by name.
 
-    An autoencoder's memory needs both of its benchmarks in the file.  Raises ValueError for a file that is no such
-    JSON, and for rounds that are not those that pytest-benchmark clocked."""
+    Benchmarks of other things (metrics, Frechet distances) are left out; an autoencoder's memory needs both of its own
+    in the file.  Raises ValueError for a file that is no such JSON, and for rounds that are not those that
+    pytest-benchmark clocked."""
     try:
         benchmarks = json.loads(Path(path).read_text(encoding="utf-8"))["benchmarks"]
         infos = [(b["extra_info"], b["stats"]["data"], b["fullname"]) for b in benchmarks]
+        infos = [row for row in infos if any(suite in row[2] for suite in MODEL_SUITES)]
     except FileNotFoundError:
         raise ValueError(
             f"no file {path}; make it with `pytest bench --benchmark-enable --benchmark-only --benchmark-json={path}`"

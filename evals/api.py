@@ -81,7 +81,8 @@ class Answerer(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an evaluator returns: all its records, and how many were computed now or found unchanged on disk."""
+    """What an evaluator returns: all its records, and how many were computed now or found unchanged on disk.  A part
+    of a run (evals.shards) has no records yet: ``Outcome([], 0, 0)``."""
 
     records: list[Record]
     computed: int

@@ -6,8 +6,9 @@ import argparse
 import importlib
 import pkgutil
 
-from evals import cli
+from evals import cli, launch
 from evals.api import Outcome
+from evals.shards import Shard
 from vgt.core import record
 
 
@@ -34,8 +35,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         module.arguments(each)
 
 
-def run(args: argparse.Namespace) -> dict:
-    outcome = _module(args.evaluator).run(args)
+def run(args: argparse.Namespace) -> dict | None:
+    outcome = _outcome(args)
+    if outcome is None:  # a process of several that is not the first one: what it made lies on disk
+        return None
     _show(outcome)
     return {
         "records": str(args.out / "records"),
@@ -44,6 +47,20 @@ def run(args: argparse.Namespace) -> dict:
         "reused": outcome.reused,
         "scores": record.scores(outcome.records),
     }
+
+
+def _outcome(args: argparse.Namespace) -> Outcome | None:
+    """Run the evaluator in this process, or as one of several that torchrun or accelerate launched."""
+    module, here = _module(args.evaluator), launch.place()
+
+    def part(shard: Shard) -> Outcome:
+        return module.run(argparse.Namespace(**{**vars(args), "shards": str(shard)}))
+
+    if here.whole or getattr(args, "shards", None):
+        return module.run(args)
+    if hasattr(args, "shards"):
+        return launch.together(here, part)
+    return module.run(args) if here.index == 0 else None
 
 
 def _show(outcome: Outcome) -> None:

@@ -1,14 +1,15 @@
 """Images of a prompt suite on disk, in GenEval's layout (spec evaluators 2.2), shared by GenEval and DPG.
 
 ``<root>/<00000>/metadata.jsonl`` holds a prompt's record, ``<root>/<00000>/samples/<0000>.png`` its images, and
-``<root>/subject.json`` says who made them.  A generator always sees full batches of one fixed size in one fixed order,
-whatever is already on disk, so that a killed and resumed run ends with the same bytes.
+``<root>/subject.json`` says who made them; the folder's name carries the hash of that, so other weights or another
+batch size never meet what is there.  A generator always sees full batches of one fixed size in one fixed order,
+whatever is already on disk and however many processes share the work, so that a killed and resumed run ends with the
+same bytes.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from evals.api import Answerer, Detector, Generator
-from evals.subjects.folder import Folder, read_image
+from evals.shards import WHOLE, Shard, alone
+from evals.subjects.folder import Folder
 from vgt.core import files, suites
 from vgt.core.seeds import image_seed
 
@@ -26,10 +28,12 @@ IMAGES_PER_PROMPT = 4  # what GenEval and DPG ask for
 
 @dataclass(frozen=True)
 class Pictures:
-    """Where the images of a suite lie: (prompt index, sample) -> file, those that exist."""
+    """Where the images of a suite lie: (prompt index, sample) -> file, those that exist; ``extra``: image files in a
+    folder, relative to it, that the suite does not ask for."""
 
     root: Path
     paths: dict[tuple[int, int], Path]
+    extra: tuple[str, ...] = ()
 
     def name(self, index: int, sample: int) -> str:
         """A file's place below the root; for a missing one the place where it should be."""
@@ -71,13 +75,17 @@ class Run:
         }
 
     def folder(self, work: str | Path, evaluator: str) -> Path:
-        """``<work>/<evaluator>/<model>/<suite>-<hash>-s<seed>``."""
+        """``<work>/<evaluator>/<model>/<suite>-<hash>-s<seed>``: the hash of all that decides the pixels, for a folder
+        of images made elsewhere only of the prompts (what is judged there carries stamps of its own)."""
         safe = self.model.replace(":", "-").replace("/", "_")
-        return Path(work) / evaluator / safe / f"{self.suite}-{self.suite_hash[:8]}-s{self.seed}"
+        mark = self.suite_hash if isinstance(self.subject, Folder) else files.digest_json(self.identity)
+        return Path(work) / evaluator / safe / f"{self.suite}-{mark[:8]}-s{self.seed}"
 
 
 def record_fields(run: Run, judge: Detector | Answerer, protocol: str, params: dict, evidence: Path) -> dict:
-    """Fields that all records of a run share; ``evidence``: the per-sample file, relative to the work folder."""
+    """Fields that all records of a run share; ``evidence``: the per-sample file, relative to the work folder.  A
+    subject's sampling settings stand in ``extra``."""
+    settings = getattr(run.subject, "settings", None)
     return {
         "subject": run.name,
         "accel": run.accel,
@@ -89,6 +97,7 @@ def record_fields(run: Run, judge: Detector | Answerer, protocol: str, params: d
         "fingerprint": run.subject.fingerprint,
         "suite_hash": run.suite_hash,
         "evidence": evidence.as_posix(),
+        "extra": {} if settings is None else {"settings": dict(settings)},
     }
 
 
@@ -119,29 +128,21 @@ def place(index: int, sample: int) -> str:
 
 
 def _whole(path: Path) -> bool:
+    """Whether a PNG file that we wrote is there and undamaged (by its checksums, without decoding it)."""
     try:
-        read_image(path)
-    except (OSError, ValueError):
+        with Image.open(path) as image:
+            image.verify()
+    except (OSError, SyntaxError, ValueError):
         return False
     return True
 
 
-def _claim(run: Run, root: Path) -> None:
-    """Make ``root`` this run's folder: images that somebody else made there (other weights, another batch) go."""
-    stamp = root / "subject.json"
-    try:
-        ours = json.loads(stamp.read_text(encoding="utf-8")) == run.identity
-    except (OSError, ValueError):
-        ours = False
-    if not ours:
-        if root.exists():
-            # One rename first: a kill in the middle of the deletion must not leave half of the old images in place.
-            old = root.with_name(f".{root.name}.old")
-            shutil.rmtree(old, ignore_errors=True)
-            root.rename(old)
-            shutil.rmtree(old, ignore_errors=True)
-        files.write_json(stamp, run.identity)
-    for part in root.glob("*/samples/.*.png"):  # left by a kill in the middle of writing
+def _prepare(run: Run, root: Path, shard: Shard) -> None:
+    """Write who makes the images and of which prompts.  A whole run, which comes last and alone, also removes what a
+    kill in the middle of writing has left."""
+    if not (root / "subject.json").exists():
+        files.write_json(root / "subject.json", run.identity)
+    for part in [*root.glob("*/samples/.*.png"), *root.glob("*/.*.jsonl")] if shard.whole else ():
         part.unlink()
     for index, prompt in enumerate(run.prompts):
         metadata = root / f"{index:05d}" / "metadata.jsonl"
@@ -174,20 +175,33 @@ def _generate(run: Run, jobs: list[tuple[int, int]]) -> np.ndarray:
     return images[: len(jobs)]
 
 
-def pictures(run: Run, root: Path) -> Pictures:
-    """The images of a run: a Folder's own, or those that a generator makes in ``root`` where they are missing."""
+def pictures(run: Run, root: Path, shard: Shard = WHOLE) -> Pictures:
+    """The images of a run, or of one part of it: a Folder's own, or those that a generator makes in ``root`` where they
+    are missing.  Parts are dealt out in whole batches.
+
+    Raises ValueError where another process is at work on the same images, and as ``Folder.samples`` does."""
+    batches = [batch for position, batch in enumerate(_batches(run)) if shard.mine(position)]
+    jobs = [job for batch in batches for job in batch]
     if isinstance(run.subject, Folder):
-        return Pictures(run.subject.root, run.subject.samples(run.prompts, run.images_per_prompt))
-    _claim(run, root)
-    paths = {job: root / place(*job) for batch in _batches(run) for job in batch}
-    missing = {job for job, path in paths.items() if not _whole(path)}
-    todo = [batch for batch in _batches(run) if missing.intersection(batch)]
+        found, extra = run.subject.samples(run.prompts, run.images_per_prompt)
+        return Pictures(run.subject.root, {job: found[job] for job in jobs if job in found}, extra)
+    paths = {job: root / place(*job) for job in jobs}
+    with alone(root, shard):
+        _prepare(run, root, shard)
+        missing = {job for job, path in paths.items() if not _whole(path)}
+        _draw(run, paths, [batch for batch in batches if missing.intersection(batch)], missing)
+    return Pictures(root, paths)
+
+
+def _draw(
+    run: Run, paths: dict[tuple[int, int], Path], batches: list[list[tuple[int, int]]], missing: set[tuple[int, int]]
+) -> None:
+    """Make ``batches`` whole and write those of their images that are ``missing``."""
     title = f"{run.model}: {run.suite} drawn"
-    with tqdm(total=len(missing), desc=title, unit="image", mininterval=0.5, disable=not todo) as bar:
-        for batch in todo:
+    with tqdm(total=len(missing), desc=title, unit="image", mininterval=0.5, disable=not batches) as bar:
+        for batch in batches:
             for job, image in zip(batch, _generate(run, batch), strict=True):
                 if job in missing:
                     with files.atomic(paths[job]) as part:
                         Image.fromarray(image).save(part)
                     bar.update()
-    return Pictures(root, paths)

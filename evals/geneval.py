@@ -1,206 +1,55 @@
 """GenEval (spec evaluators 2): does an image show the objects, counts, colors and places that its prompt names?
 
-The rules are pure functions of stored detections, so thresholds and aggregation can be recomputed without a judge.
-``run`` makes the missing images, judges them, and writes, below ``<work>/geneval/<model>/<suite>-<hash>-s<seed>/``,
-``detections.jsonl`` (the evidence) and ``results.jsonl`` (the official interchange format).
+``run`` makes the missing images, judges them, and writes, below ``<work>/geneval/<model>/<suite>-<hash>-s<seed>/``, the
+evidence (geneval_evidence.py) and ``results.jsonl`` (the official interchange format).  ``rescore`` takes stored
+evidence alone, with the official rules (geneval_rules.py) or with other thresholds: a labelled variant.
 """
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from evals import generation, masks
-from evals.api import Detection, Detector, Generator, Outcome
-from evals.evidence import Measure, gather, reusable, settle
-from evals.generation import IMAGES_PER_PROMPT, Pictures, Run
+from evals import generation
+from evals.api import Detector, Generator, Outcome
+from evals.evidence import Measure, failures, reusable, settle
+from evals.generation import IMAGES_PER_PROMPT, Run, prompt_id
+from evals.geneval_evidence import (
+    Job,
+    Judging,
+    detections_entry,
+    from_entry,
+    judge_all,
+    official_lines,
+    prompt_variant,
+    read_judging,
+    result,
+    write_judging,
+)
+from evals.geneval_rules import (
+    OFFICIAL,
+    VERSION,
+    Thresholds,
+    check_prompts,
+    colored_classes,
+    judge_image,
+    overlap,
+    select,
+)
 from evals.judges import canary
-from evals.subjects.folder import Folder, folder, read_image
+from evals.shards import WHOLE, Shard
+from evals.subjects.folder import Folder, folder
 from vgt.core import files, record
-from vgt.core.scenes import COLORS, TASKS, relations
+from vgt.core.scenes import TASKS
 
-PROTOCOL = "geneval"
-VERSION = 1  # of the rules below: raise it when a change to them can change a score
-KEPT = 0.05  # detections with less are not even stored (spec evaluators 2.7)
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """The official settings (spec evaluators 2.3).  ``max_overlap`` 1 switches suppression off."""
-
-    threshold: float = 0.3
-    counting_threshold: float = 0.9
-    max_objects: int = 16
-    max_overlap: float = 1.0
-    position_threshold: float = 0.1
-
-
-OFFICIAL = Thresholds()
-
-# ---------------------------------------------------------------------------------------------------- the rules
-
-
-def overlap(a: Sequence[float], b: Sequence[float]) -> float:
-    """IoU of two boxes with inclusive coordinates (spec evaluators 2.3)."""
-
-    def area(x1: float, y1: float, x2: float, y2: float) -> float:
-        return max(x2 - x1 + 1, 0) * max(y2 - y1 + 1, 0)
-
-    both = area(max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3]))
-    union = area(*a[:4]) + area(*b[:4]) - both
-    return both / union if union else 0.0
-
-
-def select(detections: Sequence[Detection], tag: str, rules: Thresholds = OFFICIAL) -> dict[str, list[int]]:
-    """Class -> indices of the detections that count, best first (spec evaluators 2.3): score above the task's
-    threshold, at most ``max_objects``, then greedy suppression."""
-    least = rules.counting_threshold if tag == "counting" else rules.threshold
-    chosen: dict[str, list[int]] = {}
-    for i in sorted(range(len(detections)), key=lambda i: -detections[i].score):
-        if detections[i].score > least:
-            chosen.setdefault(detections[i].label, []).append(i)
-    for label, indices in chosen.items():
-        kept: list[int] = []
-        for i in indices[: rules.max_objects]:
-            if rules.max_overlap == 1 or all(
-                overlap(detections[i].box, detections[k].box) < rules.max_overlap for k in kept
-            ):
-                kept.append(i)
-        chosen[label] = kept
-    return chosen
-
-
-def _misplaced(boxes: Sequence, targets: Sequence, relation: str, rules: Thresholds) -> str | None:
-    """What was found instead of ``relation`` for the first pair that does not hold it, None if all do."""
-    for box in boxes:
-        for target in targets:
-            true = relations(box, target, rules.position_threshold)
-            if relation not in true:
-                return " and ".join(true)
-    return None
-
-
-def judge_image(
-    detections: Sequence[Detection], prompt: dict, colors: Sequence[str | None], rules: Thresholds = OFFICIAL
-) -> tuple[bool, str]:
-    """Whether an image holds its prompt's record, and the reasons why not (spec evaluators 2.4, 2.7).
-
-    ``colors``: one name per detection; needed only for classes that the record gives a color."""
-    found = select(detections, prompt["tag"], rules)
-    reasons: list[str] = []
-    groups: list[list[int] | None] = []
-    for clause in prompt["include"]:
-        name, count = clause["class"], clause["count"]
-        chosen = found.get(name, [])[:count]
-        matched = len(chosen) >= count
-        if not matched:
-            reasons.append(f"expected {name}>={count}, found {len(chosen)}")
-        elif "color" in clause:
-            named = [colors[i] for i in chosen]
-            right = named.count(clause["color"])
-            if right < count:
-                matched = False
-                seen = ", ".join(f"{named.count(c)} {c}" for c in COLORS if c in named)
-                reasons.append(
-                    f"expected {clause['color']} {name}>={count}, found {right} {clause['color']}; and {seen}"
-                )
-        if matched and "position" in clause:
-            relation, target = clause["position"]
-            if groups[target] is None:
-                matched = False
-                reasons.append(f"no target for {name} to be {relation}")
-            else:
-                boxes, targets = ([detections[i].box for i in g] for g in (chosen, groups[target]))
-                instead = _misplaced(boxes, targets, relation, rules)
-                if instead is not None:
-                    matched = False
-                    reasons.append(f"expected {name} {relation} target, found {instead} target")
-        groups.append(chosen if matched else None)
-    for clause in prompt.get("exclude", []):
-        number = len(found.get(clause["class"], []))
-        if number >= clause["count"]:
-            reasons.append(f"expected {clause['class']}<{clause['count']}, found {number}")
-    return not reasons, "\n".join(reasons)
-
-
-# ------------------------------------------------------------------------------------------------ stored evidence
-
-
-def colored_classes(prompt: dict) -> tuple[str, ...]:
-    """Classes whose color the record asks for."""
-    return tuple(sorted({clause["class"] for clause in prompt["include"] if "color" in clause}))
-
-
-def detections_entry(detector: Detector, path: Path, prompt: dict) -> dict:
-    """JSON-able evidence of one image: its detections above KEPT with box, run-length mask and, where the prompt asks
-    for one, color; or {"error": why} for a file that is not an image."""
-    try:
-        image = read_image(path)
-    except (OSError, ValueError) as error:
-        return {"error": f"{type(error).__name__}: unreadable image"}
-    wanted = colored_classes(prompt)
-    return {
-        "size": list(image.shape[:2]),
-        "detections": [
-            {
-                "class": d.label,
-                "score": round(float(d.score), 6),
-                "box": [float(v) for v in d.box],
-                "color": detector.color(image, d) if d.label in wanted else None,
-                "mask": masks.encode(d.mask),
-            }
-            for d in detector.detect(image)
-            if d.score >= KEPT
-        ],
-    }
-
-
-def from_entry(entry: dict) -> tuple[list[Detection], list[str | None]]:
-    """Detections and their colors from stored evidence."""
-    stored = entry["detections"]
-    found = [Detection(d["class"], d["score"], tuple(d["box"]), masks.decode(d["mask"])) for d in stored]
-    return found, [d["color"] for d in stored]
-
-
-def result(name: str, prompt: dict, entry: dict, rules: Thresholds = OFFICIAL) -> dict:
-    """One line of the official results file (spec evaluators 2.7)."""
-    detections, colors = from_entry(entry)
-    correct, reason = judge_image(detections, prompt, colors, rules)
-    details = {
-        label: [[*detections[i].box, detections[i].score] for i in indices]
-        for label, indices in select(detections, prompt["tag"], rules).items()
-    }
-    return {
-        "filename": name,
-        "tag": prompt["tag"],
-        "prompt": prompt["prompt"],
-        "correct": correct,
-        "reason": reason,
-        "metadata": json.dumps(prompt),
-        "details": json.dumps(details),
-    }
-
-
-def judge_all(run: Run, detector: Detector, shown: Pictures, out: Path) -> dict[tuple[int, int], dict]:
-    """(prompt index, sample) -> evidence of every image there is, from ``detections.jsonl`` where it still holds."""
-    jobs = {shown.name(*job): job for job in sorted(shown.paths)}
-    stamps = {
-        name: files.digest_json(
-            [files.digest_file(shown.paths[job]), detector.fingerprint, colored_classes(run.prompts[job[0]])]
-        )
-        for name, job in jobs.items()
-    }
-
-    def look(name: str) -> dict:
-        return detections_entry(detector, shown.paths[jobs[name]], run.prompts[jobs[name][0]])
-
-    title = f"{run.model}: {run.suite} judged"
-    return {jobs[name]: entry for name, entry in gather(out / "detections.jsonl", stamps, look, title).items()}
-
+__all__ = [
+    "IMAGES_PER_PROMPT", "OFFICIAL", "VERSION", "Judging", "Thresholds", "colored_classes", "detections_entry",
+    "from_entry", "judge_image", "measures", "metrics", "overlap", "rescore", "result", "run", "score", "score_folder",
+    "select",
+]  # fmt: skip
 
 # ---------------------------------------------------------------------------------------------------- the measures
 
@@ -223,8 +72,8 @@ def _covers(metric: str, prompt: dict) -> bool:
 def measures(
     prompts: list[dict],
     images_per_prompt: int,
-    correct: dict[tuple[int, int], bool],
-    failed: Collection[tuple[int, int]] = (),
+    correct: dict[Job, bool],
+    failed: Collection[Job] = (),
     full: list[dict] | None = None,
 ) -> dict[str, Measure]:
     """Metric -> Measure (spec evaluators 2.7, 7.2); ``correct`` and ``failed`` images by (prompt index, sample).
@@ -237,9 +86,11 @@ def measures(
         jobs = [job for job in sorted(correct) if job[0] in covered]
         suite_size = max(len(covered), sum(_covers(metric, p) for p in full or prompts))
         values, names = [float(correct[job]) for job in jobs], [i for i, _ in jobs]
+        ids = [f"{prompt_id(prompts, i)}/{sample:04d}" for i, sample in jobs]
         if metric == "prompts-any":
             names = sorted(set(names))
-            values = [float(any(correct[job] for job in jobs if job[0] == i)) for i in names]
+            values = [float(any(correct.get((i, s)) for s in range(images_per_prompt))) for i in names]
+            ids = [prompt_id(prompts, i) for i in names]
         found[metric] = Measure(
             metric=metric,
             values=values,
@@ -250,8 +101,130 @@ def measures(
             n_expected=suite_size * max(IMAGES_PER_PROMPT, images_per_prompt),
             n_failed=sum(job[0] in covered for job in failed),
             note=f"any of {images_per_prompt} images" if metric == "prompts-any" else None,
+            ids=ids,
         )
     return found
+
+
+# -------------------------------------------------------------------------------------------------------- scoring
+
+
+def _keys(judging: Judging, rules: Thresholds, partial_ok: bool) -> dict[str, str]:
+    """Metric -> key of its record."""
+    job = judging.job
+    parts = {
+        **job.identity,
+        "protocol": judging.protocol(rules),
+        "rules": [VERSION, asdict(rules)],
+        "images_per_prompt": job.images_per_prompt,
+        "partial_ok": partial_ok,
+        "prompt_variant": judging.variant,
+        "judge": judging.judge.fingerprint,
+    }
+    return {metric: record.make_key(**parts, metric=metric) for metric in metrics(job.prompts)}
+
+
+def _suite(judging: Judging, rules: Thresholds) -> str:
+    """The suite's name in records; other thresholds never stand under the official name."""
+    return judging.job.suite + (f"+{rules.variant}" if rules.variant else "")
+
+
+def results_name(rules: Thresholds) -> str:
+    """The results file of these rules."""
+    return f"results+{rules.variant}.jsonl" if rules.variant else "results.jsonl"
+
+
+def kept_records(judging: Judging, rules: Thresholds, records: str | Path, partial_ok: bool) -> tuple[dict, dict]:
+    """Keys of the records, and those that still hold.  Raises ValueError where evidence does not reach ``rules``."""
+    _check_floor(rules, judging.floor)
+    keys = _keys(judging, rules, partial_ok)
+    return keys, reusable(records, judging.job.model, _suite(judging, rules), keys)
+
+
+def score(
+    judging: Judging,
+    entries: dict[str, dict],
+    place: dict[Job, str],
+    out: Path,
+    *,
+    work: str | Path,
+    records: str | Path,
+    rules: Thresholds = OFFICIAL,
+    partial_ok: bool = False,
+    started: float | None = None,
+) -> Outcome:
+    """Records of stored evidence, and the official results file beside it.
+
+    ``entries``: evidence by image name; ``place``: (prompt index, sample) -> image name; ``started``: the monotonic
+    time at which the measurement began."""
+    started = time.monotonic() if started is None else started
+    job = judging.job
+    keys, kept = kept_records(judging, rules, records, partial_ok)
+    judged = {where: entries[name] for where, name in sorted(place.items())}
+    results = {
+        where: result(place[where], job.prompts[where[0]], entry, rules)
+        for where, entry in judged.items()
+        if "error" not in entry
+    }
+    files.write_text(out / results_name(rules), official_lines(list(results.values())))
+    evidence = out / "detections.jsonl"
+    evidence = evidence.relative_to(work) if evidence.is_relative_to(work) else evidence
+    params = {**asdict(rules), "prompt_variant": judging.variant}
+    common = generation.record_fields(job, judging.judge, judging.protocol(rules), params, evidence)
+    common |= {"suite": _suite(judging, rules), "seconds": round(time.monotonic() - started, 3)}
+    correct = {where: line["correct"] for where, line in results.items()}
+    full = generation.full_suite(job.suite)
+    found = measures(job.prompts, job.images_per_prompt, correct, set(judged) - set(results), full)
+    notes = (judging.note, failures({place[where]: entry for where, entry in judged.items()}))
+    for metric, measure in found.items():
+        note = "; ".join(filter(None, (measure.note, *notes))) or None
+        found[metric] = replace(measure, note=note, n_extra=len(judging.extra))
+    return settle(records, keys, kept, found, common, partial_ok)
+
+
+def _check_floor(rules: Thresholds, floor: Thresholds) -> None:
+    """Raises ValueError for rules that would count detections that were not stored."""
+    for name in ("threshold", "counting_threshold", "position_threshold"):
+        if getattr(rules, name) < getattr(floor, name):
+            raise ValueError(
+                f"{name} {getattr(rules, name)} is below {getattr(floor, name)}, the least that was stored"
+            )
+    for name in ("max_objects", "max_overlap"):
+        if getattr(rules, name) > getattr(floor, name):
+            raise ValueError(f"{name} {getattr(rules, name)} is above {getattr(floor, name)}, the most stored")
+
+
+def rescore(
+    stored: str | Path,
+    *,
+    work: str | Path,
+    records: str | Path,
+    rules: Thresholds = OFFICIAL,
+    partial_ok: bool = False,
+) -> Outcome:
+    """Score stored evidence again, without pictures or a judge; ``stored``: the folder of its ``run.json``.
+
+    Official rules give the very records of ``run``; other thresholds give those of suite ``<suite>+<what differs>``.
+    Raises ValueError for a folder without a finished judging."""
+    judging, place, entries = read_judging(stored)
+    keys, kept = kept_records(judging, rules, records, partial_ok)
+    if len(kept) == len(keys):
+        return settle(records, keys, kept, {}, {})
+    return score(judging, entries, place, Path(stored), work=work, records=records, rules=rules, partial_ok=partial_ok)
+
+
+# ------------------------------------------------------------------------------------------------------ whole runs
+
+
+def _check_classes(detector: Detector, prompts: list[dict]) -> None:
+    """Raises ValueError for prompts whose classes the detector does not know."""
+    asked = {c["class"] for p in prompts for c in (*p["include"], *p.get("exclude", []))}
+    unknown = sorted(asked - set(detector.classes))
+    if unknown:
+        raise ValueError(
+            f"judge {detector.name!r} does not know {', '.join(unknown[:5])}; it knows "
+            f"{', '.join(detector.classes[:8])}{', ...' if len(detector.classes) > 8 else ''}"
+        )
 
 
 def run(
@@ -268,51 +241,40 @@ def run(
     accel: int | None = None,
     subject: str | None = None,
     partial_ok: bool = False,
+    rules: Thresholds = OFFICIAL,
+    variant: str | None = None,
     check_judge: Callable[[Any], None] = canary.check_detector,
+    shard: Shard = WHOLE,
 ) -> Outcome:
     """Score a generator, or a folder of images, on a suite; make, judge and count only what is missing.
 
-    A missing or unreadable image makes every number that needs it partial, and its value is withheld (None) unless
-    ``partial_ok``.  ``check_judge`` raises where the judge fails its canary.  Raises ValueError for prompts whose
-    classes the detector does not know and for images that are not this suite's."""
+    A missing or unreadable image makes every number that needs it partial, one too many makes all so, and the value is
+    withheld (None) unless ``partial_ok``.  ``variant`` names a prompt set that is not the benchmark's own (default: the
+    suite's name).  ``check_judge`` raises where the judge fails its canary.  ``shard``: draw and judge this part only,
+    and record nothing.  Raises ValueError for prompts that cannot be scored or whose classes the detector does not
+    know, and for images that are not this suite's."""
     job = Run(generator, subject or generator.name, accel, suite, prompts, images_per_prompt, seed, batch)
+    if prompts:
+        check_prompts(suite, prompts)
     generation.check(job)
-    unknown = {c["class"] for p in prompts for c in p["include"]} - set(detector.classes)
-    if unknown:
-        raise ValueError(
-            f"judge {detector.name!r} does not know {', '.join(sorted(unknown))}; it knows {detector.classes}"
-        )
-    parts = {
-        **job.identity,
-        "protocol": PROTOCOL,
-        "rules": [VERSION, asdict(OFFICIAL)],
-        "images_per_prompt": images_per_prompt,
-        "partial_ok": partial_ok,
-        "judge": detector.fingerprint,
-    }
-    keys = {metric: record.make_key(**parts, metric=metric) for metric in metrics(prompts)}
-    kept = reusable(records, job.model, suite, keys)
-    if len(kept) == len(keys):
+    _check_classes(detector, prompts)
+    judging = Judging(job, detector, prompt_variant(suite, prompts, variant))
+    keys, kept = kept_records(judging, rules, records, partial_ok)
+    if shard.whole and len(kept) == len(keys):
         return settle(records, keys, kept, {}, {})
 
-    start = time.monotonic()
-    out = job.folder(work, "geneval")
-    shown = generation.pictures(job, out)
+    started = time.monotonic()
     check_judge(detector)
-    evidence = judge_all(job, detector, shown, out)
-    results = {
-        where: result(shown.name(*where), prompts[where[0]], entry)
-        for where, entry in evidence.items()
-        if "error" not in entry
-    }
-    files.write_text(out / "results.jsonl", "".join(json.dumps(results[where]) + "\n" for where in sorted(results)))
-    common = generation.record_fields(
-        job, detector, PROTOCOL, asdict(OFFICIAL), (out / "detections.jsonl").relative_to(work)
-    )
-    common["seconds"] = round(time.monotonic() - start, 3)
-    correct = {where: line["correct"] for where, line in results.items()}
-    found = measures(prompts, images_per_prompt, correct, set(evidence) - set(results), generation.full_suite(suite))
-    return settle(records, keys, kept, found, common, partial_ok)
+    shown = generation.pictures(job, job.folder(work, "geneval"), shard)
+    judging = replace(judging, extra=shown.extra)
+    out = judging.folder(work)
+    entries = judge_all(job, detector, shown, out, shard)
+    if not shard.whole:
+        return Outcome([], 0, 0)
+    place = {where: shown.name(*where) for where in sorted(shown.paths)}
+    write_judging(judging, place, out)
+    options = {"work": work, "records": records, "rules": rules, "partial_ok": partial_ok}
+    return score(judging, entries, place, out, started=started, **options)
 
 
 def score_folder(path: str | Path, detector: Detector, *, subject: str | None = None, **options: Any) -> Outcome:

@@ -43,6 +43,9 @@ def label(subject: str) -> str:
     """What readers see for a subject, e.g. "QueryAR (InternVL)"; unknown subjects keep their name."""
     if subject.startswith("oracle+"):
         return f"Ceiling on {label(subject.removeprefix('oracle+'))}"
+    vlm, plus, encoder = subject.partition("+")
+    if plus and vlm in OTHERS and encoder in AUTOENCODERS:
+        return f"{label(vlm)} with the encoder of {label(encoder)}"
     return {**AUTOENCODERS, **GENERATORS, **OTHERS}.get(subject, subject)
 
 

@@ -6,15 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reports import published
+from reports.figures import clusters, reconstructions, runs, samples, scores, similarity
 from reports.figures import latents as latent_figures
-from reports.figures import reconstructions, runs, samples, scores
 from reports.figures.grid import Grid
 from reports.figures.style import Figure
 from reports.measured import Measured
 from reports.tables import (
     calibration,
+    fidelity,
     latents,
     models,
+    protocols,
     provenance,
     vgt_claims,
     vgt_tab2_reconstruction,
@@ -67,6 +69,7 @@ def reconstruction(measured: Measured, work: Path | None) -> Section:
         [
             *_tables(vgt_tab2_reconstruction.build(measured), vgt_tab2_reconstruction.build_other(measured)),
             *([Block(grid=pictures, caption=caption)] if pictures else []),
+            *_tables(protocols.build(measured)),
             *_tables(published.table("vgt", "table2")),
             *_tables(vgt_tab2_reconstruction.build_variants(measured), folded="Other definitions of PSNR and SSIM"),
         ],
@@ -89,7 +92,7 @@ def decoding(measured: Measured) -> Section:
         [
             *_figures([scores.forest(measured), *runs.speed(measured)], caption),
             *_tables(table),
-            *_tables(vgt_tab8_decoding.build_dpg(measured)),
+            *_tables(vgt_tab8_decoding.build_dpg(measured), fidelity.build(measured)),
             *_tables(published.table("vgt", "table8")),
         ],
         "QueryAR vs MAR",
@@ -144,17 +147,32 @@ def sample_grids(measured: Measured, work: Path | None) -> Section:
     return Section("samples", "Samples", lead, blocks, "Samples")
 
 
-def latent_space(measured: Measured) -> Section:
+def latent_space(measured: Measured, work: Path | None) -> Section:
     caption = (
         "t-SNE of mean-pooled latents of single-object scenes; every point is drawn as the object in its picture. The"
         " same scenes, seed and settings for all panels. Distances between clusters, their sizes and densities carry "
         "no meaning."
     )
+    maps = (
+        "k-means (k = 6) over latent tokens of test scenes of one shape, laid over the pictures half and half; colors "
+        "matched to the first row by overlap. Nothing is selected: the first eight."
+    )
+    spread = (
+        "Left: variance of each latent channel, sorted. Right: linear CKA of mean-pooled latents; a random projection "
+        "shows how much two encoders agree that share nothing but the pictures."
+    )
     return Section(
         "latents",
         "Latent space",
         "What the latents keep of the content, by eye and by probes.",
-        [*_figures(list(latent_figures.panels(measured)), caption), *_tables(latents.build(measured))],
+        [
+            *_figures(list(latent_figures.panels(measured)), caption),
+            *(Block(grid=g, caption=maps if k == 0 else "") for k, g in enumerate(clusters.grids(measured, work))),
+            *_tables(latents.build(measured)),
+            *_figures([latent_figures.variances(measured), similarity.matrix(measured)], spread),
+            *_tables(latents.build_space(measured), latents.build_tokens(measured), latents.build_cka(measured)),
+            *_tables(latents.build_parts(measured), folded="How many parts the latents have"),
+        ],
         "Latents",
     )
 
@@ -222,7 +240,7 @@ def build(measured: Measured, work: Path | None) -> list[Section]:
         sample_grids(measured, work),
         tradeoff(measured),
         claims(measured),
-        latent_space(measured),
+        latent_space(measured, work),
         judge(measured),
         training(measured),
         origins(measured),

@@ -29,6 +29,7 @@ RULES = {
     # The verbs' own option parsing, shared so that --seed, --out and --device mean the same everywhere.
     "evals.command": {"evals", "vgt.core", "vgt.commands.options"},
     "evals.cli": {"evals", "vgt.core", "vgt.commands.options"},
+    "evals.verbs": {"evals", "vgt.core", "vgt.commands.options"},
     "bench.command": {"bench", "vgt", "evals"},
     "reports.command": {"reports", "vgt.core", "vgt.commands.options"},
     "evals.subjects.vgt": {"evals", "vgt.core", "vgt.inference"},
@@ -106,7 +107,14 @@ def test_packages_that_never_import_torch(package):
 
 def test_light_imports_load_no_torch():
     core = [module_of(p) for p in sources("vgt/core")]
-    modules = ["vgt", *core, "evals.api", *(["reports"] if sources("reports") else [])]
+    modules = [
+        "vgt",
+        *core,
+        "evals.api",
+        "evals.compare",
+        "evals.gate_report",
+        *(["reports"] if sources("reports") else []),
+    ]
     code = f"import sys, {', '.join(modules)}; print([m for m in {HEAVY!r} if m in sys.modules])"
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     found = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)

@@ -141,7 +141,7 @@ def test_vocabulary_holds_every_caption():
             scene = scenes.scene(split, index)
             for text in (captions.short_caption(scene), captions.dense_caption(scene)):
                 assert set(WORDS.findall(text)) <= set(words)
-    prompts = [r["prompt"] for suite in suites.SUITES for r in suites.prompts(suite)]
+    prompts = [r["prompt"] for suite in suites.WORLD_SUITES for r in suites.prompts(suite)]
     assert {word for text in prompts for word in WORDS.findall(text)} <= set(words)
     asked = [q["question"] for r in suites.dpg_prompts() for q in r["questions"]]
     assert {word for text in asked for word in WORDS.findall(text)} <= set(words)

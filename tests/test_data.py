@@ -1,6 +1,8 @@
 """Photo crops, drawn scenes and folders as sets of images."""
 
 import hashlib
+import io
+import tarfile
 
 import numpy as np
 import pytest
@@ -136,3 +138,158 @@ def test_folder_errors(tmp_path, folder):
     Image.new("RGB", (8, 8)).save(folder / "c.png")
     with pytest.raises(ValueError, match="same name"):
         data.folder(folder)
+
+
+# ------------------------------------------------------------------------------------------- all kinds of files
+
+
+def saved(path, image, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, **options)
+
+
+@pytest.fixture
+def picture():
+    noise = np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize((48, 40), Image.Resampling.BICUBIC)
+
+
+def loaded(tmp_path, name):
+    found = data.folder(tmp_path / "kinds", size=32)
+    i = found.ids.index(name)
+    return found.load(i), found.converted(i)
+
+
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
+    levels = np.arange(40 * 40, dtype=np.uint16).reshape(40, 40) * 40
+    saved(tmp_path / "kinds/deep.png", Image.fromarray(levels))
+    image, kind = loaded(tmp_path, "deep")
+    assert kind == "16 bits"
+    wanted = np.rint(levels / 257).astype(np.uint8)
+    np.testing.assert_array_equal(image, data.adm_crop(Image.fromarray(wanted).convert("RGB"), 32))
+
+
+def test_sixteen_bit_colour_keeps_its_high_byte(tmp_path):
+    import struct
+    import zlib
+
+    levels = np.random.default_rng(1).integers(0, 65536, (40, 40, 3), dtype=np.uint16)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in levels)
+    content = b"\x89PNG\r\n\x1a\n"
+    header = struct.pack(">IIBBBBB", 40, 40, 16, 2, 0, 0, 0)
+    for kind, body in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
+        content += struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    (tmp_path / "kinds").mkdir()
+    (tmp_path / "kinds/deep.png").write_bytes(content)
+    image, kind = loaded(tmp_path, "deep")
+    assert kind == "16 bits"
+    wanted = data.adm_crop(Image.fromarray((levels >> 8).astype(np.uint8)), 32)
+    assert np.abs(image.astype(int) - wanted).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "options"),
+    [
+        ("CMYK", "CMYK", {"format": "JPEG", "quality": 95}),
+        ("L", "grey", {"format": "PNG"}),
+        ("1", "black and white", {"format": "PNG"}),
+        ("P", "palette", {"format": "PNG"}),
+        ("RGBA", "opaque alpha", {"format": "PNG"}),
+    ],
+)
+def test_other_kinds_are_converted_and_named(tmp_path, picture, mode, kind, options):
+    saved(tmp_path / f"kinds/one.{options['format'].lower()}", picture.convert(mode), **options)
+    saved(tmp_path / "kinds/plain.png", picture)
+    image, found = loaded(tmp_path, "one")
+    assert found == kind and image.shape == (32, 32, 3)
+    plain, nothing = loaded(tmp_path, "plain")
+    assert nothing is None
+    if mode in ("RGBA", "CMYK"):
+        assert np.abs(image.astype(int) - plain).mean() < (1 if mode == "RGBA" else 12)
+
+
+def test_transparency_and_floats_are_errors_of_their_picture(tmp_path, picture):
+    clear = picture.convert("RGBA")
+    clear.putalpha(128)
+    saved(tmp_path / "kinds/clear.png", clear)
+    palette = picture.convert("P")
+    saved(tmp_path / "kinds/hole.png", palette, transparency=palette.getpixel((0, 0)))
+    float_tiff = Image.fromarray(np.zeros((40, 40), np.float32))
+    saved(tmp_path / "kinds/floats.tif", float_tiff)
+    (tmp_path / "kinds/floats.tif").rename(tmp_path / "kinds/floats.png")
+    for name, message in (("clear", "transparent pixels"), ("hole", "transparent pixels"), ("floats", "mode F")):
+        with pytest.raises(ValueError, match=f"{name}.png has .*{message}"):
+            loaded(tmp_path, name)
+
+
+# ----------------------------------------------------------------------------------------------------- WebDataset
+
+
+def encoded(image):
+    content = io.BytesIO()
+    image.save(content, "PNG")
+    return content.getvalue()
+
+
+def shard(path, members):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, content in members:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+
+
+@pytest.fixture
+def pieces(picture):
+    turned = [picture.rotate(90 * i, expand=True) for i in range(4)]
+    return [encoded(image) for image in turned]
+
+
+def test_shards_are_read_by_offset_in_the_order_of_their_names(tmp_path, pieces):
+    shard(tmp_path / "sets/b.tar", [("2.png", pieces[2]), ("1.cls", b"7"), ("1.png", pieces[1])])
+    shard(tmp_path / "sets/a.tar", [("x/3.seg.png", pieces[3]), ("x/0.json", b"{}"), (".hidden.png", b"")])
+    found = data.folder(tmp_path / "sets", size=32)
+    assert found.ids == ("a/x/3", "b/1", "b/2") and found.name == "folder-sets" and found.expected == 3
+    for i, k in enumerate((3, 1, 2)):
+        with Image.open(io.BytesIO(pieces[k])) as opened:
+            np.testing.assert_array_equal(found.load(i), data.adm_crop(opened.convert("RGB"), 32))
+    before = found.fingerprint
+    single = data.folder(tmp_path / "sets/b.tar", size=32)
+    assert single.ids == ("1", "2") and single.name == "folder-b"
+    shard(tmp_path / "sets/b.tar", [("1.png", pieces[1]), ("2.png", pieces[2])])
+    assert data.folder(tmp_path / "sets", size=32).fingerprint == before, "the order in an archive decides nothing"
+    shard(tmp_path / "sets/b.tar", [("1.png", pieces[0]), ("2.png", pieces[2])])
+    assert data.folder(tmp_path / "sets", size=32).fingerprint != before
+
+
+def test_shards_and_folders_give_the_same_images(tmp_path, pieces):
+    shard(tmp_path / "all.tar", [(f"{i}.png", content) for i, content in enumerate(pieces)])
+    (tmp_path / "folder").mkdir()
+    for i, content in enumerate(pieces):
+        (tmp_path / "folder" / f"{i}.png").write_bytes(content)
+    one, other = data.folder(tmp_path / "all.tar", size=32), data.folder(tmp_path / "folder", size=32)
+    assert one.fingerprint == other.fingerprint and one.ids == other.ids
+    assert data.image_set(str(tmp_path / "all.tar"), 2, 32, "squash").params["geometry"] == "squash"
+
+
+def test_shard_errors(tmp_path, pieces):
+    (tmp_path / "none.tar").write_bytes(b"no archive" * 100)
+    with pytest.raises(ValueError, match="none.tar is no plain tar file"):
+        data.folder(tmp_path / "none.tar")
+    shard(tmp_path / "empty.tar", [("1.txt", b"words")])
+    with pytest.raises(ValueError, match="empty.tar hold no"):
+        data.folder(tmp_path / "empty.tar")
+    shard(tmp_path / "double.tar", [("1.png", pieces[0]), ("1.jpg", pieces[1])])
+    with pytest.raises(ValueError, match="two images for the key 1"):
+        data.folder(tmp_path / "double.tar")
+    shard(tmp_path / "broken.tar", [("1.png", pieces[0]), ("2.png", b"no picture")])
+    found = data.folder(tmp_path / "broken.tar", size=32)
+    assert found.load(0).shape == (32, 32, 3)
+    with pytest.raises(ValueError, match="2.png cannot be read"):
+        found.load(1)
+    shard(tmp_path / "cut.tar", [("1.png", pieces[0])])
+    found = data.folder(tmp_path / "cut.tar", size=32)
+    (tmp_path / "cut.tar").write_bytes((tmp_path / "cut.tar").read_bytes()[:600])
+    with pytest.raises(ValueError, match="1.png in cut.tar is cut off"):
+        found.load(0)

@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from evals import dpg
+from evals import dpg, dpg_measures, dpg_rules
 from evals.judges.analytic import AnalyticJudge
+from evals.shards import Shard
 from evals.subjects import fake
 from vgt.core import record, suites
 
@@ -32,27 +33,27 @@ def options(root, **more) -> dict:
 
 
 def test_zeroing_of_the_spec():
-    raw, zeroed = dpg.score_tile({1: "no", 2: "yes", 3: "yes"}, CHAIN)
+    raw, zeroed = dpg_rules.score_tile({1: "no", 2: "yes", 3: "yes"}, CHAIN)
     assert list(raw.values()) == [0, 1, 1] and sum(zeroed.values()) == 0
-    raw, zeroed = dpg.score_tile({1: "yes", 2: "no", 3: "yes"}, CHAIN)
+    raw, zeroed = dpg_rules.score_tile({1: "yes", 2: "no", 3: "yes"}, CHAIN)
     assert list(raw.values()) == [1, 0, 1] and sum(zeroed.values()) / 3 == pytest.approx(1 / 3)
 
 
 def test_zeroing_follows_the_graph_not_the_file():
     """The official walk in file order would leave question 3 at 1 here (spec evaluators 3.3)."""
-    _, zeroed = dpg.score_tile({1: "no", 2: "yes", 3: "yes"}, [CHAIN[2], CHAIN[1], CHAIN[0]])
+    _, zeroed = dpg_rules.score_tile({1: "no", 2: "yes", 3: "yes"}, [CHAIN[2], CHAIN[1], CHAIN[0]])
     assert set(zeroed.values()) == {0.0}
 
 
 def test_cycles_missing_parents_and_answers_are_errors():
     with pytest.raises(ValueError, match="cycle"):
-        dpg.order([question(1, 2), question(2, 1)])
+        dpg_rules.order([question(1, 2), question(2, 1)])
     with pytest.raises(ValueError, match="question 2 depends on question 9"):
-        dpg.order([question(1), question(2, 9)])
+        dpg_rules.order([question(1), question(2, 9)])
     with pytest.raises(ValueError, match="not all different"):
-        dpg.order([question(1), question(1)])
+        dpg_rules.order([question(1), question(1)])
     with pytest.raises(ValueError, match="question 3 has no answer"):
-        dpg.score_tile({1: "yes", 2: "yes"}, CHAIN)
+        dpg_rules.score_tile({1: "yes", 2: "yes"}, CHAIN)
 
 
 @pytest.mark.parametrize(
@@ -60,17 +61,17 @@ def test_cycles_missing_parents_and_answers_are_errors():
     [("yes", True), (" Yes. ", True), ("NO!", False), ("no", False), ("yes, it is", None), ("maybe", None), ("", None)],
 )
 def test_answers_are_normalized(words, meaning):
-    assert dpg.verdict(words) is meaning
+    assert dpg_rules.verdict(words) is meaning
 
 
 def test_categories():
-    assert [dpg.category(question(1, category=c)) for c in ("entity - whole", "global -", "other - count")] == [
+    assert [dpg_rules.category(question(1, category=c)) for c in ("entity - whole", "global -", "other - count")] == [
         "entity",
         "global",
         "other",
     ]
     with pytest.raises(ValueError, match="category 'mood'"):
-        dpg.metrics([{"questions": [question(1, category="mood - calm")]}])
+        dpg_measures.metrics([{"questions": [question(1, category="mood - calm")]}])
 
 
 def test_measures_pool_questions_and_average_items():
@@ -82,7 +83,7 @@ def test_measures_pool_questions_and_average_items():
         (1, 0): {"answers": {"1": "no", "2": "yes", "3": "maybe"}, "unparsed": 1},
         (1, 1): {"answers": {"1": "yes", "2": "yes", "3": "no"}, "unparsed": 0},
     }
-    found = dpg.measures(prompts, 2, evidence)
+    found = dpg_measures.measures(prompts, 2, evidence)
     assert sum(found["dpg"].values) / 2 == pytest.approx((0.5 + (0 + 2 / 3) / 2) / 2)
     assert sum(found["entity"].values) / len(found["entity"].values) == pytest.approx(4 / 8)
     assert sum(found["entity-adjusted"].values) / 8 == pytest.approx(3 / 8)
@@ -93,17 +94,18 @@ def test_measures_pool_questions_and_average_items():
 def test_oracle_noise_and_records(tmp_path):
     outcome = dpg.run(fake.Oracle(), JUDGE, **options(tmp_path))
     scores = {r.metric: r for r in outcome.records}
-    assert list(scores) == ["dpg", *dpg.CATEGORIES, *(f"{c}-adjusted" for c in dpg.CATEGORIES)]
+    main = ["dpg", *dpg_rules.CATEGORIES, *(f"{c}-adjusted" for c in dpg_rules.CATEGORIES)]
+    assert list(scores)[:11] == main and "attribute-color" in scores and "relation-spatial-adjusted" in scores
     assert scores["dpg"].value >= 99 and scores["dpg"].n == 24 and scores["dpg"].judge.startswith("judge-analytic")
     noise = dpg.run(fake.Noise(), JUDGE, **options(tmp_path, images_per_prompt=1))
     assert noise.records[0].value < 25
 
     again = dpg.run(fake.Oracle(), JUDGE, **options(tmp_path))
-    assert (again.computed, again.reused) == (0, 11)
+    assert (again.computed, again.reused) == (0, len(scores))
     (tmp_path / "records" / scores["relation-adjusted"].path).unlink()
     evidence = (tmp_path / scores["dpg"].evidence).read_bytes()
     third = dpg.run(fake.Oracle(), JUDGE, **options(tmp_path))
-    assert (third.computed, third.reused) == (1, 10)
+    assert (third.computed, third.reused) == (1, len(scores) - 1)
     assert record.scores(third.records) == record.scores(outcome.records)
     assert (tmp_path / scores["dpg"].evidence).read_bytes() == evidence
 
@@ -120,9 +122,10 @@ class Mumbling:
 def test_unparsed_answers_count_as_no_and_are_counted(tmp_path):
     one = options(tmp_path, images_per_prompt=1, prompts=PROMPTS[:3], check_judge=lambda judge: None)
     scores = {r.metric: r for r in dpg.run(fake.Oracle(), Mumbling(), **one).records}
-    assert scores["global"].value == 0 and scores["entity"].value == 100
-    assert scores["dpg"].extra["unparsed"] == 6  # two questions about the background a picture
-    lines = (tmp_path / scores["dpg"].evidence).read_text().splitlines()
+    assert scores["global[mumbling]"].value == 0 and scores["entity[mumbling]"].value == 100
+    assert scores["dpg[mumbling]"].extra["unparsed"] == 6  # two questions about the background a picture
+    assert scores["dpg[mumbling]"].extra["headline"] == "DPG[mumbling]"
+    lines = (tmp_path / scores["dpg[mumbling]"].evidence).read_text().splitlines()
     assert "perhaps" in json.loads(lines[0])["answers"].values()
 
 
@@ -135,9 +138,131 @@ def test_another_judge_asks_again_but_draws_nothing(tmp_path):
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "dpg").rglob("*.png")} == times
 
 
+def test_two_judges_keep_their_own_answers_and_records(tmp_path):
+    one = options(tmp_path, images_per_prompt=1, prompts=PROMPTS[:3], check_judge=lambda judge: None)
+    first = dpg.run(fake.Oracle(), JUDGE, **one)
+    dpg.run(fake.Oracle(), Mumbling(), **one)
+    assert dpg.run(fake.Oracle(), JUDGE, **one).reused == len(first.records)
+
+
 def test_unknown_protocol_and_bad_graph(tmp_path):
-    with pytest.raises(ValueError, match="protocol 'dpg-ella'"):
-        dpg.run(fake.Oracle(), JUDGE, **options(tmp_path, protocol="dpg-ella"))
+    with pytest.raises(ValueError, match="protocol 'dpg-best' is unknown"):
+        dpg.run(fake.Oracle(), JUDGE, **options(tmp_path, protocols=["dpg-best"]))
     bad = [{"id": "a", "prompt": "There is one object.", "questions": [question(1, 2), question(2, 1)]}]
-    with pytest.raises(ValueError, match="cycle"):
+    with pytest.raises(ValueError, match="item a: .* cycle"):
         dpg.run(fake.Oracle(), JUDGE, **options(tmp_path, prompts=bad))
+    dangling = [{"id": "a", "prompt": "There is one object.", "questions": [question(1, 7)]}]
+    with pytest.raises(ValueError, match="item a: question 1 depends on question 7"):
+        dpg.run(fake.Oracle(), JUDGE, **options(tmp_path, prompts=dangling))
+
+
+# ------------------------------------------------------------------------------------------------- the protocols
+
+
+def tile(*words: str) -> dict:
+    return {"answers": {str(n): w for n, w in enumerate(words, 1)}}
+
+
+def test_file_order_zeroing_is_the_official_walk():
+    """A parent that comes later in the file has not been zeroed yet when its child is looked at."""
+    ella = dpg_rules.RULES["dpg-ella"]
+    answers = {1: "no", 2: "yes", 3: "yes"}
+    _, forwards = dpg_rules.score_tile(answers, CHAIN, ella)
+    _, backwards = dpg_rules.score_tile(answers, CHAIN[::-1], ella)
+    assert forwards == {1: 0, 2: 0, 3: 0} and backwards == {1: 0, 2: 0, 3: 1}
+
+
+def test_a_dangling_parent_drops_the_item_only_where_it_is_looked_at():
+    ella = dpg_rules.RULES["dpg-ella"]
+    graph = [question(1), question(2, 1, 9)]
+    with pytest.raises(dpg_rules.Dropped, match="question 2 depends on question 9"):
+        dpg_rules.score_tile({1: "yes", 2: "yes"}, graph, ella)
+    assert dpg_rules.score_tile({1: "no", 2: "yes"}, graph, ella)[1] == {1: 0, 2: 0}
+
+
+def test_exact_match_is_ellas_alone():
+    assert dpg_rules.verdict("Yes.") is True and dpg_rules.verdict("Yes.", "exact") is None
+    raw = {
+        name: dpg_rules.score_tile({1: "Yes."}, [question(1)], rules)[0][1] for name, rules in dpg_rules.RULES.items()
+    }
+    assert raw == {"dpg-fixed": 1.0, "dpg-ella": 0.0, "dpg-vgt": 1.0}
+
+
+def mean(measure) -> float:
+    return sum(measure.values) / len(measure.values)
+
+
+def test_the_three_protocols_on_the_same_answers():
+    """By hand: item a loses its first question to D1; the categories of dpg-ella are those of the last tile."""
+    prompts = [
+        {"id": "a", "questions": [question(1), question(2, category="global - ")]},
+        {"id": "b", "questions": [question(1, 0), question(2, 1)]},
+    ]
+    evidence = {(i, s): tile("yes", "no") for i in range(2) for s in range(4)}
+    evidence[0, 3] = tile("yes", "yes")
+    evidence[1, 3] = tile("no", "yes")
+    found = {name: dpg_measures.measures(prompts, 4, evidence, None, rules) for name, rules in dpg_rules.RULES.items()}
+    fixed, ella, vgt = found["dpg-fixed"], found["dpg-ella"], found["dpg-vgt"]
+    assert mean(fixed["dpg"]) == pytest.approx(((0.5 * 3 + 1) / 4 + (0.5 * 3 + 0) / 4) / 2)
+    assert mean(ella["dpg"]) == pytest.approx(((0 + 0 + 0 + 1) / 4 + (0.5 * 3 + 0) / 4) / 2)
+    assert mean(vgt["dpg"]) == pytest.approx(0.5)
+    assert mean(fixed["global"]) == 1 / 4 and mean(ella["global"]) == 1 and mean(vgt["global"]) == 0
+    assert mean(fixed["entity"]) == pytest.approx((4 + 3 + 1) / 12) and mean(ella["entity"]) == 0.5
+    assert mean(fixed["entity-adjusted"]) == pytest.approx((4 + 3) / 12) and "entity-adjusted" not in ella
+    assert (fixed["dpg"].n, ella["dpg"].n, vgt["dpg"].n) == (8, 8, 2)
+    assert (fixed["dpg"].n_expected, ella["dpg"].n_expected, vgt["dpg"].n_expected) == (8, 8, 2)
+    assert len(set(fixed["entity"].ids)) == 12 and fixed["dpg"].ids == ["a", "b"]
+
+
+def test_d1_drops_the_whole_first_item_where_its_children_need_the_lost_question():
+    prompts = [{"id": "a", "questions": CHAIN}, {"id": "b", "questions": CHAIN}]
+    evidence = {(i, s): tile("yes", "yes", "yes") for i in range(2) for s in range(4)}
+    ella = dpg_measures.measures(prompts, 4, evidence, None, dpg_rules.RULES["dpg-ella"])["dpg"]
+    assert ella.ids == ["b"] and ella.extra["dropped"] == ["a"] and (ella.n, ella.asked, ella.n_expected) == (4, 4, 4)
+    assert "1 item(s) dropped by the rules of dpg-ella" in ella.note
+    del evidence[1, 2]
+    lacking = dpg_measures.measures(prompts, 4, evidence, None, dpg_rules.RULES["dpg-ella"])["dpg"]
+    assert (lacking.n, lacking.asked) == (3, 4)  # a missing image is never dropped in silence
+
+
+def test_a_run_computes_all_protocols_from_the_same_answers_and_rescoring_needs_no_judge(tmp_path):
+    every = list(dpg_rules.RULES)
+    outcome = dpg.run(fake.Oracle(), JUDGE, **options(tmp_path, protocols=every))
+    scores = {r.metric: r for r in outcome.records}
+    assert {scores[m].protocol for m in ("dpg", "dpg-ella", "dpg-vgt")} == set(every)
+    assert scores["dpg-vgt"].n == 6 and scores["dpg-vgt"].protocol_params["tiles"] == 1
+    assert len(scores) == len(outcome.records) and scores["dpg"].extra["samples"] == 6
+    samples = (tmp_path / "records" / scores["entity-ella"].path).with_suffix(".samples.csv")
+    assert len(samples.read_text().splitlines()) == scores["entity-ella"].extra["samples"] + 1
+
+    answers = tmp_path / scores["dpg"].evidence
+    again = dpg.rescore(answers, records=tmp_path / "again", protocols=every)
+    assert record.scores(again.records) == record.scores(outcome.records)
+    assert [r.key for r in again.records] == [r.key for r in outcome.records]
+    assert dpg.rescore(answers, records=tmp_path / "records", protocols=every).computed == 0
+    answers.with_suffix(".run.json").unlink()
+    with pytest.raises(ValueError, match="run.json does not exist"):
+        dpg.rescore(answers, records=tmp_path / "again")
+
+
+def test_parts_ask_their_own_pictures_and_the_whole_asks_nothing_more(tmp_path):
+    whole = dpg.run(fake.Oracle(), JUDGE, **options(tmp_path / "whole"))
+    asked = []
+
+    class Counting:
+        name, fingerprint = JUDGE.name, JUDGE.fingerprint
+
+        def answer(self, image, question):
+            asked.append(question)
+            return JUDGE.answer(image, question)
+
+    split = options(tmp_path / "parts", check_judge=lambda judge: None)
+    for index in range(2):
+        part = dpg.run(fake.Oracle(), Counting(), **split, shard=Shard(index, 2))
+        assert part.records == [] and not (tmp_path / "parts/records").exists()
+    before = len(asked)
+    joined = dpg.run(fake.Oracle(), Counting(), **split)
+    assert before == 4 * sum(len(p["questions"]) for p in PROMPTS) == len(asked)
+    assert record.scores(joined.records) == record.scores(whole.records)
+    evidence = whole.records[0].evidence
+    assert (tmp_path / "parts" / evidence).read_bytes() == (tmp_path / "whole" / evidence).read_bytes()

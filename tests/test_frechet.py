@@ -106,6 +106,16 @@ def test_equal_sets_have_no_distance_and_it_is_symmetric():
         assert from_features(a, b) == pytest.approx(from_features(b, a), rel=1e-9)
 
 
+def test_dimensions_that_never_vary_change_nothing():
+    rng = np.random.default_rng(6)
+    a, b = correlated(rng, 80, 10), correlated(rng, 90, 10)
+    expected = from_moments(moments(a), moments(b))
+    dead = [np.concatenate([x, np.zeros((len(x), 2)), x[:, :1]], 1) for x in (a, b)]  # constant, and a copy
+    with_copy = from_features(np.concatenate([a, a[:, :1]], 1), np.concatenate([b, b[:, :1]], 1))
+    assert from_moments(*map(moments, dead)) == pytest.approx(with_copy, rel=1e-6)
+    assert from_moments(*(moments(x[:, :12]) for x in dead)) == pytest.approx(expected, rel=1e-9)
+
+
 def test_blocks_merge_and_come_back_from_disk(tmp_path):
     x = correlated(np.random.default_rng(4), 90, 8)
     blocks = [moments(x[i::3]) for i in range(3)]
@@ -128,10 +138,13 @@ def test_jackknife_routes_agree_and_its_error_is_about_right():
     assert interval.low < np.mean(distances) < interval.high
     half = (interval.high - interval.low) / 2
     assert 0.4 < half / (2.09 * np.std(distances)) < 2.5
-    block_of = np.arange(n) % 20
-    value, left = frechet._by_blocks(a, a + 0.3, block_of, 20)
-    assert value == pytest.approx(from_features(a, a + 0.3))
-    assert left[7] == pytest.approx(from_features(a[block_of != 7], a[block_of != 7] + 0.3))
+    parts = [frechet.moments(x[np.arange(n) % 20 == k]) for x in (a, a + 0.3) for k in range(20)]
+    from_blocks = frechet.blocks_jackknife(parts[:20], parts[20:])
+    from_rows = frechet.features_jackknife(a, a + 0.3, np.arange(n) % 20, np.arange(n) % 20)
+    assert len(from_blocks.replicates) == 20
+    np.testing.assert_allclose(
+        [from_blocks.value, *from_blocks.replicates], [from_rows.value, *from_rows.replicates], rtol=1e-9
+    )
 
 
 def test_bad_features_are_named():

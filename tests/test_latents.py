@@ -103,3 +103,18 @@ def test_crop_takes_the_centre():
     assert torch.equal(latents.crop_grid(grid, 64, 64).T.view(1, 2, 64, 64), grid)
     with pytest.raises(ValueError, match="65 x 3 latent grid .* 64 x 64"):
         latents.crop_grid(grid, 65, 3)
+
+
+def test_sinusoid_grid():
+    """Unit phases of amplitude a, rows apart from columns, and nearer cells more alike than farther ones."""
+    grid = latents.sinusoid_grid(24, 8, 0.5)
+    assert grid.shape == (1, 24, 8, 8)
+    sin, cos = grid[0, :6], grid[0, 6:12]
+    assert torch.allclose(sin**2 + cos**2, torch.full_like(sin, 0.25))
+    assert torch.allclose(sin[0, 3], 0.5 * torch.tensor(3 * np.pi / 2).sin().expand(8), atol=1e-6)  # the third row
+    assert torch.equal(grid[0, 12:], grid[0, :12].transpose(1, 2))
+    cells = grid[0].flatten(1).T
+    near = [(cells[0] - cells[k]).norm() for k in (1, 2, 3)]
+    assert near[0] < near[1] < near[2]
+    with pytest.raises(ValueError, match="multiple of 4"):
+        latents.sinusoid_grid(6, 8, 1.0)

@@ -1,11 +1,14 @@
-"""PSNR and the five SSIM variants against independent definitions."""
+"""PSNR and the SSIM variants against independent definitions, LPIPS with random weights, codebooks."""
 
 import numpy as np
 import pytest
+import torch
 from scipy.signal import convolve2d
 
-from evals.metrics import psnr, ssim
-from vgt.core import photos
+from evals import checks
+from evals.checks import recon
+from evals.metrics import codebook, lpips, psnr, ssim
+from vgt.core import files, photos
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +72,52 @@ def test_identity_is_one_and_range_two_inflates(natural):
         assert len({round(ssim.ssim(a, b, v), 6) for v in ssim.VARIANTS}) == len(ssim.VARIANTS)
 
 
+@pytest.mark.parametrize("check", recon.CHECKS, ids=lambda c: f"{c.protocol}-{c.against}".replace(" ", "_"))
+def test_measured_differences_stay_within_their_limits(check):
+    assert check in checks.checks()
+    assert check.measure() <= check.limit
+
+
+def tensors(pairs, dtype=torch.float32):
+    stacked = (torch.from_numpy(np.stack(side)).permute(0, 3, 1, 2) for side in zip(*pairs, strict=True))
+    return [x.to(dtype) / 255 for x in stacked]
+
+
+def test_batches_give_what_pairs_give(natural):
+    a, b = tensors(natural)
+    together = ssim.batch(a, b)
+    for variant in ssim.VARIANTS:
+        assert together[variant].dtype == torch.float64 and together[variant].shape == (len(natural),)
+        alone = ssim.batch(a[3:4], b[3:4])[variant]
+        torch.testing.assert_close(alone, together[variant][3:4], rtol=0, atol=0)
+        exact = ssim.batch(*tensors(natural[3:4], torch.float64), [variant])[variant]
+        assert float(exact) == pytest.approx(ssim.ssim(*natural[3], variant), abs=1e-12)
+    assert ssim.batch(a[:0], b[:0])["ssim-y"].shape == (0,)
+
+
+def test_flat_images_are_computed_in_double():
+    """Two flat levels far apart: the Gaussian variants lose 1e-5 in float32."""
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        low, high = rng.integers(0, 256, (2, 3))
+        a = np.where(np.arange(64)[None, :, None] < 32, low, high).astype(np.uint8).repeat(64, 0).reshape(64, 64, 3)
+        b = a.copy()
+        b[::2] ^= 1
+        for variant, value in ssim.batch(*tensors([(a, b)])).items():
+            assert float(value) == pytest.approx(ssim.ssim(a, b, variant), abs=1e-5), variant
+
+
+def test_torchmetrics_agrees_where_it_is_installed(natural):
+    functional = pytest.importorskip("torchmetrics.functional.image")
+    a, b = tensors(natural)
+    measure = functional.structural_similarity_index_measure
+    found = ssim.batch(a, b)
+    wanted = measure(b, a, data_range=1.0, reduction="none")
+    np.testing.assert_allclose(found["ssim-tm"], wanted, atol=1e-5)
+    wanted = measure(2 * b - 1, 2 * a - 1, data_range=(-1.0, 1.0), reduction="none")
+    np.testing.assert_allclose(found["ssim-tm-signed"], wanted, atol=1e-5)
+
+
 def test_psnr_known_values(natural):
     zero, one = np.zeros((16, 16, 3), np.uint8), np.full((16, 16, 3), 1, np.uint8)
     assert psnr.psnr(psnr.squared_error(zero, one)) == pytest.approx(20 * np.log10(255))
@@ -88,9 +137,122 @@ def test_only_equal_uint8_images_are_compared(function):
             function(image, other)
 
 
+def test_batched_errors_are_exact_for_levels_and_double_for_floats(natural):
+    levels = [torch.from_numpy(np.stack(side)) for side in zip(*natural, strict=True)]
+    wanted = [psnr.squared_error(a, b) for a, b in natural]
+    np.testing.assert_allclose(psnr.squared_errors(*levels), wanted, rtol=1e-14)
+    np.testing.assert_allclose(psnr.squared_errors(*tensors(natural, torch.float64)), wanted, rtol=1e-12)
+    white = torch.full((2, 8, 8, 3), 255, dtype=torch.uint8)
+    assert psnr.psnr(float(psnr.squared_errors(white, white - 1)[0])) == pytest.approx(20 * np.log10(255), abs=1e-9)
+    with pytest.raises(ValueError, match="one kind"):
+        psnr.squared_errors(white, white.float())
+
+
+# -------------------------------------------------------------------------------------------------------- LPIPS
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    """A random AlexNet in torchvision's layout; what is tested is that the file's weights are the ones used."""
+    from torchvision import models
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return models.alexnet(weights=None).features.state_dict(prefix="features.")
+
+
+@pytest.fixture
+def stored(backbone, tmp_path, monkeypatch):
+    """The backbone in $VGT_WEIGHTS under a name with its own checksum."""
+    torch.save(backbone, tmp_path / "alex.pth")
+    name = f"alexnet-owt-{files.digest_file(tmp_path / 'alex.pth')[:8]}"
+    (tmp_path / "alex.pth").rename(tmp_path / f"{name}.pth")
+    monkeypatch.setitem(lpips.BACKBONES, "alex", name)
+    monkeypatch.setenv("VGT_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    return tmp_path / f"{name}.pth"
+
+
+def test_lpips_takes_its_backbone_from_a_file(stored, backbone, natural, tmp_path):
+    a, b = tensors(natural[:3])
+    distance = lpips.load("alex")
+    found = distance(a, b)
+    assert found.dtype == torch.float64 and found.shape == (3,) and (found > 0).all()
+    assert distance(a, a).tolist() == [0, 0, 0]
+    np.testing.assert_allclose(distance(b, a), found, rtol=1e-5)
+    assert lpips.protocol("alex")["backbone"] == files.digest_file(stored)[:16]
+    from safetensors.torch import save_file
+
+    save_file({k: v.contiguous() for k, v in backbone.items()}, tmp_path / "mine.safetensors")
+    torch.testing.assert_close(lpips.load("alex", tmp_path / "mine.safetensors")(a, b), found)
+    other = {k: v + 0.01 for k, v in backbone.items()}
+    assert not torch.allclose(lpips.distance(lpips.network("alex", other))(a, b), found, rtol=1e-3)
+
+
+def test_backbones_that_are_none(stored, backbone, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"vgg16-397923af.pth .*sha256 397923af.*--weights lpips-vgg=PATH.*VGT_WEIGHTS"
+    ):
+        lpips.find("vgg")
+    with pytest.raises(ValueError, match="no file .*absent.pth"):
+        lpips.find("alex", tmp_path / "absent.pth")
+    with pytest.raises(ValueError, match="'resnet'"):
+        lpips.find("resnet")
+    (tmp_path / "wrong.pth").write_bytes(b"cut off")
+    with pytest.raises(ValueError, match="wrong.pth has sha256 .*get torchvision's"):
+        lpips.load("alex", tmp_path / "wrong.pth")
+    (tmp_path / "wrong.safetensors").write_bytes(b"cut off")
+    with pytest.raises(ValueError, match="wrong.safetensors cannot be read"):
+        lpips.load("alex", tmp_path / "wrong.safetensors")
+    fewer = {k: v for k, v in backbone.items() if k != "features.3.bias"}
+    with pytest.raises(ValueError, match="has no features.3.bias; it is not torchvision's alexnet"):
+        lpips.network("alex", fewer)
+    with pytest.raises(ValueError, match="has features.99.bias besides"):
+        lpips.network("alex", backbone | {"features.99.bias": torch.zeros(1)})
+    with pytest.raises(ValueError, match=r"features.0.bias of shape \(3,\), not \(64,\)"):
+        lpips.network("alex", backbone | {"features.0.bias": torch.zeros(3)})
+
+
+def test_vgg_has_torchvisions_layout():
+    """26 tensors of 13 convolutions; the classifier of a full state dict is left aside."""
+    widths = (3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
+    places = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
+    state = {"classifier.0.weight": torch.zeros(1)}
+    for place, into, out in zip(places, widths, widths[1:], strict=False):
+        state[f"features.{place}.weight"] = torch.full((out, into, 3, 3), 0.01)
+        state[f"features.{place}.bias"] = torch.zeros(out)
+    network = lpips.network("vgg", state)
+    assert float(network.net.state_dict()["slice5.28.weight"].mean()) == pytest.approx(0.01)
+
+
+# ----------------------------------------------------------------------------------------------------- codebook
+
+
+def test_codebook_statistics():
+    counted = codebook.counts([np.array([[0, 0, 1]]), np.array([[3, 1, 0]])], 8)
+    assert counted.tolist() == [3, 2, 0, 1, 0, 0, 0, 0]
+    found = codebook.statistics(counted)
+    p = np.array([3, 2, 1]) / 6
+    assert found["codebook-usage"] == 3 / 8
+    assert found["codebook-entropy"] == pytest.approx(-(p * np.log2(p)).sum(), abs=1e-6)
+    assert found["codebook-perplexity"] == 2 ** found["codebook-entropy"]
+    assert codebook.statistics(np.full(16, 5))["codebook-perplexity"] == pytest.approx(16, abs=1e-4)
+    for wrong in (8, -1):
+        with pytest.raises(ValueError, match=f"index {wrong} is outside the codebook of 8"):
+            codebook.counts([np.array([0, wrong])], 8)
+
+
 def test_errors_of_ssim():
     small, image = np.zeros((10, 64, 3), np.uint8), np.zeros((16, 16, 3), np.uint8)
     with pytest.raises(ValueError, match="64x10"):
         ssim.ssim(small, small, "ssim-wang")
     with pytest.raises(ValueError, match="'ssim'.*ssim-wang"):
         ssim.ssim(image, image, "ssim")
+    with pytest.raises(ValueError, match="float32 or float64"):
+        ssim.batch(torch.zeros(1, 3, 16, 16), torch.zeros(1, 3, 16, 17))
+    with pytest.raises(ValueError, match="float32 or float64"):
+        ssim.batch(*(torch.zeros(1, 3, 16, 16, dtype=torch.uint8),) * 2)
+    with pytest.raises(ValueError, match="'ssim'.*ssim-wang"):
+        ssim.batch(*(torch.zeros(1, 3, 16, 16),) * 2, ["ssim"])
+    with pytest.raises(ValueError, match="64x10"):
+        ssim.batch(*(torch.zeros(1, 3, 10, 64),) * 2)

@@ -10,8 +10,9 @@ from PIL import Image
 from evals import reconstruction
 from evals.api import Tokenizer
 from evals.metrics import ssim
+from evals.protocols.recon import PIPELINES
 from evals.subjects import pca
-from vgt.core import photos, record, scenes
+from vgt.core import photos, record, samples, scenes
 
 N = 20  # two batches of 10
 
@@ -67,11 +68,13 @@ def test_a_lossy_model_is_scored_with_intervals_and_provenance(tmp_path):
         assert (one.subject, one.suite, one.protocol) == ("blur4", "photos", metric)
         assert one.partial and (one.n, one.n_expected, one.n_failed) == (N, 256, 0)
         assert one.protocol_params["quantize"] == "round" and one.protocol_params["cluster"] == "picture"
-        assert (tmp_path / one.evidence).is_file() and str(tmp_path) not in one.model_dump_json()
+        assert (tmp_path / one.evidence).exists() and str(tmp_path) not in one.model_dump_json()
     assert found["psnr-global"].value <= found["psnr-mean"].value < 40
     assert found["ssim-taming"].value > found["ssim-sk"].value
     assert "over 4 clusters" in found["psnr-mean"].interval and "jackknife" in found["fd-efflite2"].interval
     assert "definition" in found["ssim-wang"].protocol_params
+    assert found["psnr-mean"].protocol_params["model_res"] == found["psnr-mean"].protocol_params["eval_res"] == 64
+    assert "a training loss also uses" in found["fd-efflite0"].protocol_params["caution"]
     rows = [json.loads(line) for line in (tmp_path / found["psnr-mean"].evidence).read_text().splitlines()]
     assert found["psnr-mean"].value == pytest.approx(np.mean([r["psnr"] for r in rows]))
     assert found["psnr-global"].value == pytest.approx(-10 * np.log10(np.mean([r["mse"] for r in rows])))
@@ -81,7 +84,8 @@ def test_a_lossy_model_is_scored_with_intervals_and_provenance(tmp_path):
 
 
 def test_worse_models_score_worse(tmp_path):
-    (_, fine), (_, coarse) = (score(Blur(by), tmp_path) for by in (2, 8))
+    metrics = ["psnr-mean", *ssim.VARIANTS, "fd-efflite2"]
+    (_, fine), (_, coarse) = (score(Blur(by), tmp_path, metrics=metrics) for by in (2, 8))
     for metric in ("psnr-mean", *ssim.VARIANTS):
         assert fine[metric].value > coarse[metric].value
     assert fine["fd-efflite2"].value < coarse["fd-efflite2"].value
@@ -136,6 +140,11 @@ def test_broken_files_of_a_folder_are_counted_not_dropped(tmp_path):
     (mine / "3.png").write_bytes(b"\x89PNG broken")
     _, found = score(Blur(4), tmp_path, data=str(mine), n=None)
     assert {(r.n, r.n_failed, r.n_expected, r.partial) for r in found.values()} == {(5, 1, 6, True)}
+    assert {(r.value, r.low) for r in found.values()} == {(None, None)}, "withheld: an image is missing"
+    assert "3.png cannot be read" in found["psnr-mean"].note and "5 of 6 images" in found["psnr-mean"].note
+    assert samples.read(tmp_path / "records", found["psnr-mean"]) is None
+    _, found = score(Blur(4), tmp_path, data=str(mine), n=None, partial_ok=True)
+    assert all(r.value is not None and r.partial and "3.png" in r.note for r in found.values())
     assert found["psnr-mean"].suite == "folder-mine"
     rows = [json.loads(line) for line in (tmp_path / found["psnr-mean"].evidence).read_text().splitlines()]
     assert "3.png" in rows[3]["error"] and "psnr" not in rows[3]
@@ -160,14 +169,20 @@ def test_a_model_always_sees_one_batch_shape(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"protocol": "vgt"}, "protocol 'vgt'"),
+        ({"protocol": "titok"}, "protocol 'titok'"),
+        ({"protocol": "vgt", "metrics": ["lpips-vgg-v0.1"]}, "vgg16-397923af.*sha256 397923af.*VGT_WEIGHTS"),
+        ({"metrics": ["rfid-tf-compat"]}, "2015-12-05.*sha256"),
+        ({"metrics": ["codebook-usage"]}, "quantised tokenizer"),
+        ({"size": 32}, "blur4 takes 64 px images"),
         ({"metrics": ["ssim"]}, "'ssim' is unknown.*ssim-wang"),
         ({"metrics": ["judge-agreement"]}, "needs a judge"),
         ({"agreement": lambda a, b: a}, "without a judge"),
         ({"data": "nowhere"}, "no folder nowhere"),
     ],
 )
-def test_impossible_requests_are_refused_before_any_work(tmp_path, options, message):
+def test_impossible_requests_are_refused_before_any_work(tmp_path, monkeypatch, options, message):
+    monkeypatch.setenv("VGT_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     model = Blur(4)
     with pytest.raises(ValueError, match=message):
         score(model, tmp_path, **options)
@@ -197,9 +212,15 @@ def two_folders(tmp_path):
     return tmp_path / "real", tmp_path / "made"
 
 
+def compare(folders, work, batch=4, **options):
+    outcome = reconstruction.pairs(*folders, work=work, records=work / "records", batch=batch, **options)
+    return outcome, {r.metric: r for r in outcome.records}
+
+
 def test_pairs_of_folders(two_folders, tmp_path):
-    outcome = reconstruction.pairs(*two_folders, work=tmp_path, records=tmp_path / "records")
-    assert [r.metric for r in outcome.records] == ["psnr-mean", "psnr-global", *ssim.VARIANTS]
+    outcome, found = compare(two_folders, tmp_path)
+    assert [r.metric for r in outcome.records][: 2 + len(ssim.VARIANTS)] == ["psnr-mean", "psnr-global", *ssim.VARIANTS]
+    assert {"fd-efflite2", "fd-efflite0"} <= set(found)
     errors = [
         np.square((np.asarray(Image.open(a), float) - np.asarray(Image.open(b), float)) / 255).mean()
         for a, b in zip(*(sorted(f.iterdir()) for f in two_folders), strict=True)
@@ -207,23 +228,135 @@ def test_pairs_of_folders(two_folders, tmp_path):
     assert outcome.records[0].value == pytest.approx(np.mean(-10 * np.log10(errors)))
     assert outcome.records[1].value == pytest.approx(-10 * np.log10(np.mean(errors)))
     assert outcome.records[0].n == 4 and not outcome.records[0].partial
-    assert len(record.read(tmp_path / "records")) == 7
-    assert reconstruction.pairs(*two_folders).records[0].value == outcome.records[0].value
+    assert outcome.records[0].protocol_params["model_res"] == 48
+    assert record.read(tmp_path / "records") == sorted(outcome.records, key=lambda r: r.name)
+    again, _ = compare(two_folders, tmp_path)
+    assert (again.computed, again.reused) == (0, len(outcome.records))
 
 
-def test_pairs_name_what_does_not_fit(two_folders):
+def test_a_live_model_and_the_folder_of_its_pngs_score_alike(tmp_path):
+    model, originals = Blur(4), photos.images("test", range(6))
+    for name, images in (("real", originals), ("made", model.reconstruct(originals))):
+        (tmp_path / name).mkdir()
+        for i, image in enumerate(images):
+            Image.fromarray(image).save(tmp_path / name / f"test-{i:05d}.png")
+    _, live = score(model, tmp_path, data=str(tmp_path / "real"), n=None)
+    _, stored = compare((tmp_path / "real", tmp_path / "made"), tmp_path, batch=10)
+    for metric, one in live.items():
+        assert stored[metric].score() == one.score(), metric
+
+
+def test_pairs_count_what_does_not_fit(two_folders, tmp_path):
     real, made = two_folders
     Image.new("RGB", (48, 40)).save(made / "2.png")
-    with pytest.raises(ValueError, match="2: the two images are 48x48 and 48x40"):
-        reconstruction.pairs(real, made)
-    (made / "2.png").unlink()
-    with pytest.raises(ValueError, match="2.png has no counterpart in .*made"):
-        reconstruction.pairs(real, made)
-    (real / "2.png").unlink()
-    for folder in two_folders:
-        Image.new("RGB", (9, 9)).save(folder / "3.png")
-    with pytest.raises(ValueError, match="3: an image of 9x9 is too small"):
-        reconstruction.pairs(real, made)
+    (made / "1.png").unlink()
+    (real / "3.png").write_bytes(b"broken")
+    Image.new("RGB", (48, 48)).save(made / "extra.png")
+    for name in ("small", "wide"):
+        for folder in two_folders:
+            Image.new("RGB", (9, 9) if name == "small" else (64, 32)).save(folder / f"{name}.png")
+    _, found = compare(two_folders, tmp_path, metrics=["psnr-mean"])
+    one = found["psnr-mean"]
+    assert (one.value, one.n, one.n_failed, one.n_expected) == (None, 2, 5, 7)
+    _, found = compare(two_folders, tmp_path, partial_ok=True, metrics=["psnr-mean"])
+    assert found["psnr-mean"].value is not None and found["psnr-mean"].partial
+    rows = [json.loads(line) for line in (tmp_path / one.evidence).read_text().splitlines()]
+    reasons = {row["id"]: row.get("error", "") for row in rows}
+    assert "no counterpart in" in reasons["1"] and "no counterpart in" in reasons["extra"]
+    assert "48x48 and 48x40" in reasons["2"] and "3.png cannot be read" in reasons["3"]
+    assert "9x9 is too small" in reasons["small"] and reasons["0"] == reasons["wide"] == ""
+
+
+def test_pairs_of_other_names_or_nothing_are_refused(two_folders, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty holds no"):
+        compare((two_folders[0], tmp_path / "empty"), tmp_path)
+    (tmp_path / "other").mkdir()
+    Image.new("RGB", (48, 48)).save(tmp_path / "other" / "x.png")
+    with pytest.raises(ValueError, match="no image of .*real has a counterpart in .*other: 0, x"):
+        compare((two_folders[0], tmp_path / "other"), tmp_path)
+
+
+# ---------------------------------------------------------------------------------------------------- protocols
+
+
+def test_protocols_have_records_of_their_own(tmp_path):
+    metrics = ["psnr-mean", "psnr-global", "ssim-wang", "ssim-taming"]
+    found = {name: score(Blur(4), tmp_path, data="photos", protocol=name, metrics=metrics)[1] for name in PIPELINES}
+    assert found["default"]["psnr-mean"].name == "blur4/photos/psnr-mean"
+    assert found["vgt"]["psnr-mean"].name == "blur4/photos@vgt/psnr-mean"
+    names = [r.name for records in found.values() for r in records.values()]
+    assert len(set(names)) == len(names) == len(record.read(tmp_path / "records"))
+    for name, records in found.items():
+        for one in records.values():
+            assert one.protocol == (one.metric if name == "default" else name)
+            assert {"model_res", "eval_res", "resampler", "antialias", "quantize"} <= set(one.protocol_params)
+    assert found["vgt"]["ssim-taming"].protocol_params["reported_by_its_papers"] is True
+    assert found["vgt"]["ssim-wang"].protocol_params["reported_by_its_papers"] is False
+    assert found["vgt"]["psnr-mean"].protocol_params["nominal"] == "448 -> 256"
+    psnrs = {name: records["psnr-mean"].value for name, records in found.items()}
+    assert min(psnrs["vgt"], psnrs["vfmtok"]) > psnrs["default"], "a low-pass filter on both sides flatters"
+    assert psnrs["llamagen"] == pytest.approx(psnrs["lightningdit"]) == pytest.approx(psnrs["default"])
+
+
+def test_float_pixels_are_used_where_a_model_has_them(tmp_path):
+    class Floats(Blur):
+        name = fingerprint = "floats"
+
+        def reconstruct_float(self, images):
+            return ((super().reconstruct(images).astype(np.float32) + 0.3) / 255).clip(0, 1)
+
+    _, exact = score(Floats(4), tmp_path, n=10, protocol="vgt", metrics=["psnr-mean"])
+    _, rounded = score(Blur(4), tmp_path, n=10, protocol="vgt", metrics=["psnr-mean"])
+    assert exact["psnr-mean"].protocol_params["reconstruction"] == "float"
+    assert rounded["psnr-mean"].protocol_params["reconstruction"] == "uint8"
+    assert exact["psnr-mean"].value != rounded["psnr-mean"].value
+    _, default = score(Floats(4), tmp_path, n=10, metrics=["psnr-mean"])
+    assert default["psnr-mean"].protocol_params["reconstruction"] == "uint8"
+
+
+# ------------------------------------------------------------------------------------------- samples, codebook
+
+
+def test_samples_lie_beside_records_and_average_to_them(tmp_path):
+    metrics = ["psnr-mean", "psnr-global", *ssim.VARIANTS, "fd-efflite2"]
+    _, found = score(Blur(4), tmp_path, data="photos", metrics=metrics)
+    for metric in ("psnr-mean", *ssim.VARIANTS):
+        stored = samples.read(tmp_path / "records", found[metric])
+        assert np.mean(stored.values) == pytest.approx(found[metric].value, abs=1e-12)
+        assert stored.ids[:2] == ["test-00000", "test-00001"] and stored.clusters[0] == "cat"
+    for metric in ("psnr-global", "fd-efflite2"):
+        assert samples.read(tmp_path / "records", found[metric]) is None
+    assert len(found["fd-efflite2"].extra[samples.REPLICATES]) == 10
+    even = {"agreement": lambda a, b: np.arange(len(a)) % 2 == 0, "judge": "even-1", "metrics": ["judge-agreement"]}
+    _, found = score(Blur(4), tmp_path, **even)
+    assert np.mean(samples.read(tmp_path / "records", found["judge-agreement"]).values) == 0.5
+
+
+def test_codebook_of_a_quantised_tokenizer(tmp_path):
+    class Coded(Blur):
+        codebook_size = 8
+
+        def indices(self, images):
+            return np.tile([0, 0, 1, 2], (len(images), 1)).reshape(len(images), 2, 2)
+
+    usage = ["codebook-usage", "codebook-entropy", "codebook-perplexity"]
+    _, found = score(Coded(4), tmp_path, n=13, metrics=usage)
+    assert found["codebook-usage"].value == 3 / 8 and found["codebook-usage"].n == 13
+    assert found["codebook-entropy"].value == pytest.approx(1.5, abs=1e-6)
+    assert found["codebook-perplexity"].value == pytest.approx(2**1.5, abs=1e-5)
+    assert found["codebook-usage"].extra["indices"] == 13 * 4
+    with pytest.raises(ValueError, match="quantised tokenizer"):
+        score(Blur(4), tmp_path, n=13, metrics=usage)
+
+    class Wrong(Coded):
+        fingerprint = "wrong"
+
+        def indices(self, images):
+            return np.full((len(images), 4), 8)
+
+    with pytest.raises(ValueError, match="index 8 is outside the codebook of 8"):
+        score(Wrong(4), tmp_path, n=13, metrics=usage)
 
 
 # ---------------------------------------------------------------------------------------------------------- PCA

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
+import string
+import struct
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from evals import geneval
 from evals.api import Generator, Tokenizer
 from evals.judges import canary
 from evals.judges.analytic import AnalyticJudge
-from evals.subjects import fake, load_generator, load_tokenizer
+from evals.subjects import fake, load_generator, load_tokenizer, parse_settings
 from evals.subjects.folder import Folder, folder, read_image
-from vgt.core import suites
+from vgt.core import samples, suites
 
 PROMPTS = [p["prompt"] for p in suites.geneval_prompts(per_task=4)]
 
@@ -68,7 +73,8 @@ def test_flat_folder_is_sorted_and_must_be_complete(tmp_path):
     found = folder(tmp_path)
     assert (found.layout, found.name) == ("flat", f"folder:{tmp_path.name}")
     prompts = [{"prompt": "a"}, {"prompt": "b"}]
-    samples = found.samples(prompts, 2)
+    samples, extra = found.samples(prompts, 2)
+    assert extra == ()
     assert {job: path.name for job, path in samples.items()} == {
         (0, 0): "0.png", (0, 1): "1.jpg", (1, 0): "2.jpeg", (1, 1): "3.png",
     }  # fmt: skip
@@ -94,6 +100,68 @@ def test_images_are_turned_upright(tmp_path):
     assert read_image(tmp_path / "grey.png").shape == (4, 8, 3)
 
 
+def test_what_is_read_and_what_is_refused(tmp_path):
+    """Conversions that lose nothing are made, everything else names the file and the remedy."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (6, 5, 3), np.uint8)
+    picture = Image.fromarray(pixels)
+    opaque = Image.fromarray(np.dstack([pixels, np.full((6, 5), 255, np.uint8)]))
+    seen_through = opaque.copy()
+    seen_through.putpixel((2, 3), (9, 9, 9, 254))
+    palette = Image.fromarray(pixels // 128 * 255).quantize(8)
+    good = {"plain": (picture, pixels), "opaque": (opaque, pixels), "palette": (palette, pixels // 128 * 255)}
+    for name, (image, expected) in good.items():
+        image.save(tmp_path / f"{name}.png")
+        assert np.array_equal(read_image(tmp_path / f"{name}.png"), expected), name
+    Image.fromarray(rng.integers(0, 2**16, (6, 5), np.uint16)).save(tmp_path / "grey16.png")
+    (tmp_path / "color16.png").write_bytes(png16(rng.integers(0, 2**16, (6, 5, 3))))
+    picture.convert("CMYK").save(tmp_path / "print.jpg")
+    seen_through.save(tmp_path / "glass.png")
+    palette.save(tmp_path / "glass8.png", transparency=0)
+    whole = (tmp_path / "plain.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.png").write_bytes(b"no picture")
+    (tmp_path / "flipped.png").write_bytes(whole[:60] + bytes([whole[60] ^ 1]) + whole[61:])
+    for name, words in {
+        "grey16.png": "16 bits", "color16.png": "16 bits", "print.jpg": "mode CMYK", "glass.png": "transparent",
+        "glass8.png": "transparent", "cut.png": "not a whole", "text.png": "not a whole", "flipped.png": "not a whole",
+    }.items():  # fmt: skip
+        with pytest.raises(ValueError, match=f"{name} .*{words}"):
+            read_image(tmp_path / name)
+    with pytest.raises(OSError):
+        read_image(tmp_path / "absent.png")
+
+
+def png16(pixels: np.ndarray) -> bytes:
+    """A PNG file of 16 bits a channel, which Pillow reads but does not write."""
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    header = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 16, 2, 0, 0, 0)
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    chunks = [struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in parts]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def numbered(root, index: int, names: list[str]) -> None:
+    """One prompt's folder in GenEval's layout."""
+    (root / f"{index:05d}" / "samples").mkdir(parents=True)
+    (root / f"{index:05d}" / "metadata.jsonl").write_text(json.dumps({"prompt": f"p{index}"}))
+    for k, name in enumerate(names):
+        Image.fromarray(np.full((8 + k, 8, 3), 40 * k, np.uint8)).save(root / f"{index:05d}" / "samples" / name)
+
+
+def test_a_gap_stays_a_gap_and_spare_images_are_named(tmp_path):
+    numbered(tmp_path, 0, ["0000.png", "0002.png", "0003.png"])
+    numbered(tmp_path, 1, ["11.png", "12.png", "13.png", "14.png", "15.png", "grid.png"])
+    numbered(tmp_path, 2, ["0000.png"])
+    found, extra = folder(tmp_path).samples([{"prompt": "p0"}, {"prompt": "p1"}], 4)
+    assert sorted(found) == [(0, 0), (0, 2), (0, 3), (1, 0), (1, 1), (1, 2), (1, 3)]
+    assert found[1, 3].name == "14.png"
+    assert extra == ("00001/samples/15.png", "00001/samples/grid.png", "00002/samples/0000.png")
+    (tmp_path / "00001").rename(tmp_path / "0")
+    with pytest.raises(ValueError, match="are both prompt 0"):
+        folder(tmp_path).samples([{"prompt": "p0"}, {"prompt": "p1"}], 4)
+
+
 def test_fingerprint_follows_the_pixels(tmp_path):
     for index in range(2):
         (tmp_path / f"{index:05d}" / "samples").mkdir(parents=True)
@@ -112,8 +180,136 @@ def test_subjects_by_name(tmp_path):
     assert load_generator("fake:noise").name == "noise"
     assert load_generator("fake:shuffled", prompts=PROMPTS).name == "shuffled"
     assert load_tokenizer("fake:identity").name == "identity"
-    for spec in ("fake:dream", "oracle", "vgt:", "", "http://x"):
+    assert parse_settings(["steps=20", "negative_prompt=a blur", "sigmas=null"]) == {
+        "steps": 20, "negative_prompt": "a blur", "sigmas": None,
+    }  # fmt: skip
+    for pairs in (["steps"], ["=3"], ["steps=2", "steps=3"]):
+        with pytest.raises(ValueError, match="key=value"):
+            parse_settings(pairs)
+    for spec in ("fake:dream", "oracle", "vgt:", "diffusers:", "", "http://x"):
         with pytest.raises(ValueError, match="give vgt:<checkpoint>"):
             load_generator(spec)
     with pytest.raises(ValueError, match="not an autoencoder"):
         load_tokenizer("fake:oracle")
+
+
+# ----------------------------------------------------------------------------------------------- diffusers pipelines
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    """The folder of a small random Stable Diffusion pipeline that draws 16 x 16 pixels."""
+    import torch
+    from diffusers import AutoencoderKL, EulerAncestralDiscreteScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    letters = string.ascii_lowercase
+    words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    ids = {word: number for number, word in enumerate(words)}
+    blocks = {"layers_per_block": 1, "norm_num_groups": 4, "sample_size": 8}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        text = CLIPTextModel(CLIPTextConfig(
+            vocab_size=len(ids), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+            max_position_embeddings=48, bos_token_id=52, eos_token_id=53, pad_token_id=53,
+        ))  # fmt: skip
+        unet = UNet2DConditionModel(
+            block_out_channels=(8, 8), cross_attention_dim=16, attention_head_dim=4, **blocks,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        )  # fmt: skip
+        vae = AutoencoderKL(
+            block_out_channels=(8, 8), latent_channels=4, **blocks,
+            down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        )  # fmt: skip
+    made = StableDiffusionPipeline(
+        vae=vae, text_encoder=text, unet=unet, scheduler=EulerAncestralDiscreteScheduler(steps_offset=1),
+        tokenizer=CLIPTokenizer(vocab=ids, merges=[], model_max_length=48),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("pipelines") / "tiny-sd"
+    made.save_pretrained(path)
+    return path
+
+
+def test_a_pipeline_draws_by_prompt_and_seed_alone(pipeline):
+    subject = load_generator(f"diffusers:{pipeline}", settings={"steps": 2, "guidance": 4.0})
+    assert isinstance(subject, Generator) and subject.name == "tiny-sd"
+    assert subject.settings == {"dtype": "float32", "steps": 2, "guidance": 4.0}
+    images = subject.generate(["a red star", "two moons", "a ring"], [1, 2, 3])
+    assert images.shape == (3, 16, 16, 3) and images.dtype == np.uint8 and images.std() > 1
+    again = subject.generate(["two moons", "x", "a red star"], [2, 9, 1])  # an ancestral sampler draws at every step
+    assert np.array_equal(again[[2, 0]], images[:2]) and not np.array_equal(again[1], images[2])
+    assert not np.array_equal(subject.generate(["two suns"] * 3, [2, 2, 1])[0], images[1])
+    same = subject.pipeline(
+        prompt=["two moons"] * 3, generator=[torch_generator(2)] * 1 + [torch_generator(8), torch_generator(9)],
+        num_inference_steps=2, guidance_scale=4.0,
+    )  # fmt: skip
+    assert np.array_equal(np.asarray(same.images[0]), images[1])  # its own conversion to 8 bits
+
+
+def torch_generator(seed: int):
+    import torch
+
+    return torch.Generator("cpu").manual_seed(seed)
+
+
+def test_a_pipeline_is_known_by_its_files_and_settings(pipeline, tmp_path):
+    def mark(path, **settings) -> str:
+        return load_generator(f"diffusers:{path}", settings=settings).fingerprint
+
+    copy = tmp_path / "copy"
+    shutil.copytree(pipeline, copy)
+    assert mark(copy, steps=2) == mark(pipeline, steps=2) != mark(pipeline, steps=3)
+    config = copy / "scheduler" / "scheduler_config.json"
+    config.write_text(config.read_text().replace('"beta_end": 0.02', '"beta_end": 0.03'))
+    assert mark(copy, steps=2) != mark(pipeline, steps=2)
+
+
+def test_pipelines_that_cannot_be_used(pipeline, tmp_path, monkeypatch):
+    for settings, words in (
+        ({"stpes": 2}, "no setting 'stpes'; it has .*num_inference_steps.*steps"),
+        ({"prompt": "x"}, "no setting 'prompt'"),
+        ({"dtype": "int8"}, "dtype 'int8'"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            load_generator(f"diffusers:{pipeline}", settings=settings)
+    with pytest.raises(ValueError, match="model_index.json is missing"):
+        load_generator(f"diffusers:{tmp_path}")
+    index = json.loads((pipeline / "model_index.json").read_text())
+    for kind, words in (("DDPMPipeline", "takes no prompt"), ("NextYearsPipeline", "does not have; install")):
+        (tmp_path / "model_index.json").write_text(json.dumps(index | {"_class_name": kind}))
+        with pytest.raises(ValueError, match=words):
+            load_generator(f"diffusers:{tmp_path}")
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        load_generator(f"diffusers:{tmp_path}")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ValueError, match="neither a folder nor to be had"):
+        load_generator("diffusers:nobody/nothing")
+    subject = load_generator(f"diffusers:{pipeline}", settings={"steps": 1})
+    subject.pipeline.vae.decoder.conv_out.bias.data[:] = float("nan")
+    with pytest.raises(ValueError, match="no numbers"):
+        subject.generate(["a"], [0])
+
+
+@pytest.mark.parametrize("kind", ["oracle", "pipeline"])
+def test_a_live_model_and_the_folder_of_its_pictures_give_the_same_records(kind, pipeline, tmp_path):
+    prompts = [p for p in suites.prompts("scenes-geneval") if p["tag"] in ("colors", "counting")][::8]
+    live = fake.Oracle() if kind == "oracle" else load_generator(f"diffusers:{pipeline}", settings={"steps": 1})
+
+    def score(subject, work) -> dict:
+        shared = {"suite": "scenes-geneval", "prompts": prompts, "images_per_prompt": 2, "batch": 3}
+        outcome = geneval.run(subject, AnalyticJudge(), work=work, records=work / "records", **shared)
+        fields = ("value", "low", "high", "interval", "n", "n_expected", "n_failed", "judge", "suite_hash", "note")
+        found = {r.metric: [getattr(r, f) for f in fields] for r in outcome.records}
+        kept = {r.metric: samples.read(work / "records", r) for r in outcome.records}
+        names = {(r.subject, r.fingerprint) for r in outcome.records}
+        return {"records": found, "samples": kept, "names": names}
+
+    one = score(live, tmp_path / "live")
+    (made,) = [p for p in (tmp_path / "live" / "geneval" / live.name).iterdir() if not p.name.startswith(".")]
+    other = score(folder(made), tmp_path / "folder")
+    assert one["records"] == other["records"] and one["samples"] == other["samples"]
+    assert one["names"].isdisjoint(other["names"]) and len(one["names"]) == 1

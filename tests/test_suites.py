@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from vgt.core import captions, scenes, suites
+from vgt.__main__ import main
+from vgt.core import captions, geneval_prompts, scenes, suites
 
 GOLDEN = Path(__file__).parent / "golden" / "suites.json"
 
@@ -26,6 +27,36 @@ def test_golden_suites():
 def test_other_seeds_are_other_suites():
     for suite in suites.SUITES:
         assert suites.prompts(suite, seed=1) != suites.prompts(suite, seed=2)
+
+
+def test_the_benchmarks_own_prompts_byte_for_byte(capsysbinary):
+    """Both published files, and what the command prints is the metadata file and nothing else."""
+    records = geneval_prompts.prompts()
+    prompts = "".join(r["prompt"] + "\n" for r in records)
+    assert hashlib.sha256(prompts.encode()).hexdigest() == (
+        "55b6e3650e980c13daf30569eb666e000faf19bfc2b7b4cbe999fcdb7aa9d680"
+    )
+    assert main(["prompts", "geneval"]) == 0
+    assert hashlib.sha256(capsysbinary.readouterr().out).hexdigest() == (
+        "5c48e0813e812e3c373fa5c8ed07a8f0a483be30272b4427b0559c8048e67c13"
+    )
+    assert Counter(r["tag"] for r in records) == {
+        "single_object": 80, "two_object": 99, "counting": 80, "colors": 94, "position": 100, "color_attr": 100,
+    }  # fmt: skip
+    assert len(geneval_prompts.CLASSES) == 80 and geneval_prompts.CLASSES[64:67] == (
+        "computer mouse", "tv remote", "computer keyboard",
+    )  # fmt: skip
+
+
+def test_other_seeds_of_the_benchmark_are_variants():
+    assert [len(suites.prompts("geneval", seed)) for seed in (42, 0)] == [559, 548]
+    official = geneval_prompts.prompts()
+    assert geneval_prompts.is_official(official) and geneval_prompts.is_official(official[5::70])
+    assert not geneval_prompts.is_official(geneval_prompts.prompts(42))
+    assert not geneval_prompts.is_official(official[::-1])
+    assert not geneval_prompts.is_official([{**official[0], "prompt": "a photograph of a bench"}])
+    with pytest.raises(ValueError, match="seed -1"):
+        geneval_prompts.prompts(-1)
 
 
 def test_geneval_counts_and_ids():

@@ -195,9 +195,10 @@ def test_stage_two_freezes_the_encoder(freeze):
     system.loss("model", {"images": pictures()}, 0, rng())[0].backward()
     moved = {name.split(".")[0] for name, p in ae.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
     assert moved == {"down_blocks", "down_mlp", "decoder"} | (set() if freeze else {"encoder"})
-    from vgt.training.optim import TrainConfig, optimizer
+    from vgt.training.optim import TrainConfig, optimizers
 
-    groups = optimizer(ae, TrainConfig(steps=1, batch=1, lr=1e-3), system.lr_scale).param_groups
+    (trainer,) = optimizers(ae, TrainConfig(steps=1, batch=1, lr=1e-3), system.lr_scale)
+    groups = trainer.param_groups
     trained = {id(p) for g in groups for p in g["params"]}
     assert not freeze or not trained & {id(p) for p in ae.encoder.parameters()}
 

@@ -203,7 +203,7 @@ def test_prompts(vlms, family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_text_of_the_world_is_known(vlms, family):
     words = vlms[family].tokenizer
-    texts = [r["prompt"] for suite in suites.SUITES for r in suites.prompts(suite)]
+    texts = [r["prompt"] for suite in suites.WORLD_SUITES for r in suites.prompts(suite)]
     for index in range(50):
         scene = scenes.scene("train", index)
         texts += [captions.dense_caption(scene), captions.short_caption(scene)]

@@ -1,12 +1,16 @@
 """Question answering about the world, and training logs as records."""
 
+import copy
 import json
 
 import numpy as np
 import pytest
+from conftest import FAMILIES, IMAGE, widen
 
 from evals import training, vqa
+from evals.shards import Shard
 from vgt.core import captions, scenes
+from vgt.inference.pictures import to_float
 
 
 class Scripted:
@@ -47,9 +51,78 @@ def test_answers_are_stored_and_records_reused(tmp_path):
     judge = Scripted()
     vqa.run(judge, work=tmp_path, records=tmp_path / "records", n=5)
     rows = [json.loads(line) for line in (tmp_path / "vqa/scripted.jsonl").read_text().splitlines()]
-    assert len(rows) == 25 and all(row["answer"] == row["expected"] for row in rows)
+    asked = [one for row in rows for one in row["asked"]]
+    assert len(rows) == 5 and len(asked) == 25 and all(one["answer"] == one["expected"] for one in asked)
     again = vqa.run(judge, work=tmp_path, records=tmp_path / "records", n=5)
     assert (again.computed, again.reused) == (0, 1) and judge.asked == 25
+
+
+def test_a_killed_run_asks_only_what_is_missing_and_parts_make_the_same(tmp_path):
+    whole = vqa.run(Scripted(blind=[1]), work=tmp_path / "a", records=tmp_path / "a/records", n=5)
+    path = tmp_path / "a/vqa/scripted.jsonl"
+    before = path.read_bytes()
+    path.write_bytes(before[: len(before) // 2])
+    (tmp_path / "a/records/scripted/scenes-vqa/accuracy.json").unlink()
+    judge = Scripted(blind=[1])
+    vqa.run(judge, work=tmp_path / "a", records=tmp_path / "a/records", n=5)
+    assert path.read_bytes() == before and judge.asked == 15
+
+    for index in range(2):
+        part = vqa.run(
+            Scripted(blind=[1]), work=tmp_path / "b", records=tmp_path / "b/records", n=5, shard=Shard(index, 2)
+        )
+        assert part.records == []
+    last = Scripted(blind=[1])
+    joined = vqa.run(last, work=tmp_path / "b", records=tmp_path / "b/records", n=5)
+    assert last.asked == 0 and joined.records[0].score() == whole.records[0].score()
+
+
+def test_replies_may_be_sentences_of_one_word():
+    assert vqa.same(" Yes. ", "yes") and vqa.same("Red", "red") and not vqa.same("red star", "red")
+
+
+def test_a_scene_that_cannot_be_asked_about_withholds_the_value(tmp_path):
+    class Failing(Scripted):
+        def answers(self, images, questions):
+            if self.truth[images[0].tobytes()] == 2:
+                raise RuntimeError("out of memory")
+            return super().answers(images, questions)
+
+    (record,) = vqa.run(Failing(), work=tmp_path, records=tmp_path / "records", n=4).records
+    assert record.value is None and record.n_failed == 5 and "out of memory" in record.note
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_tuned_encoder_takes_the_place_of_the_vlms_own(family, vlms, tmp_path):
+    """With its own encoder nothing changes; with another one the same VLM sees something else."""
+    import torch
+
+    from evals.subjects.vgt import AutoencoderSubject, VLMSubject
+    from vgt.models.pixel_decoder import DecoderConfig
+    from vgt.models.vgt_ae import VGTAE, VGTAEConfig
+
+    decoder = DecoderConfig(widths=(8, 16, 16, 16), layers=(0, 1, 1, 1), attention=0, upsample="pixel_shuffle")
+    with torch.random.fork_rng(devices=[]):
+        config = VGTAEConfig(vlm=vlms[family].hf.config.to_dict(), image_size=IMAGE, d_z=8, decoder=decoder)
+        ae = VGTAE(config).eval()
+    subject = VLMSubject("tiny", "mark", copy.deepcopy(vlms[family]))
+    images = np.stack([scenes.item("test", i, IMAGE).image for i in range(3)])
+    hidden = lambda: subject.model.encoder(to_float(images, "cpu"))  # noqa: E731
+    own = hidden()
+    ae.encoder.load_state_dict(subject.model.encoder.state_dict())
+    tuned = vqa.with_encoder(subject, AutoencoderSubject("ae", "ae-mark", IMAGE, ae))
+    assert tuned.name == "tiny+ae" and tuned.fingerprint != subject.fingerprint and torch.equal(hidden(), own)
+    widen(ae.encoder, 9)
+    vqa.with_encoder(subject, AutoencoderSubject("ae", "ae-mark", IMAGE, ae))
+    assert not torch.allclose(hidden(), own, atol=1e-2) and len(tuned.answers(images, ["Is there a star?"] * 3)) == 3
+
+
+def test_another_encoder_is_refused(vlms, pixel_autoencoder):
+    from evals.subjects.vgt import AutoencoderSubject, VLMSubject
+
+    subject = VLMSubject("tiny", "mark", vlms["internvl"])
+    with pytest.raises(ValueError, match="pixel has no VLM's vision encoder"):
+        vqa.with_encoder(subject, AutoencoderSubject("pixel", "mark", IMAGE, pixel_autoencoder))
 
 
 ROWS = [{"step": s, "samples": 4 * s, "loss": 1 / s} for s in range(1, 41)]

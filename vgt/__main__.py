@@ -36,6 +36,16 @@ VERBS = {
         "vgt prompts scenes-geneval -o prompts.jsonl",
     ),
     "eval": ("evals.command", "score a subject", "vgt eval geneval --subject vgt:query_ar_internvl --accel 4"),
+    "compare": (
+        "evals.verbs.compare",
+        "compare two models or two runs, metric by metric, from their records",
+        "vgt compare runs/tiny:query_ar_internvl@4x runs/tiny:query_ar_internvl@16x --metric overall dpg",
+    ),
+    "gate": (
+        "evals.verbs.gate",
+        "hold a candidate's records against a baseline's; exit status 0 pass, 1 fail, 2 incomparable",
+        "vgt gate --baseline runs/main --candidate runs/branch --junit gate.xml",
+    ),
     "bench": (
         "bench.command",
         "time generation and autoencoders",
@@ -61,7 +71,8 @@ def _parser(verb: str):
 
 
 def dispatch(argv: list[str]) -> dict | None:
-    """Run one verb in this process and return what its closing JSON line holds (None: it prints none).
+    """Run one verb in this process and return what its closing JSON line holds (None: it prints none); "exit" in it is
+    the exit status, 0 where it is absent.
 
     Raises ValueError for bad input, SystemExit for usage errors."""
     verb, *rest = argv
@@ -104,9 +115,10 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    if result is not None:
-        print(json.dumps(result))
-    return 0
+    if result is None:
+        return 0
+    print(json.dumps(result))
+    return result.get("exit", 0)
 
 
 if __name__ == "__main__":

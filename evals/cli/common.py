@@ -60,6 +60,13 @@ def add_pictures(parser: argparse.ArgumentParser) -> None:
     add_count(parser)
     add_coverage(parser)
     options.add_sampling(parser)
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="diffusers: subjects: steps, guidance, size, dtype, or any argument of the pipeline's call",
+    )
     add_common(parser)
 
 
@@ -96,12 +103,14 @@ def tokenizer(args: argparse.Namespace, work: Path):
 
 def generator(args: argparse.Namespace, asked: list[dict]):
     """The generator that --subject names, and the acceleration that its records carry."""
-    from evals.subjects import load_generator
+    from evals.subjects import load_generator, parse_settings
     from evals.subjects.fake import through
 
     is_model = subject(args, "vgt:query_ar_internvl").startswith("vgt:")
     accel = (args.accel or 1) if is_model else None
-    settings = {**options.sampling(args), "autoencoder": args.autoencoder} if is_model else None
+    if args.set and not args.subject.startswith("diffusers:"):
+        raise ValueError(f"--set {args.set[0]} is for diffusers: subjects; give --guidance and the like instead")
+    settings = {**options.sampling(args), "autoencoder": args.autoencoder} if is_model else parse_settings(args.set)
     found = load_generator(
         args.subject,
         accel=accel,

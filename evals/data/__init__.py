@@ -1,23 +1,30 @@
-"""Sets of images to reconstruct: drawn scenes, photo crops, and any folder of the user's own.
+"""Sets of images to reconstruct: drawn scenes, photo crops, any folder of the user's own, WebDataset shards.
 
 An ``ImageSet`` loads one image at a time, so a folder may be larger than memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
 
+from evals.data import shards
+from evals.data.pictures import adm_crop, bring, convert, read_image
 from vgt.core import files
 from vgt.core import photos as photo_crops
 from vgt.core import scenes as world
 
+__all__ = ["ImageSet", "adm_crop", "folder", "image_files", "image_set", "padded", "photos", "read_image", "scenes"]
+
 EXTENSIONS = (".jpg", ".jpeg", ".png")
 SCENES, PHOTOS = 500, 256  # how many images the full protocol asks for
+
+
+def _nothing(_: int) -> None:
+    return None
 
 
 @dataclass(frozen=True)
@@ -25,7 +32,8 @@ class ImageSet:
     """``load(i)`` -> uint8 [H, W, 3]; it raises ValueError naming a file that cannot be read.
 
     ``ids``: one name per image; ``clusters``: images of one cluster vary together; ``expected``: how many the full
-    protocol has; ``fingerprint``: content hash; ``params``: how the images came to their size."""
+    protocol has; ``fingerprint``: content hash; ``params``: how the images came to their size; ``converted(i)``: what
+    kind of file image i was converted from, None for 8-bit RGB."""
 
     name: str
     ids: tuple[str, ...]
@@ -34,6 +42,7 @@ class ImageSet:
     expected: int
     fingerprint: str
     params: dict
+    converted: Callable[[int], str | None] = _nothing
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -43,6 +52,17 @@ def padded(images: np.ndarray, batch: int) -> np.ndarray:
     """A last, smaller batch filled up with copies of its last image: models always run one shape, so that the bytes
     of an image do not depend on how many others there are.  Cut the result to ``len(images)``."""
     return np.concatenate([images, np.repeat(images[-1:], max(0, batch - len(images)), 0)])
+
+
+def image_set(data: str | Path, n: int | None, size: int, geometry: str = "adm-crop") -> ImageSet:
+    """The images that ``data`` names: "scenes", "photos", a folder of images, a ``.tar`` shard or a folder of shards.
+
+    ``geometry``: how pictures of any shape come to ``size``; scenes and photo crops are made at that size."""
+    if data == "scenes":
+        return scenes("test", n, size)
+    if data == "photos":
+        return photos(n, size)
+    return folder(data, n, size, geometry)
 
 
 def _count(n: int | None, full: int) -> int:
@@ -84,6 +104,23 @@ def photos(n: int | None = None, size: int = 64, split: str = "test") -> ImageSe
 # ------------------------------------------------------------------------------------------------------ folders
 
 
+@dataclass(frozen=True)
+class _File:
+    """An image file, with the face of a shard's member."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def read(self) -> bytes:
+        return self.path.read_bytes()
+
+    def digest(self) -> str:
+        return files.digest_file(self.path)
+
+
 def image_files(folder: str | Path) -> dict[str, Path]:
     """All JPEG and PNG files of a folder or ImageFolder tree: {path inside it without suffix: file}, sorted.
 
@@ -102,40 +139,35 @@ def image_files(folder: str | Path) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def read_image(path: str | Path) -> Image.Image:
-    """An image upright (EXIF) and in RGB.  Raises ValueError naming a file that cannot be read whole."""
-    try:
-        with Image.open(path) as opened:
-            return ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{Path(path).name} cannot be read: {str(error).splitlines()[0]}") from error
+def _members(path: str | Path) -> Mapping[str, _File | shards.Member]:
+    archives = shards.archives(path)
+    if archives:
+        return shards.members(archives, EXTENSIONS)
+    return {stem: _File(found) for stem, found in image_files(path).items()}
 
 
-def adm_crop(image: Image.Image, size: int) -> np.ndarray:
-    """``adm-crop`` (spec evaluators 1.1): halve with a box filter while the short side is at least 2 x ``size``, bring
-    the short side to ``size`` (bicubic), cut the centre.  -> uint8 [size, size, 3]"""
-    while min(image.size) >= 2 * size:
-        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
-    scale = size / min(image.size)
-    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
-    x, y = (image.width - size) // 2, (image.height - size) // 2
-    return np.asarray(image.crop((x, y, x + size, y + size)))
-
-
-def folder(path: str | Path, n: int | None = None, size: int = 64) -> ImageSet:
-    """The first ``n`` (default all) images of a folder, brought to ``size`` by ``adm-crop``.
+def folder(path: str | Path, n: int | None = None, size: int = 64, geometry: str = "adm-crop") -> ImageSet:
+    """The first ``n`` (default all) images of a folder, an ImageFolder tree or WebDataset shards, brought to ``size``
+    by ``geometry``.
 
     Broken files stay in the set: ``load`` names them, and the evaluator counts them as failed."""
-    found = list(image_files(path).items())
+    found = list(_members(path).items())
     chosen = found[: _count(n, len(found))]
-    hashes = [files.digest_file(p) for _, p in chosen]
+    hashes = [member.digest() for _, member in chosen]
     names = tuple(stem for stem, _ in chosen)
+    kinds: dict[int, str | None] = {}
+
+    def load(i: int) -> np.ndarray:
+        image, kinds[i] = convert(chosen[i][1].read(), chosen[i][1].name)
+        return bring(image, size, geometry)
+
     return ImageSet(
-        name=f"folder-{Path(path).resolve().name}",
+        name=f"folder-{Path(path).resolve().name.removesuffix('.tar')}",
         ids=names,
         clusters=names,
-        load=lambda i: adm_crop(read_image(chosen[i][1]), size),
+        load=load,
         expected=len(found),
-        fingerprint=files.digest_json([names, hashes, "adm-crop", size]),
-        params={"geometry": "adm-crop", "size": size, "cluster": "image"},
+        fingerprint=files.digest_json([names, hashes, geometry, size]),
+        params={"geometry": geometry, "size": size, "cluster": "image"},
+        converted=kinds.get,
     )

@@ -1,82 +1,67 @@
-"""Features of images for Fréchet distances and LPIPS: the one place where evaluators touch a network.
+"""Features of images for Fréchet distances and the like: the one place where evaluators touch a network.
 
-``extract("efflite2", images)``: pooled EfficientNet-Lite2 features, under their own name (``fd-efflite2``, never FID).
+``load("tf-compat", weights=PATH)`` -> Extractor; ``extract("efflite2", images)``: pooled features at once.  A distance
+goes by the name of its features (``fd-efflite2``); only Inception's is called FID.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
-import torch
-from torch.nn import functional
 
-from vgt.core import files
-from vgt.models import perceptual
+from evals.features import efficientnet, inception, vit
+from evals.features.efficientnet import SIDE
+from evals.features.source import Extractor, Source, canary
 
-# The network saw 260 px in training.  Here every image is brought to 128 px: four times as fast, and enough for the
-# 64 px images of the embedded world.  The size is part of the protocol: distances at other sizes do not compare.
-SIDE = 128
-NAMES = ("efflite2",)
+SOURCES: dict[str, Source] = {s.id: s for s in (*inception.SOURCES, *efficientnet.SOURCES, *vit.SOURCES)}
+NAMES = tuple(SOURCES)
+INCEPTION = tuple(s.id for s in inception.SOURCES)
 
-
-def protocol(name: str) -> dict:
-    """What decides the features besides the images; part of a record's protocol."""
-    _check(name)
-    return {
-        "features": name,
-        "weights": _weights_hash(name)[:16],
-        "side": SIDE,
-        "resize": "bilinear, antialiased, float",
-        "layer": "pooled, 1280",
-        "input": "(255 x - 127) / 128",
-    }
+__all__ = [
+    "INCEPTION", "NAMES", "SIDE", "SOURCES", "Extractor",
+    "canary", "extract", "load", "protocol",
+]  # fmt: skip
 
 
-def _check(name: str) -> None:
-    if name not in NAMES:
+def _source(name: str) -> Source:
+    """The feature network of that name.  Raises ValueError for an unknown one."""
+    if name not in SOURCES:
         raise ValueError(f"features {name!r} are unknown; choose one of {', '.join(NAMES)}")
+    return SOURCES[name]
 
 
-@lru_cache
-def _weights_hash(name: str) -> str:
-    return files.digest_file(perceptual.weights_path(name))
+def load(name: str, weights: str | Path | None = None, *, any_weights: bool = False, device: str = "cpu") -> Extractor:
+    """A feature network by name.  ``weights``: its file or folder (default: see Source.find); ``any_weights``: accept
+    another checksum or architecture, which the protocol then says.
+
+    Raises ValueError for an unknown name, and for weights that are missing, wrong or unreadable, with the remedy."""
+    _source(name)
+    return _loaded(name, None if weights is None else str(weights), any_weights, device)
 
 
-@lru_cache
-def _network(name: str) -> perceptual.FeatureNetwork:
-    return perceptual.feature_network(name)
+@lru_cache(maxsize=4)
+def _loaded(name: str, weights: str | None, any_weights: bool, device: str) -> Extractor:
+    return SOURCES[name].load(weights, any_weights, device)
 
 
-def _tensor(images: np.ndarray) -> torch.Tensor:
-    """uint8 [N, H, W, 3] -> float [N, 3, H, W] in [0, 1]."""
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
-        raise ValueError(f"images are {images.dtype} {images.shape}; give uint8 [N, H, W, 3]")
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255
+def protocol(name: str, weights: str | Path | None = None, *, any_weights: bool = False) -> dict:
+    """What decides the features besides the images; part of a record's protocol.  Reads the weights, builds nothing."""
+    found = _source(name)
+    return found.protocol(found.checksum(found.find(weights), any_weights), any_weights)
 
 
-@torch.inference_mode()
-def extract(name: str, images: np.ndarray, batch: int = 32) -> np.ndarray:
-    """uint8 [N, H, W, 3] -> float64 [N, d].  Raises ValueError for an unknown name or missing weights."""
-    _check(name)
-    network, found = _network(name), []
-    for start in range(0, len(images), batch):
-        x = _tensor(images[start : start + batch])
-        if x.shape[-2:] != (SIDE, SIDE):
-            x = functional.interpolate(x, (SIDE, SIDE), mode="bilinear", align_corners=False, antialias=True)
-        found.append(network(x)[1].double().numpy())
-    return np.concatenate(found) if found else np.zeros((0, 1280))
+def extract(name: str | Extractor, images: np.ndarray, batch: int = 32) -> np.ndarray:
+    """uint8 [N, H, W, 3] -> pooled features, float64 [N, d], by name or from a loaded extractor.
 
-
-def lpips(net: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """LPIPS v0.1 with the backbone "alex" or "vgg" as a function of two uint8 batches -> float64 [N].
-
-    Raises ValueError saying which file is missing and where to put it (spec evaluators 0.7)."""
-    distance = perceptual.lpips_distance(net)
-    return lambda a, b: distance(_tensor(a), _tensor(b)).double().numpy()
-
-
-def lpips_available(net: str) -> bool:
-    """Whether the backbone file of "alex" or "vgg" is where ``lpips`` looks."""
-    return perceptual.find_lpips_backbone(net) is not None
+    Raises ValueError as ``load`` does, and naming the first image whose features are not finite."""
+    extractor = load(name) if isinstance(name, str) else name
+    if len(images) == 0:
+        return np.zeros((0, extractor.dims["pool"]))
+    found = [extractor.embed(images[start : start + batch])["pool"] for start in range(0, len(images), batch)]
+    features = np.concatenate(found).astype(np.float64)
+    if not np.isfinite(features).all():
+        where = int(np.argmin(np.isfinite(features).all(1)))
+        raise ValueError(f"the {extractor.id} features of image {where} are not finite; check the weights file")
+    return features

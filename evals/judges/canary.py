@@ -1,4 +1,6 @@
-"""Canaries (spec evaluators 0.4): a few drawn scenes with known answers go before every judging.
+"""Canaries (spec evaluators 0.4): a few pictures with known answers go before every judging.
+
+Judges of the embedded world see drawn scenes, judges of COCO's classes photographs that scikit-image ships.
 
 A wrong configuration of a judge does not crash, it gives low scores; so these functions raise instead.
 """
@@ -6,15 +8,29 @@ A wrong configuration of a judge does not crash, it gives low scores; so these f
 from __future__ import annotations
 
 from collections import Counter
+from typing import NoReturn
 
 import numpy as np
 
-from evals.api import Answerer, Detector
+from evals.api import Answerer, Detection, Detector
+from evals.geneval_rules import overlap
+from evals.subjects.folder import read_image
 from vgt.core.captions import questions
-from vgt.core.scenes import Draws, item
+from vgt.core.geneval_prompts import CLASSES
+from vgt.core.photos import picture_path
+from vgt.core.scenes import COLORS, SHAPES, Draws, item
 
 SCENES = tuple(range(6))  # indices into the validation split: drawn like the test scenes, never judged otherwise
 PRESENT = 0.3  # GenEval's threshold of presence
+# Photograph -> its object, the box around it (pixels, by eye), and whether nothing else is as plain to see.
+PHOTOGRAPHS = {
+    ("test", "cat"): ("cat", (0, 0, 370, 300), True),
+    ("test", "coffee"): ("cup", (172, 16, 412, 312), False),
+    ("train", "astronaut"): ("person", (22, 15, 370, 512), True),
+    ("train", "motorcycle-left"): ("motorcycle", (100, 72, 683, 450), True),
+}
+PLACED = 0.5  # IoU with the box that a detection must reach
+PLAIN = ("red", "green", "blue", "yellow", "black", "white")
 ANSWERS = 0.75  # share of right answers that an answering model must reach; the analytic judge gives them all
 
 
@@ -24,16 +40,58 @@ def pairs(detector: Detector, image: np.ndarray) -> Counter[tuple[str, str]]:
 
 
 def check_detector(detector: Detector) -> None:
+    """The canary of a detector's world.  Raises ValueError where it fails, and for classes of neither world."""
+    known = set(detector.classes)
+    if known >= set(SHAPES):
+        check_scenes(detector)
+    elif known >= set(CLASSES):
+        check_photos(detector)
+        check_colors(detector)
+    else:
+        raise ValueError(
+            f"judge {detector.name!r} knows neither COCO's classes nor the embedded world's: no canary fits"
+        )
+
+
+def _fail(detector: Detector, what: str) -> NoReturn:
+    raise ValueError(
+        f"judge {detector.name!r} fails its canary: {what}; check its weights and configuration before trusting a score"
+    )
+
+
+def check_scenes(detector: Detector) -> None:
     """Raises ValueError unless the detector finds exactly the objects, with their colors, of six drawn scenes."""
     for index in SCENES:
         drawn = item("val", index)
         seen = pairs(detector, drawn.image)
         truth = Counter((o.shape, o.color) for o in drawn.scene.objects)
         if seen != truth:
-            raise ValueError(
-                f"judge {detector.name!r} fails its canary: in validation scene {index} it sees {dict(seen)} where "
-                f"{dict(truth)} is drawn; check its weights and configuration before trusting a score"
-            )
+            _fail(detector, f"in validation scene {index} it sees {dict(seen)} where {dict(truth)} is drawn")
+
+
+def check_photos(detector: Detector) -> None:
+    """Raises ValueError unless each of PHOTOGRAPHS shows its object: present, where it is, and the best of all that
+    was detected wherever it fills the picture."""
+    for (split, name), (label, box, alone) in PHOTOGRAPHS.items():
+        found = sorted(detector.detect(read_image(picture_path(split, name))), key=lambda d: -d.score)
+        right = [d for d in found if d.label == label and d.score > PRESENT]
+        seen = ", ".join(f"{d.label} {d.score:.2f}" for d in found[:3]) or "nothing"
+        if not right or (alone and found[0].label != label):
+            _fail(detector, f"in the photograph {name!r} it sees {seen} where a {label} is shown")
+        if overlap(right[0].box, box) < PLACED:
+            where = tuple(round(v) for v in right[0].box)
+            _fail(detector, f"in the photograph {name!r} the {label} is at {where}, not near {box}")
+
+
+def check_colors(detector: Detector) -> None:
+    """Raises ValueError unless a ball painted in each of PLAIN on random dots is named rightly, but for one."""
+    y, x = np.mgrid[:96, :128]
+    mask = (x - 60) ** 2 + (y - 48) ** 2 < 40**2
+    dots = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
+    ball = Detection("sports ball", 1.0, (21.0, 9.0, 100.0, 88.0), mask)
+    named = {c: detector.color(np.where(mask[..., None], np.uint8(COLORS[c]), dots), ball) for c in PLAIN}
+    if sum(color == said for color, said in named.items()) < len(PLAIN) - 1:
+        _fail(detector, "it calls " + ", ".join(f"{color} {said}" for color, said in named.items()))
 
 
 def check_answerer(answerer: Answerer) -> None:

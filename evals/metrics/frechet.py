@@ -5,20 +5,32 @@ A distance goes by the name of its features; only the Inception network's is cal
 
 Two exact routes: moments (count, sum, sum of outer products: mergeable, of a fixed size) for many images, and the
 features themselves where there are fewer images than dimensions.
+
+Memory of a set's moments: 8 d^2 bytes (34 MB at d = 2048) a block; a distance needs four more matrices of that size.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from scipy import linalg
 
+from evals.metrics.jackknife import Jackknife
 from vgt.core import files
-from vgt.core.statistics import Interval, jackknife_interval
+from vgt.core.statistics import Interval
 
 BLOCKS = 20
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """``mean`` [d] and ``covariance`` [d, d], float64."""
+
+    mean: np.ndarray
+    covariance: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -46,11 +58,23 @@ class Moments:
             raise ValueError(f"a covariance needs at least 2 images, not {self.count}")
         return (self.outer - np.outer(self.total, self.mean)) / (self.count - 1)
 
+    @property
+    def gaussian(self) -> Gaussian:
+        return Gaussian(self.mean, self.covariance)
+
 
 def moments(features: np.ndarray) -> Moments:
     """Moments of features [N, d]."""
     features = _checked(features)
     return Moments(len(features), features.sum(0), features.T @ features)
+
+
+def total(blocks: Sequence[Moments]) -> Moments:
+    """The moments of all blocks together, added in their order, whatever order they were made in."""
+    whole = blocks[0]
+    for block in blocks[1:]:
+        whole = whole + block
+    return whole
 
 
 def save(path: str | Path, blocks: list[Moments]) -> Path:
@@ -73,21 +97,36 @@ def load(path: str | Path) -> list[Moments]:
         ]
 
 
-def _root(symmetric: np.ndarray) -> np.ndarray:
-    values, vectors = linalg.eigh(symmetric)
-    return (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
+# ----------------------------------------------------------------------------------------------- the distance
+
+
+def factor(covariance: np.ndarray) -> np.ndarray:
+    """F [d, d] with F F^T = S: the Cholesky factor, or eigenvectors times roots where S is singular."""
+    try:
+        return linalg.cholesky(covariance, lower=True)
+    except linalg.LinAlgError:
+        values, vectors = linalg.eigh(covariance)
+        return vectors * np.sqrt(np.clip(values, 0, None))
+
+
+def trace_root(factor_a: np.ndarray, sigma_b: np.ndarray) -> float:
+    """Tr (S_1 S_2)^(1/2) with S_1 = F F^T: S_1 S_2 has the eigenvalues of the symmetric F^T S_2 F, so the trace is the
+    sum of their roots and never has an imaginary part (spec evaluators 1.6)."""
+    eigenvalues = linalg.eigvalsh(factor_a.T @ sigma_b @ factor_a, overwrite_a=True, check_finite=False)
+    return float(np.sqrt(np.clip(eigenvalues, 0, None)).sum())
+
+
+def distance(a: Gaussian, b: Gaussian, factor_b: np.ndarray | None = None) -> float:
+    """Distance of two Gaussians; ``factor_b``: ``factor(b.covariance)`` where many are compared with the same b."""
+    if a.mean.shape != b.mean.shape:
+        raise ValueError(f"features of {a.mean.size} and {b.mean.size} dimensions cannot be compared")
+    root = trace_root(factor(b.covariance) if factor_b is None else factor_b, a.covariance)
+    return _assemble(a.mean - b.mean, np.trace(a.covariance), np.trace(b.covariance), root)
 
 
 def from_moments(a: Moments, b: Moments) -> float:
-    """Distance of two Gaussians.  The trace is the sum of the roots of the eigenvalues of S_1^(1/2) S_2 S_1^(1/2): two
-    symmetric eigendecompositions, never an imaginary part (spec evaluators 1.6)."""
-    if a.total.shape != b.total.shape:
-        raise ValueError(f"features of {a.total.size} and {b.total.size} dimensions cannot be compared")
-    sigma_a, sigma_b = a.covariance, b.covariance
-    root = _root(sigma_a)
-    eigenvalues = linalg.eigvalsh(root @ sigma_b @ root)
-    trace = np.sqrt(np.clip(eigenvalues, 0, None)).sum()
-    return _assemble(a.mean - b.mean, np.trace(sigma_a), np.trace(sigma_b), trace)
+    """Distance of two sets from their moments."""
+    return distance(a.gaussian, b.gaussian)
 
 
 def from_features(a: np.ndarray, b: np.ndarray) -> float:
@@ -118,30 +157,85 @@ def _checked(features: np.ndarray) -> np.ndarray:
     return features
 
 
-def paired_interval(originals: np.ndarray, reconstructions: np.ndarray, blocks: int = BLOCKS) -> Interval:
-    """Distance between the features [N, d] of the same N images before and after, with a delete-one-block jackknife
-    interval that removes the same images from both sides (spec evaluators 7.4).  Image i is in block i mod blocks.
-    The lower bound is cut at 0."""
+# -------------------------------------------------------------------------------------------------- intervals
+
+
+def blocks_jackknife(a: Sequence[Moments], b: Sequence[Moments] | Gaussian) -> Jackknife:
+    """Distance from block moments, and without each block (spec evaluators 7.4).
+
+    Block k leaves both sides at once: for paired sets these are the same images; for independent ones the two
+    variances add all the same.  A fixed ``b`` (published statistics) loses nothing and adds no variance.  FID must
+    not be bootstrapped: repeated images bias it."""
+    if isinstance(b, Gaussian):
+        whole, root = total(a), factor(b.covariance)
+        value = distance(whole.gaussian, b, root)
+        left = [whole - block for block in a]
+        enough = len(a) > 1 and min(m.count for m in left) > 1
+        replicates = [distance(m.gaussian, b, root) for m in left] if enough else []
+        return Jackknife(value, tuple(replicates), whole.count)
+    count = min(len(a), len(b))
+    a, b = merged(a, count), merged(b, count)
+    whole_a, whole_b = total(a), total(b)
+    pairs = [(whole_a - p, whole_b - q) for p, q in zip(a, b, strict=True)]
+    enough = count > 1 and min(m.count for pair in pairs for m in pair) > 1
+    replicates = [from_moments(p, q) for p, q in pairs] if enough else []
+    return Jackknife(from_moments(whole_a, whole_b), tuple(replicates), whole_a.count)
+
+
+def merged(blocks: Sequence[Moments], count: int) -> list[Moments]:
+    """``count`` blocks out of more: block i goes to i mod count."""
+    return list(blocks) if len(blocks) == count else [total(blocks[i::count]) for i in range(count)]
+
+
+def features_jackknife(a: np.ndarray, b: np.ndarray, blocks_a: np.ndarray, blocks_b: np.ndarray) -> Jackknife:
+    """``blocks_jackknife`` from features [N, d], [M, d] and the block of each image: for fewer images than
+    dimensions."""
+    value, count = from_features(a, b), common_blocks(blocks_a, blocks_b)
+    keep = [(a[blocks_a % count != k], b[blocks_b % count != k]) for k in range(count)] if count > 1 else []
+    enough = all(len(x) > 1 for pair in keep for x in pair)
+    return Jackknife(value, tuple(from_features(p, q) for p, q in keep) if enough else (), len(a))
+
+
+def common_blocks(blocks_a: np.ndarray, blocks_b: np.ndarray) -> int:
+    """How many blocks both sides can be divided into, given the block of each image."""
+    return int(min(blocks_a.max(), blocks_b.max())) + 1
+
+
+def paired_jackknife(originals: np.ndarray, reconstructions: np.ndarray, blocks: int = BLOCKS) -> Jackknife:
+    """Distance between the features [N, d] of the same N images before and after, and without each block of images on
+    both sides.  Image i is in block i mod blocks."""
     if originals.shape != reconstructions.shape:
         raise ValueError(f"features {originals.shape} and {reconstructions.shape} do not belong to the same images")
     n = len(originals)
-    blocks = min(blocks, n // 2)
-    block_of = np.arange(n) % max(blocks, 1)
+    blocks = max(1, min(blocks, n // 2))
+    block_of = np.arange(n) % blocks
     if n <= originals.shape[1]:
-        value = from_features(originals, reconstructions)
-        keep = (block_of != b for b in range(blocks))
-        replicates = [from_features(originals[k], reconstructions[k]) for k in keep]
-    else:
-        value, replicates = _by_blocks(originals, reconstructions, block_of, blocks)
-    if blocks < 2:
-        return Interval(value, None, None, 0.95, f"none: {n} images are too few for a jackknife")
-    interval = jackknife_interval(value, replicates)
-    return Interval(value, max(0.0, interval.low), interval.high, interval.level, interval.method)
+        return features_jackknife(originals, reconstructions, block_of, block_of)
+    sides = ([moments(x[block_of == k]) for k in range(blocks)] for x in (originals, reconstructions))
+    return blocks_jackknife(*sides)
 
 
-def _by_blocks(a: np.ndarray, b: np.ndarray, block_of: np.ndarray, blocks: int) -> tuple[float, list[float]]:
-    """The distance, and the distance without each block, from block moments that are made once."""
-    parts: list[list[Moments]] = [[moments(x[block_of == k]) for k in range(blocks)] for x in (a, b)]
-    whole_a, whole_b = (sum(p[1:], p[0]) for p in parts)
-    replicates = [from_moments(whole_a - p, whole_b - q) for p, q in zip(*parts, strict=True)]
-    return from_moments(whole_a, whole_b), replicates
+def paired_interval(originals: np.ndarray, reconstructions: np.ndarray, blocks: int = BLOCKS) -> Interval:
+    """The interval of ``paired_jackknife``, its lower bound cut at 0."""
+    return paired_jackknife(originals, reconstructions, blocks).interval(floor=0.0)
+
+
+# ------------------------------------------------------------------------------------- infinitely many images
+
+POINTS, SMALLEST = 15, 10  # subsets; the smallest is a tenth of the images
+
+
+def infinite(features: np.ndarray, reference: Gaussian, rng: np.random.Generator) -> tuple[float, list[list[float]]]:
+    """Distance extrapolated to infinitely many generated images (spec evaluators 7.4): least squares of the distance
+    of random subsets on 1/N, evenly spaced sizes from N/10 to N.  -> (intercept, [[size, distance], ...])
+
+    Raises ValueError where the smallest subset would not fill the dimensions."""
+    features = _checked(features)
+    n, d = features.shape
+    if n < SMALLEST * (d + 1):
+        raise ValueError(f"{n} images of {d} dimensions are too few to extrapolate; give {SMALLEST * (d + 1)} or more")
+    root = factor(reference.covariance)
+    sizes = np.linspace(n // SMALLEST, n, POINTS).astype(int)
+    found = [distance(moments(features[rng.permutation(n)[:size]]).gaussian, reference, root) for size in sizes]
+    slope, intercept = np.polyfit(1 / sizes, found, 1)
+    return float(intercept), [[int(size), value] for size, value in zip(sizes, found, strict=True)]

@@ -1,4 +1,4 @@
-"""Numbers about a latent space (spec evaluators 5): pure functions of points X [N, d] and labels [N].
+"""Geometry of a latent space (spec evaluators 5): pure functions of points X [N, d] or latents [N, T, d].
 
 Points are standardized per dimension first, everywhere.
 """
@@ -6,133 +6,108 @@ Points are standardized per dimension first, everywhere.
 from __future__ import annotations
 
 import numpy as np
-from scipy import linalg
 from sklearn.decomposition import PCA
-from sklearn.linear_model import LogisticRegression
-from sklearn.manifold import TSNE, trustworthiness
-from sklearn.metrics import silhouette_score
-from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_predict
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-
-FOLDS, INNER_FOLDS = 5, 3
-GRID = (0.01, 0.1, 1.0, 10.0)  # inverse regularization C of the linear probe
+from sklearn.manifold import TSNE
+from sklearn.neighbors import NearestNeighbors
 
 
-def standardize(points: np.ndarray) -> np.ndarray:
-    """Zero mean and unit standard deviation per dimension, float64; a constant dimension becomes 0."""
+def standardize(points: np.ndarray, like: np.ndarray | None = None) -> np.ndarray:
+    """Zero mean and unit standard deviation per dimension, float64; a constant dimension becomes 0.
+
+    ``like``: points whose mean and deviation are used instead of the points' own."""
     points = np.asarray(points, np.float64)
-    spread = points.std(0)
-    return (points - points.mean(0)) / np.where(spread > 1e-12, spread, 1.0)
+    reference = points if like is None else np.asarray(like, np.float64)
+    spread = reference.std(0)
+    return (points - reference.mean(0)) / np.where(spread > 1e-12, spread, 1.0)
 
 
-def correlation(covariance: np.ndarray) -> np.ndarray:
-    """Correlation matrix, which is the covariance of standardized points; constant dimensions get zeros."""
-    spread = np.sqrt(np.clip(np.diag(covariance), 0, None))
-    scale = np.where(spread > 1e-12, 1 / np.maximum(spread, 1e-12), 0.0)
-    return covariance * scale[:, None] * scale[None, :]
+def directions(points: np.ndarray) -> np.ndarray:
+    """Each row divided by its length; a row of zeros stays."""
+    return points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-12)
 
 
-def _spectrum(matrix: np.ndarray) -> np.ndarray:
-    return np.clip(linalg.eigvalsh(matrix), 0, None)
+def square_side(tokens: int) -> int:
+    """Side of a square grid.  Raises ValueError where ``tokens`` is no square number."""
+    side = round(tokens**0.5)
+    if side * side != tokens:
+        raise ValueError(f"{tokens} tokens are no square grid")
+    return side
 
 
-def effective_rank(matrix: np.ndarray) -> float:
-    """exp(entropy of s_i / sum s), s = singular values of the centred points = roots of their scatter's eigenvalues."""
-    s = np.sqrt(_spectrum(matrix))
-    if s.sum() == 0:
-        return 0.0
-    p = s[s > 0] / s.sum()
-    return float(np.exp(-(p * np.log(p)).sum()))
+# ---------------------------------------------------------------------------------------------------- t-SNE
 
 
-def participation_ratio(matrix: np.ndarray) -> float:
-    """(sum l)^2 / sum l^2, l = eigenvalues of the covariance."""
-    values = _spectrum(matrix)
-    return float(values.sum() ** 2 / np.square(values).sum()) if values.any() else 0.0
-
-
-def first_component_share(matrix: np.ndarray) -> float:
-    """Share of the variance in the first principal component."""
-    values = _spectrum(matrix)
-    return float(values[-1] / values.sum()) if values.any() else 0.0
-
-
-def collapsed_share(covariance: np.ndarray) -> float:
-    """Share of dimensions whose standard deviation is under 1 % of the median one (before standardizing)."""
-    spread = np.sqrt(np.clip(np.diag(covariance), 0, None))
-    return float((spread < 0.01 * np.median(spread)).mean()) if spread.any() else 1.0
-
-
-def _cosines(points: np.ndarray) -> np.ndarray:
-    x = standardize(points)
-    x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-    return x @ x.T
-
-
-def knn_correct(points: np.ndarray, labels: np.ndarray, k: int = 20, temperature: float | None = 0.07) -> np.ndarray:
-    """Leave-one-out k-nearest-neighbour classification: bool [N], right or wrong.
-
-    Cosine similarity; votes weighted by exp(similarity / temperature), or plain where ``temperature`` is None."""
-    similarity = _cosines(points)
-    np.fill_diagonal(similarity, -np.inf)
-    nearest = np.argsort(-similarity, axis=1, kind="stable")[:, : min(k, len(points) - 1)]
-    classes, codes = np.unique(labels, return_inverse=True)
-    near = np.take_along_axis(similarity, nearest, 1)
-    weights = np.ones_like(near) if temperature is None else np.exp((near - 1) / temperature)
-    votes = np.zeros((len(points), len(classes)))
-    np.add.at(votes, (np.arange(len(points))[:, None], codes[nearest]), weights)
-    return votes.argmax(1) == codes
-
-
-def silhouette(points: np.ndarray, labels: np.ndarray) -> float:
-    """Mean of (b - a) / max(a, b) over the points, cosine distances, classes as clusters."""
-    return float(silhouette_score(standardize(points), labels, metric="cosine", sample_size=None))
-
-
-def _probe(c: float):
-    return make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=1000))
-
-
-def smallest_class(labels: np.ndarray) -> int:
-    return int(np.unique(labels, return_counts=True)[1].min())
-
-
-def linear_correct(points: np.ndarray, labels: np.ndarray, tune: bool = True, seed: int = 0) -> np.ndarray:
-    """Multinomial logistic regression on frozen features: bool [N], right or wrong when held out (5 folds).
-
-    C comes from GRID by inner validation, or is 1 without ``tune``.  Raises ValueError where a class has too few
-    points to be split."""
-    if smallest_class(labels) < FOLDS + 1:
-        raise ValueError(f"a class has {smallest_class(labels)} images; {FOLDS} folds need {FOLDS + 1}: raise n")
-    outer = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
-    model = _probe(1.0)
-    if tune:
-        inner = StratifiedKFold(INNER_FOLDS, shuffle=True, random_state=seed)
-        model = GridSearchCV(model, {"logisticregression__C": GRID}, cv=inner)
-    return cross_val_predict(model, np.asarray(points, np.float64), labels, cv=outer) == labels
-
-
-def tsne(points: np.ndarray, seed: int = 0) -> tuple[np.ndarray, float]:
-    """(float64 [N, 2], trustworthiness with 5 neighbours).  PCA to 50 dimensions first where there are more."""
+def tsne(points: np.ndarray, seed: int = 0) -> np.ndarray:
+    """float64 [N, 2].  PCA to 50 dimensions first where there are more."""
     x = standardize(points)
     reduced = PCA(50, random_state=seed).fit_transform(x) if min(x.shape) > 50 else x
     perplexity = min(30.0, (len(x) - 1) / 3)
     picture = TSNE(
         n_components=2, perplexity=perplexity, init="pca", learning_rate="auto", max_iter=1000, random_state=seed
     ).fit_transform(reduced)
-    return picture.astype(np.float64), float(trustworthiness(x, picture, n_neighbors=5))
+    return picture.astype(np.float64)
+
+
+def trustworthiness(points: np.ndarray, picture: np.ndarray, k: int = 5) -> np.ndarray:
+    """Each point's part of the trustworthiness of a ``picture`` [N, 2]: float64 [N], whose mean is the usual number.
+
+    1 - 2 / (k (2 N - 3 k - 1)) * sum of (rank - k) over the k neighbours in the picture that rank beyond k among the
+    standardized points.  Raises ValueError for fewer than 2 k + 1 points."""
+    n = len(points)
+    if n <= 2 * k:
+        raise ValueError(f"{n} points are too few for {k} neighbours; give {2 * k + 1} or more")
+    x = standardize(points)
+    near = NearestNeighbors(n_neighbors=k).fit(picture).kneighbors(return_distance=False)
+    ranked = NearestNeighbors(n_neighbors=n - 1, algorithm="brute").fit(x).kneighbors(return_distance=False)
+    rank = np.zeros((n, n), np.int32)
+    np.put_along_axis(rank, ranked, np.arange(1, n, dtype=np.int32)[None, :], 1)
+    beyond = np.clip(np.take_along_axis(rank, near, 1) - k, 0, None)
+    return 1 - beyond.sum(1) * (2 / (k * (2 * n - 3 * k - 1)))
+
+
+# ------------------------------------------------------------------------------------------- on the sphere
+
+
+def alignment(points: np.ndarray, positives: np.ndarray) -> np.ndarray:
+    """|f(x) - f(x+)|^2 on the unit sphere, per pair: float64 [M].  ``positives`` [M, d] belong to the first M points;
+    both are standardized with the statistics of all ``points`` [N, d]."""
+    a = directions(standardize(points)[: len(positives)])
+    b = directions(standardize(positives, like=points))
+    return np.square(a - b).sum(1)
+
+
+def strangers(points: np.ndarray) -> float:
+    """Mean |f(x) - f(y)|^2 over all pairs of different points: what alignment is without any invariance."""
+    x = directions(standardize(points))
+    n, norms = len(x), np.square(x).sum()
+    return float(2 * (n * norms - np.square(x.sum(0)).sum()) / (n * (n - 1)))
+
+
+def closeness(points: np.ndarray) -> np.ndarray:
+    """exp(-2 |f(x) - f(y)|^2) on the unit sphere for all pairs: float64 [N, N], zeros on the diagonal."""
+    x = directions(standardize(points))
+    norms = np.square(x).sum(1)
+    near = np.exp(-2 * np.clip(norms[:, None] + norms[None, :] - 2 * x @ x.T, 0, None))
+    np.fill_diagonal(near, 0)
+    return near
+
+
+def uniformity(near: np.ndarray, keep: np.ndarray | None = None) -> float:
+    """log of the mean of ``closeness`` over pairs of different points (of those in ``keep``, bool [N])."""
+    total, n = near.sum(), len(near)
+    if keep is not None:
+        left = ~keep
+        n = int(keep.sum())
+        total = total - 2 * near[left].sum() + near[np.ix_(left, left)].sum()
+    return float(np.log(total / (n * (n - 1))))
 
 
 def spatial_smoothness(latents: np.ndarray, rng: np.random.Generator, pairs: int = 20_000) -> np.ndarray:
     """Per image of latents [N, T, d] on a square grid of T tokens: mean cosine between 4-neighbours, minus the mean
     cosine between random pairs of tokens of all images.  float64 [N]."""
     n, tokens, d = latents.shape
-    side = round(tokens**0.5)
-    if side * side != tokens:
-        raise ValueError(f"{tokens} tokens are no square grid")
-    x = standardize(latents.reshape(-1, d))
-    x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    side = square_side(tokens)
+    x = directions(standardize(latents.reshape(-1, d)))
     a, b = rng.integers(len(x), size=(2, pairs))
     chance = (x[a] * x[b]).sum(1).mean()
     grid = x.reshape(n, side, side, d)

@@ -1,7 +1,8 @@
-"""Subjects by name: ``vgt:<checkpoint>``, ``folder:<dir>``, ``fake:<kind>``."""
+"""Subjects by name: ``vgt:<checkpoint>``, ``diffusers:<pipeline>``, ``folder:<dir>``, ``fake:<kind>``."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,23 @@ from evals.subjects.folder import Folder, folder
 if TYPE_CHECKING:
     from evals.api import Generator, Tokenizer
 
-GENERATORS = "vgt:<checkpoint>, folder:<dir>, fake:oracle, fake:noise or fake:shuffled"
+GENERATORS = "vgt:<checkpoint>, diffusers:<folder or id>, folder:<dir>, fake:oracle, fake:noise or fake:shuffled"
 TOKENIZERS = "vgt:<checkpoint> or fake:identity"
+
+
+def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """Settings from "key=value" texts; values are JSON where they can be read as such (``steps=20``) and plain text
+    otherwise.  Raises ValueError for other forms and keys that come twice."""
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not (equals and key.isidentifier()) or key in found:
+            raise ValueError(f"setting {pair!r} is not of the form key=value, or comes twice; for example steps=20")
+        try:
+            found[key] = json.loads(text)
+        except ValueError:
+            found[key] = text
+    return found
 
 
 def load_generator(
@@ -26,14 +42,18 @@ def load_generator(
 ) -> Generator | Folder:
     """The generator, or folder of its images, that ``spec`` names.
 
-    ``accel``, ``device`` and sampling ``settings`` are for ``vgt:``, ``prompts`` (the suite's) for ``fake:shuffled``,
-    ``size`` (pixels) for all fakes.
+    ``accel`` is for ``vgt:``; ``device`` and sampling ``settings`` for ``vgt:`` (fields of its Sampling) and
+    ``diffusers:`` (see there); ``prompts`` (the suite's) for ``fake:shuffled``, ``size`` (pixels) for all fakes.
     Raises ValueError for other specs and where the subject cannot be loaded."""
     kind, _, rest = spec.partition(":")
     if kind == "vgt" and rest:
         from evals.subjects import vgt  # torch only when a model is asked for
 
         return vgt.generator(rest, device=device or "cpu", acceleration=accel or 1, **(settings or {}))
+    if kind == "diffusers" and rest:
+        from evals.subjects import diffusers
+
+        return diffusers.generator(rest, device=device or "cpu", settings=settings)
     if kind == "folder" and rest:
         return folder(rest)
     if spec == "fake:oracle":

@@ -1,8 +1,9 @@
 """Subject ``folder:<dir>``: images made elsewhere, in GenEval's layout or flat.
 
 GenEval's layout (spec evaluators 2.2) is ``<index>/metadata.jsonl`` and ``<index>/samples/<digits>.png``, index and
-digits numeric; it may have gaps, which the evaluator reports.  A flat folder holds PNG or JPEG files only; sorted by
-name they are the samples of the first prompt, then of the second, and so on, so their number must be exact.
+digits numeric; it may have gaps, and images that nobody asked for, both of which the evaluator reports.  A flat folder
+holds PNG or JPEG files only; sorted by name they are the samples of the first prompt, then of the second, and so on, so
+their number must be exact.  Images may differ in size; each is judged at its own.
 """
 
 from __future__ import annotations
@@ -19,16 +20,52 @@ from vgt.core import files
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 JPEG = (".jpg", ".jpeg")
+EIGHT_BITS = ("RGB", "RGBA", "RGBX", "L", "LA", "P", "PA", "1")
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """uint8 [H, W, 3], turned upright as its EXIF says.  Raises OSError or ValueError for what is not a whole image."""
-    with Image.open(path) as image:
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    """uint8 [H, W, 3], turned upright as its EXIF says.  Grey and palette pictures become RGB, which loses nothing, and
+    an alpha channel that is opaque everywhere goes.
+
+    Raises OSError for a file that is not there, and ValueError naming one that is not a whole picture or whose colors
+    depend on what is done with it: transparent, 16 bits a channel, CMYK, floating point."""
+    name = Path(path).name
+    try:
+        with Image.open(path) as image:
+            tiles = str(image.tile)
+            upright = ImageOps.exif_transpose(image)
+            upright.load()
+    except FileNotFoundError:
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{name} is not a whole picture ({type(error).__name__}); make it again") from error
+    if ";16" in tiles or upright.mode not in EIGHT_BITS:
+        kind = "16 bits a channel" if ";16" in tiles or upright.mode.startswith("I") else f"mode {upright.mode}"
+        raise ValueError(f"{name} has {kind}; convert it to 8-bit RGB")
+    if upright.has_transparency_data:
+        upright = upright.convert("RGBA")
+        if upright.getextrema()[3][0] < 255:
+            raise ValueError(f"{name} has transparent pixels; paste it onto the background that should be judged")
+    return np.asarray(upright.convert("RGB"))
 
 
 def _shown(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _pngs(folder: Path) -> list[Path]:
+    """The PNG files of one prompt in GenEval's layout, sorted by name."""
+    return sorted(p for p in (folder / "samples").glob("*.png") if not p.name.startswith("."))
+
+
+def _numbered_samples(folder: Path, count: int) -> dict[int, Path]:
+    """Sample -> file: by the digits of its name where all are below ``count``, so that a gap stays a gap, otherwise
+    the first ``count`` in the order of their digits."""
+    pngs = sorted((p for p in _pngs(folder) if p.stem.isdigit()), key=lambda p: int(p.stem))
+    numbers = [int(p.stem) for p in pngs]
+    if len(set(numbers)) == len(numbers) and all(number < count for number in numbers):
+        return dict(zip(numbers, pngs, strict=True))
+    return dict(enumerate(pngs[:count]))
 
 
 @dataclass(frozen=True)
@@ -62,17 +99,17 @@ class Folder:
     @cached_property
     def fingerprint(self) -> str:
         """Content hash of every image and its place."""
-        if self.layout == "flat":
-            paths = self._flat
-        else:
-            paths = sorted(p for folder in self._numbered for p in (folder / "samples").glob("*.png"))
+        paths = self._flat if self.layout == "flat" else sorted(p for folder in self._numbered for p in _pngs(folder))
         return files.digest_json([[p.relative_to(self.root).as_posix(), files.digest_file(p)] for p in paths])
 
-    def samples(self, prompts: list[dict], images_per_prompt: int) -> dict[tuple[int, int], Path]:
-        """(prompt index, sample) -> file, for the files that are there.
+    def samples(
+        self, prompts: list[dict], images_per_prompt: int
+    ) -> tuple[dict[tuple[int, int], Path], tuple[str, ...]]:
+        """(prompt index, sample) -> file, for the files that are there; and the images, relative to the root, that the
+        suite does not ask for: more than ``images_per_prompt``, beyond its last prompt, or not named by digits.
 
         Raises ValueError for JPEG files in GenEval's layout (the official scorer skips them in silence), for prompts
-        that are not the suite's, for too many images, and for a flat folder of another length."""
+        that are not the suite's, for two folders of one prompt, and for a flat folder of another length."""
         if self.layout == "flat":
             wanted = len(prompts) * images_per_prompt
             if len(self._flat) != wanted:
@@ -80,28 +117,28 @@ class Folder:
                     f"flat folder {self.root} holds {len(self._flat)} images; {len(prompts)} prompts x "
                     f"{images_per_prompt} need {wanted}: use GenEval's layout for a partial set"
                 )
-            return {(i // images_per_prompt, i % images_per_prompt): path for i, path in enumerate(self._flat)}
-        found = {}
+            return {(i // images_per_prompt, i % images_per_prompt): path for i, path in enumerate(self._flat)}, ()
+        found: dict[tuple[int, int], Path] = {}
+        everything: list[Path] = []
+        seen: dict[int, Path] = {}
         for folder in self._numbered:
             index = int(folder.name)
-            self._check(folder, index, prompts)
-            pngs = [p for p in (folder / "samples").glob("*.png") if p.stem.isdigit()]
-            if len(pngs) > images_per_prompt:
-                raise ValueError(
-                    f"{folder}/samples holds {len(pngs)} images, the run scores {images_per_prompt} a prompt: "
-                    f"ask for {len(pngs)} images a prompt or remove some"
-                )
-            ordered = sorted(pngs, key=lambda p: int(p.stem))
-            found |= {(index, sample): path for sample, path in enumerate(ordered)}
-        return found
+            if index in seen:
+                raise ValueError(f"{seen[index]} and {folder} are both prompt {index}; keep one of them")
+            seen[index] = folder
+            everything += _pngs(folder)
+            if index < len(prompts):
+                self._check(folder, index, prompts)
+                chosen = _numbered_samples(folder, images_per_prompt)
+                found |= {(index, sample): path for sample, path in chosen.items()}
+        asked = set(found.values())
+        return found, tuple(p.relative_to(self.root).as_posix() for p in everything if p not in asked)
 
     def _check(self, folder: Path, index: int, prompts: list[dict]) -> None:
         """One numbered folder belongs to this suite and holds no file that GenEval would skip."""
         jpegs = sorted(p.relative_to(self.root).as_posix() for p in folder.rglob("*") if p.suffix.lower() in JPEG)
         if jpegs:
             raise ValueError(f"{_shown(jpegs)}: GenEval's layout scores PNG files only; convert them to PNG")
-        if index >= len(prompts):
-            raise ValueError(f"folder {folder} is beyond the suite's {len(prompts)} prompts; is this another suite's?")
         try:
             prompt = json.loads((folder / "metadata.jsonl").read_text(encoding="utf-8"))["prompt"]
         except (OSError, ValueError, KeyError, TypeError) as error:

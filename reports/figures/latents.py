@@ -1,4 +1,5 @@
-"""t-SNE of latents as the probes made it: a panel per autoencoder, every point drawn as the object it stands for."""
+"""Latents in pictures: t-SNE as the probes made it, a panel per autoencoder with every point drawn as the object it
+stands for; and how the variance is shared out among channels."""
 
 from __future__ import annotations
 
@@ -9,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.path import Path
 
-from reports.figures.style import INK, PALETTE, Figure, draw
-from reports.measured import Measured, label
+from reports.figures.style import INK, ORANGE, PALETTE, Figure, draw, look
+from reports.measured import Measured, is_reference, label
 from vgt.core.record import Record
 from vgt.core.scenes import COLORS, SHAPES
 
@@ -57,7 +58,8 @@ def labels(record: Record) -> list[str]:
 
 def panel(record: Record) -> Figure | None:
     """The t-SNE of one autoencoder; None where the record holds no points."""
-    points, names = record.extra.get("points"), labels(record)
+    points = record.extra.get("points")
+    names = labels(record) or [""] * len(points or ())
     if not points or len(points) != len(names):
         return None
     xy = np.asarray(points, float)
@@ -67,6 +69,8 @@ def panel(record: Record) -> Figure | None:
     def paint(ax: Axes) -> None:
         if drawn_world:
             _as_objects(ax, xy, kinds)
+        elif not any(names):
+            ax.plot(xy[:, 0], xy[:, 1], linestyle="", marker="o", markersize=3.5, color=look(record.subject)[0])
         else:
             _as_classes(ax, xy, names)
         ax.set_title(label(record.subject))
@@ -77,7 +81,8 @@ def panel(record: Record) -> Figure | None:
             spine.set_visible(True)
 
     trust = f", trustworthiness {record.value:.3f}" if record.value is not None else ""
-    alt = f"t-SNE of {len(names)} latents of {label(record.subject)}{trust}; points are drawn as their objects"
+    drawn = "; points are drawn as their objects" if drawn_world else ""
+    alt = f"t-SNE of {len(names)} latents of {label(record.subject)}{trust}{drawn}"
     return draw(f"latents_{record.subject}", (3.2, 3.3), alt, paint)
 
 
@@ -113,3 +118,31 @@ def panels(measured: Measured) -> list[Figure]:
     """One panel per autoencoder that was projected."""
     drawn = (panel(r) for r in measured.where("scenes-latents", "tsne"))
     return [figure for figure in drawn if figure]
+
+
+def variances(measured: Measured) -> Figure | None:
+    """Variance of every channel over all tokens, sorted, against the share of channels: a collapsed space falls off."""
+    found = [r for r in measured.where("scenes-latents", "channel-variance") if r.extra.get("channels")]
+    if not found:
+        return None
+
+    def paint(ax: Axes) -> None:
+        for index, record in enumerate(found):
+            values = np.sort(np.array(record.extra["channels"], float))[::-1]
+            color, marker = (ORANGE, "v") if is_reference(record.subject) else look(record.subject, index)
+            where = np.arange(1, len(values) + 1)
+            share = (where - 0.5) / len(values)
+            kept = values > 0
+            words = f"{label(record.subject)}, {len(values)} channels"
+            ax.plot(share[kept], values[kept], color=color, marker=marker, markersize=3, linewidth=1.2, label=words)
+        ax.set_yscale("log")
+        ax.set_xlim(0, 1)
+        ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"])
+        ax.set_xlabel("channels, largest variance first")
+        ax.set_ylabel("variance over all tokens")
+        ax.set_title("Variance of the channels")
+        ax.grid(axis="y")
+        ax.legend(loc="upper left", bbox_to_anchor=(0, -0.16), borderaxespad=0)
+
+    alt = "Sorted variance of the latent channels of " + ", ".join(label(r.subject) for r in found)
+    return draw("channel_variances", (4.4, 4.0), alt, paint)

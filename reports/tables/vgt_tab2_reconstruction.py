@@ -11,6 +11,7 @@ METRICS = (
     Column("ssim-wang", "SSIM", "", 3, "high"),
     Column("ssim-taming", "SSIM (range-2 variant, inflated)", "", 3, "high"),
     Column("fd-efflite2", "fd-efflite2", "", 2, "low"),
+    Column("fd-efflite0", "fd-efflite0", "", 2, "low", optional=True),
     Column("judge-agreement", "Judge agreement", "", 3, "high", optional=True),
     Column("lpips-alex-v0.1", "LPIPS (Alex)", "", 3, "low", optional=True),
     Column("lpips-vgg-v0.1", "LPIPS (VGG)", "", 3, "low", optional=True),
@@ -18,7 +19,8 @@ METRICS = (
 NOTES = (
     "PSNR: mean over pictures. SSIM: ssim-wang, 11x11 Gaussian window, data range 1; the range-2 variant (ssim-taming) "
     "is the one in the paper's lineage and is inflated by construction.",
-    "fd-efflite2: Fréchet distance on EfficientNet-Lite2 features; it is not FID and has no counterpart in papers.",
+    "fd-efflite2, fd-efflite0: Fréchet distances on EfficientNet features; they are not FID and have no counterpart in "
+    "papers. The training loss of the autoencoders uses Lite0's features too, so fd-efflite0 flatters them.",
 )
 AGREEMENT = (
     "Judge agreement: share of scenes whose set of (color, shape) the judge finds unchanged after reconstruction."
@@ -57,6 +59,7 @@ EVERY = (
     Column("ssim-tm", "ssim-tm", "", 3, "high", optional=True),
     Column("ssim-y", "ssim-y", "", 3, "high", optional=True),
     Column("ssim-sk", "ssim-sk", "", 3, "high", optional=True),
+    Column("ssim-tm-signed", "ssim-tm-signed", "", 3, "high", optional=True),
     Column("ssim-taming", "ssim-taming (inflated)", "", 3, "high"),
 )
 
@@ -76,7 +79,7 @@ def build_variants(measured: Measured) -> Table:
 
 def build_other(measured: Measured) -> Table:
     """The same metrics on any other data that was scored, one row per autoencoder and data set."""
-    found = [r for r in measured.records if r.metric == "psnr-mean" and r.suite not in NAMED]
+    found = [r for r in measured.records if r.metric == "psnr-mean" and r.suite.partition("@")[0] not in NAMED]
     columns = [Column("data", "Data", text=True), *METRICS]
     rows = []
     for r in found:

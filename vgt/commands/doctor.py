@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 from vgt.core import env
 
@@ -50,6 +53,15 @@ def run(args: argparse.Namespace) -> dict:
     return {"ok": ok, "missing": missing}
 
 
+def _optional() -> dict[str, Callable[[], Path]]:
+    """Weights that some protocols need and no package brings along: name -> what finds the file."""
+    from evals import features
+    from evals.metrics import lpips
+
+    found = {metric: partial(lpips.find, net) for metric, net in lpips.METRICS.items()}
+    return found | {name: features.SOURCES[name].find for name in features.NAMES if not name.startswith("efflite")}
+
+
 def _weights() -> dict[str, tuple[bool, str]]:
     """Weights files by use: whether each is there, and where it is or belongs."""
     from vgt.inference.load import bundled
@@ -61,11 +73,11 @@ def _weights() -> dict[str, tuple[bool, str]]:
             found[name] = (True, f"{perceptual.weights_path(name).name} ({use})")
         except ValueError as error:
             found[name] = (False, f"{error} ({use})")
-    for net in ("alex", "vgg"):
-        path = perceptual.find_lpips_backbone(net)
-        file = perceptual.LPIPS_BACKBONES[net]
-        where = f"put {file} into a folder and set VGT_WEIGHTS to it (lpips-{net}-v0.1; optional)"
-        found[f"lpips-{net}"] = (path is not None, path.name if path else where)
+    for name, find in _optional().items():
+        try:
+            found[name] = (True, find().name)
+        except ValueError as error:
+            found[name] = (False, f"{error} (optional)")
     names = bundled()
     found["bundled models"] = (bool(names), ", ".join(names) or "train them with `vgt reproduce tiny --train`")
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 RUNS = Path("runs")
@@ -27,7 +28,8 @@ def device(name: str) -> str:
     import torch
 
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        rank = os.environ.get("LOCAL_RANK")  # one of several processes that torchrun launched
+        return "cpu" if not torch.cuda.is_available() else "cuda" if rank is None else f"cuda:{rank}"
     try:
         kind = torch.device(name).type
     except RuntimeError:

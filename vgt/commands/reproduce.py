@@ -21,6 +21,8 @@ VLMS = ("vlm_internvl", "vlm_qwen")
 AUTOENCODERS = ("vgt_ae_internvl", "vgt_ae_qwen", "pixel_ae")
 GENERATORS = ("query_ar_internvl", "mar_internvl", "query_ar_qwen", "query_ar_pixel")
 ACCELERATIONS = (1, 4, 16)
+CLOSENESS = ["--metrics", "kid,prdc"]
+PROTOCOLS = "vgt,llamagen,vfmtok,lightningdit"
 QUICK_IMAGES, FULL_IMAGES = 1, 4
 
 
@@ -75,22 +77,32 @@ def _measurements(args: argparse.Namespace) -> list[list[str]]:
     present = set(bundled()) if not args.train else set(TRAINING)
     if not present:
         raise ValueError("no bundled models; reinstall the package, or train them with `vgt reproduce tiny --train`")
-    few = ["-n", "6"] if args.smoke else []
+    few, sixty = (["-n", "6"], ["-n", "60"]) if args.smoke else ([], [])
     images = ["--images-per-prompt", str(FULL_IMAGES if args.full else QUICK_IMAGES), "--seed", str(args.seed)]
     images += ["--batch", "6"] if args.smoke else []
     vlms, aes, generators = ([m for m in group if m in present] for group in (VLMS, AUTOENCODERS, GENERATORS))
     steps = [["eval", "judge", *few]]
-    steps += [["eval", "vqa", "--subject", f"vgt:{m}", *few] for m in vlms]
+    for m in vlms:
+        steps += [["eval", "vqa", "--subject", f"vgt:{m}", *few]]
+        if (ae := m.replace("vlm_", "vgt_ae_")) in aes:  # the same questions through the encoder that was tuned
+            steps += [["eval", "vqa", "--subject", f"vgt:{m}", "--encoder", f"vgt:{ae}", *few]]
     steps += [["eval", "training", "--subject", f"vgt:{m}"] for m in (*vlms, *aes, *generators)]
     for subject in [*(f"vgt:{m}" for m in aes), "pca"]:
         steps += [["eval", "recon", "--subject", subject, "--data", data, *few] for data in ("scenes", "photos")]
-        steps += [["eval", "probes", "--subject", subject, *(["-n", "60"] if args.smoke else [])]]
+    for m in aes if args.full else aes[:1]:  # the same reconstructions by the protocols of other papers
+        steps += [["eval", "recon", "--subject", f"vgt:{m}", "--data", "photos", "--protocol", PROTOCOLS, *few]]
+    probed = [*(f"vgt:{m}" for m in aes), "pca", "random_projection"]
+    steps += [["eval", "probes", "--subject", subject, *sixty] for subject in probed]
+    steps += [["eval", "cka", "--subjects", ",".join(probed[:-1]), *sixty]]
     for evaluator in ("geneval", "dpg"):
         steps += [["eval", evaluator, "--subject", s, *images, *few] for s in ("fake:oracle", "fake:shuffled")]
         steps += [["eval", evaluator, "--subject", "fake:oracle", "--through", f"vgt:{m}", *images, *few] for m in aes]
         for m in generators:
             for accel in ACCELERATIONS:
                 steps += [["eval", evaluator, "--subject", f"vgt:{m}", "--accel", str(accel), *images, *few]]
+    drawn = ["shuffled", *(f"{m}@{accel}x" for m in generators for accel in ACCELERATIONS)]
+    for model in () if args.smoke else drawn:  # a handful of pictures is no set
+        steps += [["eval", "fidelity", "--subject", f"pictures:{model}", "--real", "pictures:oracle", *CLOSENESS]]
     steps += [
         ["bench", *generators, *aes, "--accel", ",".join(map(str, ACCELERATIONS)), *(["--smoke"] if args.smoke else [])]
     ]

@@ -66,8 +66,9 @@ class Record(BaseModel):
 
     @property
     def partial(self) -> bool:
-        """True where the value covers less than the protocol asks for: it must not be read as the benchmark."""
-        return self.n < self.n_expected or self.n_failed > 0
+        """True where the value covers less than the protocol asks for, or samples that nobody asked for were there: it
+        must not be read as the benchmark."""
+        return self.n < self.n_expected or self.n_failed > 0 or bool(self.extra.get("n_extra"))
 
     @property
     def model(self) -> str:

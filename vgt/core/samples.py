@@ -1,7 +1,11 @@
 """Per-sample values behind a record, in one format for all evaluators, so that records can be compared in pairs.
 
 Beside ``<records>/<model>/<suite>/<metric>.json`` lies ``<metric>.samples.csv`` with the columns id, value, cluster,
-group: one line per sample that entered the value.  Metrics that are no mean over samples have none.
+group: one line per sample that entered the value, which is their mean (of group means, where there are groups).
+
+Metrics that are no mean over samples, such as Frechet distances, have none.  Their records may hold
+``extra[REPLICATES]`` instead: the value without block 1, 2, ... B of the samples, sample i of the suite in block i mod
+B, so that the difference of two records of one suite can be jackknifed on common blocks.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from vgt.core import files
 from vgt.core.record import Record
 
 COLUMNS = ("id", "value", "cluster", "group")
+REPLICATES = "replicates"
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,7 @@ class Samples:
 
 
 def path(root: str | Path, record: Record) -> Path:
-    return Path(root) / record.path.with_suffix(".samples.csv")
+    return beside(Path(root) / record.path)
 
 
 def write(samples: Samples, root: str | Path, record: Record) -> Path:
@@ -46,9 +51,18 @@ def write(samples: Samples, root: str | Path, record: Record) -> Path:
     return files.write_text(path(root, record), text.getvalue())
 
 
+def beside(path: str | Path) -> Path:
+    """Where the samples of the record at ``path`` lie."""
+    return Path(path).with_suffix(".samples.csv")
+
+
 def read(root: str | Path, record: Record) -> Samples | None:
     """The samples of a record, None where there are none.  Raises ValueError naming a file that is none of ours."""
-    where = path(root, record)
+    return read_file(path(root, record))
+
+
+def read_file(where: Path) -> Samples | None:
+    """The samples in one file; see ``read``."""
     if not where.exists():
         return None
     with open(where, encoding="utf-8", newline="") as lines:

@@ -1,5 +1,6 @@
-"""Prompt suites of the embedded world, drawn by seed.
+"""Prompt suites, drawn by seed.
 
+``geneval``: the 553 prompts of the benchmark itself (geneval_prompts.py).
 ``scenes-geneval``: GenEval's six tasks with this world's shapes (record format: spec evaluators 2.1).
 ``scenes-dpg``: dense captions with a question graph (entity, attribute, relation, global, other; spec 3.1).
 """
@@ -8,13 +9,15 @@ from __future__ import annotations
 
 import json
 
+from vgt.core import geneval_prompts as benchmark
 from vgt.core.captions import NUMBERS, article, dense_caption, plural, told_relations
 from vgt.core.scenes import COLORS, HELD_OUT, RELATIONS, SHAPES, TASKS, Draws, Scene, scene
 
-SUITES = {
+WORLD_SUITES = {
     "scenes-geneval": "six GenEval tasks over the embedded world, 20 prompts a task",
     "scenes-dpg": "dense captions with question graphs over the embedded world, 40 prompts",
 }
+SUITES = {**WORLD_SUITES, "geneval": "GenEval's own 553 prompts (seed 43; another seed is a variant)"}
 DEFAULT_SEED = 43
 
 
@@ -147,6 +150,8 @@ def _question_graph(shown: Scene) -> list[dict]:
 
 def prompts(suite: str, seed: int = DEFAULT_SEED, per_task: int = 20, n: int = 40) -> list[dict]:
     """The records of a suite by name.  Raises ValueError for an unknown one."""
+    if suite == "geneval":
+        return benchmark.prompts(seed)
     if suite == "scenes-geneval":
         return geneval_prompts(seed, per_task)
     if suite == "scenes-dpg":

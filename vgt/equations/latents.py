@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -60,3 +62,15 @@ def crop_grid(grid: Tensor, height: int, width: int) -> Tensor:
         raise ValueError(f"a {height} x {width} latent grid does not fit the query grid of {big_h} x {big_w}")
     top, left = (big_h - height) // 2, (big_w - width) // 2
     return grid[0, :, top : top + height, left : left + width].reshape(d, height * width).T
+
+
+def sinusoid_grid(width: int, side: int, amplitude: float) -> Tensor:
+    """[1, width, side, side]: a quarter of the channels each for sin and cos of row and column, frequencies falling
+    from pi/2 a cell to pi/200.  A start for learned grids in which neighbours look alike (not in spec vgt 2.1, whose
+    grids start as noise).  Raises ValueError for a width that is no multiple of 4."""
+    if width % 4:
+        raise ValueError(f"a grid of sinusoids needs a width that is a multiple of 4, not {width}")
+    frequency = math.pi / 2 * 100.0 ** -(torch.arange(width // 4) / (width // 4))
+    angle = frequency[:, None] * torch.arange(side)  # [width / 4, side]
+    rows, columns = angle[:, :, None].expand(-1, -1, side), angle[:, None, :].expand(-1, side, -1)
+    return amplitude * torch.cat([rows.sin(), rows.cos(), columns.sin(), columns.cos()])[None]

@@ -1,7 +1,7 @@
 """Checkpoint folders in Hugging Face style: config.json, model.safetensors, tokenizer files, README.md.
 
-Loading is strict; nothing is ever unpickled.  Weights are stored as fp32, fp16, bf16, or "int8": matrices as int8
-with one fp16 scale per output row beside them (``<name>.scale``), everything small as fp16.
+Loading is strict; nothing is ever unpickled.  Weights are stored as fp32, fp16, bf16, or "int6" (see int6.py):
+``<name>`` packed, ``<name>.scale`` and ``<name>.shape`` beside it, everything small as fp16.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vgt.core import files
+from vgt.models import int6
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT = 1
-STORAGE = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.float16}
-SCALE = ".scale"
+STORAGE = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int6": torch.float16}
+SCALE, SHAPE = ".scale", ".shape"
 SYSTEMS = ("vlm", "vgt_ae", "query_ar", "mar")
 ENTRIES = ("vgt_format", "system", "name", "ties", "config")
 
@@ -63,11 +64,9 @@ def save(
 def _pack(state: dict[str, Tensor], storage: str) -> dict[str, Tensor]:
     packed: dict[str, Tensor] = {}
     for key, tensor in state.items():
-        if storage == "int8" and tensor.is_floating_point() and tensor.ndim >= 2 and len(tensor) > 1:
-            rows = tensor.float().flatten(1)
-            scale = (rows.abs().amax(1, keepdim=True) / 127).clamp(min=1e-7).half()
-            packed[key] = (rows / scale.float()).round().clamp(-127, 127).to(torch.int8).view(tensor.shape)
-            packed[key + SCALE] = scale
+        if storage == "int6" and tensor.is_floating_point() and tensor.ndim >= 2 and tensor.numel() >= int6.GROUP:
+            packed[key], packed[key + SCALE] = int6.pack(tensor)
+            packed[key + SHAPE] = torch.tensor(tensor.shape)
         else:
             packed[key] = tensor.to(STORAGE[storage]) if tensor.is_floating_point() else tensor
     return {key: tensor.contiguous() for key, tensor in packed.items()}
@@ -76,10 +75,9 @@ def _pack(state: dict[str, Tensor], storage: str) -> dict[str, Tensor]:
 def _unpack(stored: dict[str, Tensor]) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for key, tensor in stored.items():
-        if key + SCALE in stored:
-            scale = stored[key + SCALE].float().view(-1, *[1] * (tensor.ndim - 1))
-            state[key] = tensor.float() * scale
-        elif not (key.endswith(SCALE) and key.removesuffix(SCALE) in stored):
+        if key + SHAPE in stored:
+            state[key] = int6.unpack(tensor, stored[key + SCALE], stored[key + SHAPE].tolist())
+        elif not any(key.endswith(end) and key.removesuffix(end) + SHAPE in stored for end in (SCALE, SHAPE)):
             state[key] = tensor.float() if tensor.is_floating_point() else tensor
     return state
 
@@ -105,7 +103,10 @@ def read_state(folder: str | Path) -> dict[str, Tensor]:
         state = load_file(path)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path} cannot be read ({error}); copy or train the checkpoint again") from error
-    state = _unpack(state)
+    try:
+        state = _unpack(state)
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f"{path} holds torn int6 weights ({error}); copy or train the checkpoint again") from error
     absent = sorted(set(header["ties"].values()) - state.keys())
     if absent:
         raise ValueError(f"{path} lacks tied weights: {', '.join(absent[:3])}; copy or train the checkpoint again")

@@ -11,7 +11,6 @@ from __future__ import annotations
 import importlib
 import os
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -231,9 +230,3 @@ class PerceptualLoss(nn.Module):
     def forward(self, images: Tensor, target: Tensor) -> Tensor:
         """The mean distance, a float32 scalar."""
         return self.distances(images, target).mean()
-
-
-def lpips_distance(net: str, backbone: str | Path | None = None) -> Callable[[Tensor, Tensor], Tensor]:
-    """LPIPS v0.1 as an evaluator uses it: two float batches in [0, 1] -> float32 [N], without gradients."""
-    model = PerceptualLoss(f"lpips-{net}", backbone)
-    return torch.no_grad()(model.distances)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
 from vgt.core.config import Config
-from vgt.equations.latents import crop_grid, position_norm
+from vgt.equations.latents import crop_grid, position_norm, sinusoid_grid
 from vgt.models.flow_head import FlowHead, FlowHeadConfig
 from vgt.models.tokenizer import TURN_END, TURN_START
 
@@ -35,12 +35,14 @@ class VisualLMConfig(Config):
     """``text``: transformers configuration of the language model (with ``model_type``); ``query_grid``: side of the two
     learned grids; ``latent_grid``: (h, w) in use; ``latent_mean``/``latent_std``: the standardisation of the latents
     that the model was trained on, per channel; ``latent_norm``: whether the autoencoder normalises per position;
-    ``autoencoder``: content hash of the autoencoder that the latents come from."""
+    ``autoencoder``: content hash of the autoencoder that the latents come from; ``grid_start``: amplitude of the
+    sinusoids that the position grid starts from (0: noise of 0.02, as published)."""
 
     method: Literal["query_ar", "mar"]
     text: dict[str, Any]
     start_ids: tuple[int, ...]
     query_grid: int = 64
+    grid_start: float = 0.0
     latent_grid: tuple[int, int] = (16, 16)
     d_z: int = 32
     head: FlowHeadConfig = FlowHeadConfig()
@@ -62,7 +64,10 @@ class VisualLM(nn.Module):
         width = self.language_model.config.hidden_size
         side = config.query_grid
         self.max_metaquery = nn.Parameter(torch.randn(1, width, side, side) * width**-0.5)
-        self.grid_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, width, side, side), std=0.02))
+        grid = nn.init.trunc_normal_(torch.empty(1, width, side, side), std=0.02)
+        if config.grid_start:
+            grid = sinusoid_grid(width, side, config.grid_start)
+        self.grid_embed = nn.Parameter(grid)
         self.image_in_projector = nn.Linear(config.d_z, width)
         self.image_out_projector = nn.Linear(width, width)
         for linear in (self.image_in_projector, self.image_out_projector):

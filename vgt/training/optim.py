@@ -33,7 +33,7 @@ class TrainConfig(Config):
     save_every: int = 500
     log_every: int = 20
     sample_every: int = 0
-    storage: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
+    storage: Literal["fp32", "fp16", "bf16", "int6"] = "fp32"
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:

@@ -1,0 +1,133 @@
+"""Reconstruction metrics: the batched SSIM and PSNR against scikit-image, and the memory of a run.
+
+``pytest bench/test_metrics.py --benchmark-enable --benchmark-only -s``; ratios are of medians of alternating rounds,
+one thread each, by CPU time, which a busy machine changes less, and by the clock.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import peak_signal_noise_ratio
+
+from bench import timing
+from evals import recon_evidence, reconstruction
+from evals.data import ImageSet
+from evals.features import Extractor
+from evals.metrics import psnr, ssim
+from vgt.core import photos
+
+IMAGES, SIDE, ROUNDS = 8, 256, 7
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    """uint8 pairs, and the same as float32 tensors."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    originals = photos.images("test", range(IMAGES), SIDE)
+    noise = np.random.default_rng(0).normal(0, 10, originals.shape)
+    made = np.clip(originals + noise, 0, 255).astype(np.uint8)
+    tensors = [torch.from_numpy(x).permute(0, 3, 1, 2).contiguous().float() / 255 for x in (originals, made)]
+    yield list(zip(originals, made, strict=True)), tensors
+    torch.set_num_threads(threads)
+
+
+def against(benchmark, ours, theirs) -> None:
+    found = timing.alternate(
+        {"ours": ours, "theirs": theirs},
+        repeats=ROUNDS,
+        warmup=1,
+        peak_memory=lambda call: call() and None,
+        loop=lambda sweep, rounds: benchmark.pedantic(sweep, rounds=rounds),
+    )
+    cpu = {name: float(np.median(t.cpu_seconds)) for name, t in found.items()}
+    milliseconds = {name: round(1000 * seconds / IMAGES, 3) for name, seconds in cpu.items()}
+    ratios = {"cpu": cpu["theirs"] / cpu["ours"], "wall": found["theirs"].median / found["ours"].median}
+    benchmark.extra_info |= {"ratios": ratios, "CPU ms per pair": milliseconds}
+    print(
+        f"\n{benchmark.name}: {ratios['cpu']:.1f}x by CPU time ({milliseconds['ours']} against "
+        f"{milliseconds['theirs']} ms a pair), {ratios['wall']:.1f}x by the clock"
+    )
+
+
+@pytest.mark.parametrize("variants", [*((v,) for v in ssim.VARIANTS), ssim.VARIANTS], ids="+".join)
+def test_ssim(benchmark, pairs, variants):
+    arrays, (a, b) = pairs
+    theirs = {v: [ssim.ssim(x, y, v) for x, y in arrays] for v in variants}
+    for variant, values in ssim.batch(a, b, variants).items():
+        assert np.abs(values.numpy() - theirs[variant]).max() < 1e-5
+    against(
+        benchmark, lambda: ssim.batch(a, b, variants), lambda: [ssim.ssim(x, y, v) for v in variants for x, y in arrays]
+    )
+
+
+def test_psnr(benchmark, pairs):
+    arrays, _ = pairs
+    a, b = (torch.from_numpy(np.stack(side)) for side in zip(*arrays, strict=True))
+
+    def ours():
+        return [psnr.psnr(e) for e in psnr.squared_errors(a, b).tolist()]
+
+    def theirs():
+        return [peak_signal_noise_ratio(x, y, data_range=255) for x, y in arrays]
+
+    assert np.abs(np.array(ours()) - theirs()).max() < 1e-6
+    against(benchmark, ours, theirs)
+
+
+# ------------------------------------------------------------------------------------------------------ memory
+
+TINY, DIMENSIONS = 16, 32
+
+
+class Dull:
+    """A tokenizer that darkens every picture by one level."""
+
+    name = fingerprint = "dull"
+    size = TINY
+
+    def reconstruct(self, images: np.ndarray) -> np.ndarray:
+        return np.maximum(images, 1) - 1
+
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        return images.reshape(len(images), -1, 3).astype(np.float32)
+
+
+def noise_images(count: int) -> ImageSet:
+    names = tuple(f"{i:06d}" for i in range(count))
+
+    def load(i: int) -> np.ndarray:
+        return np.random.default_rng(i).integers(0, 256, (TINY, TINY, 3), np.uint8)
+
+    return ImageSet("noise", names, names, load, count, str(count), {"size": TINY, "cluster": "image"})
+
+
+def thumbnails(images: np.ndarray) -> dict[str, np.ndarray]:
+    return {"pool": images.reshape(len(images), -1)[:, :DIMENSIONS].astype(np.float32)}
+
+
+@pytest.mark.parametrize("count", [1_000, 10_000])
+def test_memory_of_a_run(benchmark, tmp_path, monkeypatch, count):
+    """Growth of the resident set during a whole evaluation with a Frechet distance, MiB."""
+    monkeypatch.setattr(reconstruction.datasets, "image_set", lambda data, n, size, geometry: noise_images(n))
+    extractor = Extractor("efflite2", {"pool": DIMENSIONS}, {"features": "thumbnail", "weights": ""}, "", thumbnails)
+    monkeypatch.setattr(reconstruction.recon_metrics.features, "load", lambda *_, **__: extractor)
+    peaks = []
+
+    def run():
+        peaks.append(
+            timing.resident_peak(
+                lambda: reconstruction.run(
+                    Dull(), work=tmp_path, records=tmp_path / "records", data="noise", n=count, batch=100,
+                    metrics=["psnr-mean", "ssim-wang", "fd-efflite2"],
+                )
+            )
+        )  # fmt: skip
+
+    benchmark.pedantic(run, rounds=1)
+    rows, errors = recon_evidence.read_rows(next(tmp_path.rglob("pixels.jsonl")))
+    assert (len(rows), errors) == (count, {})
+    benchmark.extra_info |= {"images": count, "MiB": peaks[0]}
+    print(f"\n{count} images: {peaks[0]:.1f} MiB")

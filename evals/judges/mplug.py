@@ -1,0 +1,47 @@
+"""Judge ``mplug``: DPG-Bench's official one, mPLUG-large VQA through modelscope (spec evaluators 3.4).
+
+Its dependencies are old and pinned, so it runs in an environment of its own, as a child process."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from evals.judges import mplug_child
+from evals.judges.process import ProcessAnswerer
+from vgt.core import files
+
+MODEL = "damo/mplug_visual-question-answering_coco_large_en"
+INSTALL = (
+    "make an environment for it (python -m venv mplug; mplug/bin/pip install 'modelscope[multi-modal]' torch pillow; "
+    "on recent Pythons a fork of fairseq is needed) and name its interpreter with --judge-python mplug/bin/python"
+)
+
+
+def _has_modelscope(python: str) -> bool:
+    if python == sys.executable:
+        return importlib.util.find_spec("modelscope") is not None
+    looked = subprocess.run([python, "-c", "import modelscope"], capture_output=True, timeout=300)
+    return looked.returncode == 0
+
+
+def mplug(python: str | None = None, weights: str | None = None) -> ProcessAnswerer:
+    """The judge, in the environment of ``python`` (default: this one), from the local folder ``weights`` (default: what
+    modelscope finds or downloads).  Raises ValueError where modelscope or the weights are missing."""
+    interpreter = python or sys.executable
+    if shutil.which(interpreter) is None:
+        raise ValueError(f"--judge-python {interpreter!r} is not an interpreter; give the path of one")
+    if not _has_modelscope(interpreter):
+        raise ValueError(f"judge mplug needs modelscope, which {interpreter} does not have; {INSTALL}")
+    mark = MODEL
+    if weights is not None:
+        present = sorted(p for p in Path(weights).glob("*") if p.is_file())
+        if not any(p.name == "configuration.json" for p in present):
+            raise ValueError(f"{weights} has no configuration.json; give a folder downloaded by modelscope for {MODEL}")
+        mark = files.digest_json([[p.name, files.digest_file(p)] for p in present])
+    program = Path(mplug_child.__file__)
+    fingerprint = files.digest("mplug", mark, files.digest_file(program))
+    return ProcessAnswerer("mplug", [interpreter, str(program), weights or MODEL], fingerprint)

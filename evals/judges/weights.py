@@ -1,0 +1,71 @@
+"""Models of judges from local folders, or by hub id where the hub can be reached: complete, strict, hashed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from vgt.core import files
+
+WEIGHTS = "model.safetensors"
+# Keys that may differ between a published file and the class of today: buffers that the class computes by itself, and
+# the last norm of a Swin backbone, which no feature passes.
+IDLE = re.compile(r"(position_ids|relative_position_index|criterion\.empty_weight|swin\.layernorm\.(weight|bias))$")
+
+
+def place(source: str | None, option: str, model: str, needed: tuple[str, ...]) -> Path:
+    """The folder of ``source``, a local folder or a hub id, with all of the ``needed`` files.
+
+    ``option``: what gives it on the command line; ``model``: the published model it is meant for.  Raises ValueError
+    that names the first missing file and where to put it."""
+    remedy = f"put {', '.join(needed)} of {model} into a folder and give it with {option}"
+    if not source:
+        raise ValueError(f"{option} is missing; {remedy}")
+    folder = Path(source)
+    if not folder.is_dir():
+        folder = _from_hub(source, option, needed, remedy)
+    for name in needed:
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder / name} is missing; {remedy}")
+    return folder
+
+
+def _from_hub(source: str, option: str, needed: tuple[str, ...], remedy: str) -> Path:
+    if source.count("/") != 1 or source.startswith(("/", ".")):
+        raise ValueError(f"{option} {source}: there is no such folder; {remedy}")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(source, allow_patterns=list(needed)))
+    except Exception as error:  # the hub's errors share no class with those of the network below it
+        raise ValueError(
+            f"{option} {source} is no folder and cannot be fetched ({type(error).__name__}); {remedy}"
+        ) from error
+
+
+def fingerprint(folder: Path, names: tuple[str, ...]) -> str:
+    """Content hash of the named files of a model."""
+    return files.digest_json({name: files.digest_file(folder / name) for name in names})
+
+
+def load(model_class: Any, folder: Path, device: str) -> Any:
+    """A transformers model in float32 and eval mode, every parameter of it from the folder.
+
+    Raises ValueError for weights that do not fit the class."""
+    try:
+        model, report = model_class.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, dtype="float32", output_loading_info=True
+        )
+    except (OSError, RuntimeError, KeyError, ValueError, SafetensorError) as error:
+        raise ValueError(f"{folder} does not hold a {model_class.__name__}: {str(error).splitlines()[0]}") from error
+    for kind in ("missing_keys", "unexpected_keys"):
+        wrong = sorted(key for key in report[kind] if not IDLE.search(key))
+        if wrong:
+            raise ValueError(
+                f"{folder / WEIGHTS} does not fit {model_class.__name__}: {len(wrong)} {kind.replace('_', ' ')}, "
+                f"first {wrong[0]}; the published file has all and no others"
+            )
+    return model.to(device).eval().requires_grad_(False)

@@ -1,0 +1,232 @@
+"""`vgt compare`: pairing, verdicts, what is said where records cannot be compared, and how two sides are named."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from two_runs import draw, make, names, put, shares
+
+from evals import compare, contrasts, directions, pairs
+from vgt.__main__ import main
+from vgt.core import record
+from vgt.core.samples import Samples
+from vgt.core.statistics import compare_pairs, fixed_interval, mcnemar
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def call(capsys, a, b, *options):
+    """Exit status, closing JSON line, table, stderr."""
+    status = main(["compare", str(a), str(b), *options])
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    return status, json.loads(lines[-1]) if lines else None, "\n".join(lines[:-1]), err
+
+
+def two_models(root, gain=0.15, seed=0, images=None):
+    """Two subjects at two accelerations in one work folder; the second is right more often."""
+    rng = np.random.default_rng(seed)
+    of = shares(rng, 0.5)
+    drawn = {}
+    for subject, more in (("weak", 0.0), ("strong", gain)):
+        for accel in (1, 4):
+            drawn[subject, accel] = draw(rng, np.clip(of + more, 0, 1))[:images]
+            put(root / "records", drawn[subject, accel], make(subject, accel=accel, fingerprint=subject))
+    return drawn
+
+
+def test_two_models_of_one_folder_in_pairs(tmp_path, capsys):
+    drawn = two_models(tmp_path / "runs")
+    status, result, table, _ = call(capsys, "runs:weak@4x", "runs:strong@4x")
+    found = result["metrics"]["scenes-geneval/overall"]
+    _, clusters, groups = names()
+    expected = compare_pairs(drawn["strong", 4], drawn["weak", 4], clusters, groups)
+    assert status == 0 and found["verdict"] == "better" and found["how"] == "paired" and found["pairs"] == 480
+    assert (found["difference"], found["p"]) == pytest.approx((expected.difference.value, expected.p_value))
+    assert (found["low"], found["high"]) == pytest.approx((expected.difference.low, expected.difference.high))
+    assert "better" in table and "480" in table and "95 % interval" in table
+    back = call(capsys, "runs:strong@4x", "runs:weak@4x")[1]["metrics"]["scenes-geneval/overall"]
+    assert back["verdict"] == "worse" and back["difference"] == pytest.approx(-found["difference"])
+
+
+def test_both_questions_and_one_binary_per_prompt(tmp_path, capsys):
+    drawn = two_models(tmp_path / "runs")
+    _, result, table, _ = call(capsys, "runs:weak@4x", "runs:strong@4x")
+    found = result["metrics"]["scenes-geneval/overall"]
+    _, clusters, groups = names()
+    fixed = fixed_interval(drawn["strong", 4] - drawn["weak", 4], clusters, groups)
+    assert (found["same_prompts"]["low"], found["same_prompts"]["high"]) == pytest.approx((fixed.low, fixed.high))
+    per_prompt = {name: drawn[name, 4].reshape(-1, 4).sum(1) for name in ("weak", "strong")}
+    for rule, least in (("any", 0), ("majority", 2)):
+        only_a, only_b, p = mcnemar(per_prompt["weak"] > least, per_prompt["strong"] > least)
+        entry = found["per_prompt"][rule]
+        assert (entry["only_a"], entry["only_b"], entry["prompts"]) == (only_a, only_b, 120)
+        assert entry["p"] == pytest.approx(p)
+        assert f"{rule} of a prompt's images" in table
+
+
+def test_no_detectable_difference_says_what_would_have_been_seen(tmp_path, capsys):
+    two_models(tmp_path / "runs", gain=0.0)
+    _, result, table, _ = call(capsys, "runs:weak@1x", "runs:strong@1x")
+    found = result["metrics"]["scenes-geneval/overall"]
+    assert found["verdict"] == "no detectable difference" and 0.03 < found["detectable"] < 0.2
+    assert f"{found['detectable']:.4f} would have been seen" in table
+    assert found["low"] < 0 < found["high"] and found["p_holm"] > 0.05
+
+
+def test_one_image_a_prompt_goes_by_mcnemar(tmp_path):
+    values = [np.array([1.0, 1, 0, 0, 1, 1, 0, 1]), np.array([0.0, 0, 0, 0, 1, 0, 0, 1])]
+    ids = [f"p{i}" for i in range(8)]
+    found = contrasts.match_samples(*(Samples(ids, v.tolist(), ids) for v in values))
+    made = contrasts.paired(found, make(metric="prompts-any"))
+    assert made.comparison.test == "exact McNemar" and made.comparison.p_value == mcnemar(*values)[2] == 0.25
+    loss = contrasts.paired(found, make(), alternative="less").comparison.p_value
+    assert loss == pytest.approx(0.125)  # three of three, one way
+    assert contrasts.paired(found, make(), sign=-1, alternative="less").comparison.p_value == 1.0
+    assert contrasts.per_prompt(found) == {}
+
+
+def test_order_and_lonely_samples(tmp_path):
+    ids, clusters, _ = names()
+    rng = np.random.default_rng(1)
+    a = Samples(ids, rng.random(480).tolist(), clusters)
+    order = rng.permutation(480)[:470]
+    b = Samples(*([column[i] for i in order] for column in (ids, a.values, clusters)))
+    found = contrasts.match_samples(a, b)
+    assert np.array_equal(found.a, found.b) and found.lonely == 10 and len(found.a) == 470
+    assert "10 samples have no counterpart" in contrasts.paired(found, make()).notes[0]
+    assert contrasts.match_samples(a, Samples(["x"], [1.0], ["y"])) is None
+    with pytest.raises(ValueError, match="other suites"):
+        contrasts.match_samples(a, Samples(ids[:1], [1.0], ["another prompt"]))
+
+
+def test_subjects_are_matched_by_acceleration_and_folders_by_name(tmp_path, capsys):
+    two_models(tmp_path / "runs")
+    matched = pairs.match(pairs.read("runs:weak"), pairs.read("runs:strong"))
+    assert [p.name for p in matched] == ["@1x/scenes-geneval/overall", "@4x/scenes-geneval/overall"]
+    assert all(p.a.record.accel == p.b.record.accel for p in matched)
+    _, result, _, _ = call(capsys, "runs", "runs")
+    assert len(result["metrics"]) == 4 and {m["how"] for m in result["metrics"].values()} == {"identical"}
+    across = call(capsys, "runs:weak@1x", "runs:weak@4x")[1]["metrics"]["scenes-geneval/overall"]
+    assert across["how"] == "paired" and across["verdict"] == "no detectable difference"
+    by_name = call(capsys, "runs:weak@1x", "runs")[1]["metrics"]  # of many models, the one of the same name
+    assert list(by_name) == ["weak@1x/scenes-geneval/overall"]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "named"),
+    [
+        ("nowhere", "runs", "nowhere"),
+        ("runs:mar", "runs", "no model 'mar'; it has strong@1x, strong@4x, weak@1x, weak@4x"),
+        ("runs:weak@1x", "other", "no record in common"),
+    ],
+)
+def test_unknown_sides(tmp_path, capsys, a, b, named):
+    two_models(tmp_path / "runs")
+    for one in ("x", "y"):
+        put(tmp_path / "other", None, make(one, suite="photos"))
+    status, result, _, err = call(capsys, a, b)
+    assert status == 2 and result is None and named in err and len(err.splitlines()) == 1
+
+
+def test_two_records_of_one_name_are_refused(tmp_path):
+    for part in ("one", "two"):
+        put(tmp_path / "all" / part, None, make())
+    with pytest.raises(ValueError, match="two records model/scenes-geneval/overall"):
+        pairs.read(str(tmp_path / "all"))
+
+
+def test_metrics_are_chosen_by_pattern(tmp_path, capsys):
+    for side, key in (("a", "1"), ("b", "2")):
+        for metric in ("overall", "position", "loss"):
+            put(tmp_path / side, None, make(metric=metric, low=0.4, high=0.6, key=key))
+    _, result, _, _ = call(capsys, "a", "b", "--metric", "over*", "scenes-geneval/pos*")
+    assert list(result["metrics"]) == ["scenes-geneval/overall", "scenes-geneval/position"]
+    status, _, _, err = call(capsys, "a", "b", "--metric", "warmth")
+    assert status == 2 and "it has" not in err and "loss, overall, position" in err
+
+
+def test_what_cannot_be_compared_is_said_and_left_out_of_the_correction(tmp_path, capsys):
+    rng = np.random.default_rng(2)
+    values = draw(rng, shares(rng))
+    for side in ("a", "b"):
+        put(tmp_path / side, draw(rng, shares(rng)), make(metric="overall"))
+        put(tmp_path / side, values, make(metric="judged", judge=side))
+        put(tmp_path / side, None, make(metric="bare", key=side))
+        put(tmp_path / side, None, make(metric="absent", value=None, note="no weights", key=side))
+        quartiles = {"low": 0.4, "high": 0.6, "interval": "quartiles of 3 repeats", "unit": "images/s"}
+        put(tmp_path / side, None, make(metric="speed", key=side, **quartiles))
+    _, result, table, _ = call(capsys, "a", "b")
+    found = {name.split("/")[1]: entry for name, entry in result["metrics"].items()}
+    assert [found[m]["verdict"] for m in ("judged", "bare", "absent", "speed")] == ["incomparable"] * 4
+    assert "judge 'a' and 'b'" in found["judged"]["notes"][0] and "no weights" in found["absent"]["notes"][0]
+    assert "quartiles" in found["speed"]["notes"][0] and "1 comparisons" in table
+    assert found["overall"]["p_holm"] == found["overall"]["p"]
+
+
+def test_holm_over_all_rows(tmp_path, capsys):
+    for side, value in (("a", 0.5), ("b", 0.6)):
+        for i in range(4):
+            one = make(metric=f"m{i}", value=value, low=value - 0.05, high=value + 0.05, key=side)
+            put(tmp_path / side, None, one)
+    _, result, _, _ = call(capsys, "a", "b")
+    entries = list(result["metrics"].values())
+    assert all(e["how"] == "unpaired" and e["p"] < 0.05 and e["p_holm"] == pytest.approx(4 * e["p"]) for e in entries)
+    assert {e["verdict"] for e in entries} == {"better"}
+
+
+def test_settings_may_differ_on_request(tmp_path, capsys):
+    for side in ("a", "b"):
+        one = make(low=0.4, high=0.6, key=side, protocol_params={"batch": 8 if side == "a" else 32})
+        put(tmp_path / side, None, one)
+    assert call(capsys, "a", "b")[1]["metrics"]["scenes-geneval/overall"]["verdict"] == "incomparable"
+    allowed = call(capsys, "a", "b", "--allow", "batch")[1]["metrics"]["scenes-geneval/overall"]
+    assert allowed["verdict"] == "no detectable difference"
+
+
+@pytest.mark.parametrize(
+    ("metric", "unit", "better"),
+    [
+        ("overall", "share", "higher"),
+        ("dpg", "of 100", "higher"),
+        ("psnr-mean", "dB", "higher"),
+        ("ssim-wang", "", "higher"),
+        ("lpips-alex-v0.1", "", "lower"),
+        ("fd-efflite2", "", "lower"),
+        ("rfid-tf-compat", "", "lower"),
+        ("fid-tf-compat", "", "lower"),
+        ("precision-efflite2", "share", "higher"),
+        ("cluster-maps", "share", None),
+        ("token-collapse", "", "lower"),
+        ("linear-probe-shape", "", "higher"),
+        ("images-per-second", "images/s", "higher"),
+        ("ms-per-image", "ms", "lower"),
+        ("loss", "", "lower"),
+        ("effective-rank", "", None),
+        ("tsne", "", None),
+        ("never-heard-of", "", None),
+    ],
+)
+def test_which_way_is_better(metric, unit, better):
+    assert directions.of(make(metric=metric, unit=unit)) == better
+
+
+def test_verdict_without_a_better_side(tmp_path):
+    values = {"unit": "", "judge": None, "metric": "effective-rank"}
+    put(tmp_path / "a", None, make(value=8.0, low=7.9, high=8.1, **values))
+    put(tmp_path / "b", None, make(value=9.0, low=8.9, high=9.1, **values))
+    rows = compare.compare(pairs.read(str(tmp_path / "a")), pairs.read(str(tmp_path / "b")))
+    assert [row.verdict for row in rows] == ["higher"]
+
+
+def test_a_collection_and_a_folder(tmp_path, capsys):
+    drawn = two_models(tmp_path / "runs")
+    record.write_collection(record.read("runs/records"), "published.jsonl")
+    one = call(capsys, "published.jsonl:weak@4x", "runs:strong@4x")[1]["metrics"]["scenes-geneval/overall"]
+    assert one["how"] == "unpaired" and one["notes"] == ["without samples on both sides"]
+    assert one["difference"] == pytest.approx(np.mean(drawn["strong", 4]) - np.mean(drawn["weak", 4]))

@@ -1,0 +1,411 @@
+"""Who does what, what is kept, what a kill costs: shards, evidence, coverage, launching (spec evaluators 0, 2.2)."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import socket
+import threading
+import time
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evals import evidence, generation, launch
+from evals.generation import Run
+from evals.shards import WHOLE, Shard, alone, parse
+from evals.subjects.folder import folder, read_image
+from vgt.core import files, record, samples
+
+PROMPTS = [{"id": f"p{i}", "prompt": f"picture {i}"} for i in range(5)]
+FORK = multiprocessing.get_context("fork")
+
+
+class Painter:
+    """Draws slow 8 x 8 pictures and notes every batch in a log.  A picture depends on its whole batch, as the last bits
+    of a network's do."""
+
+    name, fingerprint = "painter", "painter-1"
+
+    def __init__(self, log: Path | None = None, pause: float = 0.0):
+        self.log, self.pause = log, pause
+
+    def generate(self, prompts, seeds):
+        time.sleep(self.pause)
+        pairs = list(zip(prompts, seeds, strict=True))
+        drawn = [np.random.default_rng([s, *seeds]).integers(0, 256, (8, 8, 3), np.uint8) for s in seeds]
+        note(self.log, f"batch {pairs}")
+        return np.stack(drawn)
+
+
+def note(log: Path | None, text: str) -> None:
+    if log is not None:
+        with open(log, "a") as lines:
+            lines.write(text + "\n")
+
+
+def job(subject=None, **changes) -> Run:
+    return Run(**{
+        "subject": subject or Painter(), "name": "painter", "accel": None, "suite": "five", "prompts": PROMPTS,
+        "images_per_prompt": 3, "seed": 0, "batch": 2, **changes,
+    })  # fmt: skip
+
+
+def evaluate(work: Path, log: Path | None = None, pause: float = 0.0, shard: Shard = WHOLE) -> Path:
+    """Draw and judge as an evaluator does; the judge measures the mean level."""
+    run = job(Painter(log, pause))
+    out = run.folder(work, "test")
+    shown = generation.pictures(run, out, shard)
+    names = {shown.name(*where): path for where, path in sorted(shown.paths.items())}
+
+    def judge(name: str) -> dict:
+        time.sleep(pause / 2)
+        note(log, f"judged {name}")
+        return {"mean": float(read_image(names[name]).mean())}
+
+    stamps = {name: files.digest_file(path) for name, path in names.items()}
+    evidence.gather(out / "means.jsonl", stamps, judge, "judged", shard)
+    return out
+
+
+def visible(root: Path) -> dict[str, bytes]:
+    """Every file of a run that is not hidden (locks are)."""
+    paths = [p for p in root.rglob("*") if p.is_file() and not p.name.startswith(".")]
+    return {p.relative_to(root).as_posix(): p.read_bytes() for p in paths}
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory) -> dict[str, bytes]:
+    """The files of a run in one process that nobody disturbed."""
+    return visible(evaluate(tmp_path_factory.mktemp("unbroken")))
+
+
+# --------------------------------------------------------------------------------------------------------- shards
+
+
+def test_shards_are_parsed_and_deal_everything_out():
+    assert (parse(None), parse("2/4"), str(Shard(1, 4))) == (WHOLE, Shard(1, 4), "2/4")
+    assert [[p for p in range(7) if Shard(k, 3).mine(p)] for k in range(3)] == [[0, 3, 6], [1, 4], [2, 5]]
+    for text in ("0/4", "5/4", "2", "a/b", "-1/2"):
+        with pytest.raises(ValueError, match="k/n"):
+            parse(text)
+
+
+def test_parts_of_one_division_work_side_by_side_and_nothing_else_does(tmp_path):
+    with alone(tmp_path / "x", Shard(0, 2)):
+        with alone(tmp_path / "x", Shard(1, 2)), alone(tmp_path / "y"):
+            pass
+        for other in (Shard(0, 2), Shard(0, 3), WHOLE):
+            with pytest.raises(ValueError, match="part 1/2 of .* still at work"), alone(tmp_path / "x", other):
+                pass
+    with alone(tmp_path / "x"):
+        pass
+
+
+def test_a_killed_process_holds_nothing(tmp_path):
+    ready = tmp_path / "ready"
+
+    def hold() -> None:
+        with alone(tmp_path / "x", Shard(0, 2)):
+            ready.touch()
+            time.sleep(60)
+
+    process = FORK.Process(target=hold)
+    process.start()
+    until(ready.exists)
+    with pytest.raises(ValueError, match="still at work"), alone(tmp_path / "x"):
+        pass
+    process.kill()
+    process.join()
+    with alone(tmp_path / "x"):
+        pass
+
+
+def until(condition) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.005)
+
+
+# ------------------------------------------------------------------------------------------- pictures and evidence
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_any_number_of_parts_ends_with_the_same_bytes(unbroken, tmp_path, count):
+    log = tmp_path / "log"
+    for index in reversed(range(count)):
+        out = evaluate(tmp_path, log, shard=Shard(index, count))
+    assert sorted(p.name for p in out.glob("*.jsonl")) == [f"means.{k + 1}-of-{count}.jsonl" for k in range(count)]
+    assert len(log.read_text().splitlines()) == 9 + 15  # 3 samples in 3 batches each, 15 pictures
+    evaluate(tmp_path, log)
+    assert visible(out) == unbroken
+    assert len(log.read_text().splitlines()) == 9 + 15
+
+
+def test_another_division_goes_on_where_the_first_stopped(unbroken, tmp_path):
+    log = tmp_path / "log"
+    evaluate(tmp_path, log, shard=Shard(0, 2))
+    for index in range(3):
+        out = evaluate(tmp_path, log, shard=Shard(index, 3))
+    evaluate(tmp_path, log)
+    assert visible(out) == unbroken
+    lines = log.read_text().splitlines()
+    assert len(lines) == len(set(lines)) == 9 + 15
+
+
+def test_killed_twice_and_finished_by_two_processes(unbroken, tmp_path):
+    """SIGKILL at random places; then the rest in two processes, then the whole: same bytes, and at most the batch or
+    picture in hand is done again."""
+    log, rng = tmp_path / "log", np.random.default_rng(7)
+    log.touch()
+    for _ in range(2):
+        place = len(log.read_text().splitlines()) + int(rng.integers(3, 9))
+        process = FORK.Process(target=evaluate, args=(tmp_path, log, 0.02))
+        process.start()
+        until(lambda place=place: len(log.read_text().splitlines()) >= place)
+        process.kill()
+        process.join()
+        assert process.exitcode == -9
+    parts = [FORK.Process(target=evaluate, args=(tmp_path, log, 0.0, Shard(k, 2))) for k in range(2)]
+    for part in parts:
+        part.start()
+    for part in parts:
+        part.join()
+    assert [part.exitcode for part in parts] == [0, 0]
+    done = len(log.read_text().splitlines())
+    out = evaluate(tmp_path, log)
+    assert visible(out) == unbroken
+    assert len(log.read_text().splitlines()) == done <= 9 + 15 + 2
+    assert not list(out.glob("*/samples/.*"))
+
+
+def test_other_weights_or_another_batch_size_never_meet_what_is_there(tmp_path):
+    runs = [job(), job(batch=3), job(seed=1), job(prompts=PROMPTS[:2])]
+    impostor = Painter()
+    impostor.fingerprint = "painter-2"
+    assert len({run.folder(tmp_path, "test") for run in [*runs, job(impostor)]}) == 5
+    assert job(images_per_prompt=9).folder(tmp_path, "test") == runs[0].folder(tmp_path, "test")
+
+
+def test_several_processes_may_start_at_once(tmp_path):
+    """The folder, its stamp and its metadata are made by whoever comes first."""
+    parts = [FORK.Process(target=evaluate, args=(tmp_path, None, 0.0, Shard(k, 2))) for k in range(2)]
+    for part in parts:
+        part.start()
+    for part in parts:
+        part.join()
+    assert [part.exitcode for part in parts] == [0, 0]
+
+
+def test_evidence_keeps_what_holds_and_its_bytes(tmp_path):
+    path, made = tmp_path / "e.jsonl", []
+
+    def make(name: str) -> dict:
+        made.append(name)
+        return {"value": len(made)}
+
+    wanted = {name: "s1" for name in "dacb"}
+    evidence.gather(path, wanted, make, "")
+    text = path.read_text()
+    assert [json.loads(line)["id"] for line in text.splitlines()] == list("dacb")
+    with open(path, "a") as lines:
+        lines.write('{"id": "x", "st')
+    evidence.gather(path, wanted, make, "")
+    assert path.read_text() == text and len(made) == 4
+    changed = evidence.gather(path, wanted | {"c": "s2"}, make, "")
+    assert made[4:] == ["c"] and changed["c"]["value"] == 5 and changed["a"]["value"] == 2
+
+
+def test_a_judge_that_raises_is_an_entry_and_is_asked_again(tmp_path):
+    path = tmp_path / "e.jsonl"
+
+    def make(name: str) -> dict:
+        if name == "b" and not path.with_name("mended").exists():
+            raise RuntimeError("out of\nmemory")
+        return {"value": 1}
+
+    wanted = {"a": "s", "b": "s", "c": "s"}
+    found = evidence.gather(path, wanted, make, "")
+    assert found["b"]["error"] == "RuntimeError: out of memory" and list(found) == ["a", "b", "c"]
+    assert evidence.failures(found) == "1 failed, the first b: RuntimeError: out of memory"
+    path.with_name("mended").touch()
+    found = evidence.gather(path, wanted, make, "")
+    assert found["b"]["value"] == 1 and evidence.failures(found) is None
+
+
+def test_drawing_holds_one_batch_and_judging_one_picture(tmp_path):
+    alive: list[int] = []
+
+    class Watched(Painter):
+        refs: list = []
+
+        def generate(self, prompts, seeds):
+            alive.append(sum(ref() is not None for ref in self.refs))
+            found = super().generate(prompts, seeds)
+            self.refs.append(weakref.ref(found))
+            return found
+
+    run = job(Watched(), images_per_prompt=20)
+    shown = generation.pictures(run, run.folder(tmp_path, "test"))
+    assert len(alive) == 60 and max(alive) <= 1
+    watched: list[weakref.ref] = []
+    names = {shown.name(*where): path for where, path in shown.paths.items()}
+
+    def judge(name: str) -> dict:
+        assert not any(ref() is not None for ref in watched), "a picture that was judged is still held"
+        image = read_image(names[name]).copy()
+        watched.append(weakref.ref(image))
+        return {"mean": float(image.mean())}
+
+    found = evidence.gather(tmp_path / "e.jsonl", dict.fromkeys(names, "s"), judge, "")
+    assert len(found) == 100 and evidence.failures(found) is None
+
+
+# ------------------------------------------------------------------------------------------------- coverage, records
+
+
+def settled(root: Path, partial_ok: bool = False, **changes) -> record.Record:
+    """The record of three values 0, 1, 1 in percent."""
+    measure = evidence.Measure(**{
+        "metric": "m", "values": [0.0, 1.0, 1.0], "clusters": ["a", "b", "c"], "ids": ["a/0", "b/0", "c/0"],
+        "n": 3, "asked": 3, "n_expected": 3, "scale": 100.0, **changes,
+    })  # fmt: skip
+    common = {
+        "subject": "painter", "suite": "five", "protocol": "test", "fingerprint": "f", "suite_hash": "h",
+        "extra": {"settings": {"steps": 3}},
+    }  # fmt: skip
+    return evidence.settle(root, {"m": "key"}, {}, {"m": measure}, common, partial_ok).records[0]
+
+
+def test_a_record_of_means_has_its_samples(tmp_path):
+    made = settled(tmp_path)
+    assert made.extra == {"settings": {"steps": 3}, "samples": 3}
+    kept = samples.read(tmp_path, made)
+    assert (list(kept.ids), kept.values, list(kept.clusters)) == (["a/0", "b/0", "c/0"], [0, 100, 100], ["a", "b", "c"])
+    assert made.value == pytest.approx(np.mean(kept.values))
+    assert list(evidence.reusable(tmp_path, "painter", "five", {"m": "key"})) == ["m"]
+    samples.path(tmp_path, made).unlink()
+    assert not evidence.reusable(tmp_path, "painter", "five", {"m": "key"})
+    assert samples.read(tmp_path, settled(tmp_path, ids=())) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"n": 3, "asked": 4}, "3 of 4 samples judged, 1 missing or unreadable"),
+        ({"n_extra": 2}, "3 of 3 samples judged, 2 that nobody asked for"),
+        ({"asked": 5, "n_extra": 1}, "2 missing or unreadable, 1 that nobody asked for"),
+    ],
+)
+def test_missing_and_extra_samples_withhold_the_value(tmp_path, changes, words):
+    held = settled(tmp_path, **changes)
+    assert held.value is None and words in held.note and "withheld" in held.note
+    assert samples.read(tmp_path, held) is None and held.extra.get("n_extra", 0) == changes.get("n_extra", 0)
+    given = settled(tmp_path, partial_ok=True, **changes)
+    assert given.value == pytest.approx(200 / 3) and words in given.note
+    assert len(samples.read(tmp_path, given).ids) == 3
+
+
+def test_images_that_nobody_asked_for_are_named(tmp_path):
+    out = evaluate(tmp_path)
+    subject = folder(out)
+    shown = generation.pictures(job(subject), Path("unused"))
+    assert len(shown.paths) == 15 and shown.extra == ()
+    (out / "00001" / "samples" / "spare.png").write_bytes((out / "00001" / "samples" / "0000.png").read_bytes())
+    fewer = generation.pictures(job(folder(out), images_per_prompt=2, prompts=PROMPTS[:4]), Path("unused"))
+    assert len(fewer.paths) == 8
+    extra = [f"0000{i}/samples/0002.png" for i in range(4)] + [f"00004/samples/000{k}.png" for k in range(3)]
+    assert sorted(fewer.extra) == sorted([*extra, "00001/samples/spare.png"])
+    part = generation.pictures(job(folder(out)), Path("unused"), Shard(0, 2))
+    assert 0 < len(part.paths) < 15
+
+
+# ------------------------------------------------------------------------------------------------------- launching
+
+
+def launched(work, count: int = 2, patience: float = 60.0) -> list:
+    """What ``together`` gives or raises in each of ``count`` processes, played by threads that share a store."""
+    from torch.distributed import HashStore
+
+    store, ends = HashStore(), [None] * count
+
+    def play(index: int) -> None:
+        try:
+            ends[index] = launch.together(Shard(index, count), work, store=store, patience=patience, beat=0.02)
+        except (ValueError, RuntimeError) as error:
+            ends[index] = error
+
+    threads = [threading.Thread(target=play, args=(index,)) for index in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return ends
+
+
+def test_the_first_process_does_the_whole_after_all_parts():
+    done: list[Shard] = []
+
+    def work(shard: Shard) -> str:
+        time.sleep(0.05 * shard.index)
+        done.append(shard)
+        return str(shard)
+
+    assert launched(work, 3) == ["1/1", None, None]
+    assert done == [Shard(0, 3), Shard(1, 3), Shard(2, 3), WHOLE]
+    assert launch.together(WHOLE, work) == "1/1"
+
+
+def test_the_first_process_names_the_one_that_failed():
+    def work(shard: Shard) -> None:
+        assert not shard.whole, "the rest must not be done over a failed part"
+        if shard.index == 1:
+            raise RuntimeError("disk is full")
+
+    first, second, third = launched(work, 3)
+    assert isinstance(first, ValueError) and "process 2/3 failed (RuntimeError: disk is full)" in str(first)
+    assert "run the same command again" in str(first)
+    assert isinstance(second, RuntimeError) and third is None
+
+
+def test_the_first_process_notices_one_that_died():
+    from torch.distributed import HashStore
+
+    with pytest.raises(ValueError, match="process 2/2 gave no sign of life"):
+        launch.together(Shard(0, 2), lambda shard: None, store=HashStore(), patience=0.1, beat=0.01)
+
+
+def test_two_processes_meet_as_a_launcher_starts_them(unbroken, tmp_path, monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    for name, value in {**place, "RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
+    assert launch.place() == Shard(0, 2)
+
+    def second() -> None:
+        os.environ["RANK"] = "1"
+        assert launch.together(launch.place(), lambda shard: evaluate(tmp_path, shard=shard)) is None
+
+    process = FORK.Process(target=second)
+    process.start()
+    try:
+        out = launch.together(launch.place(), lambda shard: evaluate(tmp_path, shard=shard))
+    finally:
+        launch._launcher_store.cache_clear()
+        process.join()
+    assert process.exitcode == 0 and visible(out) == unbroken
+
+
+def test_processes_without_a_meeting_place_are_told(monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(ValueError, match="--shards k/n"):
+        launch.together(launch.place(), lambda shard: None)

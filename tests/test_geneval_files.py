@@ -1,0 +1,387 @@
+"""GenEval from files alone: stored evidence scored again, official results imported, two judges compared."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from coco_judge import Scripted
+from PIL import Image
+from sklearn.metrics import cohen_kappa_score
+
+from evals import agreement, geneval, geneval_evidence, geneval_import
+from evals.checks import geneval as geneval_checks
+from evals.geneval_rules import Thresholds, check_prompts
+from evals.judges.analytic import AnalyticJudge
+from evals.shards import Shard
+from evals.subjects import fake
+from vgt.__main__ import main
+from vgt.core import geneval_prompts, samples, suites
+from vgt.core.scenes import COLORS, TASKS
+
+OFFICIAL = geneval_prompts.prompts()
+SMALL = suites.geneval_prompts(per_task=2)
+
+
+def official_file(path, seed: int = 0, images_per_prompt: int = 4, prompts=OFFICIAL) -> list[dict]:
+    """A results file as the official scorer would write it, of random detections."""
+    rng = np.random.default_rng(seed)
+    lines = []
+    for index, prompt in enumerate(prompts):
+        for sample in range(images_per_prompt):
+            stored = [
+                {"class": name, "score": score, "box": list(box), "color": color}
+                for name, score, box, color in geneval_checks._random_image(prompt, rng)
+            ]
+            name = f"outputs/sdxl/{index:05d}/samples/{sample:05d}.png"
+            lines.append(geneval_evidence.result(name, prompt, {"detections": stored}))
+    path.write_text(geneval_evidence.official_lines(lines))
+    return lines
+
+
+def values(outcome) -> dict:
+    return {r.metric: (r.value, r.low, r.high, r.n) for r in outcome.records}
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+    """An official file of all 2,212 images, its lines, and the outcome of its import."""
+    root = tmp_path_factory.mktemp("import")
+    lines = official_file(root / "results.jsonl")
+    options = {"work": root, "records": root / "records", "suite": "geneval", "prompts": OFFICIAL}
+    return root, lines, geneval_import.run(root / "results.jsonl", subject="sdxl", **options)
+
+
+# --------------------------------------------------------------------------------------------------------- checks
+
+
+@pytest.mark.parametrize("check", geneval_checks.CHECKS, ids=lambda c: f"{c.protocol} {c.against}")
+def test_checks_hold(check):
+    assert check.measure() <= check.limit
+
+
+# --------------------------------------------------------------------------------------------------------- import
+
+
+def test_import_scores_the_boxes_again(imported):
+    root, lines, outcome = imported
+    scores = {r.metric: r for r in outcome.records}
+    shares = [np.mean([x["correct"] for x in lines if x["tag"] == task]) for task in TASKS]
+    assert scores["overall"].value == pytest.approx(np.mean(shares), abs=1e-12) and 0.3 < np.mean(shares) < 0.9
+    assert [scores[task].value for task in TASKS] == pytest.approx(shares, abs=1e-12)
+    overall = scores["overall"]
+    assert (overall.name, overall.protocol) == ("sdxl/geneval/overall", "geneval[m2f-mmdet]")
+    assert (overall.n, overall.n_expected, overall.partial) == (2212, 2212, False)
+    assert overall.judge.startswith("official:m2f-mmdet ") and overall.protocol_params["prompt_variant"] == "official"
+    assert "0 of 2212 verdicts differ" in overall.note and "colors as its reasons tell" in overall.note
+    kept = samples.read(root / "records", overall)
+    assert len(kept.ids) == 2212 and kept.ids[5] == "00001/0001" and set(kept.groups) == set(TASKS)
+    assert len(samples.read(root / "records", scores["prompts-any"]).ids) == 553
+
+
+def test_colors_come_from_the_reasons():
+    prompt = next(p for p in OFFICIAL if p["tag"] == "color_attr")
+    (a, b), wanted = prompt["include"], [c["color"] for c in prompt["include"]]
+    other = next(c for c in COLORS if c not in wanted)
+    reason = f"expected {wanted[1]} {b['class']}>=1, found 0 {wanted[1]}; and 1 {other}"
+    told = geneval_import.told_colors(prompt, reason, {a["class"]: 2, b["class"]: 1})
+    assert told == {a["class"]: [wanted[0], None], b["class"]: [other]}
+
+
+def test_an_import_can_be_tightened_but_not_loosened(imported):
+    root, _, outcome = imported
+    stored = (root / outcome.records[0].evidence).parent
+    options = {"work": root, "records": root / "records"}
+    again = geneval.rescore(stored, **options)
+    assert (again.computed, again.reused) == (0, len(outcome.records))
+    strict = geneval.rescore(stored, rules=Thresholds(threshold=0.8), **options)
+    first = strict.records[0]
+    assert first.name == "sdxl/geneval+threshold0.8/overall" and first.protocol == "geneval-variant"
+    assert first.value < outcome.records[0].value and first.protocol_params["threshold"] == 0.8
+    assert (stored / "results+threshold0.8.jsonl").is_file()
+    with pytest.raises(ValueError, match="threshold 0.2 is below 0.3"):
+        geneval.rescore(stored, rules=Thresholds(threshold=0.2), **options)
+
+
+def test_broken_official_files_are_refused(imported, tmp_path):
+    root, lines, _ = imported
+    options = {"work": tmp_path, "records": tmp_path / "records", "suite": "geneval", "prompts": OFFICIAL}
+
+    def refused(changed: list[dict] | str, match: str):
+        text = changed if isinstance(changed, str) else geneval_evidence.official_lines(changed)
+        (tmp_path / "r.jsonl").write_text(text)
+        with pytest.raises(ValueError, match=match):
+            geneval_import.run(tmp_path / "r.jsonl", **options)
+
+    refused([lines[0], lines[0]], "line 2: .* comes twice")
+    refused([{**lines[0], "filename": "a/00553/samples/0000.png"}], "none of the 553 x 4 images")
+    refused([{**lines[0], "filename": "cat.png"}], "none of the 553 x 4")
+    refused([{**lines[0], "filename": lines[4]["filename"]}], "is not number 1 of suite 'geneval'")
+    refused([{k: v for k, v in lines[0].items() if k != "details"}], "the key 'details' is missing")
+    refused("{not json", "line 1: not a result")
+    refused([{**lines[0], "details": "{'cat': 1"}], "line 1: not a result")
+    refused([{**lines[0], "details": '{"cat": [[1, 2, 3, 4]]}'}], "line 1: .*not .x1, y1, x2, y2, score")
+    with pytest.raises(ValueError, match="do not exist"):
+        geneval_import.run(tmp_path / "absent.jsonl", **options)
+
+
+def test_an_incomplete_import_withholds_its_values(imported, tmp_path):
+    (tmp_path / "r.jsonl").write_text(geneval_evidence.official_lines(imported[1][1:]))
+    options = {"work": tmp_path, "records": tmp_path / "records", "suite": "geneval", "prompts": OFFICIAL}
+    scores = {r.metric: r for r in geneval_import.run(tmp_path / "r.jsonl", **options).records}
+    assert scores["overall"].value is None and "2211 of 2212" in scores["overall"].note
+    assert scores["counting"].value is not None and scores["single_object"].value is None
+
+
+def test_verdicts_that_differ_are_counted(imported, tmp_path):
+    lines = [dict(line) for line in imported[1]]
+    lines[7]["correct"] = not lines[7]["correct"]
+    (tmp_path / "r.jsonl").write_text(geneval_evidence.official_lines(lines))
+    options = {"work": tmp_path, "records": tmp_path / "records", "suite": "geneval", "prompts": OFFICIAL}
+    assert "1 of 2212 verdicts differ" in geneval_import.run(tmp_path / "r.jsonl", **options).records[0].note
+
+
+# ------------------------------------------------------------------------------------------------------ rescoring
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    """A small run of the oracle: its root, outcome and evidence folder."""
+    root = tmp_path_factory.mktemp("judged")
+    options = {"work": root, "records": root / "records", "suite": "scenes-geneval", "prompts": SMALL, "batch": 8}
+    outcome = geneval.run(fake.Oracle(), AnalyticJudge(), **options)
+    return root, outcome, (root / outcome.records[0].evidence).parent
+
+
+def test_rescoring_gives_the_very_records(judged, tmp_path):
+    root, outcome, stored = judged
+    copy = tmp_path / "elsewhere"
+    copy.mkdir()
+    for name in ("run.json", "prompts.jsonl", "detections.jsonl"):
+        shutil.copy(stored / name, copy)
+    again = geneval.rescore(copy, work=tmp_path, records=tmp_path / "records")
+    assert values(again) == values(outcome) and [r.key for r in again.records] == [r.key for r in outcome.records]
+    assert (copy / "results.jsonl").read_bytes() == (stored / "results.jsonl").read_bytes()
+    assert again.records[0].protocol_params == outcome.records[0].protocol_params
+    (copy / "prompts.jsonl").unlink()
+    with pytest.raises(ValueError, match="holds no finished judging"):
+        geneval.rescore(copy, work=tmp_path, records=tmp_path / "records")
+
+
+def test_other_thresholds_are_another_suite(judged):
+    root, outcome, stored = judged
+    rules = Thresholds(threshold=0.999999, counting_threshold=1.0)
+    strict = geneval.rescore(stored, work=root, records=root / "records", rules=rules)
+    assert {r.suite for r in strict.records} == {"scenes-geneval+threshold0.999999,counting_threshold1"}
+    assert strict.records[0].value < outcome.records[0].value
+    assert geneval.rescore(stored, work=root, records=root / "records").reused == len(outcome.records)
+    with pytest.raises(ValueError, match="outside 0..1"):
+        Thresholds(threshold=3)
+
+
+def test_shards_leave_what_one_process_leaves(judged, tmp_path):
+    options = {
+        "work": tmp_path,
+        "records": tmp_path / "records",
+        "suite": "scenes-geneval",
+        "prompts": SMALL,
+        "batch": 8,
+    }
+    for index in range(2):
+        part = geneval.run(fake.Oracle(), AnalyticJudge(), **options, shard=Shard(index, 2))
+        assert part.records == [] and not (tmp_path / "records").exists()
+    outcome = geneval.run(fake.Oracle(), AnalyticJudge(), **options)
+    assert values(outcome) == values(judged[1])
+    out = (tmp_path / outcome.records[0].evidence).parent
+    for name in ("detections.jsonl", "results.jsonl", "run.json", "prompts.jsonl"):
+        assert (out / name).read_bytes() == (judged[2] / name).read_bytes()
+
+
+def test_samples_lie_beside_the_records(judged):
+    root, outcome, _ = judged
+    kept = samples.read(root / "records", outcome.records[0])
+    assert len(kept.ids) == 48 and kept.ids[0] == f"{SMALL[0]['id']}/0000"
+    assert np.mean([np.mean([v for v, g in zip(kept.values, kept.groups, strict=True) if g == t]) for t in TASKS]) == (
+        pytest.approx(outcome.records[0].value)
+    )
+
+
+# ------------------------------------------------------------------------------------------------- prompt variants
+
+
+def test_prompt_variants_are_named():
+    rewritten = [{**p, "prompt": f"{p['prompt']}, sharp"} for p in OFFICIAL]
+    assert geneval_evidence.prompt_variant("geneval", OFFICIAL) == "official"
+    assert geneval_evidence.prompt_variant("geneval", OFFICIAL[::50]) == "official"  # a part, and so partial
+    named = geneval_evidence.prompt_variant("mine", rewritten, "rewritten-by-x")
+    assert named.startswith("rewritten-by-x:") and len(named) == len("rewritten-by-x:") + 12
+    assert geneval_evidence.prompt_variant("s42", geneval_prompts.prompts(42)).startswith("s42:")
+    for suite, prompts, name in (("geneval", rewritten, None), ("mine", rewritten, "official")):
+        with pytest.raises(ValueError, match="are not GenEval's own"):
+            geneval_evidence.prompt_variant(suite, prompts, name)
+    with pytest.raises(ValueError, match="names GenEval's own prompts"):
+        geneval_evidence.prompt_variant("geneval", OFFICIAL, "better")
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"tag": None}, "no 'tag'"),
+        ({"include": None}, "no 'include'"),
+        ({"prompt": None}, "no 'prompt'"),
+        ({"tag": "texture"}, "tag 'texture'"),
+        ({"include": []}, "list of clauses"),
+        ({"include": [{"count": 1}]}, "without a class"),
+        ({"include": [{"class": "cat"}]}, "asks for None of 'cat'"),
+        ({"include": [{"class": "cat", "count": 0}]}, "asks for 0 of 'cat'"),
+        ({"include": [{"class": "cat", "count": 1, "color": "teal"}]}, "color 'teal'"),
+        ({"include": [{"class": "cat", "count": 1, "position": ["above", 0]}]}, "an earlier clause"),
+    ],
+)
+def test_prompt_records_that_cannot_be_scored(change, match):
+    prompt = {k: v for k, v in {**OFFICIAL[3], **change}.items() if v is not None}
+    with pytest.raises(ValueError, match=f"prompt 1.*{match}"):
+        check_prompts("mine", [OFFICIAL[0], prompt])
+
+
+# ------------------------------------------------------------------------------------------------ bad pictures
+
+
+def test_a_folder_of_coco_pictures(tmp_path):
+    """A corrupt PNG, a missing sample and one too many are counted; the official layout is read and judged."""
+    prompts = OFFICIAL[:2]
+    for index, prompt in enumerate(prompts):
+        (tmp_path / "images" / f"{index:05d}" / "samples").mkdir(parents=True)
+        (tmp_path / "images" / f"{index:05d}" / "metadata.jsonl").write_text(json.dumps({**prompt, "more": 1}) + "\n")
+        for sample in range(2):
+            path = tmp_path / "images" / f"{index:05d}" / "samples" / f"{sample:05d}.png"
+            Image.fromarray(np.full((8, 9, 3), 10 * index + sample, np.uint8)).save(path)
+    judge = Scripted([(prompts[0]["include"][0]["class"], 0.5, (0, 0, 5, 5))])
+    options = {"suite": "geneval", "prompts": prompts, "images_per_prompt": 2, "work": tmp_path}
+    whole = geneval.score_folder(tmp_path / "images", judge, records=tmp_path / "a", **options)
+    assert {r.metric: r.value for r in whole.records}["images-correct"] == 0.5
+    assert whole.records[0].protocol == "geneval[scripted]" and whole.records[0].n_expected == 320
+    (tmp_path / "images/00000/samples/00000.png").write_bytes(b"\x89PNG broken")
+    (tmp_path / "images/00001/samples/00001.png").unlink()
+    bad = geneval.score_folder(tmp_path / "images", judge, records=tmp_path / "b", **options)
+    assert all(r.value is None and r.n == 2 and r.n_failed == 1 for r in bad.records)
+    assert "00000/samples/00000.png" in bad.records[0].note
+
+
+# -------------------------------------------------------------------------------------------------------- agreement
+
+
+def test_agreement_of_two_judges(imported, tmp_path):
+    root, lines, _ = imported
+    rng = np.random.default_rng(0)
+    other = [{**x, "correct": bool(x["correct"] ^ (rng.random() < 0.1))} for x in lines]
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps(x) + "\n" for x in other[::-1]))
+    options = {"records": tmp_path / "records", "names": ("ours", None)}
+    found = {r.metric: r for r in agreement.run(root / "results.jsonl", tmp_path / "b.jsonl", **options).records}
+    assert set(found) == {"kappa", "agreement", "difference", *(f"kappa-{t}" for t in TASKS)}
+    a, b = ([x["correct"] for x in told] for told in (lines, other))
+    assert found["kappa"].value == pytest.approx(cohen_kappa_score(a, b), abs=1e-12)
+    task = [i for i, x in enumerate(lines) if x["tag"] == "colors"]
+    expected = cohen_kappa_score([a[i] for i in task], [b[i] for i in task])
+    assert found["kappa-colors"].value == pytest.approx(expected, abs=1e-12)
+    assert found["kappa-colors"].n == found["kappa-colors"].n_expected == 4 * 94
+    for r in found.values():
+        assert r.low <= r.value <= r.high and r.name.startswith("ours~b/agreement/") and not r.partial
+    shares = [[np.mean([x["correct"] for x in told if x["tag"] == t]) for t in TASKS] for told in (lines, other)]
+    assert found["difference"].value == pytest.approx(np.mean(shares[0]) - np.mean(shares[1]))
+    assert len(samples.read(tmp_path / "records", found["difference"]).ids) == 2212
+    again = agreement.run(root / "results.jsonl", tmp_path / "b.jsonl", **options)
+    assert (again.computed, again.reused) == (0, len(found))
+
+
+def test_kappa_bounds_hold_in_simulation():
+    """The interval of kappa covers the true one in most of 60 draws with prompts that hang together."""
+    covered = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        truth = np.repeat(rng.random(60) < 0.5, 4)
+        a, b = (truth ^ (rng.random(240) < 0.1) for _ in range(2))
+        names = [str(i // 4) for i in range(240)]
+        pairs = agreement.Pairs([str(i) for i in range(240)], ["colors"] * 240, names, a, b, 240, True)
+        interval = agreement.kappa_interval(pairs, seed)
+        covered += interval.low <= 0.64 <= interval.high  # p_o 0.82, p_e 0.5
+    assert 51 <= covered <= 60
+
+
+def test_judges_that_always_agree_have_no_kappa(imported, tmp_path):
+    same = [{**x, "correct": True} for x in imported[1][:8]]
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(x) + "\n" for x in same))
+    outcome = agreement.run(tmp_path / "a.jsonl", tmp_path / "b.jsonl", records=tmp_path / "records")
+    found = {r.metric: r for r in outcome.records}
+    assert found["kappa"].value is None and "not defined" in found["kappa"].note
+    assert found["agreement"].value == 1.0 and found["agreement"].n_expected == 2212
+
+
+def test_agreement_needs_the_same_images(imported, judged, tmp_path):
+    root, lines, _ = imported
+    fewer = tmp_path / "fewer.jsonl"
+    fewer.write_text("".join(json.dumps(x) + "\n" for x in lines[:-1]))
+    records = tmp_path / "records"
+    outcome = agreement.run(root / "results.jsonl", fewer, records=records)
+    assert all(r.value is None and r.n_failed == 1 for r in outcome.records)
+    assert agreement.run(root / "results.jsonl", fewer, records=records, partial_ok=True).records[0].value == 1.0
+    with pytest.raises(ValueError, match="other prompt sets"):
+        agreement.run(root / "results.jsonl", judged[2] / "results.jsonl", records=records)
+    other = tmp_path / "other"
+    shutil.copytree(judged[2], other, ignore=shutil.ignore_patterns("0*"))
+    same = agreement.run(judged[2] / "results.jsonl", other / "results.jsonl", records=records)
+    assert "same pictures" not in (same.records[0].note or "")
+    entries = [json.loads(line) for line in (other / "detections.jsonl").read_text().splitlines()]
+    entries[0]["image"] = "0" * 64
+    (other / "detections.jsonl").write_text("".join(json.dumps(e) + "\n" for e in entries))
+    with pytest.raises(ValueError, match="another picture"):
+        agreement.pair(*(agreement.read(f / "results.jsonl") for f in (judged[2], other)))
+    with pytest.raises(ValueError, match="line 1: not a result"):
+        fewer.write_text("[]\n")
+        agreement.read(fewer)
+
+
+# ----------------------------------------------------------------------------------------------------- command line
+
+
+def test_command_line(imported, judged, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    root, _, stored = judged
+    shutil.copytree(stored, "work/geneval/stored")
+    argv = ["eval", "geneval", "-o", "work"]
+    assert main([*argv, "--rescore", "work/geneval/stored", "--max-objects", "1", "--export", "out.jsonl"]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert "oracle/scenes-geneval+max_objects1/counting" in told["scores"]
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 48
+    assert main([*argv, "--import", str(imported[0] / "results.jsonl"), "--name", "sdxl"]) == 0
+    assert "sdxl/geneval/overall" in capsys.readouterr().out
+    results = str(stored / "results.jsonl")
+    assert main(["eval", "agreement", "-o", "work", "--a", results, "--b", results, "--names", "a", "b"]) == 0
+    assert "a~b/agreement/difference" in capsys.readouterr().out
+    assert main([*argv, "--rescore", "nowhere"]) == 2 and "nowhere" in capsys.readouterr().err
+    assert main([*argv, "--threshold", "7", "--rescore", "work/geneval/stored"]) == 2
+
+
+def test_a_run_with_other_thresholds_takes_the_same_evidence(judged):
+    root, _, stored = judged
+    before = (stored / "detections.jsonl").stat().st_mtime_ns
+    options = {"work": root, "records": root / "records", "suite": "scenes-geneval", "prompts": SMALL, "batch": 8}
+    rules = replace(geneval.OFFICIAL, position_threshold=0.5)
+    outcome = geneval.run(fake.Oracle(), AnalyticJudge(), **options, rules=rules)
+    assert outcome.records[0].suite == "scenes-geneval+position_threshold0.5"
+    assert (stored / "detections.jsonl").stat().st_mtime_ns == before
+
+
+def test_sampling_settings_survive_rescoring(tmp_path):
+    class Sampled(fake.Oracle):
+        settings = (("steps", 3),)  # what dict() reads, as it reads a vgt: subject's Sampling
+
+    options = {"work": tmp_path, "records": tmp_path / "a", "suite": "scenes-geneval", "prompts": SMALL[:2]}
+    outcome = geneval.run(Sampled(), AnalyticJudge(), images_per_prompt=1, batch=2, **options)
+    stored = (tmp_path / outcome.records[0].evidence).parent
+    again = geneval.rescore(stored, work=tmp_path, records=tmp_path / "b")
+    assert again.records[0].extra == outcome.records[0].extra and again.records[0].extra["settings"] == {"steps": 3}

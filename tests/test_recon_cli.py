@@ -1,0 +1,115 @@
+"""``vgt eval recon``: two folders, several protocols side by side, weights by option."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from evals.checks.fidelity import random_inception
+from vgt.__main__ import main
+from vgt.core import photos, record, samples
+
+
+@pytest.fixture
+def folders(tmp_path):
+    for i in range(4):
+        image = Image.fromarray(photos.crop("test", i, 64).image)
+        for name, options in (("real", {"format": "PNG"}), ("made", {"format": "JPEG", "quality": 60})):
+            (tmp_path / name).mkdir(exist_ok=True)
+            image.save(tmp_path / name / f"{i}.{options['format'].lower()}", **options)
+    return [str(tmp_path / "real"), str(tmp_path / "made")]
+
+
+def call(capsys, tmp_path, *argv):
+    status = main(["eval", "recon", "-o", str(tmp_path / "out"), "--device", "cpu", "--batch", "4", *argv])
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    return status, json.loads(lines[-1]) if lines and lines[-1].startswith("{") else None, lines, err
+
+
+def test_protocols_stand_side_by_side(capsys, tmp_path, folders):
+    names = ["default", "vgt", "vfmtok", "lightningdit"]
+    metrics = ["psnr-mean", "ssim-wang", "ssim-taming", "ssim-tm-signed"]
+    status, result, lines, _ = call(
+        capsys, tmp_path, "--pairs", *folders, "--protocol", ",".join(names), "--metrics", ",".join(metrics)
+    )
+    assert status == 0 and result["computed"] == 16 and not result["partial"]
+    assert lines[0].split() == names
+    rows = {line.split()[0]: line.split()[1:] for line in lines[1:10]}
+    stored = {(r.protocol_params["pipeline"], r.metric): r for r in record.read(tmp_path / "out" / "records")}
+    for metric in metrics:
+        for name, cell in zip(names, rows[metric], strict=True):
+            assert float(cell.rstrip("*")) == pytest.approx(stored[name, metric].value, abs=1e-4)
+    assert [cell.endswith("*") for cell in rows["ssim-taming"]] == [False, True, True, False]
+    assert [cell.endswith("*") for cell in rows["ssim-tm-signed"]] == [False, False, False, True]
+    assert rows["eval_res"] == ["64", "37", "49", "64"]
+    assert len(samples.read(tmp_path / "out" / "records", stored["vgt", "psnr-mean"]).values) == 4
+
+
+def test_parts_then_the_rest(capsys, tmp_path, folders):
+    options = ["--pairs", *folders, "--metrics", "psnr-mean", "--batch", "1"]
+    for part in ("1/2", "2/2"):
+        status, result, lines, _ = call(capsys, tmp_path, *options, "--shards", part)
+        assert (status, result["scores"], len(lines)) == (0, {}, 1)
+    status, result, _, err = call(capsys, tmp_path, *options)
+    assert result["scores"]["pairs-made/pairs/psnr-mean"]["n"] == 4 and "image" not in err
+
+
+def test_what_lacks_weights_is_said_and_what_has_them_is_measured(capsys, tmp_path, folders, monkeypatch):
+    monkeypatch.setenv("VGT_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    status, result, _, err = call(capsys, tmp_path, "--pairs", *folders)
+    assert status == 0 and not any("rfid" in name or "lpips" in name for name in result["scores"])
+    for metric, file in (("lpips-vgg-v0.1", "vgg16-397923af"), ("rfid-tf-compat", "inception-2015-12-05-6726825d")):
+        assert any(line.startswith(f"{metric} is not measured") and file in line for line in err.splitlines())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        torch.save(random_inception().state_dict(), tmp_path / "inception.pth")
+    ours = ["--metrics", "rfid-tf-compat", "--weights", f"tf-compat={tmp_path / 'inception.pth'}"]
+    status, _, _, err = call(capsys, tmp_path, "--pairs", *folders, *ours)
+    assert status == 2 and "sha256" in err and "--any-weights" in err
+    status, result, _, _ = call(capsys, tmp_path, "--pairs", *folders, *ours, "--any-weights")
+    (one,) = (r for r in record.read(tmp_path / "out" / "records") if r.metric == "rfid-tf-compat")
+    assert status == 0 and one.value > 0 and "not verified" in one.protocol_params["weights_label"]
+    status, _, _, _ = call(capsys, tmp_path, "--pairs", folders[0], folders[0], *ours, "--any-weights")
+    same = next(r for r in record.read(tmp_path / "out" / "records") if r.subject == "pairs-real")
+    assert same.value < 1e-6 * max(1.0, one.value)
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["--protocol", "default,titok"], "'titok' is unknown"),
+        (["--weights", "lpips-alex"], "ID=PATH"),
+        (["--weights", "vgg=x.pth"], "lpips-vgg"),
+        (["--metrics", "psnr"], "'psnr' is unknown"),
+        (["--metrics", "lpips-alex-v0.1", "--weights", "lpips-alex=absent.pth"], "no file absent.pth"),
+        (["--shards", "3/2"], "3/2"),
+    ],
+)
+def test_bad_options_are_one_line_and_status_2(capsys, tmp_path, folders, argv, named):
+    status, result, _, err = call(capsys, tmp_path, "--pairs", *folders, *argv)
+    lines = [line for line in err.splitlines() if line.startswith("vgt")]
+    assert status == 2 and result is None and len(lines) == 1 and named in lines[0]
+    assert not (tmp_path / "out").exists()
+
+
+def test_shards_of_images_are_data(capsys, tmp_path):
+    import io
+    import tarfile
+
+    with tarfile.open(tmp_path / "set.tar", "w") as archive:
+        for i in range(3):
+            content = io.BytesIO()
+            Image.fromarray(photos.crop("test", i, 80).image).save(content, "PNG")
+            entry = tarfile.TarInfo(f"{i}.png")
+            entry.size = content.tell()
+            content.seek(0)
+            archive.addfile(entry, content)
+    options = ["--subject", "fake:identity", "--data", str(tmp_path / "set.tar"), "--metrics", "psnr-mean"]
+    status, result, _, _ = call(capsys, tmp_path, *options, "--size", "32")
+    one = record.read(tmp_path / "out" / "records")[0]
+    assert status == 0 and one.name == "identity/folder-set/psnr-mean" and one.value == 100
+    assert one.protocol_params["model_res"] == 32 and np.isfinite(one.value)

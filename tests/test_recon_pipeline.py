@@ -1,0 +1,178 @@
+"""The pipelines of the papers: sizes, resampling, rounding, and what they do to an identical image."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional
+
+from evals import recon_pipeline
+from evals.data import pictures
+from evals.metrics import psnr
+from evals.protocols import registry
+from evals.protocols.recon import PIPELINES
+from evals.recon_pipeline import compare, quantize, resolve
+from vgt.core import photos
+
+LEVELS = torch.arange(256).float().view(1, 1, 16, 16).expand(1, 3, 16, 16) / 255
+
+
+@pytest.fixture(scope="module")
+def pair():
+    originals = photos.images("test", range(3), 56)
+    noise = np.random.default_rng(0).normal(0, 8, originals.shape)
+    return originals, np.clip(originals + noise, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "sides", "nominal"),
+    [
+        ("default", None, (64, 64), None),
+        ("default", 100, (100, 100), None),
+        ("vgt", None, (448, 256), None),
+        ("vgt", 64, (64, 37), "448 -> 256"),
+        ("llamagen", None, (256, 256), None),
+        ("llamagen", 384, (384, 256), None),
+        ("llamagen", 64, (64, 64), "256 -> 256"),
+        ("vfmtok", 336, (336, 256), None),
+        ("lightningdit", 256, (256, 256), None),
+    ],
+)
+def test_sizes_are_the_papers_or_keep_their_ratio(name, size, sides, nominal):
+    found = resolve(name, size)
+    assert (found.model_res, found.eval_res) == sides and found.nominal == nominal
+    params = found.params()
+    assert {"model_res", "eval_res", "resampler", "antialias", "resampled", "quantize", "geometry"} <= set(params)
+    assert (params["resampler"] == "none") == (sides[0] == sides[1]) and params.get("nominal") == nominal
+
+
+def test_folders_keep_their_sizes():
+    assert resolve("vgt", 256, given=True).params() | {"geometry": 0} == resolve("vgt", 256).params() | {"geometry": 0}
+    several = resolve("vfmtok", None, given=True).params()
+    assert several["model_res"] == "several" and several["eval_res"] == "several, times 0.7619"
+    assert resolve("default", None, given=True).params()["eval_res"] == "several"
+
+
+def test_impossible_pipelines_are_refused():
+    with pytest.raises(ValueError, match="'titok' is unknown; choose from default, vgt"):
+        resolve("titok", 64)
+    with pytest.raises(ValueError, match="compares 16 px images at 9 px"):
+        resolve("vgt", 16)
+
+
+def test_every_pipeline_is_a_registered_protocol():
+    assert all(registry()[name].evaluator == "recon" for name in PIPELINES)
+    for name, settings in PIPELINES.items():
+        assert set(settings["own"]) <= {*registry(), "codebook-usage"}, name
+
+
+def test_rounding_of_exact_levels():
+    changed = {how: float((quantize(LEVELS, how) != LEVELS).float().mean()) for how in recon_pipeline.QUANTIZERS}
+    assert changed["round"] == changed["half-up"] == changed["float"] == 0
+    assert 0.15 < changed["trunc255"] < 0.3
+    lowered = (quantize(LEVELS, "trunc255") - LEVELS) * 255
+    assert set(lowered.round().unique().tolist()) == {-1.0, 0.0}
+    between = torch.full((1, 3, 2, 2), 100.4 / 255)
+    wanted = {"round": 100, "half-up": 100, "trunc255": 100, "float": 100.4}
+    assert all(float(quantize(between, how)[0, 0, 0, 0]) * 255 == pytest.approx(v) for how, v in wanted.items())
+    assert float(quantize(between + 0.2 / 255, "trunc255")[0, 0, 0, 0]) * 255 == pytest.approx(100)
+    assert float(quantize(between + 0.2 / 255, "half-up")[0, 0, 0, 0]) * 255 == pytest.approx(101)
+    with pytest.raises(ValueError, match="'ceil'"):
+        quantize(LEVELS, "ceil")
+
+
+def test_vgt_is_bilinear_in_bfloat16_and_its_truncation_feeds_the_networks(pair):
+    found = compare(resolve("vgt", 56), *pair)
+    assert found.a.shape == (3, 3, 32, 32) and found.pictures_b.shape == (3, 32, 32, 3)
+    b = torch.from_numpy(pair[1]).permute(0, 3, 1, 2).float() / 255
+    wanted = functional.interpolate(b.bfloat16().double(), (32, 32), mode="bilinear", align_corners=False)
+    wanted = wanted.bfloat16().float()
+    torch.testing.assert_close(found.b, wanted, rtol=0, atol=0)
+    truncated = (wanted.double() * 255).floor().permute(0, 2, 3, 1).numpy()
+    assert np.abs(found.pictures_b - truncated).max() <= 1 and (found.pictures_b <= wanted.amax().item() * 255).all()
+    same = compare(resolve("vgt", 56), pair[0], pair[0])
+    caps = [psnr.psnr(float(e)) for e in psnr.squared_errors(same.a, same.b)]
+    assert all(50 < cap < 75 for cap in caps), caps
+
+
+def test_vgt_originals_in_bfloat16_cap_psnr_near_67_db(pair):
+    """Spec evaluators 1.2, before any resizing."""
+    x = torch.from_numpy(pair[0]).permute(0, 3, 1, 2).float() / 255
+    seen = recon_pipeline.normalized_and_back(x)
+    assert psnr.psnr(float(psnr.squared_errors(x, seen).mean())) == pytest.approx(67, abs=3)
+
+
+def test_results_do_not_depend_on_the_number_of_threads():
+    images = photos.images("test", range(4), 128)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append([compare(resolve(name, 128), images, images[::-1].copy()) for name in PIPELINES])
+    finally:
+        torch.set_num_threads(before)
+    for one, two in zip(*found, strict=True):
+        assert bool((one.a == two.a).all()) and bool((one.b == two.b).all())
+
+
+def test_llamagen_is_bicubic_without_antialias(pair):
+    pipeline = resolve("llamagen", 512)
+    big = pair[0].repeat(8, 1).repeat(8, 2)[:1, :448, :448]
+    found = compare(pipeline, big, big)
+    x = torch.from_numpy(big).permute(0, 3, 1, 2).float() / 255
+    wanted = functional.interpolate(x, (224, 224), mode="bicubic", align_corners=False).clamp(0, 1)
+    assert (found.a - wanted).abs().max() <= 0.51 / 255 and torch.equal(found.a, found.b)
+
+
+def test_vfmtok_resizes_uint8_with_pillow(pair):
+    found = compare(resolve("vfmtok", 56), *pair)
+    wanted = np.asarray(Image.fromarray(pair[1][2]).resize((43, 43), Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(found.pictures_b[2], wanted)
+    np.testing.assert_array_equal((found.b[2] * 255).round().byte().permute(1, 2, 0).numpy(), wanted)
+
+
+@pytest.mark.parametrize("name", ["default", "llamagen", "lightningdit", "vfmtok"])
+def test_an_identical_image_stays_identical(pair, name):
+    found = compare(resolve(name, 56), pair[0], pair[0])
+    assert torch.equal(found.a, found.b) and np.array_equal(found.pictures_a, found.pictures_b)
+    if found.a.shape[-1] == 56:
+        np.testing.assert_array_equal(found.pictures_a, pair[0])
+
+
+def test_float_reconstructions_are_rounded_as_the_protocol_says(pair):
+    floats = (pair[0] / 255 + 0.4 / 255).clip(0, 1).astype(np.float32)
+    assert np.array_equal(compare(resolve("default", 56), pair[0], floats).pictures_b, pair[0])
+    half = compare(resolve("lightningdit", 56), pair[0], floats + np.float32(0.2 / 255)).pictures_b
+    assert np.array_equal(half, np.minimum(pair[0].astype(int) + 1, 255))
+
+
+# ------------------------------------------------------------------------------------------------------- geometry
+
+
+@pytest.fixture(scope="module")
+def wide():
+    noise = np.random.default_rng(3).integers(0, 255, (90, 150, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize((300, 180), Image.Resampling.BICUBIC)
+
+
+def test_resize_crop_is_torchvision_on_a_float_tensor(wide):
+    from torchvision import transforms
+
+    chain = transforms.Compose([transforms.ToTensor(), transforms.Resize(64), transforms.CenterCrop(64)])
+    wanted = (chain(wide) * 255 + 0.5).floor().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+    np.testing.assert_array_equal(pictures.resize_crop(wide, 64), wanted)
+
+
+def test_squash_is_torchvision_on_a_pillow_image(wide):
+    from torchvision import transforms
+
+    wanted = np.asarray(transforms.Resize((64, 64))(wide))
+    np.testing.assert_array_equal(pictures.squash(wide, 64), wanted)
+
+
+def test_geometries_differ_and_are_checked(wide):
+    found = [pictures.bring(wide, 64, name) for name in pictures.GEOMETRIES]
+    assert all(x.shape == (64, 64, 3) and x.dtype == np.uint8 for x in found)
+    assert all(not np.array_equal(found[i], found[i - 1]) for i in range(3))
+    with pytest.raises(ValueError, match="'stretch'.*adm-crop"):
+        pictures.bring(wide, 64, "stretch")

@@ -1,0 +1,178 @@
+"""Reconstruction evidence after kills, in parts, and beside bad features: same bytes, nothing done twice."""
+
+import json
+import os
+import signal
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from evals import recon_metrics, reconstruction
+from evals.features import Extractor
+from evals.shards import Shard
+from vgt.core import record
+
+METRICS = ("psnr-mean", "ssim-wang", "fd-efflite2", "judge-agreement")
+N, BATCH = 50, 8
+
+
+@dataclass
+class Dim:
+    """A tokenizer that darkens by two levels and kills its process at batch ``until``."""
+
+    until: int | None = None
+    name: str = "dim"
+    fingerprint: str = "dim"
+    size: int | None = 64
+    batches: list[int] = field(default_factory=list)
+
+    def encode(self, images):
+        raise NotImplementedError
+
+    def reconstruct(self, images):
+        self.batches.append(len(images))
+        if len(self.batches) == self.until:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return np.maximum(images, 2) - 2
+
+
+def thumbnails(images):
+    return {"pool": images[:, 2:34:8, 2:34:8, 0].reshape(len(images), -1).astype(np.float32)}
+
+
+@pytest.fixture(autouse=True)
+def small_network(monkeypatch):
+    """A feature network of 16 pixels: fewer dimensions than images."""
+    found = Extractor("efflite2", {"pool": 16}, {"features": "thumbnail", "weights": ""}, "", thumbnails)
+    monkeypatch.setattr(recon_metrics.features, "load", lambda *_, **__: found)
+
+
+def score(work, model=None, **options):
+    options = {"metrics": METRICS, "n": N, "batch": BATCH, **options}
+    return reconstruction.run(
+        model or Dim(), work=work, records=work / "records", data="scenes",
+        agreement=lambda a, b: (a.mean((1, 2, 3)) > 60), judge="bright-1", **options,
+    )  # fmt: skip
+
+
+def tree(work):
+    """Everything but the records, which carry the time."""
+    paths = sorted(p for p in (work / "recon").rglob("*") if p.is_file() and not p.name.endswith(".lock"))
+    return {p.relative_to(work).as_posix(): p.read_bytes() for p in paths}
+
+
+def values(outcome):
+    return {r.metric: r.score() for r in outcome.records}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """(work folder, outcome) of a run that nothing disturbed; made with the small network, as all others."""
+    work = tmp_path_factory.mktemp("whole")
+    patch = pytest.MonkeyPatch()
+    found = Extractor("efflite2", {"pool": 16}, {"features": "thumbnail", "weights": ""}, "", thumbnails)
+    patch.setattr(recon_metrics.features, "load", lambda *_, **__: found)
+    yield work, score(work)
+    patch.undo()
+
+
+def killed(work, until):
+    """Run in a child process that dies at batch ``until``."""
+    child = os.fork()
+    if not child:
+        score(work, Dim(until))
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+
+
+def test_a_killed_run_goes_on_where_it_was(tmp_path, whole):
+    killed(tmp_path, 4)
+    parts = sorted(p.name for p in (tmp_path / "recon" / "dim").rglob("*.part.jsonl"))
+    assert parts[0] == "images.part.jsonl" and "pixels.part.jsonl" in parts
+    assert len(next(tmp_path.rglob("pixels.part.jsonl")).read_text().splitlines()) == 3 * BATCH
+    killed(tmp_path, 2)
+    model = Dim()
+    outcome = score(tmp_path, model)
+    assert len(model.batches) == 7 - 3 - 1 and set(model.batches) == {BATCH}
+    assert tree(tmp_path) == tree(whole[0]) and values(outcome) == values(whole[1])
+    assert score(tmp_path, model).computed == 0 and len(model.batches) == 3
+
+
+def test_rows_cut_short_by_a_kill_are_measured_again(tmp_path, whole):
+    killed(tmp_path, 4)
+    rows = next(tmp_path.rglob("pixels.part.jsonl"))
+    rows.write_bytes(rows.read_bytes()[:-150])
+    next(tmp_path.rglob("judge-agreement-*.part.jsonl")).unlink()
+    model = Dim()
+    outcome = score(tmp_path, model)
+    assert len(model.batches) == 7, "one kind had lost all of its rows"
+    assert tree(tmp_path) == tree(whole[0]) and values(outcome) == values(whole[1])
+    kept = next(tmp_path.rglob("pixels.jsonl")).read_text().splitlines()
+    assert len({json.loads(row)["id"] for row in kept}) == len(kept) == N
+
+
+def test_parts_measure_their_own_batches_and_a_whole_run_joins_them(tmp_path, whole):
+    seen = []
+    for index in (2, 0):
+        model = Dim()
+        part = score(tmp_path, model, shard=Shard(index, 3))
+        assert (part.records, part.computed) == ([], 0)
+        seen.append(len(model.batches))
+    assert seen == [2, 3] and not list(tmp_path.rglob("pixels.jsonl"))
+    model = Dim()
+    outcome = score(tmp_path, model)
+    assert len(model.batches) == 2, "what no part had done"
+    assert tree(tmp_path) == tree(whole[0]) and values(outcome) == values(whole[1])
+    assert not list(tmp_path.rglob("*.part.jsonl"))
+
+
+def test_a_part_that_was_killed_is_finished_by_another_division(tmp_path, whole):
+    child = os.fork()
+    if not child:
+        score(tmp_path, Dim(2), shard=Shard(1, 2))
+        os._exit(0)
+    os.waitpid(child, 0)
+    score(tmp_path, shard=Shard(0, 2))
+    model = Dim()
+    assert values(score(tmp_path, model)) == values(whole[1])
+    assert len(model.batches) == 2 and tree(tmp_path) == tree(whole[0])
+
+
+def test_many_images_go_through_block_moments(tmp_path, whole):
+    """More images than dimensions: the same as from all features at once."""
+    from evals.metrics import frechet
+    from vgt.core import scenes
+
+    images = scenes.images("test", range(N))
+    a, b = (thumbnails(x)["pool"].astype(np.float64) for x in (images, np.maximum(images, 2) - 2))
+    found = next(r for r in whole[1].records if r.metric == "fd-efflite2")
+    assert found.value == pytest.approx(frechet.from_features(a, b), rel=1e-9)
+    left = [frechet.from_features(a[keep], b[keep]) for keep in (np.arange(N) % 20 != k for k in range(20))]
+    np.testing.assert_allclose(found.extra["replicates"], left, rtol=1e-7)
+    assert found.extra["reference"]["count"] == N
+
+
+def test_features_that_are_not_finite_name_their_image(tmp_path, monkeypatch):
+    def broken(images):
+        found = thumbnails(images)["pool"]
+        found[np.arange(len(found)) == 3] = np.nan
+        return {"pool": found}
+
+    extractor = Extractor("efflite2", {"pool": 16}, {"features": "thumbnail", "weights": ""}, "", broken)
+    monkeypatch.setattr(recon_metrics.features, "load", lambda *_, **__: extractor)
+    with pytest.raises(ValueError, match="features of image test-00003 are not finite"):
+        score(tmp_path)
+    assert not list((tmp_path / "records").rglob("fd-*.json")) if (tmp_path / "records").exists() else True
+
+
+def test_one_metric_more_measures_only_that(tmp_path):
+    model = Dim()
+    score(tmp_path, model, metrics=["psnr-mean"])
+    assert len(model.batches) == 7
+    score(tmp_path, model, metrics=["psnr-mean", "ssim-wang", "psnr-global"])
+    assert len(model.batches) == 7, "all pixel metrics come from the same rows"
+    score(tmp_path, model, metrics=["fd-efflite2"])
+    assert len(model.batches) == 14
+    assert len(record.read(tmp_path / "records")) == 4
