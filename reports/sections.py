@@ -199,7 +199,7 @@ def training(measured: Measured) -> Section:
         "What the vision-language models understand before they are tuned to generate, how the training went, and "
         "what the autoencoders cost to run.",
         [
-            *_tables(models.understanding(measured)),
+            *_tables(models.understanding(measured), models.benchmarks(measured)),
             *_figures(
                 list(runs.training(measured)),
                 "Training loss as recorded. Losses of different kinds of model are not comparable.",

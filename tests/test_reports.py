@@ -410,3 +410,29 @@ def test_reports_import_only_the_core():
                 top = name.split(".")[0]
                 assert top not in ("evals", "bench", "tests", "torch"), f"{path.name} imports {name}"
                 assert top != "vgt" or name.startswith("vgt.core"), f"{path.name} imports {name}"
+
+
+def test_imported_benchmarks_and_protocols_get_tables():
+    """Rows of paper Table 1 from imported records; one set of reconstructions under two protocols."""
+    from reports.tables import models, protocols
+
+    base = {"n": 5, "n_expected": 5, "fingerprint": "f", "suite_hash": "s", "key": "k"}
+    records = [
+        Record(
+            subject="m", suite="MME-P", metric="mme-perception", value=1500.0, protocol="lmms-eval/0.7/mme/x", **base
+        ),
+        Record(subject="m", suite="AI2D", metric="accuracy", value=70.5, protocol="lmms-eval/0.7/ai2d/x", **base),
+    ]
+    for suite, size, ssim, own in (("photos", 64, 0.6, "ssim-wang"), ("photos@vgt", 37, 0.8, "ssim-taming")):
+        params = {"model_res": 64, "eval_res": size}
+        plain = dict(subject="vgt_ae_qwen", suite=suite, protocol=suite, **base)
+        records.append(record.Record(metric="psnr-mean", value=23.0, protocol_params=params, **plain))
+        records.append(record.Record(metric=own, value=ssim, protocol_params={"reported_by_its_papers": True}, **plain))
+    measured = Measured(records)
+    (row,) = models.benchmarks(measured).rows
+    assert row.cells["MME-P"].value == 1500.0 and row.cells["TextVQA"].value is None
+    assert row.cells["harness"].value == "lmms-eval"
+    default, vgt = protocols.build(measured).rows
+    assert (default.cells["printed"].value, default.cells["which"].value) == (0.6, "ssim-wang")
+    assert (vgt.cells["printed"].value, vgt.cells["which"].value) == (0.8, "ssim-taming")
+    assert vgt.cells["size"].value == "64 → 37 px" and default.cells["size"].value == "64 px"

@@ -19,6 +19,29 @@ def understanding(measured: Measured) -> Table:
     )
 
 
+BENCHMARKS = (
+    ("MME-P", "mme-perception", "MME-P", 1),
+    ("MMBench-EN", "accuracy", "MMBench", 1),
+    ("AI2D", "accuracy", "AI2D", 1),
+    ("TextVQA", "accuracy", "TextVQA", 1),
+)
+
+
+def benchmarks(measured: Measured) -> Table:
+    """Understanding benchmarks, imported from the result files of other harnesses (paper Table 1)."""
+    columns = [Column(suite, head, "", digits, "high") for suite, _, head, digits in BENCHMARKS]
+    columns.append(Column("harness", "Harness", text=True))
+    rows = []
+    for s in measured.subjects(*(b[0] for b in BENCHMARKS)):
+        found = {suite: measured.get(s, suite, metric) for suite, metric, _, _ in BENCHMARKS}
+        harness = sorted({r.protocol.split("/")[0] for r in found.values() if r is not None})
+        rows.append(
+            Row(label(s), {k: from_record(r) for k, r in found.items()} | {"harness": Cell(", ".join(harness))})
+        )
+    title = "Understanding benchmarks (imported results)"
+    return finish(Table("understanding_benchmarks", title, columns, rows, row_head="Model"))
+
+
 def training(measured: Measured) -> Table:
     """What each model's training cost and where its loss ended."""
     columns = [
