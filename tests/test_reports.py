@@ -417,11 +417,10 @@ def test_imported_benchmarks_and_protocols_get_tables():
     from reports.tables import models, protocols
 
     base = {"n": 5, "n_expected": 5, "fingerprint": "f", "suite_hash": "s", "key": "k"}
+    harness = {"subject": "m", "protocol": "lmms-eval/0.7/task/x", **base}
     records = [
-        Record(
-            subject="m", suite="MME-P", metric="mme-perception", value=1500.0, protocol="lmms-eval/0.7/mme/x", **base
-        ),
-        Record(subject="m", suite="AI2D", metric="accuracy", value=70.5, protocol="lmms-eval/0.7/ai2d/x", **base),
+        record.Record(suite="MME-P", metric="mme-perception", value=1500.0, **harness),
+        record.Record(suite="AI2D", metric="accuracy", value=70.5, **harness),
     ]
     for suite, size, ssim, own in (("photos", 64, 0.6, "ssim-wang"), ("photos@vgt", 37, 0.8, "ssim-taming")):
         params = {"model_res": 64, "eval_res": size}
