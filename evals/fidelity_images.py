@@ -147,16 +147,12 @@ def _npz(path: str | Path, size: int | None, work: str | Path) -> ImageSet:
         raise ValueError(f"{path.name} holds images of {images.shape[2]}x{images.shape[1]} pixels; give --size")
     side = size or images.shape[1]
 
-    def load(i: int) -> np.ndarray:
-        whole = np.ascontiguousarray(images[i])
-        return whole if whole.shape[:2] == (side, side) else datasets.adm_crop(Image.fromarray(whole), side)
-
     names = tuple(f"{i:06d}" for i in range(len(images)))
     return ImageSet(
         name=f"npz-{path.stem}",
         ids=names,
         clusters=names,
-        load=load,
+        load=lambda i: datasets.adm_crop(Image.fromarray(np.ascontiguousarray(images[i])), side),
         expected=len(names),
         fingerprint=files.digest_json([digest, side]),
         params={"geometry": "adm-crop", "size": side, "cluster": "image"},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from fnmatch import fnmatchcase
 from importlib import resources
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from vgt.core.config import Config, validated
+from vgt.core.config import Config, parsed, validated
 from vgt.core.record import Record
 
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -67,8 +66,4 @@ def read(name: str) -> Policy:
         text = (resources.files("evals") / "policies" / f"{name}.toml").read_text(encoding="utf-8")
     else:
         raise ValueError(f"policy {name!r} is no file and none of {', '.join(bundled())}")
-    try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"policy {name} is not valid TOML: {error}") from error
-    return validated(Policy, values, f"policy {name}")
+    return validated(Policy, parsed(text, f"policy {name}"), f"policy {name}")

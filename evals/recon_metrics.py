@@ -14,11 +14,12 @@ from evals import features, recon_evidence
 from evals.fidelity_evidence import block_count
 from evals.metrics import codebook, frechet, lpips, psnr, ssim
 from evals.metrics.frechet import Moments
+from evals.metrics.jackknife import Jackknife
 from evals.protocols.fidelity import CAUTIONS
 from evals.recon_evidence import Measure
 from vgt.core import files
 from vgt.core.samples import REPLICATES, Samples
-from vgt.core.statistics import Interval, cluster_interval, jackknife_interval, wilson
+from vgt.core.statistics import Interval, cluster_interval, wilson
 
 PIXELS = ("psnr-mean", "psnr-global", *ssim.VARIANTS)
 LPIPS = lpips.METRICS
@@ -191,15 +192,10 @@ def from_features(originals: Path, rebuilt: Path, images: int) -> Found:
     n = sum(count for count, _ in shapes)
     if n < 2:
         return Found(None, n, f"{n} readable images are too few for a distance")
-    blocks = block_count(images)
     few = n <= max(d for _, d in shapes)
-    value, replicates = (_by_features if few else _by_moments)(originals, rebuilt, blocks)
-    if len(replicates) < 2:
-        return Found(Interval(value, None, None, 0.95, f"none: {n} images are too few for a jackknife"), n)
-    interval = jackknife_interval(value, replicates)
-    assert interval.low is not None
-    bounded = Interval(value, max(0.0, interval.low), interval.high, interval.level, interval.method)
-    return Found(bounded, n, extra={REPLICATES: replicates})
+    found = (_by_features if few else _by_moments)(originals, rebuilt, block_count(images))
+    extra = {REPLICATES: list(found.replicates)} if found.replicates else {}
+    return Found(found.interval(floor=0.0), n, extra=extra)
 
 
 def _both(originals: Path, rebuilt: Path):
@@ -211,14 +207,12 @@ def _both(originals: Path, rebuilt: Path):
             yield i, a.astype(np.float64), b.astype(np.float64)
 
 
-def _by_features(originals: Path, rebuilt: Path, blocks: int) -> tuple[float, list[float]]:
+def _by_features(originals: Path, rebuilt: Path, blocks: int) -> Jackknife:
     positions, a, b = (np.concatenate(x) for x in zip(*_both(originals, rebuilt), strict=True))
-    block = positions % blocks
-    left = [frechet.from_features(a[block != k], b[block != k]) for k in range(blocks) if (block != k).sum() > 1]
-    return frechet.from_features(a, b), left if len(left) == blocks else []
+    return frechet.paired_jackknife(a, b, positions % blocks)
 
 
-def _by_moments(originals: Path, rebuilt: Path, blocks: int) -> tuple[float, list[float]]:
+def _by_moments(originals: Path, rebuilt: Path, blocks: int) -> Jackknife:
     sums: list[list[Moments | None]] = [[None] * blocks, [None] * blocks]
     for positions, *sides in _both(originals, rebuilt):
         for k in np.unique(positions % blocks):
@@ -226,10 +220,7 @@ def _by_moments(originals: Path, rebuilt: Path, blocks: int) -> tuple[float, lis
             for of, values in zip(sums, sides, strict=True):
                 part = Moments(int(mine.sum()), values[mine].sum(0), values[mine].T @ values[mine])
                 of[k] = part if of[k] is None else of[k] + part
-    a, b = ([part for part in of if part is not None] for of in sums)
-    whole_a, whole_b = frechet.total(a), frechet.total(b)
-    left = [frechet.from_moments(whole_a - p, whole_b - q) for p, q in zip(a, b, strict=True)]
-    return frechet.from_moments(whole_a, whole_b), left
+    return frechet.blocks_jackknife(*([part for part in of if part is not None] for of in sums))
 
 
 def reference(path: Path) -> dict[str, Any]:

@@ -33,6 +33,7 @@ RULES = {
     "bench.command": {"bench", "vgt", "evals"},
     "reports.command": {"reports", "vgt.core", "vgt.commands.options"},
     "evals.subjects.vgt": {"evals", "vgt.core", "vgt.inference"},
+    "evals.metrics.lpips": {"evals", "vgt.core", "vgt.models.lpips"},
     "evals.features": {"evals", "vgt.core", "vgt.models.perceptual"},
     "evals": {"evals", "vgt.core"},
     "bench": {"bench", "vgt", "evals"},

@@ -39,7 +39,8 @@ def test_equals_torch_fidelity_on_moments():
 def test_equals_torch_fidelity_on_images_with_a_registered_extractor():
     import torch
     import torch_fidelity
-    from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+
+    from evals.checks.fidelity import registered
 
     kernel = torch.randn(12, 3, 3, 3, generator=torch.Generator().manual_seed(0))
 
@@ -57,30 +58,7 @@ def test_equals_torch_fidelity_on_images_with_a_registered_extractor():
         def __getitem__(self, i):
             return self.images[i]
 
-    class Tiny(FeatureExtractorBase):
-        def __init__(self, name, features_list, **kwargs):
-            super().__init__(name, features_list)
-
-        @staticmethod
-        def get_provided_features_list():
-            return ("pooled",)
-
-        @staticmethod
-        def get_default_feature_layer_for_metric(metric):
-            return "pooled"
-
-        @staticmethod
-        def can_be_compiled():
-            return False
-
-        @staticmethod
-        def get_dummy_input_for_compile():
-            return None
-
-        def forward(self, images):
-            return (tiny(images),)
-
-    torch_fidelity.register_feature_extractor("vgt-tiny", Tiny)
+    registered("vgt-tiny", tiny)
     sets = [Images(256), Images(200)]
     reference = torch_fidelity.calculate_metrics(
         input1=sets[0], input2=sets[1], fid=True, feature_extractor="vgt-tiny", cuda=False, verbose=False,
@@ -134,7 +112,7 @@ def test_jackknife_routes_agree_and_its_error_is_about_right():
     for _ in range(60):
         a = rng.normal(size=(n, d))
         distances.append(from_features(a, a + 0.3 + 0.2 * rng.normal(size=(n, d))))
-    interval = frechet.paired_interval(a, a + 0.3 + 0.2 * rng.normal(size=(n, d)))
+    interval = frechet.paired_jackknife(a, a + 0.3 + 0.2 * rng.normal(size=(n, d))).interval(floor=0.0)
     assert interval.low < np.mean(distances) < interval.high
     half = (interval.high - interval.low) / 2
     assert 0.4 < half / (2.09 * np.std(distances)) < 2.5
@@ -153,4 +131,4 @@ def test_bad_features_are_named():
     with pytest.raises(ValueError, match="3 and 4 dimensions"):
         from_features(np.zeros((5, 3)), np.zeros((5, 4)))
     with pytest.raises(ValueError, match="same images"):
-        frechet.paired_interval(np.zeros((5, 3)), np.zeros((6, 3)))
+        frechet.paired_jackknife(np.zeros((5, 3)), np.zeros((6, 3)))

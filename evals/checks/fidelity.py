@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tempfile
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
@@ -59,8 +60,8 @@ def frechet_sqrtm() -> float:
 # ------------------------------------------------------------------------- from images, through torch-fidelity
 
 
-def _registered() -> str:
-    """The name of a tiny extractor registered with torch-fidelity: random convolution, pooled."""
+def registered(name: str, network: Callable) -> str:
+    """``name`` of an extractor registered with torch-fidelity: uint8 [N, 3, H, W] -> [N, d] by ``network``."""
     from torch_fidelity import register_feature_extractor
     from torch_fidelity.feature_extractor_base import FeatureExtractorBase
     from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
@@ -86,9 +87,8 @@ def _registered() -> str:
             return None
 
         def forward(self, images):
-            return (tiny_network(images).double(),)  # float32 means of torch-fidelity would be what differs
+            return (network(images),)
 
-    name = "vgt-check-tiny"
     if name not in FEATURE_EXTRACTORS_REGISTRY:
         register_feature_extractor(name, Tiny)
     return name
@@ -100,6 +100,11 @@ def tiny_network(images):
 
     kernel = torch.randn(12, 3, 3, 3, generator=torch.Generator().manual_seed(0))
     return torch.nn.functional.conv2d(images.float() / 255, kernel, stride=2).relu().mean((2, 3)) * 4
+
+
+def _tiny_extractor() -> str:
+    # In float64: torch-fidelity's float32 means would be what differs.
+    return registered("vgt-check-tiny", lambda images: tiny_network(images).double())
 
 
 def _image_sets() -> list[np.ndarray]:
@@ -128,7 +133,7 @@ def _calculated() -> dict:
     first, second = map(Images, _image_sets())
     return torch_fidelity.calculate_metrics(
         input1=first, input2=second, fid=True, isc=True, kid=True, prc=True, kid_subsets=5,
-        feature_extractor=_registered(), cuda=False, verbose=False, cache=False, save_cpu_ram=True, batch_size=100,
+        feature_extractor=_tiny_extractor(), cuda=False, verbose=False, cache=False, save_cpu_ram=True, batch_size=100,
     )  # fmt: skip
 
 

@@ -20,7 +20,6 @@ from scipy import linalg
 
 from evals.metrics.jackknife import Jackknife
 from vgt.core import files
-from vgt.core.statistics import Interval
 
 BLOCKS = 20
 
@@ -201,23 +200,20 @@ def common_blocks(blocks_a: np.ndarray, blocks_b: np.ndarray) -> int:
     return int(min(blocks_a.max(), blocks_b.max())) + 1
 
 
-def paired_jackknife(originals: np.ndarray, reconstructions: np.ndarray, blocks: int = BLOCKS) -> Jackknife:
+def paired_jackknife(
+    originals: np.ndarray, reconstructions: np.ndarray, block_of: np.ndarray | None = None
+) -> Jackknife:
     """Distance between the features [N, d] of the same N images before and after, and without each block of images on
-    both sides.  Image i is in block i mod blocks."""
+    both sides.  ``block_of`` [N]: the block of each image, by default i mod BLOCKS."""
     if originals.shape != reconstructions.shape:
         raise ValueError(f"features {originals.shape} and {reconstructions.shape} do not belong to the same images")
     n = len(originals)
-    blocks = max(1, min(blocks, n // 2))
-    block_of = np.arange(n) % blocks
+    if block_of is None:
+        block_of = np.arange(n) % max(1, min(BLOCKS, n // 2))
     if n <= originals.shape[1]:
         return features_jackknife(originals, reconstructions, block_of, block_of)
-    sides = ([moments(x[block_of == k]) for k in range(blocks)] for x in (originals, reconstructions))
-    return blocks_jackknife(*sides)
-
-
-def paired_interval(originals: np.ndarray, reconstructions: np.ndarray, blocks: int = BLOCKS) -> Interval:
-    """The interval of ``paired_jackknife``, its lower bound cut at 0."""
-    return paired_jackknife(originals, reconstructions, blocks).interval(floor=0.0)
+    names = np.unique(block_of)
+    return blocks_jackknife(*([moments(x[block_of == k]) for k in names] for x in (originals, reconstructions)))
 
 
 # ------------------------------------------------------------------------------------- infinitely many images

