@@ -115,13 +115,16 @@ def statistics(latents: Tensor, sample: int = 4096) -> tuple[tuple[float, ...], 
 
 def caption_batches(latents: Tensor, tokenizer, data: DataConfig, batch: int) -> Batches:
     """``latents`` [B, N, d], ``ids``, ``mask`` of their captions.  A batch holds short or dense captions, not both, so
-    that little is padded; scenes come in a new order each pass."""
-    count = len(latents)
+    that little is padded; scenes come in a new order each pass.  Scenes laid out for dense captions have no other: a
+    short one would name one object of several."""
+    shortly = [i for i in range(len(latents)) if scenes.scene("train", i).task != "dense"]
 
     def at(step: int) -> dict[str, Tensor]:
         draws = scenes.Draws("captions", step)
-        caption = captions.dense_caption if draws.below(1000) < 1000 * data.dense else captions.short_caption
-        chosen = [_shuffled(step * batch + i, count) for i in range(batch)]
+        dense = draws.below(1000) < 1000 * data.dense
+        caption = captions.dense_caption if dense else captions.short_caption
+        pool = range(len(latents)) if dense else shortly
+        chosen = [pool[_shuffled(step * batch + i, len(pool))] for i in range(batch)]
         texts: list[str | None] = []
         for index in chosen:
             dropped = draws.below(1000) < 1000 * data.unconditional
