@@ -13,6 +13,7 @@ CATEGORIES = ("entity", "attribute", "relation", "global", "other")
 AUTOENCODERS = {
     "vgt_ae_internvl": "VGT-AE (InternVL)",
     "vgt_ae_qwen": "VGT-AE (Qwen)",
+    "vgt_ae_internvl_nodistill": "VGT-AE (InternVL) without self-distillation",
     "pixel_ae": "Pixel-only AE",
     "pca": "PCA on patches",
 }

@@ -19,6 +19,7 @@ from reports.tables import (
     protocols,
     provenance,
     vgt_claims,
+    vgt_tab1_distillation,
     vgt_tab2_reconstruction,
     vgt_tab6_tradeoff,
     vgt_tab8_decoding,
@@ -200,6 +201,7 @@ def training(measured: Measured) -> Section:
         "what the autoencoders cost to run.",
         [
             *_tables(models.understanding(measured), models.benchmarks(measured)),
+            *_tables(vgt_tab1_distillation.build(measured), published.table("vgt", "table1")),
             *_figures(
                 list(runs.training(measured)),
                 "Training loss as recorded. Losses of different kinds of model are not comparable.",
@@ -211,7 +213,7 @@ def training(measured: Measured) -> Section:
 
 
 def origins(measured: Measured) -> Section:
-    others = [t.id for t in published.load("vgt").tables if t.id not in ("table2", "table6", "table8")]
+    others = [t.id for t in published.load("vgt").tables if t.id not in ("table1", "table2", "table6", "table8")]
     return Section(
         "provenance",
         "Provenance",

@@ -26,6 +26,7 @@ from reports.tables import (
     calibration,
     formats,
     vgt_claims,
+    vgt_tab1_distillation,
     vgt_tab2_reconstruction,
     vgt_tab6_tradeoff,
     vgt_tab8_decoding,
@@ -311,6 +312,24 @@ def test_claims_table(report):
         and rows["C7", "GenEval"]["ours"] == "2 of 3 pairs inverse"
     )
     assert rows["C16", "GenEval"]["verdict"].startswith("reversed")
+
+
+def test_self_distillation_stands_beside_the_untuned_vlm():
+    vlm, without = "vlm_internvl", "vgt_ae_internvl_nodistill"
+    assert vgt_tab1_distillation.build(Measured(invented())).rows == [], "no arm without it was measured"
+    more = [
+        make(f"{vlm}+{without}", "scenes-vqa", "accuracy", 0.4, 0.01, 2000),
+        make(f"{vlm}+vgt_ae_internvl", "scenes-vqa", "accuracy", 0.93, 0.01, 2000),
+        make(without, "photos", "psnr-mean", 99.0, 0.3, 256),
+    ]
+    found = Measured([*invented(), *more])
+    rows = vgt_tab1_distillation.build(found).rows
+    assert [row.cells["accuracy"].value for row in rows] == [0.94, 0.4, 0.93]
+    assert rows[0].kind == "reference" and rows[1].cells["scenes_psnr-mean"].value is None
+    claims = [row.cells for row in vgt_claims.build(found).rows if row.label == "C1"]
+    assert [c["paper"].value for c in claims] == ["72.60 vs 24.80", "26.26 vs 23.95"]
+    assert claims[0]["ours"].value == "0.930 vs 0.400" and claims[0]["verdict"].value == "as claimed, intervals apart"
+    assert claims[1]["ours"].value.startswith("99.00 vs ")
 
 
 def test_tradeoff_pairs_generators_with_their_autoencoder():

@@ -12,6 +12,7 @@ from itertools import combinations
 
 from reports import published
 from reports.measured import Measured
+from reports.tables import vgt_tab1_distillation
 from reports.tables.table import EMPTY, Cell, Column, Row, Table, from_record
 from reports.tables.vgt_tab6_tradeoff import points
 
@@ -80,6 +81,7 @@ def build(measured: Measured) -> Table:
             a, b = (from_record(measured.get(subject, suite, metric, accel)) for subject, accel in (left, right))
             theirs = " vs ".join(f"{paper[table].value(row, column):.2f}" for row in labels)
             add(claim_id, f"{name}: {text}", theirs, f"{_text(a, digits)} vs {_text(b, digits)}", verdict(a, b))
+    _distillation(measured, add)
     _acceleration(measured, add)
     _tradeoff(measured, add)
     rows.sort(key=lambda r: int(r.label[1:]))
@@ -88,6 +90,23 @@ def build(measured: Measured) -> Table:
         "A verdict compares two estimates and says whether their 95 % intervals overlap; a paired test may decide.",
     ]
     return Table("vgt_claims", "The paper's claims, read off these records", COLUMNS, rows, notes, row_head="No.")
+
+
+def _distillation(measured: Measured, add: Add) -> None:
+    """C1: self-distillation keeps understanding and costs reconstruction, on the InternVL family as in the paper."""
+    vlm, without, distilled = vgt_tab1_distillation.ARMS[0]
+    paper = {row["label"][0]: row for row in published.load("vgt")["table1"].rows}
+    answers = [from_record(measured.get(f"{vlm}+{ae}", "scenes-vqa", "accuracy")) for ae in (distilled, without)]
+    sharp = [from_record(measured.get(ae, "photos", "psnr-mean")) for ae in (without, distilled)]
+    if not isinstance(answers[1].value, float):
+        return
+    rows = (
+        ("Understanding: higher with self-distillation", "mmb", ("2", "1"), answers, 3),
+        ("PSNR on photos: higher without self-distillation", "psnr", ("1", "2"), sharp, 2),
+    )
+    for claim, column, order, (left, right), digits in rows:
+        theirs = " vs ".join(f"{paper[row][column]:.2f}" for row in order)
+        add("C1", claim, theirs, f"{_text(left, digits)} vs {_text(right, digits)}", verdict(left, right))
 
 
 def _acceleration(measured: Measured, add: Add) -> None:
