@@ -20,11 +20,20 @@ def workload_hash(subject: Subject, batch: int) -> str:
     return files.digest_json([scenes.WORLD, "test", batch, BATCHES, subject.ae.config.image_size])
 
 
+def pictures(count: int, size: int) -> np.ndarray:
+    """Test scenes uint8 [count, size, size, 3]; where scenes are not drawn at that size, the largest, repeated."""
+    if size in scenes.SIZES:
+        return scenes.images("test", range(count), size)
+    drawn = scenes.images("test", range(count), max(scenes.SIZES))
+    times = -(-size // drawn.shape[1])
+    return np.tile(drawn, (1, times, times, 1))[:, :size, :size]
+
+
 def calls(subject: Subject, batch: int) -> dict[str, Callable[[], object]]:
-    """The two timed calls over the first ``BATCHES * batch`` test scenes."""
+    """The two timed calls over ``BATCHES * batch`` pictures."""
     ae = subject.ae
     device = next(ae.parameters()).device
-    images = scenes.images("test", range(BATCHES * batch), ae.config.image_size)
+    images = pictures(BATCHES * batch, ae.config.image_size)
     with torch.no_grad():
         latents = [ae.encode(to_float(part, device)) for part in np.split(images, BATCHES)]
 

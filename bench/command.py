@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> dict:
         return _compare(args)
     from bench.run import rows
     from bench.run import run as measure
-    from vgt.models.sampling import Sampling
+    from vgt.models.sampling import TINY, Sampling
 
     outcome = measure(
         args.subjects,
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> dict:
         batch=2 if args.smoke else args.batch,
         repeats=SMOKE_REPEATS if args.smoke else args.repeats,
         device=options.device(args.device),
-        settings=Sampling(**options.sampling(args)),
+        settings=Sampling(**(TINY | options.sampling(args))),
         seed=args.seed,
         runs=options.RUNS,
         autoencoder=args.autoencoder,

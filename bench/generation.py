@@ -13,15 +13,14 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from bench.subjects import Subject
-from vgt.commands.options import TINY_SAMPLING
 from vgt.core import files, suites
 from vgt.core.seeds import image_seed
 from vgt.equations.order import cosine_sizes, group_sizes
 from vgt.inference.generator import generate
-from vgt.models.sampling import Sampling
+from vgt.models.sampling import TINY, Sampling
 from vgt.models.visual_lm import tokenize
 
-SETTINGS = Sampling(**TINY_SAMPLING)
+SETTINGS = Sampling(**TINY)
 PARTS = ("prefill", "language_model", "head", "decode")
 
 

@@ -304,6 +304,7 @@ def run(
     runs: Path | None = None,
     autoencoder: str | None = None,
     fresh: bool = False,
+    dtype: torch.dtype = torch.float32,
 ) -> Outcome:
     """Time generators at every acceleration and autoencoders (``bench.subjects.subject``: bundled models, runs below
     ``runs``, folders, ``random:<preset>``).  ``autoencoder``: that of the generators, if not under its own name.
@@ -315,7 +316,9 @@ def run(
     conditions = Conditions(batch, repeats, default if warmup is None else warmup, device, settings, seed)
     timing.instruments(device)
     jobs = [
-        job for spec in dict.fromkeys(subjects) for job in plan(subject(spec, runs, device), conditions, accelerations)
+        job
+        for spec in dict.fromkeys(subjects)
+        for job in plan(subject(spec, runs, device, autoencoder, dtype), conditions, accelerations)
     ]
     models = [job.model for job in jobs]
     twice = sorted({m for m in models if models.count(m) > 1})

@@ -15,13 +15,15 @@ from torch import nn
 from vgt.core import config as configs
 from vgt.core import files
 from vgt.inference.load import bundled, expect, load, paired_autoencoder, zoo
-from vgt.models import checkpoint, tokenizer
+from vgt.models import checkpoint, known, tokenizer
+from vgt.models.backbones import first_layers
 from vgt.models.vgt_ae import VGTAE, VGTAEConfig
 from vgt.models.visual_lm import VisualLM, VisualLMConfig
-from vgt.models.vlm import VLM, VLMConfig, build
+from vgt.models.vlm import VLMConfig, build, hf_config
 
 RANDOM = "random:"
 GENERATORS, AUTOENCODERS = ("query_ar", "mar"), ("vgt_ae",)
+FULL_SIZE = 448  # pixels, of the published backbones
 TINY_GENERATORS = ("query_ar_internvl", "mar_internvl")
 TINY_AUTOENCODERS = ("vgt_ae_internvl", "vgt_ae_qwen", "pixel_ae")
 
@@ -44,14 +46,20 @@ class Subject:
         return self.system in GENERATORS
 
 
-def subject(spec: str, runs: Path | None = None, device: str = "cpu", autoencoder: str | None = None) -> Subject:
+def subject(
+    spec: str,
+    runs: Path | None = None,
+    device: str = "cpu",
+    autoencoder: str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Subject:
     """The subject that ``spec`` names: a bundled model, a run below ``runs``, a folder, or ``random:<preset>``.
     ``autoencoder``: where a generator's is, if not under its own name.
 
     Raises ValueError for an unknown name, a checkpoint that is neither autoencoder nor generator, and a generator whose
     autoencoder is not there."""
     if spec.startswith(RANDOM):
-        found = _random(spec.removeprefix(RANDOM))
+        found = _random(spec.removeprefix(RANDOM), device)
     else:
         loaded = expect(load(spec, runs, device), *GENERATORS, *AUTOENCODERS)
         ae = loaded if loaded.system in AUTOENCODERS else paired_autoencoder(loaded, autoencoder, runs, device)
@@ -66,7 +74,7 @@ def subject(spec: str, runs: Path | None = None, device: str = "cpu", autoencode
             "checkpoint",
         )
     for module in (found.model, found.ae):
-        module.eval().requires_grad_(False).to(device)
+        module.eval().requires_grad_(False).to(device, dtype)
     return found
 
 
@@ -78,9 +86,9 @@ def bundled_names(*systems: str) -> list[str]:
 # ---------------------------------------------------------------------------------------------- random weights
 
 
-def _random(preset: str) -> Subject:
+def _random(preset: str, device: str) -> Subject:
     values = configs.read_preset(preset)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(0)
         if values["system"] in AUTOENCODERS:
             config, words = _autoencoder_config(values), None
@@ -88,8 +96,8 @@ def _random(preset: str) -> Subject:
             ae_name = f"random-{preset}"
         elif values["system"] in GENERATORS:
             ae = VGTAE(_autoencoder_config(configs.read_preset(values["init"]["autoencoder"])))
-            vlm = _vlm(values["init"]["vlm"])
-            config, words = _generator_config(values, vlm, ae), vlm.tokenizer
+            found = _backbone(values["init"]["vlm"])
+            config, words = generator_config(values, found, ae), found.tokenizer
             model, ae_name = VisualLM(config), f"random-{values['init']['autoencoder']}"
         else:
             raise ValueError(f"preset {preset!r} is a {values['system']}; time an autoencoder or a generator")
@@ -97,9 +105,38 @@ def _random(preset: str) -> Subject:
     return Subject(f"random-{preset}", values["system"], model, ae, ae_name, words, mark, "random")
 
 
-def _vlm(preset: str) -> VLM:
-    config: VLMConfig = configs.validated(VLMConfig, configs.read_preset(preset)["model"], f"preset {preset}")
-    return build(config, tokenizer.build(config.hf["model_type"]))
+def random_generator(preset: str, device: str) -> VisualLM:
+    """The network of a generator's preset with random weights, ready to train."""
+    values = configs.read_preset(preset)
+    with torch.device("meta"):
+        ae = VGTAE(_autoencoder_config(configs.read_preset(values["init"]["autoencoder"])))
+    with torch.random.fork_rng(devices=[]), torch.device(device):
+        torch.manual_seed(0)
+        return VisualLM(generator_config(values, _backbone(values["init"]["vlm"]), ae))
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """What a preset's backbone decides: its transformers configuration, picture size, a tokenizer whose ids it can
+    embed, and the ids of its start tokens."""
+
+    config: dict[str, Any]
+    image_size: int
+    tokenizer: Any
+    start_ids: tuple[int, ...]
+
+
+def _backbone(spec: str) -> Backbone:
+    """``spec``: a preset of a tiny VLM, or the hub id of a published one, known without its files.  The published
+    tokenizers are not here: prompts are read by the tiny one of the family, whose ids are among theirs."""
+    values = known.hf_config_of(spec)
+    if values is not None:
+        words = tokenizer.build(values["model_type"])
+        return Backbone(hf_config(values).to_dict(), FULL_SIZE, words, known.START_IDS[spec])
+    config: VLMConfig = configs.validated(VLMConfig, configs.read_preset(spec)["model"], f"preset {spec}")
+    words = tokenizer.build(config.hf["model_type"])
+    start = tuple(words("<img>", add_special_tokens=False).input_ids)
+    return Backbone(build(config, words).config.to_dict(), config.image_size, words, start)
 
 
 def _autoencoder_config(values: dict) -> VGTAEConfig:
@@ -108,22 +145,24 @@ def _autoencoder_config(values: dict) -> VGTAEConfig:
     if "weights" in init:
         model = _autoencoder_config(configs.read_preset(init["weights"])).model_dump(mode="json")
     if "vlm" in init:
-        vlm = _vlm(init["vlm"])
-        model |= {"vlm": vlm.config.to_dict(), "image_size": vlm.image_size}
+        found = _backbone(init["vlm"])
+        model |= {"vlm": found.config, "image_size": found.image_size}
     return configs.validated(
-        VGTAEConfig, configs.merge({"vlm": None, **model}, values["model"]), f"preset {values['name']}"
+        VGTAEConfig, configs.merge({"vlm": None, **model}, values.get("model", {})), f"preset {values['name']}"
     )
 
 
-def _generator_config(values: dict, vlm: VLM, ae: VGTAE) -> VisualLMConfig:
+def generator_config(values: dict, backbone: Backbone, ae: VGTAE) -> VisualLMConfig:
+    """The configuration that training a generator's preset would end with, less the statistics of its latents."""
     side = ae.config.image_size // ae.stride
+    layers = values["init"].get("layers")
     given = {
         "method": values["system"],
-        "text": vlm.config.text_config.to_dict(),
-        "start_ids": vlm.tokenizer("<img>", add_special_tokens=False).input_ids,
+        "text": first_layers(backbone.config["text_config"], layers) if layers else backbone.config["text_config"],
+        "start_ids": backbone.start_ids,
         "latent_grid": (side, side),
         "d_z": ae.config.d_z,
         "latent_norm": ae.config.normalize == "position",
-        **values["model"],
+        **values.get("model", {}),
     }
     return configs.validated(VisualLMConfig, given, f"preset {values['name']}")

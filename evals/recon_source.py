@@ -16,8 +16,8 @@ from PIL import Image
 
 from evals.api import Tokenizer
 from evals.data import EXTENSIONS, ImageSet, image_files, padded
-from evals.data.pictures import convert
 from vgt.core import files
+from vgt.core.pictures import convert
 
 
 @runtime_checkable

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from vgt.inference.load import load, locate, paired_autoencoder
+from vgt.inference.load import bundled, load, locate, paired_autoencoder
 from vgt.models import checkpoint, int6
 
 
@@ -37,7 +37,7 @@ def test_round_trip_with_ties(tmp_path):
     other = tiny(1)
     checkpoint.load_into(other, state, "m")
     assert all(torch.equal(v, other.state_dict()[k]) for k, v in module.state_dict().items())
-    assert sorted(p.name for p in (tmp_path / "m").iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(p.name for p in (tmp_path / "m").iterdir()) == ["README.md", "config.json", "model.safetensors"]
 
 
 def test_transposed_views_are_not_ties(tmp_path):
@@ -120,7 +120,7 @@ def test_fingerprint_covers_the_vocabulary(tmp_path, vlms):
 def test_saving_replaces_the_whole_folder(tmp_path):
     save(tmp_path / "m", texts={"README.md": "# old"})
     save(tmp_path / "m", tiny(1))
-    assert not (tmp_path / "m/README.md").exists()
+    assert "# old" not in (tmp_path / "m/README.md").read_text()
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
 
 
@@ -181,6 +181,70 @@ def test_a_lost_tie_is_an_error(tmp_path):
     path.write_text(path.read_text().replace('"b.weight": "a.weight"', '"b.weight": "gone"'))
     with pytest.raises(ValueError, match="lacks tied weights: gone"):
         checkpoint.read_state(tmp_path / "m")
+
+
+def test_bundled_generators_find_their_autoencoders():
+    """The content hashes that the bundled generators carry are those of the bundled autoencoders."""
+    named = {}
+    for name in bundled():
+        config = checkpoint.read_header(locate(name))["config"]
+        if config.get("autoencoder"):
+            named[name] = config["autoencoder"] == checkpoint.fingerprint(locate(config["autoencoder_name"]))
+    assert len(named) >= 4 and all(named.values()), named
+
+
+def test_precision_of_reading(tmp_path):
+    save(tmp_path / "m", storage="bf16")
+    for dtype, seen in ((None, torch.bfloat16), (torch.float16, torch.float16), (torch.float32, torch.float32)):
+        state = checkpoint.read_state(tmp_path / "m", dtype)
+        assert state["a.weight"].dtype == seen and state["norm.num_batches_tracked"].dtype == torch.int64
+    assert checkpoint.read_state(tmp_path / "m")["a.weight"].dtype == torch.float32
+
+
+def test_adopting_makes_no_copy(tmp_path):
+    save(tmp_path / "m")
+    state = torch.random.get_rng_state()
+    with checkpoint.skeleton():
+        module = nn.ModuleDict({"a": nn.Linear(4, 4), "b": nn.Linear(4, 4), "norm": nn.BatchNorm1d(4)})
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert module["a"].weight.device.type == "meta" and module["norm"].running_var.device.type == "cpu"
+    read = checkpoint.read_state(tmp_path / "m", None)
+    places = {key: tensor.data_ptr() for key, tensor in read.items()}
+    checkpoint.adopt(module, read, "m")
+    assert not read and module["a"].weight is module["b"].weight  # the tie is one parameter again
+    assert {key: tensor.data_ptr() for key, tensor in module.state_dict().items()} == places
+    assert all(torch.equal(v, module.state_dict()[k]) for k, v in tiny().state_dict().items())
+
+
+def test_adopting_in_another_precision(tmp_path):
+    save(tmp_path / "m")
+    with checkpoint.skeleton():
+        module = nn.ModuleDict({"a": nn.Linear(4, 4), "b": nn.Linear(4, 4), "norm": nn.BatchNorm1d(4)})
+    checkpoint.adopt(module, checkpoint.read_state(tmp_path / "m", None), "m", torch.bfloat16)
+    assert {p.dtype for p in module.parameters()} == {torch.bfloat16} and len(list(module.parameters())) == 5
+    assert torch.equal(module["a"].weight, tiny()["a"].weight.bfloat16())
+    assert module["norm"].running_var.dtype == torch.float32  # a statistic
+    with pytest.raises(ValueError, match="weights of m do not fit its configuration: 8 missing"):
+        checkpoint.adopt(module, {"a.bias": torch.zeros(4)}, "m")
+
+
+def test_another_depth_is_named():
+    deep, shallow = (nn.ModuleDict({"layers": nn.ModuleList(nn.Linear(2, 2) for _ in range(n))}) for n in (3, 2))
+    with pytest.raises(ValueError, match="of here .*: layers has 2 blocks, the weights 3; 2 unexpected: layers.2"):
+        checkpoint.load_into(shallow, deep.state_dict(), "here")
+    with pytest.raises(ValueError, match="layers has 3 blocks, the weights 2; 2 missing: layers.2"):
+        checkpoint.load_into(deep, shallow.state_dict(), "here")
+
+
+def test_every_checkpoint_has_a_card(tmp_path):
+    config = {"autoencoder": "0123456789abcdef" * 4, "autoencoder_name": "ae"}
+    checkpoint.save(tmp_path / "g", "query_ar", "gen", config, tiny().state_dict(), storage="bf16")
+    card = (tmp_path / "g/README.md").read_text()
+    assert card.startswith("---\nlibrary_name: vgt\npipeline_tag: text-to-image\ntags: [vgt, query_ar]\n---\n# gen\n")
+    assert " with 40 weights" in card and "safetensors, bf16" in card  # the tie once, the counter not
+    assert "autoencoder: ae (`0123456789abcdef`)" in card and "VisualLM.from_pretrained" in card
+    save(tmp_path / "own", texts={"README.md": "# mine"})
+    assert (tmp_path / "own/README.md").read_text() == "# mine"
 
 
 def test_nothing_is_unpickled(tmp_path, monkeypatch):

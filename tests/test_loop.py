@@ -1,20 +1,25 @@
-"""The training loop and its optimisation on a toy system: what is averaged, scheduled, logged and refused."""
+"""The training loop and its optimisation on a toy system: what is averaged, dealt, stored, logged and refused."""
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
+import two_processes
+from safetensors.torch import load_file, save_file
 from torch import nn
 
-from vgt.training import loop
-from vgt.training.optim import Average, TrainConfig, learning_rate, optimizers
+from vgt.core import seeds
+from vgt.training import loop, state
+from vgt.training.optim import Average, TrainConfig, learning_rate, micro_rows, optimizers
 
 
 class Toy:
     """Fits a line; from ``bad`` on its loss is not a number."""
 
     def __init__(self, bad: int | None = None):
-        self.bad = bad
+        self.bad, self.seeds = bad, []
         self.line = nn.Linear(1, 1)
         nn.init.zeros_(self.line.weight), nn.init.zeros_(self.line.bias)
 
@@ -25,6 +30,7 @@ class Toy:
         return 1.0
 
     def loss(self, player, batch, step, rng):
+        self.seeds.append((step, rng.initial_seed()))
         loss = (self.line(batch["x"]) - 3 * batch["x"] - 1).square().mean()
         loss = loss * (float("nan") if self.bad is not None and step >= self.bad else 1)
         return loss, {"loss": loss.detach()}
@@ -34,10 +40,18 @@ def toy_batch(step: int) -> dict[str, torch.Tensor]:
     return {"x": torch.randn(8, 1, generator=torch.Generator().manual_seed(step))}
 
 
-def toy_train(out, bad=None, **settings):
+def toy_train(out, bad=None, data=toy_batch, toy=None, identity=None, upgrade=None, **settings):
     made = {}
     train = TrainConfig(**{"steps": 60, "batch": 8, "lr": 0.2, "warmup": 5, "weight_decay": 0.0, **settings})
-    result = loop.train(Toy(bad), toy_batch, train, out, {"a": 1}, lambda state, step: made.update(state))
+    result = loop.train(
+        toy or Toy(bad),
+        data,
+        train,
+        out,
+        identity or {"a": 1},
+        lambda weights, _: made.update(weights),
+        upgrade=upgrade,
+    )
     return result, made
 
 
@@ -131,3 +145,157 @@ def test_muon_takes_the_hidden_matrices_only():
     assert {tuple(p.shape) for g in adamw.param_groups for p in g["params"]} == {(5, 4), (3,), (1, 2, 3, 3)}
     assert {g["lr"] for g in muon.param_groups} == {0.1}
     assert [g["lr"] for g in adamw.param_groups] == pytest.approx([0.02, 0.02])
+
+
+# ------------------------------------------------------------------------------------------- micro-batches
+
+
+def test_a_step_is_its_micro_batches(tmp_path):
+    """Micro-batch j of step s is data number s M + j with a generator of its own; the gradient is their mean."""
+    asked, toy = [], Toy()
+
+    def quarter(index: int) -> dict[str, torch.Tensor]:
+        asked.append(index)
+        step, j = divmod(index, 4)
+        return {"x": toy_batch(step)["x"][2 * j : 2 * j + 2]}
+
+    _, parts = toy_train(tmp_path / "parts", toy=toy, data=quarter, micro=2, steps=5)
+    assert asked == list(range(20))
+    assert toy.seeds == [(s, seeds.image_seed(42, "step", s, "model", j)) for s in range(5) for j in range(4)]
+    one = Toy()
+    _, together = toy_train(tmp_path / "whole", toy=one, steps=5)
+    assert one.seeds == [(s, seeds.image_seed(42, "step", s, "model")) for s in range(5)]  # as before micro-batches
+    assert parts["weight"].item() == pytest.approx(together["weight"].item(), rel=1e-6)
+    rows, others = loop.read_log(tmp_path / "parts"), loop.read_log(tmp_path / "whole")
+    assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in others], rel=1e-5)
+    assert rows[-1]["samples"] == 40
+
+
+def test_rows_of_a_micro_batch():
+    train = TrainConfig(steps=1, batch=24, lr=0.1)
+    assert [micro_rows(train, n) for n in (1, 2, 3)] == [24, 12, 8]
+    assert [micro_rows(train.model_copy(update={"micro": 4}), n) for n in (1, 2, 6)] == [4, 4, 4]
+
+
+@pytest.mark.parametrize(
+    ("settings", "processes", "message"),
+    [
+        ({"batch": 24, "micro": 5}, 1, "batch 24 cannot be dealt to 1 process.* of 5 rows; .* multiple of 5"),
+        ({"batch": 24, "micro": 4}, 4, "batch 24 cannot be dealt to 4 process.* of 4 rows; .* multiple of 16"),
+        ({"batch": 24}, 5, "batch 24 cannot be dealt to 5 process.* of 24/5 rows; .* multiple of 5"),
+        ({"batch": 2}, 4, "batch 2 cannot be dealt to 4 process"),
+        ({"batch": 2, "micro": -1}, 1, "batch 2 cannot be dealt to 1 process.* of -1 rows"),
+        ({"batch": 2, "optimizer": "muon", "strategy": "fsdp"}, 1, "muon needs whole matrices .* use adamw, or strat"),
+    ],
+)
+def test_batches_that_cannot_be_dealt(settings, processes, message):
+    with pytest.raises(ValueError, match=message):
+        micro_rows(TrainConfig(steps=1, lr=0.1, **settings), processes)
+
+
+def test_data_of_another_size_are_noticed(tmp_path):
+    with pytest.raises(AssertionError, match="the data give 8 rows at once, .* ask for 4"):
+        toy_train(tmp_path / "t", micro=4)
+
+
+# ------------------------------------------------------------------------------- activations computed again
+
+
+@pytest.mark.parametrize("job", ["generator", "understanding", "autoencoder"])
+def test_activations_computed_again_give_the_same_bits(tmp_path, monkeypatch, job):
+    """In language models and vision towers, whose blocks then run twice a step."""
+    runs: dict[bool, int] = {}
+    found = {}
+    prepare = loop._prepare
+    for again in (False, True):
+
+        def count(system, players, config, here, again=again):
+            prepare(system, players, config, here)
+            blocks = [m for n, m in players["model"].named_modules() if n.endswith("layers.0.mlp") or ".0.mlp" in n]
+            blocks[0].register_forward_pre_hook(lambda *_: runs.update({again: runs.get(again, 0) + 1}))
+
+        monkeypatch.setattr(loop, "_prepare", count)
+        out = tmp_path / str(again)
+        two_processes.train(out, f"{job} activation_checkpointing={again} steps=2 micro=8")
+        found[again] = load_file(out / "model/weights.safetensors")
+    assert runs[True] == 2 * runs[False] > 0
+    assert all(torch.equal(value, found[True][key]) for key, value in found[False].items())
+
+
+def test_activations_of_what_has_no_blocks(tmp_path):
+    with pytest.raises(ValueError, match="activation_checkpointing is for models with transformer blocks and Linear"):
+        toy_train(tmp_path / "t", activation_checkpointing=True)
+
+
+# ----------------------------------------------------------------------------------------- states on disk
+
+
+def test_a_state_in_several_files_and_one_of_an_earlier_version(tmp_path, monkeypatch):
+    """Cut by size, or in the single file that earlier versions wrote: both resume to the same bits."""
+    _, whole = toy_train(tmp_path / "whole", steps=6, ema=0.9)
+    monkeypatch.setattr(state, "LIMIT", 8)
+
+    def stop(index: int) -> dict[str, torch.Tensor]:
+        if index == 4:
+            raise KeyboardInterrupt
+        return toy_batch(index)
+
+    for name in ("cut", "old"):
+        with pytest.raises(KeyboardInterrupt):
+            toy_train(tmp_path / name, data=stop, steps=6, ema=0.9, save_every=3)
+    files = sorted((tmp_path / "cut/state-00000003").glob("*.safetensors"))
+    assert files[0].name == f"training-00001-of-{len(files):05d}.safetensors" and len(files) > 2
+    old = tmp_path / "old/state-00000003"
+    everything = {}
+    for path in sorted(old.glob("*.safetensors")):
+        everything |= load_file(path)
+        path.unlink()
+    assert {"weights/model/bias", "optimizer/model/0/0/exp_avg", "average/weight"} <= everything.keys()
+    save_file(everything, old / "training.safetensors")
+    for name in ("cut", "old"):
+        result, made = toy_train(tmp_path / name, steps=6, ema=0.9, save_every=3)
+        assert result.trained == 3 and torch.equal(made["weight"], whole["weight"])
+
+
+def test_files_of_a_state_are_filled_in_order():
+    tensors = {name: torch.zeros(size) for name, size in (("a", 2), ("b", 1), ("c", 1), ("d", 9), ("e", 1))}
+    assert state.deal(tensors, 12) == [["a", "b"], ["c"], ["d"], ["e"]]
+    assert state.deal(tensors, 10**6) == [["a", "b", "c", "d", "e"]]
+
+
+def test_a_full_disk_leaves_the_older_state(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError("No space left on device")
+
+    def fill(index: int) -> dict[str, torch.Tensor]:
+        if index == 4:
+            monkeypatch.setattr(state, "save_file", refuse)
+        return toy_batch(index)
+
+    with pytest.raises(ValueError, match=r"step 6 could not be written \(No space left on device\); make room"):
+        toy_train(tmp_path / "t", data=fill, steps=9, save_every=3)
+    monkeypatch.undo()
+    assert [p.name for p in (tmp_path / "t").iterdir() if "state" in p.name] == ["state-00000003"]
+    result, made = toy_train(tmp_path / "t", steps=9, save_every=3)
+    assert result.trained == 6 and torch.equal(made["weight"], toy_train(tmp_path / "u", steps=9)[1]["weight"])
+
+
+def test_what_a_resumed_run_may_change(tmp_path):
+    """How it is computed, and settings that the version which stored it did not have."""
+    old = {"preset": {"train": {"lr": 1}}}
+    toy_train(tmp_path / "t", steps=2, identity=old)
+    free = {"preset": {"train": {"lr": 1, "strategy": "fsdp", "activation_checkpointing": True}}}
+    assert toy_train(tmp_path / "t", steps=2, identity=free)[0].trained == 0
+    new = {"preset": {"train": {"lr": 1, "micro": 0}}}
+    with pytest.raises(ValueError, match=r"other settings \(train.micro\); add --fresh"):
+        toy_train(tmp_path / "t", steps=2, identity=new)
+    assert toy_train(tmp_path / "t", steps=2, identity=new, upgrade=lambda _: new)[0].trained == 0
+    stored = json.loads((tmp_path / "t/state-00000002/state.json").read_text())
+    assert stored["identity"] == old and stored["step"] == 2
+
+
+def test_processes_that_see_different_folders(tmp_path, monkeypatch):
+    toy_train(tmp_path / "t", steps=2)
+    monkeypatch.setattr(loop.Team, "gather", lambda self, value: [value, 0])
+    with pytest.raises(ValueError, match=r"states of steps \[2, 0\] for the processes; choose an --out that all"):
+        toy_train(tmp_path / "t", steps=2)

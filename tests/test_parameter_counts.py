@@ -5,60 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
+from vgt.models import known
 from vgt.models.critic import Critic, CriticConfig
 from vgt.models.flow_head import FlowHead, FlowHeadConfig
 from vgt.models.pixel_decoder import DecoderConfig, build_decoder
 from vgt.models.vgt_ae import VGTAE, VGTAEConfig
 from vgt.models.visual_lm import VisualLM, VisualLMConfig
 
-QWEN2 = {
-    "model_type": "qwen2",
-    "hidden_size": 896,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 14,
-    "num_key_value_heads": 2,
-    "intermediate_size": 4864,
-    "vocab_size": 151674,
-}
-QWEN25_VL = {
-    "model_type": "qwen2_5_vl_text",
-    "hidden_size": 2048,
-    "num_hidden_layers": 36,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 2,
-    "intermediate_size": 11008,
-    "vocab_size": 151936,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
-}
-INTERNVL3_1B = {
-    "model_type": "internvl",
-    "text_config": QWEN2,
-    "vision_config": {
-        "hidden_size": 1024,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
-        "intermediate_size": 4096,
-        "image_size": [448, 448],
-        "patch_size": [14, 14],
-        "attention_bias": True,
-    },
-}
-QWEN25_VL_3B = {
-    "model_type": "qwen2_5_vl",
-    "text_config": QWEN25_VL,
-    "vision_config": {
-        "depth": 32,
-        "hidden_size": 1280,
-        "intermediate_size": 3420,
-        "num_heads": 16,
-        "patch_size": 14,
-        "spatial_merge_size": 2,
-        "temporal_patch_size": 2,
-        "window_size": 112,
-        "out_hidden_size": 2048,
-        "fullatt_block_indexes": [7, 15, 23, 31],
-    },
-}
+INTERNVL3_1B = known.KNOWN["OpenGVLab/InternVL3-1B"]
+INTERNVL3_2B = known.KNOWN["OpenGVLab/InternVL3-2B"]
+QWEN25_VL_3B = known.KNOWN["Qwen/Qwen2.5-VL-3B-Instruct"]
 
 
 def count(module: torch.nn.Module) -> int:
@@ -102,11 +58,14 @@ def test_critic():
 
 
 @pytest.mark.parametrize(
-    ("text", "layers"), [(QWEN2, 357_900_000), (QWEN25_VL, 2_775_000_000)], ids=["internvl", "qwen"]
+    ("vlm", "layers"),
+    [(INTERNVL3_1B, 357_900_000), (INTERNVL3_2B, 1_310_300_000), (QWEN25_VL_3B, 2_775_000_000)],
+    ids=["internvl-1b", "internvl-2b", "qwen"],
 )
-def test_what_the_generator_adds_to_the_language_model(text, layers):
+def test_what_the_generator_adds_to_the_language_model(vlm, layers):
     """Two grids of 4096 D, in-projector 33 D, out-projector D (D + 1), flow head (spec vgt 2.10); transformer layers
     as in section 0."""
+    text = vlm["text_config"]
     d = text["hidden_size"]
     model = VisualLM(VisualLMConfig(method="query_ar", text=text, start_ids=(0,)))
     head = count(model.image_head)

@@ -293,7 +293,7 @@ def test_progress_is_reported(visual_lms, vlms):
     ids, mask = tokenize(vlms["internvl"].tokenizer, [CAPTIONS[0]])
     seen = []
     query_ar.generate(
-        visual_lms["internvl"], ids, mask, [0], settings(4), lambda done, total: seen.append((done, total))
+        visual_lms["internvl"], ids, mask, [0], settings(4), lambda done, total, _: seen.append((done, total))
     )
     assert seen == [(4, 16), (8, 16), (12, 16), (16, 16)]
 

@@ -22,7 +22,7 @@ def to_float(images: np.ndarray) -> torch.Tensor:
 
 def features_by_transformers(vlm, images: np.ndarray) -> torch.Tensor:
     """[B, hw, A] by the processor's arithmetic and the model's own ``get_image_features``."""
-    if family_of(vlm.config) == "internvl":
+    if family_of(vlm.config).name == "internvl":
         mean, std = (np.array(v, np.float32) for v in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
         pixels = torch.from_numpy(((images / np.float32(255)) - mean) / std).permute(0, 3, 1, 2)
         return vlm.hf.get_image_features(pixel_values=pixels).pooler_output
@@ -89,11 +89,32 @@ def test_image_size_errors(vlms, family, height, width, message):
         vlms[family].encoder(torch.zeros(1, 3, height, width))
 
 
-def test_other_families_are_refused():
-    from transformers import AutoConfig
+def test_positions_run_unless_a_configuration_says_otherwise(vlms):
+    """The bundled Qwen2.5-VL was trained with running positions (test_parity.py has the others)."""
+    from vgt.models import vlm as adapter
 
-    with pytest.raises(ValueError, match="'llama' has no adapter; use an InternVL or Qwen2.5-VL"):
-        family_of(AutoConfig.for_model("llama"))
+    values, words = vlm_values("qwen2_5_vl"), vlms["qwen2_5_vl"].tokenizer
+    for config in (
+        adapter.VLMConfig(hf=values, image_size=IMAGE),
+        adapter.VLMConfig(hf=values, image_size=IMAGE, mrope=True),
+    ):
+        with torch.random.fork_rng(devices=[]):
+            assert adapter.build(config, words).mrope is config.mrope
+    assert adapter.VLMConfig(hf=values, image_size=IMAGE).mrope is False
+
+
+def test_answers_end_at_any_token_that_ends_a_turn(vlms):
+    """The tokenizer's, and those that the model's generation configuration adds."""
+    vlm = vlms["internvl"]
+    own = vlm.tokenizer.eos_token_id
+    before = vlm.hf.generation_config.eos_token_id
+    try:
+        vlm.hf.generation_config.eos_token_id = [7, 9]
+        assert vlm.stops == {own, 7, 9}
+        vlm.hf.generation_config.eos_token_id = None
+        assert vlm.stops == {own}
+    finally:
+        vlm.hf.generation_config.eos_token_id = before
 
 
 @pytest.mark.parametrize("family", FAMILIES)

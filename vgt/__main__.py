@@ -30,6 +30,11 @@ VERBS = {
         "send a picture through an autoencoder",
         "vgt reconstruct my_photo.jpg -o out.png",
     ),
+    "convert": (
+        "vgt.commands.convert",
+        "bring a released checkpoint into this project's format",
+        "vgt convert iter_5000.pth converted --vlm InternVL3-2B --ae vgt_ae_internvl3.pth",
+    ),
     "prompts": (
         "vgt.commands.prompts",
         "write a prompt suite as JSON lines",

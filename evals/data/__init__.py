@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from evals.data import shards
-from evals.data.pictures import adm_crop, bring, convert, read_image
+from evals.data.pictures import adm_crop, bring
 from vgt.core import files
 from vgt.core import photos as photo_crops
 from vgt.core import scenes as world
+from vgt.core.pictures import convert, read_image
 
 __all__ = ["ImageSet", "adm_crop", "folder", "image_files", "image_set", "padded", "photos", "read_image", "scenes"]
 

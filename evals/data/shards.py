@@ -1,48 +1,17 @@
-"""Images in WebDataset shards: plain ``.tar`` files, read by offset.
+"""Images in WebDataset shards (``vgt.core.tars``).
 
-A sample's key is its path in the archive up to the first dot of the file name; its image is the member with an image
-suffix.  Shards are taken by name and members by key, so the order in an archive decides nothing.
+A sample's image is the member of its key with an image suffix.  Shards are taken by name and members by key, so the
+order in an archive decides nothing.
 """
 
 from __future__ import annotations
 
-import hashlib
-import tarfile
-from dataclasses import dataclass
 from pathlib import Path
 
+from vgt.core.tars import Member, archives, split_key
+from vgt.core.tars import members as listed
 
-@dataclass(frozen=True)
-class Member:
-    """An image inside an archive: ``size`` bytes at ``offset`` of ``path``."""
-
-    path: Path
-    offset: int
-    size: int
-    name: str
-
-    def read(self) -> bytes:
-        """Its content.  Raises ValueError where the archive ends before it."""
-        with open(self.path, "rb") as archive:
-            archive.seek(self.offset)
-            content = archive.read(self.size)
-        if len(content) < self.size:
-            raise ValueError(f"{self.name} in {self.path.name} is cut off; copy the shard again")
-        return content
-
-    def digest(self) -> str:
-        """sha256 of what there is of its content."""
-        with open(self.path, "rb") as archive:
-            archive.seek(self.offset)
-            return hashlib.sha256(archive.read(self.size)).hexdigest()
-
-
-def archives(path: str | Path) -> list[Path]:
-    """The shards that ``path`` names: itself, or all ``.tar`` files of a folder, by name; [] where there are none."""
-    path = Path(path)
-    if path.is_dir():
-        return sorted(p for p in path.glob("*.tar") if not p.name.startswith("."))
-    return [path] if path.suffix == ".tar" and path.is_file() else []
+__all__ = ["Member", "archives", "members"]
 
 
 def members(shards: list[Path], extensions: tuple[str, ...]) -> dict[str, Member]:
@@ -52,20 +21,14 @@ def members(shards: list[Path], extensions: tuple[str, ...]) -> dict[str, Member
     or where no shard holds an image."""
     found: dict[str, Member] = {}
     for shard in shards:
-        try:
-            with tarfile.open(shard, "r:") as archive:
-                entries = [m for m in archive if m.isfile()]
-        except (tarfile.TarError, EOFError, OSError) as error:
-            raise ValueError(f"{shard.name} is no plain tar file ({error}); unpack it or copy it again") from error
-        for entry in entries:
-            where = Path(entry.name)
-            if where.suffix.lower() not in extensions or where.name.startswith("."):
+        for member in listed(shard):
+            if Path(member.name).suffix.lower() not in extensions:
                 continue
-            key = where.with_name(where.name.split(".")[0]).as_posix().removeprefix("./")
+            key = split_key(member.name)[0]
             key = f"{shard.stem}/{key}" if len(shards) > 1 else key
             if key in found:
                 raise ValueError(f"{shard.name} has two images for the key {key}; keep one of them")
-            found[key] = Member(shard, entry.offset_data, entry.size, entry.name)
+            found[key] = member
     if not found:
         raise ValueError(f"{', '.join(s.name for s in shards)} hold no {', '.join(extensions)} images")
     return dict(sorted(found.items()))

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from evals.subjects.vgt import OUR_PIPELINES
 from vgt.core import files
 
 SHORT = {"steps": ("num_inference_steps",), "guidance": ("guidance_scale",), "size": ("height", "width")}
@@ -65,7 +66,7 @@ def generator(path: str, device: str = "cpu", settings: Mapping[str, Any] | None
         raise ValueError(f"dtype {settings['dtype']!r} is unknown; choose one of {', '.join(DTYPES)}")
     folder = _folder(path)
     index = _index(folder)
-    kind = getattr(diffusers, str(index.get("_class_name")), None)
+    kind = OUR_PIPELINES.get(str(index.get("_class_name"))) or getattr(diffusers, str(index.get("_class_name")), None)
     if kind is None:
         raise ValueError(
             f"{folder} holds a {index.get('_class_name')}, which diffusers {diffusers.__version__} does not have; "
@@ -85,9 +86,12 @@ def _load(kind: type, folder: Path, index: Mapping[str, Any], settings: Mapping[
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning, message=".*torch_dtype.*")  # has a new name since
+            dtype = getattr(torch, settings["dtype"])
+            if kind in OUR_PIPELINES.values():
+                return kind.from_pretrained(folder, dtype=dtype)
             return kind.from_pretrained(
                 folder,
-                torch_dtype=getattr(torch, settings["dtype"]),
+                torch_dtype=dtype,
                 variant=settings.get("variant"),
                 local_files_only=True,
                 **({"safety_checker": None} if "safety_checker" in index else {}),

@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 
 from vgt.core import files
-from vgt.inference.generator import Sampling, generate
+from vgt.core.config import validated
+from vgt.inference.generator import Sampling, generate, usual
 from vgt.inference.load import Loaded, expect, load, paired_autoencoder
 from vgt.inference.pictures import to_float
+from vgt.inference.pipeline import VGTPipeline
 from vgt.inference.tokenizer import encode, reconstruct
 
 RUNS = Path("runs")
+OUR_PIPELINES = {"VGTPipeline": VGTPipeline}  # classes with diffusers' manners, by the name in their model_index.json
 
 
 @dataclass(frozen=True)
@@ -38,18 +41,23 @@ class AutoencoderSubject:
 @dataclass(frozen=True)
 class GeneratorSubject:
     """A QueryAR or MAR checkpoint, with the autoencoder that it was trained on, as a Generator.  The fingerprint covers
-    the generator, the autoencoder and the sampling settings."""
+    the generator, the autoencoder and the sampling settings; the name says where those are not the correct mode's."""
 
     name: str
     fingerprint: str
     autoencoder: str
-    settings: Sampling
+    sampling: Sampling
     loaded: Loaded
     decoder: Any
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The sampling settings, as records carry them."""
+        return self.sampling.model_dump()
+
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
         model = self.loaded
-        return generate(model.model, self.decoder, model.tokenizer, prompts, [s % 2**63 for s in seeds], self.settings)
+        return generate(model.model, self.decoder, model.tokenizer, prompts, [s % 2**63 for s in seeds], self.sampling)
 
 
 @dataclass(frozen=True)
@@ -89,14 +97,17 @@ def generator(path: str, device: str = "cpu", autoencoder: str | None = None, **
 
     ``autoencoder``: where its autoencoder is; default the run or bundled model of the name that it was trained on.
     Raises ValueError when that autoencoder is another one than the generator was trained on, or when the
-    acceleration is impossible."""
+    acceleration or another setting is impossible."""
+    validated(Sampling, settings, "sampling settings")
     found = expect(load(path, RUNS, device), "query_ar", "mar")
     config = found.model.config
+    sampling = Sampling(**(usual(found.model.tokens) | settings))
+    sampling.check_method(config.method)
     decoder = paired_autoencoder(found, autoencoder, RUNS, device)
-    sampling = Sampling(**settings)
     found.model.check_acceleration(sampling.acceleration)
     mark = files.digest(found.fingerprint, decoder.fingerprint, sampling.model_dump_json())
-    return GeneratorSubject(found.name, mark, config.autoencoder_name, sampling, found, decoder.model)
+    name = found.name + sampling.label
+    return GeneratorSubject(name, mark, config.autoencoder_name, sampling, found, decoder.model)
 
 
 def training_log(path: str) -> tuple[str, str, list[dict], int]:

@@ -29,17 +29,20 @@ def run(args: argparse.Namespace) -> dict:
     from vgt.inference.generator import generate
     from vgt.inference.load import expect, load, paired_autoencoder
     from vgt.inference.pictures import check_name, grid, write_png
-    from vgt.models.sampling import Sampling
+    from vgt.inference.prompts import prompt_list, within_budget
+    from vgt.models.sampling import Sampling, usual
     from vgt.models.tokenizer import unknown_words
 
     check_name(args.out)
+    prompt_list(args.prompt)
     if args.count < 1 or args.scale < 1:
         raise ValueError(f"--count {args.count} and --scale {args.scale} must be 1 or more")
     device = options.device(args.device)
     found = expect(load(args.model, options.RUNS, device), "query_ar", "mar")
     decoder = paired_autoencoder(found, args.autoencoder, options.RUNS, device)
-    settings = Sampling(acceleration=args.accel, **options.sampling(args))
+    settings = Sampling(**(usual(found.model.tokens) | options.sampling(args)), acceleration=args.accel)
     found.model.check_acceleration(args.accel)
+    within_budget(found.tokenizer, args.prompt)
     strange = unknown_words(found.tokenizer, args.prompt)
     if strange:
         print(
@@ -55,7 +58,7 @@ def run(args: argparse.Namespace) -> dict:
             [args.prompt] * args.count,
             seeds,
             settings,
-            lambda done, total: bar.update(done - bar.n),
+            lambda done, total, _: bar.update(done - bar.n),
         )
     sheet = grid(list(images), args.count) if args.count > 1 else images[0]
     sheet = np.kron(sheet, np.ones((args.scale, args.scale, 1), np.uint8)) if args.scale > 1 else sheet

@@ -57,19 +57,26 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--flow-steps", type=int, default=None, help="flow-head evaluations per token")
     parser.add_argument("--sampler", choices=("sde", "ode"), default=None)
     parser.add_argument(
+        "--compat", choices=("none", "reference"), default=None, help="reference: decode as the published code does"
+    )
+    parser.add_argument(
+        "--position-mode", choices=("cumulative", "padded_len"), default=None, help="reference: if not the family's own"
+    )
+    parser.add_argument(
         "--autoencoder", default=None, help="its autoencoder, if not the bundled or trained one of that name"
     )
 
 
-TINY_SAMPLING = {"guidance": 3.0, "flow_steps": 15, "sampler": "sde"}
-
-
 def sampling(args: argparse.Namespace) -> dict:
-    """The chosen sampling settings; what was not given takes the tiny models' defaults."""
+    """The chosen sampling settings; the rest follow from the model (``vgt.models.sampling.usual``)."""
     given = {
         "guidance": args.guidance,
         "cfg_schedule": args.cfg_schedule,
         "flow_steps": args.flow_steps,
         "sampler": args.sampler,
+        "compat": args.compat,
+        "position_mode": args.position_mode,
     }
-    return TINY_SAMPLING | {k: v for k, v in given.items() if v is not None}
+    if args.position_mode and args.compat != "reference":
+        raise ValueError(f"--position-mode {args.position_mode} is for --compat reference; give both or neither")
+    return {k: v for k, v in given.items() if v is not None}

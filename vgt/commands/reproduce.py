@@ -16,9 +16,11 @@ from vgt.commands import options
 TRAINING = (
     "vlm_internvl", "pixel_ae", "vgt_ae_internvl_stage1", "vgt_ae_internvl", "query_ar_internvl", "mar_internvl",
     "query_ar_pixel", "vlm_qwen", "vgt_ae_qwen_stage1", "vgt_ae_qwen", "query_ar_qwen",
+    "vgt_ae_internvl_nodistill_stage1", "vgt_ae_internvl_nodistill",
 )  # fmt: skip
 VLMS = ("vlm_internvl", "vlm_qwen")
 AUTOENCODERS = ("vgt_ae_internvl", "vgt_ae_qwen", "pixel_ae")
+ARMS = ("vgt_ae_internvl_nodistill",)  # for comparisons; not bundled, measured where they were trained
 GENERATORS = ("query_ar_internvl", "mar_internvl", "query_ar_qwen", "query_ar_pixel")
 ACCELERATIONS = (1, 4, 16)
 CLOSENESS = ["--metrics", "kid,prdc"]
@@ -75,6 +77,7 @@ def _measurements(args: argparse.Namespace) -> list[list[str]]:
     from vgt.inference.load import bundled
 
     present = set(bundled()) if not args.train else set(TRAINING)
+    arms = [m for m in ARMS if args.train or (options.RUNS / m / "model").is_dir()]
     if not present:
         raise ValueError("no bundled models; reinstall the package, or train them with `vgt reproduce tiny --train`")
     few, sixty = (["-n", "6"], ["-n", "60"]) if args.smoke else ([], [])
@@ -84,10 +87,11 @@ def _measurements(args: argparse.Namespace) -> list[list[str]]:
     steps = [["eval", "judge", *few]]
     for m in vlms:
         steps += [["eval", "vqa", "--subject", f"vgt:{m}", *few]]
-        if (ae := m.replace("vlm_", "vgt_ae_")) in aes:  # the same questions through the encoder that was tuned
-            steps += [["eval", "vqa", "--subject", f"vgt:{m}", "--encoder", f"vgt:{ae}", *few]]
-    steps += [["eval", "training", "--subject", f"vgt:{m}"] for m in (*vlms, *aes, *generators)]
-    for subject in [*(f"vgt:{m}" for m in aes), "pca"]:
+        for ae in (*aes, *arms):  # the same questions through the encoders that were tuned
+            if ae.startswith(m.replace("vlm_", "vgt_ae_")):
+                steps += [["eval", "vqa", "--subject", f"vgt:{m}", "--encoder", f"vgt:{ae}", *few]]
+    steps += [["eval", "training", "--subject", f"vgt:{m}"] for m in (*vlms, *aes, *arms, *generators)]
+    for subject in [*(f"vgt:{m}" for m in (*aes, *arms)), "pca"]:
         steps += [["eval", "recon", "--subject", subject, "--data", data, *few] for data in ("scenes", "photos")]
     for m in aes if args.full else aes[:1]:  # the same reconstructions by the protocols of other papers
         steps += [["eval", "recon", "--subject", f"vgt:{m}", "--data", "photos", "--protocol", PROTOCOLS, *few]]

@@ -16,13 +16,23 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fresh", action="store_true", help="start over instead of going on from the last state")
     options.add_device(parser)
     parser.add_argument("--seed", type=int, default=None, help="short for --set train.seed=...")
+    dry = parser.add_argument_group("dry run")
+    dry.add_argument(
+        "--plan", action="store_true", help="train nothing: print parameters, memory, work, time, and what is missing"
+    )
+    dry.add_argument("--processes", type=int, default=1, help="plan for so many processes, a device each (default 1)")
+    dry.add_argument(
+        "--throughput", type=float, default=None, metavar="TFLOPS", help="plan with a measured TFLOP/s of one device"
+    )
 
 
 def run(args: argparse.Namespace) -> dict:
+    settings = [*args.set, *([f"train.seed={args.seed}"] if args.seed is not None else [])]
+    if args.plan:
+        return _plan(args, settings)
     from vgt.core import files
     from vgt.training.run import run as train
 
-    settings = [*args.set, *([f"train.seed={args.seed}"] if args.seed is not None else [])]
     done = train(args.preset, settings, args.out, options.RUNS, options.device(args.device), args.fresh)
     print(f"{done.folder}: step {done.result.step}, loss {done.result.loss:.4f}")
     return {
@@ -32,3 +42,14 @@ def run(args: argparse.Namespace) -> dict:
         "fingerprint": done.fingerprint,
         "loss": done.result.loss,
     }
+
+
+def _plan(args: argparse.Namespace, settings: list[str]) -> dict:
+    from vgt.training.plan import plan
+    from vgt.training.plan_text import render
+    from vgt.training.run import read
+
+    device = "h100" if args.device == "auto" else args.device
+    found = plan(read(args.preset, settings), options.RUNS, args.processes, device, args.throughput)
+    print(render(found))
+    return found.to_json()

@@ -1,4 +1,4 @@
-"""From a name or folder to a model: the only table from systems to classes."""
+"""From a name, folder or hub id to a model with its fingerprint."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from vgt.core.config import validated
-from vgt.models import checkpoint
-from vgt.models.vgt_ae import VGTAE, VGTAEConfig
-from vgt.models.visual_lm import VisualLM, VisualLMConfig
-from vgt.models.vlm import VLMConfig, build
+from vgt.models import backbones, checkpoint, pretrained
+
+# The parts of a pipeline folder.
+GENERATOR, AUTOENCODER = "generator", "autoencoder"
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model ready to run (eval mode, fp32), with where it came from."""
+    """A model ready to run (eval mode), with where it came from."""
 
     system: str
     name: str
@@ -40,49 +39,39 @@ def bundled() -> list[str]:
 
 
 def locate(spec: str | Path, runs: Path | None = None) -> Path:
-    """The checkpoint folder of ``spec``: a folder, a run of that name below ``runs``, or a bundled model.
+    """The checkpoint folder of ``spec``: a folder, the generator of a pipeline folder, a run of that name below
+    ``runs``, a bundled model, or the snapshot of a hub id.
 
     Raises ValueError saying where it was looked for."""
     spec = str(spec)
-    candidates = [Path(spec), Path(spec) / "model"]
+    candidates = [Path(spec), Path(spec) / "model", Path(spec) / GENERATOR]
     if runs is not None:
-        candidates.append(runs / spec / "model")
+        candidates += [runs / spec / "model", runs / spec / GENERATOR]
     if "/" not in spec:
         candidates.append(zoo() / spec)
     for folder in candidates:
         if (folder / checkpoint.CONFIG).is_file():
             return folder
+    if backbones.is_hub_id(spec):
+        return backbones.locate(spec)
     known = ", ".join(bundled()) or "none"
     raise ValueError(f"no checkpoint {spec!r}: neither a folder, nor a trained run, nor a bundled model ({known})")
 
 
-def read_tokenizer(folder: Path):
-    """The Hugging Face tokenizer beside a checkpoint.  Raises ValueError where there is none."""
-    from transformers import PreTrainedTokenizerFast
+def load(spec: str | Path, runs: Path | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Loaded:
+    """Load a checkpoint, or a VLM from Hugging Face as it is.
 
-    if not (folder / "tokenizer.json").is_file():
-        raise ValueError(f"{folder} has no tokenizer.json; copy or train the checkpoint again")
-    return PreTrainedTokenizerFast.from_pretrained(folder)
+    Raises ValueError for one that is absent, unreadable or does not fit its configuration."""
+    found = pretrained.read(locate(spec, runs), dtype, device)
+    foreign = backbones.is_backbone(found.folder)
+    name = _name(spec, found.folder) if foreign else found.name
+    mark = (backbones if foreign else checkpoint).fingerprint(found.folder)
+    return Loaded(found.system, name, found.model, found.tokenizer, mark, found.folder)
 
 
-def load(spec: str | Path, runs: Path | None = None, device: str = "cpu") -> Loaded:
-    """Load a checkpoint.  Raises ValueError for one that is absent, unreadable or does not fit its configuration."""
-    folder = locate(spec, runs)
-    header = checkpoint.read_header(folder)
-    state = checkpoint.read_state(folder)
-    system, tokenizer, where = header["system"], None, f"configuration of {folder}"
-    with torch.random.fork_rng(devices=[]):
-        if system == "vlm":
-            tokenizer = read_tokenizer(folder)
-            model: nn.Module = build(validated(VLMConfig, header["config"], where), tokenizer)
-        elif system == "vgt_ae":
-            model = VGTAE(validated(VGTAEConfig, header["config"], where))
-        else:
-            tokenizer = read_tokenizer(folder)
-            model = VisualLM(validated(VisualLMConfig, header["config"], where))
-    checkpoint.load_into(model, state, str(folder))
-    model.eval().requires_grad_(False).to(device)
-    return Loaded(system, header["name"], model, tokenizer, checkpoint.fingerprint(folder), folder)
+def _name(spec: str | Path, folder: Path) -> str:
+    """What a backbone is called: the model's name in a hub id, else its folder's."""
+    return str(spec).split("/")[-1] if backbones.is_hub_id(spec) else folder.resolve().name
 
 
 def expect(loaded: Loaded, *systems: str) -> Loaded:
@@ -92,12 +81,21 @@ def expect(loaded: Loaded, *systems: str) -> Loaded:
     return loaded
 
 
-def paired_autoencoder(found: Loaded, spec: str | None, runs: Path | None = None, device: str = "cpu") -> Loaded:
-    """The autoencoder of a generator, checked by content hash; ``spec`` says where it is if not under its own name.
+def paired_autoencoder(
+    found: Loaded,
+    spec: str | None,
+    runs: Path | None = None,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Loaded:
+    """The autoencoder of a generator, checked by content hash; ``spec`` says where it is.  Default: beside
+    the generator in a pipeline folder, else under its own name.
 
     Raises ValueError when it is another one than the generator was trained on."""
     config = found.model.config
-    decoder = expect(load(spec or config.autoencoder_name, runs, device), "vgt_ae")
+    beside = found.folder.parent / AUTOENCODER
+    own = beside if (beside / checkpoint.CONFIG).is_file() else config.autoencoder_name
+    decoder = expect(load(spec or own, runs, device, dtype), "vgt_ae")
     if decoder.fingerprint != config.autoencoder:
         raise ValueError(
             f"{found.name} was trained on autoencoder {config.autoencoder_name} ({config.autoencoder[:12]}), but "

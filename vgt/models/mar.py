@@ -73,5 +73,5 @@ def generate(model: VisualLM, ids: Tensor, mask: Tensor, seeds: list[int], setti
         known[rows, group] = True
         done += m
         if on_step is not None:
-            on_step(done, n)
+            on_step(done, n, u)
     return model.restore(u)

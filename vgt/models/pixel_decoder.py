@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from vgt.core import files
 from vgt.core.config import Config
 
 
@@ -61,6 +62,26 @@ def build_decoder(config: DecoderConfig, d_z: int) -> nn.Module:
             norm_num_groups=min(32, min(config.widths)),
         )
     return ViTDecoder(config, d_z)
+
+
+def load_decoder(decoder: nn.Module, spec: str) -> str:
+    """Fill a "dc" decoder from a diffusers AutoencoderDC, a local folder or hub id (spec vgt 1.7: its encoder and its
+    scaling factor are not used); returns a hash of what was loaded.  Raises ValueError where it cannot be had or does
+    not fit."""
+    from diffusers import AutoencoderDC
+
+    try:
+        state = AutoencoderDC.from_pretrained(spec).decoder.state_dict()
+        decoder.load_state_dict(state)
+    except OSError as error:
+        fault = str(error).splitlines()[0]
+        raise ValueError(
+            f"init.decoder {spec!r} cannot be had ({fault}); name a folder with an AutoencoderDC"
+        ) from error
+    except RuntimeError as error:
+        fault = str(error).splitlines()[-1].strip()
+        raise ValueError(f"init.decoder {spec!r} does not fit model.decoder: {fault}") from error
+    return files.digest(*(part for key, value in state.items() for part in (key, value.numpy().tobytes())))
 
 
 def build_pixel_encoder(config: DecoderConfig, out_channels: int) -> nn.Module:

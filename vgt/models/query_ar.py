@@ -48,7 +48,8 @@ def generate(model: VisualLM, ids: Tensor, mask: Tensor, seeds: list[int], setti
 
     ``ids``/``mask`` [B or 2B, L]: prompts, with the unconditional rows second when ``settings.guidance`` is not 1.
     Exact parallel decoding: the m queries of a step share one position, see finished pairs and themselves only, and
-    leave the cache afterwards, so every query sees just what it saw in training.  ``on_step(done, total)`` reports."""
+    leave the cache afterwards, so every query sees just what it saw in training.  ``on_step(done, total, u)`` is called
+    after each step with the standardised latents [B, N, d] so far, 0 where still to come."""
     n, b = model.tokens, len(seeds)
     copies = len(ids) // b
     orders, noise = draws(seeds, n, settings.flow_steps, model.config.d_z, ids.device, settings.order)
@@ -83,5 +84,5 @@ def generate(model: VisualLM, ids: Tensor, mask: Tensor, seeds: list[int], setti
         keys = torch.cat([keys, keys.new_ones(len(keys), kept)], 1)
         done += m
         if on_step is not None:
-            on_step(done, n)
+            on_step(done, n, u)
     return model.restore(u)

@@ -1,20 +1,28 @@
-"""What the two decoding loops share: settings, per-image randomness, the cached text prefix."""
+"""What the decoding loops share: settings, per-image randomness, the cached text prefix."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 import torch
+from pydantic import model_serializer, model_validator
 from torch import Tensor
 
 from vgt.core.config import Config
 from vgt.equations.order import additive, interleaved_mask, positions
 from vgt.models.visual_lm import VisualLM
 
+# Fields that only the reference's way of decoding has.
+REFERENCE_ONLY = ("position_mode", "head_inputs")
+
 
 class Sampling(Config):
     """How images are decoded.  ``acceleration``: tokens per step; ``guidance`` 1 runs conditional rows only;
-    ``cfg_schedule`` None takes the method's own (QueryAR falling, MAR rising)."""
+    ``cfg_schedule`` None takes the method's own (QueryAR falling, MAR rising).
+
+    ``compat`` "reference" decodes as the published code does, its defects included (reference.py; spec vgt 3.3); then
+    ``position_mode`` None takes that of the model's family, and ``head_inputs`` "bf16" rounds what the flow head reads.
+    Raises ValueError for either of them without ``compat``."""
 
     acceleration: int = 1
     guidance: float = 4.5
@@ -23,6 +31,46 @@ class Sampling(Config):
     sampler: Literal["sde", "ode"] = "sde"
     order: Literal["random", "raster"] = "random"
     mar_schedule: Literal["cosine", "uniform"] = "cosine"
+    compat: Literal["none", "reference"] = "none"
+    position_mode: Literal["cumulative", "padded_len"] | None = None
+    head_inputs: Literal["fp32", "bf16"] | None = None
+
+    @model_validator(mode="after")
+    def _suits_compat(self) -> Self:
+        given = [name for name in REFERENCE_ONLY if getattr(self, name) is not None]
+        if given and self.compat == "none":
+            raise ValueError(f"{given[0]} {getattr(self, given[0])!r} is for compat 'reference'; give both or neither")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_compat(self, dump) -> dict:
+        """Settings of the correct mode read as they did before there was another: stored records stay valid."""
+        hidden = ("compat", *REFERENCE_ONLY) if self.compat == "none" else ()
+        return {name: value for name, value in dump(self).items() if name not in hidden}
+
+    @property
+    def label(self) -> str:
+        """What a model's name gets behind it: "" in the correct mode, "+reference", "+reference-padded_len-bf16"."""
+        if self.compat == "none":
+            return ""
+        chosen = (getattr(self, name) for name in REFERENCE_ONLY)
+        return "-".join(["+" + self.compat, *(value for value in chosen if value is not None)])
+
+    def check_method(self, method: str) -> None:
+        """Raises ValueError for a method that the reference's way of decoding does not have."""
+        if self.compat == "reference" and method != "query_ar":
+            raise ValueError(f"compat 'reference' is about the published QueryAR models; {method} has no such mode")
+
+
+# How models of few tokens are drawn, as the bundled ones.  Larger ones: Sampling's own defaults, those of the
+# published GenEval scores (spec vgt 6.2).
+TINY = {"guidance": 3.0, "flow_steps": 15, "sampler": "sde"}
+TINY_TOKENS = 64
+
+
+def usual(tokens: int) -> dict:
+    """The settings of a model of ``tokens`` image tokens where nobody chose others."""
+    return TINY if tokens <= TINY_TOKENS else {}
 
 
 def draws(seeds: list[int], n: int, steps: int, d: int, device, order: str = "random") -> tuple[Tensor, Tensor]:

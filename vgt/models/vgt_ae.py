@@ -7,6 +7,7 @@ The pixel-only arm is the same class with a convolutional encoder trained from s
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any, Literal
 
 import torch
@@ -18,12 +19,14 @@ from vgt.equations import adversarial
 from vgt.equations.latents import add_noise, batch_norm, position_norm
 from vgt.models.critic import Critic, CriticConfig
 from vgt.models.pixel_decoder import DecoderConfig, build_decoder, build_pixel_encoder
+from vgt.models.pretrained import Pretrained
 from vgt.models.vlm import VisionEncoder, hf_config
 
 
 class VGTAEConfig(Config):
     """``vlm``: the VLM's transformers configuration as a dictionary, or None for the pixel-only arm (then
-    ``pixel_width`` is A and ``pixel_stride`` the stride).  ``normalize``: how latents are normalised (spec vgt 1.5)."""
+    ``pixel_width`` is A and ``pixel_stride`` the stride).  ``normalize``: how latents are normalised (spec vgt 1.5);
+    ``kl``: latents are normal distributions, ``normalize`` then concerns their means (spec vgt 1.4)."""
 
     vlm: dict[str, Any] | None
     image_size: int = 448
@@ -32,6 +35,11 @@ class VGTAEConfig(Config):
     decoder: DecoderConfig = DecoderConfig()
     pixel_width: int = 192
     pixel_stride: int = 8
+    kl: bool = False
+
+
+# Bounds of a KL autoencoder's log-variances, as diffusers has them: exp() stays finite.
+LOG_VARIANCE = (-30.0, 20.0)
 
 
 class ResidualBlock(nn.Module):
@@ -47,7 +55,7 @@ class ResidualBlock(nn.Module):
         return y + self.mlp(y)
 
 
-class VGTAE(nn.Module):
+class VGTAE(Pretrained, nn.Module):
     """``encode``: images -> latents [B, d_z, h, w]; ``decode``: latents -> images."""
 
     def __init__(self, config: VGTAEConfig):
@@ -60,9 +68,8 @@ class VGTAE(nn.Module):
             self.encoder = VisionEncoder(hf_config(config.vlm))
             width, self.stride = self.encoder.config.text_config.hidden_size, self.encoder.stride
         self.down_blocks = nn.ModuleList(ResidualBlock(width) for _ in range(3))
-        self.down_mlp = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, config.d_z), nn.GELU(), nn.Linear(config.d_z, config.d_z)
-        )
+        out = config.d_z * (2 if config.kl else 1)
+        self.down_mlp = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, out), nn.GELU(), nn.Linear(out, out))
         for module in (*self.down_blocks.modules(), *self.down_mlp.modules()):
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -72,14 +79,21 @@ class VGTAE(nn.Module):
         self.register_buffer("batch_mean", torch.zeros(config.d_z))
         self.register_buffer("batch_var", torch.ones(config.d_z))
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights; pictures and latents are cast to it on their way in."""
+        return self.down_mlp[1].weight.dtype
+
     def features(self, images: Tensor) -> Tensor:
         """[B, hw, A]: what the VLM's language model would read."""
+        images = images.to(self.dtype)
         if self.config.vlm is None:
             return self.encoder(images).flatten(2).mT
         return self.encoder(images)
 
     def project(self, features: Tensor) -> Tensor:
-        """phi: features [B, hw, A] -> latents [B, hw, d_z] before the norm, fp32."""
+        """phi: features [B, hw, A] -> latents [B, hw, d_z] before the norm, fp32.  KL: [B, hw, 2 d_z], means, then
+        log-variances."""
         for block in self.down_blocks:
             features = block(features)
         return self.down_mlp(features).float()
@@ -98,10 +112,23 @@ class VGTAE(nn.Module):
             return (z - self.batch_mean) / (self.batch_var + 1e-6).sqrt()
         return z
 
-    def encode(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] -> normalised latents [B, d_z, h, w]; no noise."""
+    def latents(self, projected: Tensor, rng: torch.Generator | None = None) -> tuple[Tensor, Tensor | None]:
+        """What ``project`` gives, normalised: [B, hw, d_z], and None.  KL: the mean, or with ``rng`` a sample, and the
+        divergence from N(0, 1), summed over an image and averaged over the batch."""
+        if not self.config.kl:
+            return self.normalize(projected), None
+        mean, log_variance = projected.chunk(2, -1)
+        mean, log_variance = self.normalize(mean), log_variance.clamp(*LOG_VARIANCE)
+        divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).flatten(1).sum(1).mean()
+        if rng is None:
+            return mean, divergence
+        eps = torch.randn(mean.shape, generator=rng, device=rng.device).to(mean)
+        return mean + (log_variance / 2).exp() * eps, divergence
+
+    def encode(self, images: Tensor, rng: torch.Generator | None = None) -> Tensor:
+        """[B, 3, H, W] -> normalised latents [B, d_z, h, w]; no noise, but a KL autoencoder samples with ``rng``."""
         h, w = (side // self.stride for side in images.shape[-2:])
-        return self._grid(self.normalize(self.project(self.features(images))), h, w)
+        return self._grid(self.latents(self.project(self.features(images)), rng)[0], h, w)
 
     @staticmethod
     def _grid(z: Tensor, h: int, w: int) -> Tensor:
@@ -110,7 +137,7 @@ class VGTAE(nn.Module):
     def decode(self, z: Tensor) -> Tensor:
         """[B, d_z, h, w] -> [B, 3, h stride, w stride]; the decoder's own size is resized bilinearly (spec vgt 1.7)."""
         size = (z.shape[-2] * self.stride, z.shape[-1] * self.stride)
-        x = self.decoder(z).float()
+        x = self.decoder(z.to(self.dtype)).float()
         return x if x.shape[-2:] == size else F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -119,7 +146,7 @@ class VGTAE(nn.Module):
 
 class AELossConfig(Config):
     """Weights of the losses (spec vgt 1.8) and what trains (1.10).  ``adversarial_start``: step from which the critic
-    and its term are on.  ``encoder_lr``: learning-rate factor of the vision tower."""
+    and its term are on.  ``encoder_lr``: learning-rate factor of the vision tower.  ``kl``: of a KL autoencoder."""
 
     reconstruction: float = 1.0
     perceptual: float = 1.0
@@ -128,6 +155,7 @@ class AELossConfig(Config):
     adversarial: float = 0.1
     adversarial_start: int = 30_000
     lecam: float = 0.001
+    kl: float = 1e-6
     noise: float = 0.0
     noise_mode: Literal["fixed", "uniform_max"] = "uniform_max"
     freeze_encoder: bool = False
@@ -142,6 +170,8 @@ class VGTAETraining:
         self.ae, self.losses, self.perceptual = ae, losses, perceptual
         self.teacher = teacher.eval().requires_grad_(False) if teacher is not None and losses.distill > 0 else None
         self.critic = Critic(losses.critic) if losses.adversarial > 0 else None
+        self._made: deque[Tensor] = deque()  # pictures in [0, 1] that wait for the critic's turn of step _made_at
+        self._made_at = -1
         if losses.freeze_encoder:
             ae.encoder.requires_grad_(False)
 
@@ -156,17 +186,19 @@ class VGTAETraining:
     def lr_scale(self, name: str) -> float:
         return self.losses.encoder_lr if name.startswith("encoder.") and "projector" not in name else 1.0
 
-    def _reconstruct(self, images: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _reconstruct(self, images: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Pictures, features, and a KL autoencoder's divergence."""
         h, w = (side // self.ae.stride for side in images.shape[-2:])
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.losses.freeze_encoder):
             features = self.ae.features(images)
-        z = self.ae.normalize(self.ae.project(features))
+        z, divergence = self.ae.latents(self.ae.project(features), rng)
         if self.losses.noise > 0:
             z = add_noise(z, self.losses.noise, self.losses.noise_mode, rng)
-        return self.ae.decode(self.ae._grid(z, h, w)), features
+        return self.ae.decode(self.ae._grid(z, h, w)), features, divergence
 
     def loss(self, player: str, batch: dict[str, Tensor], step: int, rng: torch.Generator):
-        """``batch``: images [B, 3, H, W] in [-1, 1]."""
+        """``batch``: images [B, 3, H, W] in [-1, 1].  The critic's turn goes through a step's micro-batches in the same
+        order as the model's turn before it, and sees what that made."""
         return self._critic_loss(batch) if player == "critic" else self._model_loss(batch, step, rng)
 
     def skips(self, player: str, step: int) -> bool:
@@ -175,7 +207,7 @@ class VGTAETraining:
 
     def _model_loss(self, batch, step, rng):
         weights, images = self.losses, batch["images"]
-        made, features = self._reconstruct(images, rng)
+        made, features, divergence = self._reconstruct(images, rng)
         with torch.autocast(images.device.type, enabled=False):
             real, fake = (images + 1) / 2, (made.float() + 1) / 2
             mse = F.mse_loss(fake, real)
@@ -183,6 +215,9 @@ class VGTAETraining:
         if self.perceptual is not None and weights.perceptual > 0:
             parts["perceptual"] = self.perceptual(fake, real).float()
             total = total + weights.perceptual * parts["perceptual"]
+        if divergence is not None:
+            parts["kl"] = divergence
+            total = total + weights.kl * divergence
         if self.teacher is not None:
             with torch.no_grad():
                 target = self.teacher(images)
@@ -191,13 +226,15 @@ class VGTAETraining:
         if self.critic is not None and step >= weights.adversarial_start:
             parts["adversarial"] = adversarial.hinge_generator(self.critic(fake).float())
             total = total + weights.adversarial * parts["adversarial"]
-            self._last = fake.detach()
+            if step != self._made_at:
+                self._made, self._made_at = deque(), step
+            self._made.append(fake.detach())
         psnr = -10 * torch.log10(mse.detach())
         return total, {"loss": total.detach(), **{k: v.detach() for k, v in parts.items()}, "psnr": psnr}
 
     def _critic_loss(self, batch):
         real = self.critic((batch["images"] + 1) / 2).float()
-        fake = self.critic(self._last).float()  # the reconstruction of this very step
+        fake = self.critic(self._made.popleft()).float()  # the reconstruction of this very micro-batch
         loss = adversarial.hinge_critic(real, fake)
         penalty = adversarial.lecam(real, fake, self.critic.mean_real, self.critic.mean_fake)
         self.critic.track(real.detach(), fake.detach())

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModel
 from vgt.core.config import Config
 from vgt.equations.latents import crop_grid, position_norm, sinusoid_grid
 from vgt.models.flow_head import FlowHead, FlowHeadConfig
+from vgt.models.pretrained import Pretrained
 from vgt.models.tokenizer import TURN_END, TURN_START
 
 UNCONDITIONAL = "Generate an image."
@@ -54,7 +55,7 @@ class VisualLMConfig(Config):
     autoencoder_name: str = ""
 
 
-class VisualLM(nn.Module):
+class VisualLM(Pretrained, nn.Module):
     """The network; the two ways to train and decode it stand in query_ar.py and mar.py."""
 
     def __init__(self, config: VisualLMConfig):
@@ -99,7 +100,7 @@ class VisualLM(nn.Module):
 
     def latent_inputs(self, u: Tensor, where: Tensor) -> Tensor:
         """E = W_in u + b_in + P at raster places ``where`` [B, n]: u [B, n, d] -> [B, n, D]."""
-        return self.image_in_projector(u) + self.places()[where]
+        return self.image_in_projector(u.to(self.image_in_projector.weight.dtype)) + self.places()[where]
 
     def conditions(self, hidden: Tensor) -> Tensor:
         """Conditions of the flow head from final hidden states."""
@@ -146,18 +147,28 @@ def tokenize(tokenizer, captions: Sequence[str | None], device=None) -> tuple[Te
 
 
 class ARTraining:
-    """A VisualLM under training by its method; ``repeats``: fresh (noise, time) draws per condition."""
+    """A VisualLM under training by its method; ``repeats``: fresh (noise, time) draws per condition; ``ae``: a frozen
+    autoencoder for batches of pictures, whose latents nobody cached."""
 
-    def __init__(self, model: VisualLM, loss_fn, repeats: int = 1):
-        self.model, self.loss_fn, self.repeats = model, loss_fn, repeats
+    def __init__(self, model: VisualLM, loss_fn, repeats: int = 1, ae: nn.Module | None = None):
+        self.model, self.loss_fn, self.repeats, self.ae = model, loss_fn, repeats, ae
 
     def players(self) -> dict[str, nn.Module]:
         return {"model": self.model}
+
+    def to(self, device) -> None:
+        if self.ae is not None:
+            self.ae.to(device)
 
     def lr_scale(self, name: str) -> float:
         return 1.0
 
     def loss(self, player: str, batch: dict[str, Tensor], step: int, rng: torch.Generator):
-        """``batch``: ids [B, L], mask bool [B, L], latents [B, N, d] of the autoencoder (not standardised)."""
+        """``batch``: ids [B, L], mask bool [B, L], and latents [B, N, d] of the autoencoder (not standardised), or
+        images [B, 3, H, W] for it."""
+        if self.ae is not None:
+            with torch.no_grad():
+                latents = self.ae.encode(batch["images"]).float().flatten(2).mT
+            batch = {"ids": batch["ids"], "mask": batch["mask"], "latents": latents}
         loss = self.loss_fn(self.model, batch, rng, self.repeats)
         return loss, {"loss": loss.detach()}

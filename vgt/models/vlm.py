@@ -1,4 +1,4 @@
-"""One adapter over transformers' InternVL and Qwen2.5-VL classes, real or tiny (spec vgt 0 - 1.3, 2.2 - 2.4).
+"""A whole VLM, real or tiny, over transformers' classes (spec vgt 0 - 1.3, 2.2 - 2.4); families.py has what differs.
 
 Shapes: B batch, hw image tokens, A width of the projector (= language model width), L text length.
 Images are float [B, 3, H, W] in [-1, 1].
@@ -6,31 +6,17 @@ Images are float [B, 3, H, W] in [-1, 1].
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, InternVLForConditionalGeneration, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoConfig
 
 from vgt.core.config import Config
-from vgt.equations.latents import merge_patches, pixel_shuffle
-from vgt.models.tokenizer import IMAGE_CONTEXT, TURN_END, TURN_START
-
-Family = Literal["internvl", "qwen2_5_vl"]
-CLASSES = {"internvl": InternVLForConditionalGeneration, "qwen2_5_vl": Qwen2_5_VLForConditionalGeneration}
-PIXEL_STATISTICS = {
-    "internvl": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "qwen2_5_vl": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
-}
-
-
-def family_of(hf_config) -> Family:
-    """The family of a transformers configuration.  Raises ValueError for a VLM without an adapter."""
-    if hf_config.model_type == "internvl":
-        return "internvl"
-    if hf_config.model_type == "qwen2_5_vl":
-        return "qwen2_5_vl"
-    raise ValueError(f"model type {hf_config.model_type!r} has no adapter; use an InternVL or Qwen2.5-VL checkpoint")
+from vgt.models.families import Family, family_of, image_text, model_class
+from vgt.models.pretrained import Pretrained
+from vgt.models.tokenizer import TURN_END, TURN_START
 
 
 def hf_config(values: dict[str, Any]):
@@ -38,51 +24,48 @@ def hf_config(values: dict[str, Any]):
     return AutoConfig.for_model(**values)
 
 
-class VisionEncoder(nn.Module):
-    """Vision tower and projector: images in [-1, 1] -> features [B, hw, A] in raster order."""
+def whole_model(config) -> nn.Module:
+    """transformers' model of ``config``, freshly initialised in torch's default dtype, whatever dtype the
+    configuration remembers.  Raises ValueError for a model without an adapter."""
+    family_of(config)
+    return model_class(config)._from_config(config, dtype=torch.get_default_dtype())
 
-    def __init__(self, config, tower: nn.Module | None = None, projector: nn.Module | None = None):
+
+class VisionEncoder(nn.Module):
+    """Vision tower and projector: images in [-1, 1] -> features [B, hw, A] in raster order.
+
+    ``hf``: the whole model whose parts these are; without it they are built anew from ``config``."""
+
+    def __init__(self, config, hf: nn.Module | None = None):
         super().__init__()
         self.config, self.family = config, family_of(config)
-        if tower is None:
-            whole = CLASSES[self.family]._from_config(_without_language(config))
-            tower, projector = _parts(whole)
-        self.tower, self.projector = tower, projector
-        mean, std = PIXEL_STATISTICS[self.family]
+        alone = hf is None
+        if alone:
+            hf = whole_model(_without_language(config))
+        found = self.family.parts(hf)
+        self.tower, self.projector = found.tower, found.projector
+        inner = getattr(hf, "model", hf)
+        if alone:
+            name = next(name for name, child in inner.named_children() if child is found.language)
+            setattr(inner, name, nn.Identity())
+        # Not registered: its parts are, above.
+        object.__setattr__(self, "whole", inner)
+        mean, std = self.family.pixels(config)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     @property
     def stride(self) -> int:
         """Pixels of the image per latent token on each axis."""
-        vision = self.config.vision_config
-        if self.family == "internvl":
-            return round(vision.patch_size[0] / self.config.downsample_ratio)
-        return vision.patch_size * vision.spatial_merge_size
+        return self.family.stride(self.config)
 
     def check(self, height: int, width: int) -> None:
         """Raises ValueError for an image size that the tower cannot take."""
-        if height % self.stride or width % self.stride:
-            raise ValueError(
-                f"image of {width} x {height} px: sides must be multiples of {self.stride} px; resize or crop it"
-            )
-        if self.family == "internvl" and height != width:
-            raise ValueError(f"image of {width} x {height} px: InternVL's tower takes square images; crop it")
+        self.family.check(self.config, height, width)
 
     def forward(self, images: Tensor) -> Tensor:
         self.check(*images.shape[-2:])
-        x = ((images + 1) / 2 - self.mean) / self.std
-        if self.family == "internvl":
-            hidden = self.tower(pixel_values=x).last_hidden_state[:, 1:]  # [B, n, C], CLS dropped
-            side = int(hidden.shape[1] ** 0.5)
-            grid = hidden.reshape(len(x), side, side, -1)
-            folded = pixel_shuffle(grid, round(1 / self.config.downsample_ratio))
-            return self.projector(folded.flatten(1, 2))  # [B, hw, A]
-        vision = self.config.vision_config
-        gh, gw = (side // vision.patch_size for side in x.shape[-2:])
-        patches = merge_patches(x, vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size)
-        thw = torch.tensor([[1, gh, gw]], device=x.device).expand(len(x), 3)
-        return self.tower(patches, grid_thw=thw).pooler_output.reshape(len(x), -1, vision.out_hidden_size)
+        return self.family.features(self, ((images + 1) / 2 - self.mean) / self.std)  # [B, hw, A]
 
 
 def _without_language(config):
@@ -93,26 +76,21 @@ def _without_language(config):
     return type(config)(**values)
 
 
-def _parts(whole: nn.Module) -> tuple[nn.Module, nn.Module | None]:
-    if isinstance(whole, InternVLForConditionalGeneration):
-        return whole.model.vision_tower, whole.model.multi_modal_projector
-    return whole.model.visual, None
+class VLM(Pretrained, nn.Module):
+    """A whole VLM: ``hf`` is the transformers model, ``tokenizer`` its tokenizer, ``image_size`` in pixels; ``mrope``:
+    the features of an image have positions in three dimensions (Qwen2.5-VL as published), not running ones.
 
+    Raises ValueError for a tokenizer without the tokens of an image, and for ``mrope`` where the family has none."""
 
-def language_model(config) -> nn.Module:
-    """The text transformer (embeddings, layers, final norm) of a VLM configuration, freshly initialised."""
-    return AutoModel.from_config(config.text_config)
-
-
-class VLM(nn.Module):
-    """A whole VLM: ``hf`` is the transformers model, ``tokenizer`` its tokenizer, ``image_size`` in pixels."""
-
-    def __init__(self, hf: nn.Module, tokenizer, image_size: int):
+    def __init__(self, hf: nn.Module, tokenizer, image_size: int, mrope: bool = False):
         super().__init__()
-        self.hf, self.tokenizer, self.image_size = hf, tokenizer, image_size
+        self.hf, self.tokenizer, self.image_size, self.mrope = hf, tokenizer, image_size, mrope
         self.config = hf.config
         # Not registered a second time: the parts live inside ``hf``.
-        object.__setattr__(self, "encoder", VisionEncoder(hf.config, *_parts(hf)))
+        object.__setattr__(self, "encoder", VisionEncoder(hf.config, hf))
+        self.image_text = image_text(self.family, self.config, tokenizer)
+        if mrope and self.family.positions is None:
+            raise ValueError(f"{self.family.name} has no three-dimensional positions; set mrope to false")
 
     def _apply(self, fn, recurse=True):
         """Moves and casts the encoder's own buffers too, which are not registered here."""
@@ -121,41 +99,74 @@ class VLM(nn.Module):
         return self
 
     @property
+    def family(self) -> Family:
+        return self.encoder.family
+
+    @property
     def language(self) -> nn.Module:
         """The text transformer."""
-        return self.hf.model.language_model
+        return self.family.parts(self.hf).language
 
     @property
     def image_tokens(self) -> int:
         return (self.image_size // self.encoder.stride) ** 2
 
+    @property
+    def context_id(self) -> int:
+        """The token whose places the image features take."""
+        return self.tokenizer.convert_tokens_to_ids(self.image_text.context)
+
+    @property
+    def stops(self) -> set[int]:
+        """The tokens that end an answer."""
+        told = getattr(getattr(self.hf, "generation_config", None), "eos_token_id", None)
+        found = {self.tokenizer.eos_token_id, *(told if isinstance(told, (list, tuple)) else [told])}
+        return found - {None}
+
     def question(self, text: str) -> str:
-        """One user turn that shows the image and asks ``text``, up to the start of the answer."""
-        image = f"<img>{IMAGE_CONTEXT * self.image_tokens}</img>\n"
+        """One user turn that shows the image and asks ``text``, up to the start of the answer: by the tokenizer's chat
+        template where it has one for images, else as spec vgt 2.2."""
+        image = self.image_text.show(self.image_tokens)
+        shown = _rendered(self.tokenizer, [_turn("user", text, image=True)], ask=True)
+        for placeholder in self.image_text.placeholders:
+            if shown is not None and shown.count(placeholder) == 1:
+                return shown.replace(placeholder, image)
         return f"{TURN_START}user\n{image}{text}{TURN_END}\n{TURN_START}assistant\n"
 
     def follow_up(self, text: str) -> str:
         """A further user turn about the same image."""
+        turns = [_turn("user", "?", image=True), _turn("assistant", "!")]
+        before = _rendered(self.tokenizer, turns, ask=False)
+        after = _rendered(self.tokenizer, [*turns, _turn("user", text)], ask=True)
+        if before is not None and after is not None and after.startswith(before):
+            return after.removeprefix(before)
         return f"{TURN_START}user\n{text}{TURN_END}\n{TURN_START}assistant\n"
+
+    def ids(self, text: str) -> list[int]:
+        """Token ids of a prompt, with the tokenizer's own first token unless the text has it."""
+        first = self.tokenizer.bos_token
+        begun = first is not None and text.startswith(first)
+        return self.tokenizer(text, add_special_tokens=not begun).input_ids
 
     def embed(self, ids: Tensor, features: Tensor | None) -> Tensor:
         """Token embeddings [B, L, A] with image features [B, hw, A] in the places of the context token."""
         embeddings = self.language.get_input_embeddings()(ids)
         if features is None:
             return embeddings
-        places = (ids == self.tokenizer.convert_tokens_to_ids(IMAGE_CONTEXT)).unsqueeze(-1)
-        return embeddings.masked_scatter(places, features.to(embeddings.dtype))
+        return embeddings.masked_scatter((ids == self.context_id).unsqueeze(-1), features.to(embeddings.dtype))
 
-    def hidden(self, ids: Tensor, images: Tensor | None, mask: Tensor | None = None, cache=None) -> Tensor:
+    def hidden(self, ids: Tensor, images: Tensor | None, mask: Tensor | None = None) -> Tensor:
         """Final hidden states [B, L, A]; right padding is harmless to the real tokens (causal)."""
         features = self.encoder(images) if images is not None else None
-        out = self.language(
-            inputs_embeds=self.embed(ids, features),
-            attention_mask=mask,
-            past_key_values=cache,
-            use_cache=cache is not None,
-        )
-        return out.last_hidden_state
+        return self._read(ids, features, None if images is None else images.shape[-2:], mask)
+
+    def _read(self, ids: Tensor, features: Tensor | None, size, mask: Tensor | None = None) -> Tensor:
+        """``size``: height and width of the images behind ``features``, None without."""
+        shown = ids == self.context_id
+        inputs = {"inputs_embeds": self.embed(ids, features), "attention_mask": mask, "use_cache": False}
+        if self.mrope and features is not None:
+            inputs["position_ids"] = self.family.positions(shown, tuple(side // self.encoder.stride for side in size))
+        return self.family.read(self.hf, inputs, shown)
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self.hf.lm_head(hidden)
@@ -183,32 +194,49 @@ class VLM(nn.Module):
     @torch.no_grad()
     def answer(self, images: Tensor, questions: list[str], max_words: int = 2) -> list[str]:
         """Greedy answers, one question per image [N, 3, H, W]; each stops at the end of its turn."""
-        device, pad = images.device, self.tokenizer.pad_token_id
-        rows = [self.tokenizer(self.question(text)).input_ids for text in questions]
+        device, pad, stops = images.device, self.tokenizer.pad_token_id or 0, self.stops
+        rows = [self.ids(self.question(text)) for text in questions]
         asked = [len(row) for row in rows]
         features = self.encoder(images)
         for _ in range(max_words):
             longest = max(map(len, rows))
             ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows], device=device)
-            hidden = self.language(inputs_embeds=self.embed(ids, features)).last_hidden_state  # right pads: causal
+            hidden = self._read(ids, features, images.shape[-2:])  # right pads: causal
             last = torch.tensor([len(row) - 1 for row in rows], device=device)
             logits = self.logits(hidden[torch.arange(len(rows), device=device), last])
-            logits[:, self.tokenizer.convert_tokens_to_ids(IMAGE_CONTEXT)] = -torch.inf  # a place for an image, no word
+            logits[:, self.context_id] = -torch.inf  # a place for an image, no word
             tokens = logits.argmax(-1).tolist()
             rows = [
-                row if row[-1] == self.tokenizer.eos_token_id else [*row, t]
-                for row, t in zip(rows, tokens, strict=True)
+                row if len(row) > n and row[-1] in stops else [*row, t]
+                for row, t, n in zip(rows, tokens, asked, strict=True)
             ]
         return [
             self.tokenizer.decode(row[n:], skip_special_tokens=True).strip() for row, n in zip(rows, asked, strict=True)
         ]
 
 
+def _turn(role: str, text: str, image: bool = False) -> dict[str, Any]:
+    parts = [{"type": "image"}] if image else []
+    return {"role": role, "content": [*parts, {"type": "text", "text": text}]}
+
+
+def _rendered(tokenizer, turns: list[dict[str, Any]], ask: bool) -> str | None:
+    """The turns by the tokenizer's chat template; None where it has none, or one for text alone."""
+    if not getattr(tokenizer, "chat_template", None):
+        return None
+    try:
+        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=ask)
+    except (TypeError, ValueError, TemplateError):  # it cannot read content in parts
+        return None
+
+
 class VLMConfig(Config):
-    """``hf``: a transformers configuration as a dictionary (with ``model_type``); ``image_size`` in pixels."""
+    """``hf``: a transformers configuration as a dictionary (with ``model_type``); ``image_size`` in pixels; ``mrope``:
+    see VLM (the bundled Qwen2.5-VL was trained with running positions)."""
 
     hf: dict[str, Any]
     image_size: int
+    mrope: bool = False
 
 
 def build(config: VLMConfig, tokenizer) -> VLM:
@@ -216,6 +244,6 @@ def build(config: VLMConfig, tokenizer) -> VLM:
     values = {**config.hf}
     ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
     values["text_config"] = {**values["text_config"], "vocab_size": len(tokenizer), **ids}
-    values["image_token_id"] = tokenizer.convert_tokens_to_ids(IMAGE_CONTEXT)
-    full = hf_config(values)
-    return VLM(CLASSES[family_of(full)]._from_config(full), tokenizer, config.image_size)
+    bare = hf_config(values)
+    values["image_token_id"] = tokenizer.convert_tokens_to_ids(image_text(family_of(bare), bare, tokenizer).context)
+    return VLM(whole_model(hf_config(values)), tokenizer, config.image_size, config.mrope)

@@ -1,4 +1,4 @@
-"""Batches as pure functions of the step.  Training never sees a scene of another split, nor a held-out pair."""
+"""Batches as pure functions of their number.  Training never sees a scene of another split, nor a held-out pair."""
 
 from __future__ import annotations
 
@@ -14,9 +14,14 @@ from tqdm import tqdm
 
 from vgt.core import captions, files, photos, scenes
 from vgt.core.config import Config
+from vgt.core.pictures import PictureError
 from vgt.inference.pictures import to_float
+from vgt.models import prompts
 from vgt.models.tokenizer import TURN_END
 from vgt.models.visual_lm import tokenize
+from vgt.training.sources import Sample, Skipped, SkipReport, Source
+from vgt.training.sources.order import sample_at
+from vgt.training.transforms import Below, Transform
 
 Batches = Callable[[int], dict[str, Tensor]]
 
@@ -24,13 +29,29 @@ Batches = Callable[[int], dict[str, Tensor]]
 class DataConfig(Config):
     """``photos``: share of photo crops among autoencoder images.  ``scenes``: how many training scenes the latents of a
     frozen autoencoder are cached for.  ``turns``: questions per picture for the VLM.  ``dense``: share of batches with
-    dense captions.  ``unconditional``: share of captions dropped for guidance (spec vgt 2.5)."""
+    dense captions.  ``unconditional``: share of captions dropped for guidance (spec vgt 2.5).  ``standardize``: whether
+    a generator sees latents with mean 0 and deviation 1 per channel (published models do not).
+
+    ``source``: "scenes", or pictures of your own (``vgt.training.sources``), which the other fields are for.
+    ``image_column``, ``caption_column``: of tables and JSON files, where they are not found by themselves.  ``flip``:
+    mirror pictures for the autoencoder.  ``min_side``: shorter pictures are not for the generator.
+    ``caption_tokens``: budget of the templated prompt.  ``skip_limit``: largest share of bad samples.  ``workers``:
+    threads that decode pictures ahead (spec vgt 1.11, 2.2, 2.6)."""
 
     photos: float = 0.25
     scenes: int = 65_536
     turns: int = 6
     dense: float = 0.2
     unconditional: float = 0.1
+    standardize: bool = True
+    source: str = "scenes"
+    image_column: str | None = None
+    caption_column: str | None = None
+    flip: bool = True
+    min_side: int = 81
+    caption_tokens: int = 256
+    skip_limit: float = 0.1
+    workers: int = 4
 
 
 def picture_batches(data: DataConfig, batch: int, size: int) -> Batches:
@@ -142,3 +163,87 @@ def _shuffled(position: int, count: int) -> int:
     while np.gcd(stride, count) != 1:
         stride += 2
     return (place * stride + passes * 104729) % count
+
+
+# ------------------------------------------------------------------------------------------- pictures of one's own
+
+
+def source_picture_batches(
+    source: Source, transform: Transform, rows: int, seed: int, report: SkipReport | None = None
+) -> Batches:
+    """``images`` [B, 3, H, W] of ``rows`` samples each: batch k holds places k B .. k B + B - 1 of the source's endless
+    order, whatever the process or its history.  Bad samples are replaced and counted in ``report``."""
+    report = report or SkipReport()
+
+    def prepare(sample: Sample, below: Below) -> np.ndarray | Skipped:
+        return _cut(sample, transform, below, report)
+
+    def at(index: int) -> dict[str, Tensor]:
+        places = range(index * rows, (index + 1) * rows)
+        return {"images": to_float(np.stack([sample_at(source, p, seed, prepare, report) for p in places]))}
+
+    return at
+
+
+def source_caption_batches(
+    source: Source,
+    transform: Transform,
+    tokenizer,
+    data: DataConfig,
+    rows: int,
+    seed: int,
+    report: SkipReport | None = None,
+) -> Batches:
+    """``images`` [B, 3, H, W] as in ``source_picture_batches``, ``ids`` [B, L] and bool ``mask`` of their captions, a
+    share of which is dropped.  ``source`` must have been opened with captions.
+
+    Raises ValueError for a token budget without room for captions."""
+    report = report or SkipReport(data.skip_limit)
+    prompts.check(tokenizer, data.caption_tokens)
+    markup = prompts.markup(tokenizer)
+
+    def prepare(sample: Sample, below: Below) -> tuple[np.ndarray, str | None] | Skipped:
+        assert sample.caption is not None, "the source was opened without captions"
+        if any(word in sample.caption for word in markup):
+            return Skipped(sample.name, "special token in the caption")
+        image = _cut(sample, transform, below, report)
+        if isinstance(image, Skipped):
+            return image
+        if below(1000, "unconditional") < 1000 * data.unconditional:
+            return image, None
+        caption, cut = prompts.fit(tokenizer, sample.caption, data.caption_tokens)
+        if cut:
+            report.noted("truncated caption", sample.name)
+        return image, caption
+
+    def at(index: int) -> dict[str, Tensor]:
+        places = range(index * rows, (index + 1) * rows)
+        images, texts = zip(*(sample_at(source, p, seed, prepare, report) for p in places), strict=True)
+        ids, mask = tokenize(tokenizer, texts)
+        return {"images": to_float(np.stack(images)), "ids": ids, "mask": mask}
+
+    return at
+
+
+def _cut(sample: Sample, transform: Transform, below: Below, report: SkipReport) -> np.ndarray | Skipped:
+    try:
+        image = transform(sample.image, below)
+    except PictureError as error:
+        return Skipped(sample.name, error.reason)
+    if sample.kind:
+        report.noted(f"converted from {sample.kind}", sample.name)
+    return image
+
+
+@torch.no_grad()
+def source_statistics(ae, batches: Batches, count: int = 4096, device="cpu") -> tuple[tuple[float, ...], ...]:
+    """(mean, standard deviation) per channel of a frozen autoencoder's latents, as ``statistics`` gives them, over the
+    first batches with ``count`` images together."""
+    ae.eval().to(device)
+    parts: list[Tensor] = []
+    while sum(map(len, parts)) < count:
+        images = batches(len(parts))["images"].to(device)
+        with torch.autocast(torch.device(device).type, torch.bfloat16):
+            z = ae.encode(images)
+        parts.append(z.float().flatten(2).mT.half().cpu())
+    return statistics(torch.cat(parts), count)

@@ -1,12 +1,14 @@
 """The one loop that trains every system.
 
 It knows a system as ``players()`` (name -> module with an optimizer of its own), ``loss(player, batch, step, rng)``
-and ``lr_scale(name)``.  Batches and randomness are pure functions of the step, so a run that was killed continues
-from its last state and ends with the same bits.
+and ``lr_scale(name)``.  A step of ``batch`` rows is M micro-batches; micro-batch j of step s is ``data(s M + j)`` with
+randomness of its own, whichever process it falls to.  So a run that was killed continues from its last state and ends
+with the same bits, and with another number of processes it ends at the same weights but for rounding.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import shutil
@@ -17,14 +19,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from vgt.core import files, seeds
-from vgt.training.optim import Average, TrainConfig, learning_rate, optimizers, set_learning_rate
+from vgt.training import state as states
+from vgt.training.distributed import (
+    Moving,
+    Team,
+    autocast,
+    clip,
+    current,
+    exchanging,
+    gathered,
+    local,
+    split_like,
+    spread,
+    team,
+)
+from vgt.training.optim import Average, TrainConfig, learning_rate, micro_rows, optimizers, set_learning_rate
+from vgt.training.state import Stored, seconds_spent
 
 MODEL = "model"  # the checkpoint's folder within a run
 
@@ -48,66 +63,72 @@ def train(
     sample: Callable[[dict[str, Tensor], int], None] | None = None,
     device: str = "cpu",
     fresh: bool = False,
+    upgrade: Callable[[dict], dict] | None = None,
 ) -> Result:
-    """Train to ``config.steps``.  ``identity``: what the run is (a resumed run must be the same one).  ``save(state,
-    step)`` writes ``out/model`` from the averaged weights; ``sample(state, step)`` draws pictures."""
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-
-    if fresh:
-        _clear(out)
-    out.mkdir(parents=True, exist_ok=True)
-    for torn in [*out.glob(".state-*"), *out.glob(f".{MODEL}.*")]:  # left by a kill in the middle of writing
-        shutil.rmtree(torn, ignore_errors=True)
-    AcceleratorState._reset_state(True)  # accelerate keeps one precision a process; runs may differ in theirs
-    accelerator = Accelerator(mixed_precision="bf16" if config.precision == "bf16" else "no", cpu=device == "cpu")
+    """Train to ``config.steps``.  ``data(index)``: ``micro_rows`` rows, a pure function of the micro-batch's number.
+    ``identity``: what the run is (a resumed run must be the same one; ``upgrade`` adds to a stored identity the
+    settings that its version did not have).  ``save(state, step)`` writes ``out/model`` from the averaged weights,
+    ``sample(state, step)`` draws pictures, both on the first process only."""
+    here = team(device)
+    rows = micro_rows(config, here.size)
+    _open_folder(out, fresh, here)
     players = system.players()
-    for module in players.values():
-        module.to(accelerator.device).train()
-        _choose_attention(module, accelerator.device)
-    if hasattr(system, "to"):
-        system.to(accelerator.device)
-    trainers = {
-        name: [accelerator.prepare(each) for each in optimizers(module, config, system.lr_scale)]
-        for name, module in players.items()
-    }
+    _prepare(system, players, config, here)
+    # A critic is small, and the model's own loss reads it: it stays whole.
+    turns = {k: spread(m, here, config.strategy if k == "model" else "ddp") for k, m in players.items()}
+    trainers = {name: optimizers(module, config, system.lr_scale) for name, module in players.items()}
     model = players["model"]
     average = Average(model, config.ema) if config.ema > 0 else None
-    begin = _resume(out, identity, players, trainers, average)
-    log = _Log(out, begin)
-    bar = tqdm(
-        range(begin, config.steps), initial=begin, total=config.steps, file=sys.stderr, desc=out.name, mininterval=2
-    )
+    begin = _resume(out, identity, players, trainers, average, upgrade, here)
+    log = _Log(out, begin, here)
     started, values = time.time(), {}
-    for step in bar:
-        batch = {k: v.to(accelerator.device) for k, v in data(step).items()}
-        values = {}
-        for name, module in players.items():
+    for step in log.bar(config.steps):
+        batches = _micro_batches(data, config.batch // rows, rows, step, here)
+        parts: dict[str, Tensor] = {}
+        for name, player in turns.items():
             if getattr(system, "skips", lambda *_: False)(name, step):
                 continue
-            parts = _turn(system, name, module, trainers, accelerator, config, batch, step)
-            values |= {(k if name == "model" else f"{name}/{k}"): float(v) for k, v in parts.items()}
+            found = _turn(system, name, player, trainers, here, config, batches, step)
+            parts |= {(k if name == "model" else f"{name}/{k}"): v for k, v in found.items()}
         if average is not None:
             average.update(model, step)
-        if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
-            log.write(step + 1, values, config.batch, time.time() - started, step + 1 - begin)
-            bar.set_postfix({k: f"{v:.4g}" for k, v in list(values.items())[:4]}, refresh=False)
-        last = step + 1 == config.steps
-        if last or (step + 1) % config.save_every == 0:
-            _store(out, identity, step + 1, players, trainers, average, log.seconds + time.time() - started)
-        if last or (config.sample_every and (step + 1) % config.sample_every == 0):
-            state = average.state(model) if average is not None else model.state_dict()
-            if sample is not None and config.sample_every:
-                sample(state, step + 1)
-            if last:
-                save(state, step + 1)
-    if begin >= config.steps and not (out / MODEL).exists():  # killed between the last state and the model
-        save(average.state(model) if average is not None else model.state_dict(), begin)
+        last, done = step + 1 == config.steps, step + 1
+        if last or done % config.log_every == 0:
+            values = _mean(parts, here)
+            log.write(done, values, config.batch, time.time() - started)
+        if last or done % config.save_every == 0:
+            _store(out, identity, done, players, trainers, average, log.seconds + time.time() - started, here)
+        drawn = sample is not None and config.sample_every and (last or done % config.sample_every == 0)
+        _publish(model, average, here, done, [sample if drawn else None, save if last else None])
+    unsaved = here.gather(begin >= config.steps and not (out / MODEL).exists())[0]
+    _publish(model, average, here, begin, [save if unsaved else None])  # killed between the last state and the model
     log.close()
     return Result(config.steps, values.get("loss", log.last), config.steps - begin)
 
 
-def _choose_attention(module: torch.nn.Module, device: torch.device) -> None:
+def _open_folder(out: Path, fresh: bool, here: Team) -> None:
+    if here.first:
+        if fresh:
+            states.clear(out, (MODEL, "samples", "tensorboard"))
+            (out / "metrics.jsonl").unlink(missing_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
+        for torn in [*out.glob(".state-*"), *out.glob(f".{MODEL}.*")]:  # left by a kill in the middle of writing
+            shutil.rmtree(torn, ignore_errors=True)
+    here.wait()
+
+
+def _prepare(system, players: dict[str, nn.Module], config: TrainConfig, here: Team) -> None:
+    """Everything on its device and in training mode."""
+    for module in players.values():
+        module.to(here.device).train()
+        _choose_attention(module, here.device)
+    if config.activation_checkpointing:
+        _checkpoint_activations(players["model"])
+    if hasattr(system, "to"):
+        system.to(here.device)
+
+
+def _choose_attention(module: nn.Module, device: torch.device) -> None:
     """On a CPU the backward pass of the fused attention takes half of a small model's step; plain matrix products
     are 1.8 times as fast over the whole step (EXPERIMENTS.md)."""
     if device.type == "cpu":
@@ -116,127 +137,180 @@ def _choose_attention(module: torch.nn.Module, device: torch.device) -> None:
                 part.set_attn_implementation("eager")
 
 
-def _turn(system, name, module, trainers, accelerator, config, batch, step) -> dict[str, Tensor]:
-    """One optimizer step of one player; returns what it logs.  Raises ValueError for a loss that is not finite."""
-    rng = torch.Generator().manual_seed(seeds.image_seed(config.seed, "step", step, name))
+def _checkpoint_activations(module: nn.Module) -> None:
+    """The blocks of language models and vision towers keep their inputs only and are computed again for the backward
+    pass; the gradients are the same.  Raises ValueError where there are no such blocks."""
+    parts = [m for m in module.modules() if isinstance(m, PreTrainedModel) and m.supports_gradient_checkpointing]
+    within = {id(inner) for part in parts for inner in part.modules() if inner is not part}
+    if not parts:
+        raise ValueError(
+            f"train.activation_checkpointing is for models with transformer blocks and {type(module).__name__} has "
+            "none here; set it to false"
+        )
+    for part in (part for part in parts if id(part) not in within):
+        enable = getattr(part, "activation_checkpointing_enable", None) or part.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+
+
+# ---------------------------------------------------------------------------------------------------- a step
+
+
+def _micro_batches(data, count: int, rows: int, step: int, here: Team) -> list[dict[str, Tensor]]:
+    """Those of the step's ``count`` micro-batches that fall to this process: each ``size``-th, from ``rank`` on."""
+    made = []
+    for index in range(step * count + here.rank, (step + 1) * count, here.size):
+        batch = {k: v.to(here.device) for k, v in data(index).items()}
+        given = len(next(iter(batch.values())))
+        assert given == rows, f"the data give {given} rows at once, train.batch and train.micro ask for {rows}"
+        made.append(batch)
+    return made
+
+
+def _turn(system, name, player, trainers, here, config, batches, step) -> dict[str, Tensor]:
+    """One optimizer step of one player over this process's micro-batches; returns what it logs, the mean over them.
+    Raises ValueError on all processes for a loss that is not finite."""
+    count = len(batches) * here.size
+    moving = Moving(player) if count > 1 else None
     for each in trainers[name]:
         set_learning_rate(each, learning_rate(config, step))
     for each in itertools.chain(*trainers.values()):
         each.zero_grad(set_to_none=True)
-    with accelerator.autocast():
-        loss, parts = system.loss(name, batch, step, rng)
+    losses, logged = [], []
+    for place, batch in enumerate(batches):
+        names = (step, name) if count == 1 else (step, name, here.rank + place * here.size)
+        rng = torch.Generator().manual_seed(seeds.image_seed(config.seed, "step", *names))
+        with exchanging(player, last=place + 1 == len(batches)):
+            with autocast(player, config.precision, here):
+                loss, parts = player(functools.partial(system.loss, name, batch, step, rng))
+            (loss / len(batches)).backward()
+        losses.append(loss.detach())
+        logged.append(parts)
+        if moving is not None:
+            moving.back()
+    loss = here.mean(torch.stack(losses).mean())
     if not torch.isfinite(loss):
         raise ValueError(f"loss of {name} is {loss.item()} at step {step}; lower train.lr and start over with --fresh")
-    accelerator.backward(loss)
+    if moving is not None:
+        moving.settle(here, len(batches))
+    parts = {k: torch.stack([torch.as_tensor(p[k]) for p in logged]).mean(0) for k in logged[0]}
     if config.clip > 0:
-        parts["grad"] = accelerator.clip_grad_norm_(module.parameters(), config.clip)
+        parts["grad"] = clip(player, config.clip)
     for each in trainers[name]:
         each.step()
     return parts
 
 
+def _mean(parts: dict[str, Tensor], here: Team) -> dict[str, float]:
+    """What is logged, the mean over the processes."""
+    together = here.mean(torch.stack([value.float() for value in parts.values()]))
+    return dict(zip(parts, together.tolist(), strict=True))
+
+
+def _publish(model: nn.Module, average: Average | None, here: Team, step: int, takers: list[Callable | None]) -> None:
+    """Hand the averaged weights to what draws and saves, on the first process; the others wait."""
+    takers = [take for take in takers if take is not None]
+    if not takers:
+        return
+    state = gathered(average.state(model) if average is not None else current(model), here)
+    if here.first:
+        for take in takers:
+            take(state, step)
+    here.wait()
+
+
 # ------------------------------------------------------------------------------------------- state on disk
 
 
-def _clear(out: Path) -> None:
-    """Remove what a run leaves in its folder, and nothing else that a user may keep there."""
-    for path in [*_states(out), *(out / name for name in (MODEL, "samples", "tensorboard"))]:
-        shutil.rmtree(path, ignore_errors=True)
-    (out / "metrics.jsonl").unlink(missing_ok=True)
-
-
-def _changed(new, old, path: str = "") -> list[str]:
-    """Dotted names of the settings in which two identities differ."""
-    if not (isinstance(new, dict) and isinstance(old, dict)):
-        return [] if new == old else [path]
-    return [
-        found
-        for k in sorted(new.keys() | old.keys())
-        for found in _changed(new.get(k), old.get(k), f"{path}.{k}".strip("."))
-    ]
-
-
-def _states(out: Path) -> list[Path]:
-    return sorted(out.glob("state-????????"))
-
-
-def _store(out, identity, step, players, trainers, average, seconds) -> None:
-    """One folder per stored step, complete or absent; the older one goes once the newer stands."""
+def _store(out, identity, step, players, trainers, average, seconds, here) -> None:
+    """The weights of all players, their optimizers' state and the averaged weights."""
     tensors: dict[str, Tensor] = {}
     for name, module in players.items():
-        for key, value in module.state_dict().items():
-            tensors[f"weights/{name}/{key}"] = value
+        tensors |= {f"weights/{name}/{key}": value for key, value in module.state_dict().items()}
         for place, each in enumerate(trainers[name]):
             for index, entry in each.state_dict()["state"].items():
-                for key, value in entry.items():
-                    tensors[f"optimizer/{name}/{place}/{index}/{key}"] = value
+                tensors |= {f"optimizer/{name}/{place}/{index}/{field}": value for field, value in entry.items()}
     if average is not None:
         tensors |= {f"average/{key}": value for key, value in average.shadow.items()}
-    tensors = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
-    older = _states(out)
-    with files.atomic_folder(out / f"state-{step:08d}") as part:
-        save_file(tensors, part / "training.safetensors")
-        (part / "state.json").write_text(json.dumps({"step": step, "seconds": seconds, "identity": identity}))
-    for path in older:
-        if path.name != f"state-{step:08d}":
-            shutil.rmtree(path, ignore_errors=True)
+    states.write(out, step, seconds, identity, tensors, here)
 
 
-def _resume(out, identity, players, trainers, average) -> int:
+def _resume(out, identity, players, trainers, average, upgrade, here) -> int:
     """Load the newest state, if any; returns the step to go on from."""
-    states = _states(out)
-    if not states:
+    found = states.newest(out, identity, upgrade)
+    steps = here.gather(found[0] if found else 0)
+    if len(set(steps)) > 1:
+        raise ValueError(f"{out} holds states of steps {steps} for the processes; choose an --out that all of them see")
+    if found is None:
         return 0
-    info = json.loads((states[-1] / "state.json").read_text())
-    if info["identity"] != identity:
-        changed = ", ".join(name.removeprefix("preset.") for name in _changed(identity, info["identity"]))
-        raise ValueError(f"{out} holds a run with other settings ({changed}); add --fresh or choose another --out")
-    with safe_open(states[-1] / "training.safetensors", framework="pt") as f:
-        stored = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118 - not a dict
+    step, stored = found
     for name, module in players.items():
-        prefix = f"weights/{name}/"
-        module.load_state_dict({k[len(prefix) :]: v for k, v in stored.items() if k.startswith(prefix)})
+        _fill(module.state_dict(), stored, f"weights/{name}/")
         for place, each in enumerate(trainers[name]):
-            prefix, entries = f"optimizer/{name}/{place}/", {}
-            for key, value in stored.items():
-                if key.startswith(prefix):
-                    index, field = key[len(prefix) :].split("/")
-                    entries.setdefault(int(index), {})[field] = value
-            each.load_state_dict({"state": entries, "param_groups": each.state_dict()["param_groups"]})
+            _fill_optimizer(each, stored, f"optimizer/{name}/{place}/")
     if average is not None:
-        for key in average.shadow:
-            average.shadow[key].copy_(stored[f"average/{key}"])
-    return info["step"]
+        _fill(average.shadow, stored, "average/")
+    return step
 
 
-def seconds_spent(out: Path) -> float:
-    """Wall time of training up to the newest stored state."""
-    states = _states(out)
-    return json.loads((states[-1] / "state.json").read_text())["seconds"] if states else 0.0
+def _fill(targets: dict[str, Tensor], stored: Stored, prefix: str) -> None:
+    assert targets.keys() == set(stored.names(prefix)), f"the state's {prefix} is of another model"
+    for key, target in targets.items():
+        local(target).copy_(local(split_like(stored[prefix + key], target)))
+
+
+def _fill_optimizer(optimizer: torch.optim.Optimizer, stored: Stored, prefix: str) -> None:
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    entries: dict[int, dict[str, Tensor]] = {}
+    for rest in stored.names(prefix):
+        index, field = rest.split("/")
+        value, parameter = stored[prefix + rest], parameters[int(index)]
+        moment = value.ndim > 0 and value.shape == parameter.shape  # what is not: the count of steps
+        entries.setdefault(int(index), {})[field] = split_like(value, parameter) if moment else value
+    optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+# ---------------------------------------------------------------------------------------------------- the log
 
 
 class _Log:
-    """metrics.jsonl (cut back to the resumed step) and TensorBoard."""
+    """Progress bar, metrics.jsonl (cut back to the resumed step) and TensorBoard, all by the first process."""
 
-    def __init__(self, out: Path, begin: int):
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.path, self.seconds = out / "metrics.jsonl", seconds_spent(out)
+    def __init__(self, out: Path, begin: int, here: Team):
+        self.path, self.begin, self.active = out / "metrics.jsonl", begin, here.first
+        self.seconds = seconds_spent(out)
         kept = [row for row in read_log(out) if row["step"] <= begin]
-        files.write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
         self.last = kept[-1]["loss"] if kept else float("nan")
-        self.board = SummaryWriter(out / "tensorboard", purge_step=begin)
+        self._bar = None
+        if self.active:
+            from torch.utils.tensorboard import SummaryWriter
 
-    def write(self, step: int, values: dict[str, float], batch: int, seconds: float, done: int) -> None:
-        row = {"step": step, "samples": step * batch, "steps_per_second": done / seconds, **values}
+            files.write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+            self.board = SummaryWriter(out / "tensorboard", purge_step=begin)
+
+    def bar(self, steps: int) -> tqdm:
+        """The steps that are still to be done."""
+        name, quiet = self.path.parent.name, not self.active
+        self._bar = tqdm(
+            range(self.begin, steps),
+            initial=self.begin, total=steps, file=sys.stderr, desc=name, mininterval=2, disable=quiet,
+        )  # fmt: skip
+        return self._bar
+
+    def write(self, step: int, values: dict[str, float], batch: int, seconds: float) -> None:
+        """``seconds`` of this process so far."""
+        self.last = values["loss"]
+        if not self.active:
+            return
+        speed = (step - self.begin) / seconds
         with open(self.path, "a", encoding="utf-8") as f:
-            f.write(json.dumps(row) + "\n")
+            f.write(json.dumps({"step": step, "samples": step * batch, "steps_per_second": speed, **values}) + "\n")
         for key, value in values.items():
             self.board.add_scalar(key, value, step)
-        self.last = values["loss"]
+        self._bar.set_postfix({k: f"{v:.4g}" for k, v in list(values.items())[:4]}, refresh=False)
 
     def close(self) -> None:
-        self.board.close()
+        if self.active:
+            self.board.close()
 
 
 def read_log(out: Path) -> list[dict]:

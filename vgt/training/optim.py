@@ -10,15 +10,22 @@ import torch
 from torch import Tensor, nn
 
 from vgt.core.config import Config
+from vgt.training.distributed import local
 
 
 class TrainConfig(Config):
     """One training run.  ``warmup``: steps of linear warm-up; ``final_lr``: where the cosine ends, as a factor of lr;
     ``ema``: decay of the averaged weights (0 = none); ``sample_every`` 0 draws no pictures.  ``optimizer`` "muon"
-    orthogonalises the updates of hidden matrices and leaves the rest to AdamW at ``rest_lr`` (0: at ``lr``)."""
+    orthogonalises the updates of hidden matrices and leaves the rest to AdamW at ``rest_lr`` (0: at ``lr``).
+
+    ``batch``: rows of a step in all processes together; ``micro``: rows of a micro-batch (0: the share of a process),
+    which has noise of its own, so that a run is the same for any number of processes with the same ``micro``.
+    ``strategy`` with several processes: "ddp" copies the model, "fsdp" splits it, "auto" is "ddp".
+    ``activation_checkpointing``: compute the transformer blocks twice instead of keeping what is inside them."""
 
     steps: int
     batch: int
+    micro: int = 0
     lr: float
     optimizer: Literal["adamw", "muon"] = "adamw"
     rest_lr: float = 0.0
@@ -29,11 +36,30 @@ class TrainConfig(Config):
     clip: float = 1.0
     ema: float = 0.0
     precision: Literal["fp32", "bf16"] = "fp32"
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    activation_checkpointing: bool = False
     seed: int = 42
     save_every: int = 500
     log_every: int = 20
     sample_every: int = 0
     storage: Literal["fp32", "fp16", "bf16", "int6"] = "fp32"
+
+
+def micro_rows(config: TrainConfig, processes: int) -> int:
+    """Rows of one micro-batch.  Raises ValueError for a batch that cannot be dealt evenly to the processes, and for an
+    optimizer that cannot work on split matrices."""
+    if config.strategy == "fsdp" and config.optimizer == "muon":
+        raise ValueError(
+            "train.optimizer muon needs whole matrices and train.strategy fsdp splits them; use adamw, or strategy ddp"
+        )
+    micro = config.micro or config.batch // processes
+    if not 1 <= micro <= config.batch or config.batch % micro or (config.batch // micro) % processes:
+        raise ValueError(
+            f"train.batch {config.batch} cannot be dealt to {processes} process(es) in micro-batches of "
+            f"{config.micro or f'{config.batch}/{processes}'} rows; choose a batch that is a multiple of "
+            f"{max(1, config.micro) * processes}, or another train.micro"
+        )
+    return micro
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -85,11 +111,11 @@ class Average:
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
         decay = min(self.decay, (1 + step) / (10 + step))
-        current = [p.detach().float() for _, p in module.named_parameters()]
-        torch._foreach_lerp_(list(self.shadow.values()), current, 1 - decay)
+        current = [local(p.detach()).float() for _, p in module.named_parameters()]
+        torch._foreach_lerp_([local(v) for v in self.shadow.values()], current, 1 - decay)
 
     def state(self, module: nn.Module) -> dict[str, Tensor]:
         """The module's state with averaged parameters (ties kept)."""
-        state = dict(module.state_dict())
-        by_pointer = {p.data_ptr(): k for k, p in module.named_parameters()}
-        return {k: self.shadow[by_pointer[v.data_ptr()]] if v.data_ptr() in by_pointer else v for k, v in state.items()}
+        first = {id(p): k for k, p in module.named_parameters()}
+        names = {k: first[id(p)] for k, p in module.named_parameters(remove_duplicate=False)}
+        return {k: self.shadow[names[k]] if k in names else v for k, v in module.state_dict().items()}

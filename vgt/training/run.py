@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
+import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,22 +18,32 @@ import torch
 from vgt.core import config as configs
 from vgt.core import env, scenes
 from vgt.core.config import Config
-from vgt.inference.load import expect, load
+from vgt.inference.load import Loaded, expect, load
 from vgt.models import checkpoint, mar, query_ar, tokenizer
+from vgt.models.backbones import first_layers
 from vgt.models.perceptual import PerceptualLoss
+from vgt.models.pixel_decoder import load_decoder
 from vgt.models.vgt_ae import VGTAE, AELossConfig, VGTAEConfig, VGTAETraining
 from vgt.models.visual_lm import ARTraining, VisualLM, VisualLMConfig
 from vgt.models.vlm import VLMConfig, build
 from vgt.training import data as feeds
+from vgt.training import transforms
+from vgt.training.distributed import Team, team
 from vgt.training.loop import MODEL, Result, read_log, seconds_spent, train
-from vgt.training.optim import TrainConfig
+from vgt.training.optim import TrainConfig, micro_rows
+from vgt.training.prefetch import Prefetch
+from vgt.training.sources import SkipReport, Source, open_source
 
 
 class InitConfig(Config):
-    """What a run starts from: names of runs or bundled models, or folders.  ``vlm``: its encoder (autoencoders) or
-    language model (generators); ``weights``: a checkpoint of the same system to go on from; ``autoencoder``: frozen."""
+    """What a run starts from: names of runs or bundled models, folders of ours or of Hugging Face, or hub ids.
+    ``vlm``: its encoder (autoencoders) or language model (generators), of which ``layers`` keeps the first;
+    ``decoder``: a diffusers AutoencoderDC whose decoder the pixel decoder starts from; ``weights``: a checkpoint of the
+    same system to go on from; ``autoencoder``: frozen."""
 
     vlm: str | None = None
+    layers: int | None = None
+    decoder: str | None = None
     weights: str | None = None
     autoencoder: str | None = None
 
@@ -58,8 +71,21 @@ class Trained:
 
 
 @dataclass(frozen=True)
+class _Place:
+    """Where a run takes place: the folder of all runs, this process among its kind, rows of a micro-batch."""
+
+    runs: Path
+    team: Team
+    rows: int
+
+    @property
+    def device(self) -> str:
+        return str(self.team.device)
+
+
+@dataclass(frozen=True)
 class _Job:
-    """What the loop needs of one system, and how its checkpoint is written."""
+    """What the loop needs of one system, and how its checkpoint is written.  ``skips`` counts bad samples."""
 
     system: Any
     batches: feeds.Batches
@@ -67,18 +93,22 @@ class _Job:
     tokenizer: Any
     parents: dict[str, str]
     sample: Any = None
+    world: str = f"the embedded world (`{scenes.WORLD}`)"
+    skips: SkipReport | None = None
 
 
 def run(
     name: str, settings: list[str], out: Path | None, runs: Path, device: str = "cpu", fresh: bool = False
 ) -> Trained:
-    """Train a preset (or go on with it).  ``out`` defaults to ``runs/<preset name>``."""
-    values = configs.override(configs.read_preset(name), settings)
-    preset: Preset = configs.validated(Preset, values, f"preset {name}")
+    """Train a preset (or go on with it), alone or as one of the processes of torchrun or ``accelerate launch``.
+    ``out`` defaults to ``runs/<preset name>``."""
+    preset = read(name, settings)
+    here = team(device)
+    place = _Place(runs, here, micro_rows(preset.train, here.size))
     out = out or runs / preset.name
-    with torch.random.fork_rng(devices=[]):
+    with here.first_alone(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(preset.train.seed)
-        job = _JOBS[preset.system](preset, runs, device)
+        job = _JOBS[preset.system](preset, place)
     identity = {"preset": preset.model_dump(mode="json"), "parents": job.parents, "world": scenes.WORLD}
     folder = out / MODEL
 
@@ -89,31 +119,65 @@ def run(
         )
 
     sample = (lambda state, step: job.sample(state, step, out)) if job.sample else None
-    result = train(job.system, job.batches, preset.train, out, identity, save, sample, device, fresh)
+    with _ahead(job, preset, here) as batches:
+        result = train(job.system, batches, preset.train, out, identity, save, sample, device, fresh, _upgraded)
+    if job.skips is not None and here.first:
+        job.skips.write(out / "skipped.json")
+        print(job.skips.summary(), file=sys.stderr)
     return Trained(folder, checkpoint.fingerprint(folder), result)
+
+
+def read(name: str, settings: list[str]) -> Preset:
+    """The preset ``name`` with ``key=value`` settings on top.  Raises ValueError naming what does not fit."""
+    return configs.validated(Preset, configs.override(configs.read_preset(name), settings), f"preset {name}")
+
+
+def _upgraded(identity: dict) -> dict:
+    """The identity of a run that an earlier version stored, with the defaults of the settings that it did not have."""
+    return {**identity, "preset": Preset.model_validate(identity["preset"]).model_dump(mode="json")}
+
+
+@contextlib.contextmanager
+def _ahead(job: _Job, preset: Preset, here: Team) -> Iterator[feeds.Batches]:
+    """The batches, decoded ahead by ``data.workers`` threads where they come from files."""
+    if job.skips is None or not preset.data.workers:
+        yield job.batches
+        return
+    with Prefetch(job.batches, preset.data.workers, here.size) as batches:
+        yield batches
 
 
 # ------------------------------------------------------------------------------------------------- systems
 
 
-def _vlm_job(preset: Preset, runs: Path, device: str) -> _Job:
+def _source(preset: Preset, place: _Place, captions: bool) -> tuple[Source, SkipReport]:
+    """The pictures of one's own that a preset names, and what will count the bad ones among them."""
+    data = preset.data
+    cache = place.runs / "cache"
+    source = open_source(data.source, cache, captions, data.image_column, data.caption_column, data.scenes)
+    return source, SkipReport(data.skip_limit, **({} if place.team.first else {"tell": None}))
+
+
+def _vlm_job(preset: Preset, place: _Place) -> _Job:
+    if preset.data.source != "scenes":
+        raise ValueError(f"data.source {preset.data.source!r}: a VLM is pretrained on scenes here; leave it at scenes")
     config: VLMConfig = configs.validated(VLMConfig, preset.model, "model of the preset")
     words = tokenizer.build(config.hf["model_type"])
     vlm = build(config, words)
-    batches = feeds.conversation_batches(vlm, preset.data, preset.train.batch)
+    batches = feeds.conversation_batches(vlm, preset.data, place.rows)
     return _Job(vlm, batches, config.model_dump(mode="json"), words, {})
 
 
-def _ae_job(preset: Preset, runs: Path, device: str) -> _Job:
+def _ae_job(preset: Preset, place: _Place) -> _Job:
     parents, teacher, start = {}, None, None
     values = dict(preset.model)
     if preset.init.vlm:
-        parent = expect(load(preset.init.vlm, runs), "vlm")
+        parent = expect(load(preset.init.vlm, place.runs), "vlm")
         parents["vlm"] = parent.fingerprint
         values |= {"vlm": parent.model.config.to_dict(), "image_size": parent.model.image_size}
         teacher = parent.model.encoder
     if preset.init.weights:
-        start = expect(load(preset.init.weights, runs), "vgt_ae")
+        start = expect(load(preset.init.weights, place.runs), "vgt_ae")
         parents["weights"] = start.fingerprint
         values = configs.merge(start.model.config.model_dump(mode="json"), values)
     config: VGTAEConfig = configs.validated(VGTAEConfig, {"vlm": None, **values}, "model of the preset")
@@ -122,6 +186,8 @@ def _ae_job(preset: Preset, runs: Path, device: str) -> _Job:
         checkpoint.load_into(ae, start.model.state_dict(), str(start.folder))
     elif teacher is not None:
         ae.encoder.load_state_dict(teacher.state_dict())
+    if preset.init.decoder and start is None:
+        parents["decoder"] = load_decoder(ae.decoder, preset.init.decoder)
     losses: AELossConfig = configs.validated(AELossConfig, preset.losses, "losses of the preset")
     if losses.distill > 0 and teacher is None:
         raise ValueError(
@@ -129,27 +195,81 @@ def _ae_job(preset: Preset, runs: Path, device: str) -> _Job:
         )
     perceptual = PerceptualLoss(losses.perceptual_network) if losses.perceptual > 0 else None
     system = VGTAETraining(ae, losses, teacher, perceptual)
-    batches = feeds.picture_batches(preset.data, preset.train.batch, config.image_size)
 
     def sample(state, step: int, out: Path) -> None:
         _reconstruction_grid(config, state, out / "samples" / f"{step:08d}.png")
 
-    return _Job(system, batches, config.model_dump(mode="json"), None, parents, sample)
+    described = config.model_dump(mode="json")
+    if preset.data.source == "scenes":
+        batches = feeds.picture_batches(preset.data, place.rows, config.image_size)
+        return _Job(system, batches, described, None, parents, sample)
+    source, skips = _source(preset, place, captions=False)
+    cut = transforms.autoencoder(config.image_size, preset.data.flip)
+    batches = feeds.source_picture_batches(source, cut, place.rows, preset.train.seed, skips)
+    return _Job(system, batches, described, None, parents | {"source": source.fingerprint}, None, source.name, skips)
 
 
-def _ar_job(preset: Preset, runs: Path, device: str) -> _Job:
+def _ar_job(preset: Preset, place: _Place) -> _Job:
     if not preset.init.autoencoder or not preset.init.vlm:
         raise ValueError("a generator needs init.autoencoder and init.vlm; name a run, a bundled model or a folder")
-    ae = expect(load(preset.init.autoencoder, runs, device), "vgt_ae")
-    vlm = expect(load(preset.init.vlm, runs), "vlm")
-    parents = {"autoencoder": ae.fingerprint, "vlm": vlm.fingerprint}
-    size = ae.model.config.image_size
-    latents = feeds.cached_latents(ae.model, ae.fingerprint, preset.data.scenes, size, runs / "cache", device)
-    mean, std = feeds.statistics(latents)
-    side = size // ae.model.stride
+    ae = expect(load(preset.init.autoencoder, place.runs, place.device), "vgt_ae")
+    vlm = expect(load(preset.init.vlm, place.runs), "vlm")
+    feed = _generator_feed(preset, place, ae, vlm)
+    config = _generator_config(preset, ae, vlm, feed.statistics)
+    model = VisualLM(config)
+    parents = {"autoencoder": ae.fingerprint, "vlm": vlm.fingerprint, **feed.parents}
+    if preset.init.weights:
+        start = expect(load(preset.init.weights, place.runs), "query_ar", "mar")
+        parents["weights"] = start.fingerprint
+        checkpoint.load_into(model, start.model.state_dict(), str(start.folder))
+    else:
+        wanted = model.language_model.state_dict().keys()  # the first layers only, where init.layers says so
+        state = vlm.model.language.state_dict()
+        model.language_model.load_state_dict({key: state[key] for key in wanted})
+    loss = {"query_ar": query_ar.loss, "mar": mar.loss}[preset.system]
+    system = ARTraining(model, loss, preset.repeats, ae.model if feed.skips is not None else None)
+    folder = ae.folder
+
+    def sample(state, step: int, out: Path) -> None:
+        _sample_grid(config, state, vlm.tokenizer, folder, out / "samples" / f"{step:08d}.png")
+
+    described = config.model_dump(mode="json")
+    drawn = None if feed.skips is not None else sample
+    return _Job(system, feed.batches, described, vlm.tokenizer, parents, drawn, feed.world, feed.skips)
+
+
+@dataclass(frozen=True)
+class _Feed:
+    """What a generator learns from.  ``statistics``: mean and deviation of its latents, None where they stay as
+    they are."""
+
+    batches: feeds.Batches
+    statistics: tuple[tuple[float, ...], tuple[float, ...]] | None
+    parents: dict[str, str]
+    world: str = f"the embedded world (`{scenes.WORLD}`)"
+    skips: SkipReport | None = None
+
+
+def _generator_feed(preset: Preset, place: _Place, ae: Loaded, vlm: Loaded) -> _Feed:
+    data, size = preset.data, ae.model.config.image_size
+    if data.source == "scenes":
+        latents = feeds.cached_latents(ae.model, ae.fingerprint, data.scenes, size, place.runs / "cache", place.device)
+        batches = feeds.caption_batches(latents, vlm.tokenizer, data, place.rows)
+        return _Feed(batches, feeds.statistics(latents) if data.standardize else None, {})
+    source, skips = _source(preset, place, captions=True)
+    cut = transforms.generator(size, data.min_side)
+    batches = feeds.source_caption_batches(source, cut, vlm.tokenizer, data, place.rows, preset.train.seed, skips)
+    statistics = feeds.source_statistics(ae.model, batches, device=place.device) if data.standardize else None
+    return _Feed(batches, statistics, {"source": source.fingerprint}, source.name, skips)
+
+
+def _generator_config(preset: Preset, ae: Loaded, vlm: Loaded, statistics) -> VisualLMConfig:
+    side = ae.model.config.image_size // ae.model.stride
+    text = vlm.model.config.text_config.to_dict()
+    mean, std = statistics or (None, None)
     values = {
         "method": preset.system,
-        "text": vlm.model.config.text_config.to_dict(),
+        "text": first_layers(text, preset.init.layers) if preset.init.layers else text,
         "start_ids": vlm.tokenizer("<img>", add_special_tokens=False).input_ids,
         "latent_grid": (side, side),
         "d_z": ae.model.config.d_z,
@@ -160,22 +280,7 @@ def _ar_job(preset: Preset, runs: Path, device: str) -> _Job:
         "autoencoder_name": ae.name,
         **preset.model,
     }
-    config: VisualLMConfig = configs.validated(VisualLMConfig, values, "model of the preset")
-    model = VisualLM(config)
-    if preset.init.weights:
-        start = expect(load(preset.init.weights, runs), "query_ar", "mar")
-        parents["weights"] = start.fingerprint
-        checkpoint.load_into(model, start.model.state_dict(), str(start.folder))
-    else:
-        model.language_model.load_state_dict(vlm.model.language.state_dict())
-    system = ARTraining(model, {"query_ar": query_ar.loss, "mar": mar.loss}[preset.system], preset.repeats)
-    batches = feeds.caption_batches(latents, vlm.tokenizer, preset.data, preset.train.batch)
-    folder = ae.folder
-
-    def sample(state, step: int, out: Path) -> None:
-        _sample_grid(config, state, vlm.tokenizer, folder, out / "samples" / f"{step:08d}.png")
-
-    return _Job(system, batches, config.model_dump(mode="json"), vlm.tokenizer, parents, sample)
+    return configs.validated(VisualLMConfig, values, "model of the preset")
 
 
 _JOBS = {"vlm": _vlm_job, "vgt_ae": _ae_job, "query_ar": _ar_job, "mar": _ar_job}
@@ -244,7 +349,7 @@ tags: [vgt, {preset.system}]
 ---
 # {preset.name}
 
-A {preset.system} checkpoint of {parameters:,} parameters, trained on the embedded world (`{scenes.WORLD}`).
+A {preset.system} checkpoint of {parameters:,} parameters, trained on {job.world}.
 
 * command: `vgt train {name}{overrides}`
 * steps {step}, batch {preset.train.batch}, samples seen {step * preset.train.batch:,}

@@ -1,0 +1,78 @@
+"""Timing of a generator's training steps: forward, backward, clipping and the optimizer, on random latents and text.
+
+The time of a step depends on shapes, not on weights or data, so nothing has to be at hand.  The network, the loss and
+the optimizer are those of ``vgt train``; the frozen autoencoder stays out, as with cached latents.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bench import timing
+from bench.subjects import random_generator
+from vgt.core import config as configs
+from vgt.models import mar, query_ar
+from vgt.models.visual_lm import ARTraining, VisualLM
+from vgt.training.optim import TrainConfig, optimizers
+
+TEXT = 64  # tokens of a prompt
+LOSSES = {"query_ar": query_ar.loss, "mar": mar.loss}
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Seconds of each timed step; ``peak_mib``: memory of the highest of them; ``rows`` and ``positions`` of a step;
+    ``parameters`` that train."""
+
+    seconds: tuple[float, ...]
+    peak_mib: float | None
+    rows: int
+    positions: int
+    parameters: int
+
+
+def steps(preset: str, batch: int, count: int, device: str = "cpu", checkpointing: bool = False) -> Steps:
+    """``count`` timed steps of ``batch`` rows after two untimed ones.  Raises ValueError for a preset that is no
+    generator's."""
+    values = configs.read_preset(preset)
+    if values["system"] not in LOSSES:
+        raise ValueError(f"preset {preset!r} is a {values['system']}; time a generator's")
+    train: TrainConfig = configs.validated(TrainConfig, values["train"], f"train of preset {preset}")
+    model = random_generator(preset, device).train()
+    if checkpointing:
+        model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+    system = ARTraining(model, LOSSES[values["system"]], values.get("repeats", 1))
+    made = optimizers(model, train, system.lr_scale)
+    rows = _batch(model, batch, device)
+    instruments = timing.instruments(device)
+    rng = torch.Generator().manual_seed(0)
+
+    def step() -> None:
+        for each in made:
+            each.zero_grad(set_to_none=True)
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=train.precision == "bf16"):
+            loss, _ = system.loss("model", rows, 0, rng)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), train.clip)
+        for each in made:
+            each.step()
+
+    found = timing.measure(
+        step, repeats=count, warmup=2, synchronize=instruments.synchronize, peak_memory=instruments.peak_memory
+    )
+    tokens = {"query_ar": 2 * model.tokens - 1, "mar": model.tokens}[values["system"]]
+    positions = batch * (TEXT + len(model.config.start_ids) + tokens)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return Steps(found.seconds, found.peak_mib, batch, positions, trained)
+
+
+def _batch(model: VisualLM, rows: int, device: str) -> dict[str, Tensor]:
+    rng = torch.Generator().manual_seed(1)
+    vocabulary = model.language_model.config.vocab_size
+    latents = torch.randn(rows, model.tokens, model.config.d_z, generator=rng)
+    batch = {"ids": torch.randint(vocabulary, (rows, TEXT), generator=rng), "latents": latents}
+    batch["mask"] = torch.ones(rows, TEXT, dtype=torch.bool)
+    return {key: value.to(device) for key, value in batch.items()}

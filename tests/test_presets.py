@@ -1,0 +1,142 @@
+"""The presets at full size: valid, with complete chains of parents, dealt evenly to eight processes, as published."""
+
+from __future__ import annotations
+
+import re
+from importlib import resources
+
+import pytest
+
+from vgt.core import config as configs
+from vgt.models import known
+from vgt.models.vgt_ae import AELossConfig, VGTAEConfig
+from vgt.training.optim import learning_rate, micro_rows
+from vgt.training.run import Preset
+
+FULL = sorted(
+    name for name in configs.preset_names() if re.search(r"internvl3|qwen25vl|dcae|448", name)
+)  # those of the published sizes
+DC_AE = "mit-han-lab/dc-ae-f32c32-sana-1.1-diffusers"
+
+
+def preset(name: str) -> Preset:
+    return configs.validated(Preset, configs.read_preset(name), f"preset {name}")
+
+
+def text(name: str) -> str:
+    return (resources.files("vgt.presets") / f"{name}.toml").read_text(encoding="utf-8")
+
+
+def test_the_arms_of_the_paper_are_there():
+    assert len(FULL) >= 20
+    for backbone in ("internvl3", "qwen25vl"):
+        for stage in ("stage1", "stage2"):
+            assert {f"vgt_ae_{backbone}_{stage}", f"vgt_ae_{backbone}_{stage}_reference"} <= set(FULL)
+    for size in ("internvl3_1b", "internvl3_2b", "qwen25vl_3b", "qwen25vl_06b"):
+        assert {f"query_ar_{size}", f"query_ar_{size}_sft"} <= set(FULL)
+    assert {"mar_internvl3_1b", "mar_qwen25vl_3b", "query_ar_dcae_1b", "vgt_ae_internvl3_stage1_nodistill"} <= set(FULL)
+
+
+@pytest.mark.parametrize("name", configs.preset_names())
+def test_every_preset_is_valid_and_named_after_its_file(name):
+    read = preset(name)
+    assert read.name == name
+    if read.system == "vgt_ae":
+        configs.validated(AELossConfig, read.losses, name)
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_parents_are_presets_or_known_backbones(name):
+    init = preset(name).init
+    assert init.vlm is None or init.vlm in known.KNOWN
+    assert init.decoder in (None, DC_AE)
+    for parent, systems in ((init.weights, None), (init.autoencoder, {"vgt_ae"})):
+        if parent is not None:
+            made = preset(parent)
+            assert made.system in (systems or {preset(name).system})
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_the_batch_can_be_dealt_to_one_and_to_eight_processes(name):
+    train = preset(name).train
+    for processes in (1, 8):
+        assert micro_rows(train, processes) == train.micro > 0
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_the_first_line_names_a_number_or_says_that_there_is_none(name):
+    first = configs.preset_header(name)
+    assert re.search(r"expect|no number|stands in", first), first
+    assert re.search(r"paper|reference|model card|spec", first), first
+
+
+@pytest.mark.parametrize(("end", "name"), [(1e-4, "vgt_ae_internvl3_stage1"), (1e-5, "vgt_ae_internvl3_stage2"),
+                                           (1e-4, "query_ar_internvl3_1b_reference")])  # fmt: skip
+def test_schedules_end_where_they_are_published_to_end(end, name):
+    train = preset(name).train
+    assert learning_rate(train, train.steps) == pytest.approx(end, rel=1e-3)
+
+
+def test_stages_of_the_autoencoder():
+    """Spec vgt 1.8, 1.10: the paper freezes the encoder in stage 2, the reference freezes nothing."""
+    for family in ("internvl3", "qwen25vl"):
+        one, two, reference = (
+            configs.validated(AELossConfig, preset(f"vgt_ae_{family}_{stage}").losses, stage)
+            for stage in ("stage1", "stage2", "stage2_reference")
+        )
+        assert (one.distill, one.adversarial, one.adversarial_start, one.noise) == (1.0, 0.1, 30_000, 0.0)
+        assert (two.distill, two.adversarial, two.noise, two.noise_mode) == (0.0, 0.0, 0.1, "fixed")
+        assert two.freeze_encoder and not reference.freeze_encoder
+        assert (reference.distill, reference.adversarial_start, reference.noise_mode) == (0.1, 10_000, "uniform_max")
+        assert preset(f"vgt_ae_{family}_stage1").model["normalize"] == "none"
+        assert preset(f"vgt_ae_{family}_stage2").model["normalize"] == "position"
+        assert preset(f"vgt_ae_{family}_stage2").init.weights == f"vgt_ae_{family}_stage1"
+
+
+def test_the_arm_without_distillation_differs_in_nothing_else():
+    for name in ("vgt_ae_internvl3_stage1", "vgt_ae_internvl_stage1"):
+        arm = name.replace("internvl3_stage1", "internvl3_stage1_nodistill").replace(
+            "internvl_stage1", "internvl_nodistill_stage1"
+        )
+        with_it, without = preset(name).model_dump(), preset(arm).model_dump()
+        assert with_it["losses"].pop("distill") > 0 == without["losses"].pop("distill")
+        assert with_it | {"name": arm} == without
+
+
+@pytest.mark.parametrize(("arm", "base"), [("mar_internvl3_1b", "query_ar_internvl3_1b"),
+                                           ("mar_qwen25vl_3b", "query_ar_qwen25vl_3b")])  # fmt: skip
+def test_mar_differs_in_its_method_alone(arm, base):
+    """Spec mar 3.2: optimiser, schedule, batch, data and autoencoder are QueryAR's."""
+    mar, query = preset(arm).model_dump(), preset(base).model_dump()
+    assert mar == query | {"name": arm, "system": "mar"}
+
+
+def test_generators_see_latents_as_they_are_published():
+    for name in FULL:
+        read = preset(name)
+        if read.system in ("query_ar", "mar"):
+            assert not read.data.standardize
+            assert read.model["time_shift"] == (1.0 if "qwen" in name else 1.4)
+            assert (read.train.batch, read.train.weight_decay) == (256, 0.05)
+
+
+def test_pruning_of_qwen_and_what_is_not_published():
+    assert preset("query_ar_qwen25vl_3b").init.layers == preset("mar_qwen25vl_3b").init.layers == 18
+    assert preset("query_ar_qwen25vl_06b").init.layers == preset("query_ar_qwen25vl_06b_sft").init.layers == 8
+    assert "not published" in text("query_ar_qwen25vl_06b")
+
+
+def test_the_pixel_only_arm_has_no_backbone():
+    read = preset("pixel_ae_448")
+    assert read.init.vlm is None
+    assert configs.validated(VGTAEConfig, {"vlm": None, **read.model}, "pixel_ae_448").pixel_stride == 32
+    assert preset("query_ar_dcae_1b").init.autoencoder == "pixel_ae_448"
+
+
+@pytest.mark.parametrize(
+    ("name", "missing"),
+    [("vgt_ae_internvl3_stage1", "ConvNeXt"), ("query_ar_internvl3_1b_reference", "REPA"),
+     ("query_ar_internvl3_1b_reference", "step 10,000"), ("pixel_ae_448", "Not the published DC-AE")],
+)  # fmt: skip
+def test_what_cannot_be_set_is_said(name, missing):
+    assert missing in text(name)

@@ -1,0 +1,92 @@
+"""Weights in one safetensors file or in several with Hugging Face's index (model.safetensors.index.json).
+
+Tensors are read one by one from mapped files: what is not asked for costs no memory.  Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+AGAIN = "copy or train the checkpoint again"
+
+
+def write(folder: Path, tensors: dict[str, Tensor], max_shard_size: int | str = "5GB") -> list[Path]:
+    """Write contiguous ``tensors`` and return the files.  No file holds more than ``max_shard_size`` (bytes, or text
+    like "5GB"), unless one tensor alone is larger; a single file has no index.
+
+    Raises ValueError for a size that is none, OSError or SafetensorError where the disk refuses."""
+    try:
+        split = split_torch_state_dict_into_shards(tensors, max_shard_size=max_shard_size)
+    except ValueError as error:
+        raise ValueError(f"max_shard_size {max_shard_size!r} is no size; write for example '5GB' or '200MB'") from error
+    plan = split.filename_to_tensors or {WEIGHTS: []}
+    for name, keys in plan.items():
+        path = folder / name
+        path.touch()
+        mode = path.stat().st_mode
+        save_file({key: tensors[key] for key in keys}, path, metadata={"format": "pt"})
+        path.chmod(mode)  # safetensors leaves a file that its owner alone can read
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": dict(sorted(split.tensor_to_filename.items()))}
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    return [folder / name for name in plan]
+
+
+def weight_map(folder: Path) -> dict[str, str] | None:
+    """Which file holds which tensor by the index, or None where one file holds them all.
+
+    Raises ValueError for an index that cannot be read or that names files outside the folder."""
+    path = folder / INDEX
+    if (folder / WEIGHTS).exists() or not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        if not found or any(Path(name).name != name or not name.endswith(".safetensors") for name in found.values()):
+            raise ValueError("weight_map")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is no index of safetensors files ({type(error).__name__}); {AGAIN}") from error
+    return found
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold the weights, by name.  Raises ValueError naming one that the index lists and that is gone."""
+    index = weight_map(folder)
+    names = [WEIGHTS] if index is None else sorted(set(index.values()))
+    for name in names:
+        if index is not None and not (folder / name).is_file():
+            raise ValueError(f"{folder / name} is missing, but {INDEX} lists it; {AGAIN}")
+    return [folder / name for name in names]
+
+
+def read(folder: Path, wanted: Callable[[str], bool] | None = None) -> dict[str, Tensor]:
+    """The tensors as stored; with ``wanted`` only those whose key it accepts, and only their files are opened.
+
+    Raises ValueError naming the file that is missing, torn, or does not hold what the index says."""
+    index, found = weight_map(folder), {}
+    for path in weight_files(folder):
+        listed = None if index is None else {key for key, name in index.items() if name == path.name}
+        if wanted is not None and listed is not None and not any(map(wanted, listed)):
+            continue
+        try:
+            with safe_open(path, "pt") as stored:
+                held = list(stored.keys())
+                _agree(path, listed, set(held))
+                found |= {key: stored.get_tensor(key) for key in held if wanted is None or wanted(key)}
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"{path} cannot be read ({error}); {AGAIN}") from error
+    return found
+
+
+def _agree(path: Path, listed: set[str] | None, held: set[str]) -> None:
+    """Raises ValueError where a shard holds other tensors than the index lists for it."""
+    for what, keys in (("lacks", (listed or held) - held), ("holds besides", held - (listed or held))):
+        if keys:
+            raise ValueError(f"{path} {what} what {INDEX} lists: {', '.join(sorted(keys)[:3])}; {AGAIN}")

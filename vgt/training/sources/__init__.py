@@ -1,0 +1,70 @@
+"""Where training pictures come from: sources by name, every sample of which can be asked for at any time.
+
+``open_source`` reads "scenes", "folder:DIR", "webdataset:PATTERN", "datasets:DIR_OR_NAME", or several joined by "+".
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+
+from vgt.core import files
+from vgt.training.sources.drawn import Drawn
+from vgt.training.sources.folder import Folder
+from vgt.training.sources.hugging_face import HuggingFace
+from vgt.training.sources.sample import Sample, Skipped, Source
+from vgt.training.sources.skips import SkipReport
+from vgt.training.sources.webdataset import WebDataset
+
+__all__ = ["Joined", "Sample", "SkipReport", "Skipped", "Source", "open_source"]
+
+KINDS = ("scenes", "folder:DIR", "webdataset:PATTERN", "datasets:DIR_OR_NAME")
+_NEXT = re.compile(r"\+(?=scenes(?:\+|$)|folder:|webdataset:|datasets:)")
+
+
+class Joined:
+    """Several sources one after the other.  Over all samples the order is uniform: a large source gives more."""
+
+    def __init__(self, sources: Sequence[Source]):
+        self._sources = tuple(sources)
+        self._ends = list(accumulate(map(len, sources)))
+        self.name = "+".join(source.name for source in sources)
+        self.fingerprint = files.digest("joined", *(source.fingerprint for source in sources))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def item(self, index: int) -> Sample | Skipped:
+        k = bisect_right(self._ends, index)
+        return self._sources[k].item(index - (self._ends[k - 1] if k else 0))
+
+
+def open_source(
+    text: str,
+    cache: Path,
+    captions: bool = False,
+    image_column: str | None = None,
+    caption_column: str | None = None,
+    scenes: int = 65_536,
+) -> Source:
+    """The source that ``text`` names.  ``cache``: where indexes of tar files are kept; ``captions``: whether samples
+    must have one; ``scenes``: how many scenes of the drawn world there are.
+
+    Raises ValueError for an unknown kind, for what cannot be found, and where no sample could have a caption."""
+    opened: list[Source] = []
+    for part in _NEXT.split(text):
+        kind, _, rest = part.partition(":")
+        if part == "scenes":
+            opened.append(Drawn(scenes))
+        elif kind == "folder" and rest:
+            opened.append(Folder(part, Path(rest).expanduser(), captions, image_column, caption_column))
+        elif kind == "webdataset" and rest:
+            opened.append(WebDataset(part, str(Path(rest).expanduser()), captions, caption_column, cache))
+        elif kind == "datasets" and rest:
+            opened.append(HuggingFace(part, rest, captions, image_column, caption_column))
+        else:
+            raise ValueError(f"data.source {part!r} is unknown; write {', '.join(KINDS)}, or several joined by +")
+    return opened[0] if len(opened) == 1 else Joined(opened)

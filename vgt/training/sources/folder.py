@@ -1,0 +1,157 @@
+"""Picture files of a folder tree, with captions beside them or in one table.
+
+The listing is held in memory (some 200 bytes a picture): beyond some ten million pictures use tar shards.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from vgt.core import files
+from vgt.training.sources.sample import EXTENSIONS, Sample, Skipped, column, decoded, worded
+
+TABLES = ("metadata.jsonl", "metadata.csv", "captions.csv")
+_FILE_NAMES = ("file_name", "file", "image", "filename")
+
+
+class Folder:
+    """All pictures of a folder: flat, or in folders of classes, whose names mean nothing here.
+
+    Captions come from a table at its root, as Hugging Face's imagefolder has it (``file_name`` and a column of text in
+    metadata.jsonl, metadata.csv or captions.csv), else from NAME.txt beside NAME.jpg.  A row without its picture and a
+    picture without its caption stay in the set, to be skipped and counted.  Samples are sorted by path; class folders
+    may be links."""
+
+    def __init__(self, name: str, root: Path, captions: bool, image_column: str | None, caption_column: str | None):
+        if not root.is_dir():
+            raise ValueError(f"{name}: there is no folder {root}; give one with {', '.join(EXTENSIONS)} files")
+        self.name, self.root, self.captions = name, root, captions
+        pictures, texts = _listing(root)
+        table = _table(root, name, image_column, caption_column) if captions else None
+        if captions and not (texts if table is None else table):
+            raise ValueError(f"{name} has no captions; add NAME.txt beside each picture, or {' or '.join(TABLES)}")
+        self._table = table
+        self._paths = sorted(pictures | table.keys() if table else pictures)
+        if not self._paths:
+            shards = any(root.glob("*.tar"))
+            remedy = f"write webdataset:{root} for tar shards" if shards else f"put {', '.join(EXTENSIONS)} files there"
+            raise ValueError(f"{name} holds no pictures; {remedy}")
+        worded_as = files.digest_json(sorted(table.items()) if table else sorted(texts) if captions else [])
+        self.fingerprint = files.digest("folder", "\n".join(self._paths), worded_as)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def item(self, index: int) -> Sample | Skipped:
+        path = self._paths[index]
+        caption = self._caption(path) if self.captions else None
+        return decoded(partial(Path.read_bytes, self.root / path), caption, path)
+
+    def _caption(self, path: str) -> str | Skipped:
+        if self._table is not None:
+            return worded(self._table.get(path), path)
+        try:
+            return worded((self.root / path).with_suffix(".txt").read_bytes(), path)
+        except OSError:
+            return Skipped(path, "no caption")
+
+
+def _listing(root: Path) -> tuple[set[str], set[str]]:
+    """(pictures, .txt files) below ``root`` as relative POSIX paths; hidden ones are left out."""
+    pictures, texts, seen = set(), set(), set()
+    for folder, inner, names in os.walk(root, onerror=_refuse, followlinks=True):
+        real = os.path.realpath(folder)
+        inner[:] = [] if real in seen else [each for each in inner if not each.startswith(".")]
+        if real in seen:  # a link to a folder above it
+            continue
+        seen.add(real)
+        below = Path(folder).relative_to(root)
+        for name in names:
+            suffix = os.path.splitext(name)[1].lower()
+            if name.startswith(".") or suffix not in (*EXTENSIONS, ".txt"):
+                continue
+            (texts if suffix == ".txt" else pictures).add((below / name).as_posix())
+    return pictures, texts
+
+
+def _refuse(error: OSError) -> None:
+    raise ValueError(f"folder {error.filename} cannot be listed ({error.strerror}); allow reading it") from error
+
+
+def _table(root: Path, source: str, image_column: str | None, caption_column: str | None) -> dict | None:
+    """{relative path: caption} of the folder's table; None where it has none.
+
+    Raises ValueError naming the table, the line and the fault."""
+    present = [name for name in TABLES if (root / name).is_file()]
+    if not present:
+        return None
+    if len(present) > 1:
+        raise ValueError(f"{source} has {' and '.join(present)}; keep one of them")
+    where = f"{source}: {present[0]}"
+    rows = _json_rows if present[0].endswith(".jsonl") else _csv_rows
+    try:
+        return _collected(rows(root / present[0], where), where, image_column, caption_column)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where} is not UTF-8 ({error.reason}); save it as UTF-8") from error
+
+
+def _collected(
+    rows: Iterator[tuple[int, dict]], where: str, image_column: str | None, caption_column: str | None
+) -> dict[str, object]:
+    """{relative path: caption}.  The first row decides the columns."""
+    table: dict[str, object] = {}
+    files_in = captions_in = None
+    for line, row in rows:
+        if files_in is None:
+            named = column(image_column, row, "data.image_column", where) if image_column else None
+            files_in = named or next((each for each in _FILE_NAMES if each in row), None)
+            captions_in = column(caption_column, row, "data.caption_column", where)
+        if files_in is None or captions_in is None:
+            raise ValueError(
+                f"{where} has the columns {', '.join(row)}; name the files file_name and the captions text, "
+                "or set data.image_column and data.caption_column"
+            )
+        path = _inside(row.get(files_in), f"{where}, line {line}")
+        if path in table:
+            raise ValueError(f"{where}, line {line} names {path} again; keep one row per picture")
+        table[path] = row.get(captions_in)
+    return table
+
+
+def _json_rows(path: Path, where: str) -> Iterator[tuple[int, dict]]:
+    with open(path, encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{where}, line {number} is not valid JSON ({error.msg}); repair it") from error
+            if not isinstance(row, dict):
+                raise ValueError(f"{where}, line {number} is no JSON object; write {{'file_name': ..., 'text': ...}}")
+            yield number, row
+
+
+def _csv_rows(path: Path, where: str) -> Iterator[tuple[int, dict]]:
+    with open(path, encoding="utf-8-sig", newline="") as lines:
+        reader = csv.DictReader(lines)
+        try:
+            for row in reader:
+                yield reader.line_num, row
+        except csv.Error as error:
+            raise ValueError(f"{where}, line {reader.line_num} is not valid CSV ({error}); repair it") from error
+
+
+def _inside(value: object, where: str) -> str:
+    """A table's file name as a relative POSIX path; it must not lead out of the folder."""
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{where} names no file; give its path inside the folder")
+    path = PurePosixPath(value)
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"{where} names {value!r}, which leads out of the folder; give a path inside it")
+    return path.as_posix()

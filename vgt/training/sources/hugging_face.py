@@ -1,0 +1,101 @@
+"""A map-style data set of Hugging Face's ``datasets`` package, from a folder or by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vgt.core import files
+from vgt.training.sources.sample import Sample, Skipped, column, decoded, worded
+
+_ENCODED = ("binary", "string")
+
+
+class HuggingFace:
+    """``DIR_OR_NAME``, or ``DIR_OR_NAME@SPLIT``: what ``save_to_disk`` wrote, or whatever ``load_dataset`` reads.
+
+    Without a split it is "train", or the only one.  The picture column is the only one with pictures, or
+    ``image_column``; it may also hold encoded bytes or paths."""
+
+    def __init__(self, name: str, text: str, captions: bool, image_column: str | None, caption_column: str | None):
+        self.name = name
+        rows = _loaded(text)
+        self._image = _image_column(rows, image_column, name)
+        self._caption = column(caption_column, rows.column_names, "data.caption_column", name) if captions else None
+        if captions and self._caption is None:
+            present = ", ".join(rows.column_names)
+            raise ValueError(f"{name} has the columns {present}; set data.caption_column to the one with captions")
+        if not len(rows):
+            raise ValueError(f"{name} is empty; choose another split with {text.partition('@')[0]}@SPLIT")
+        wanted = [self._image] + ([self._caption] if self._caption else [])
+        self._rows = _undecoded(rows.select_columns(wanted).with_format(None), self._image)
+        self.fingerprint = files.digest_json(["datasets", rows._fingerprint, len(rows), wanted])
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def item(self, index: int) -> Sample | Skipped:
+        name = f"row {index}"
+        row = self._rows[index]
+        caption = worded(row[self._caption], name) if self._caption else None
+        picture = row[self._image]
+        if picture is None:
+            return Skipped(name, "no picture")
+        return decoded(lambda: _content(picture), caption, name)
+
+
+def _content(picture: dict | bytes | str) -> bytes:
+    """The encoded picture of a row: bytes, a path, or the pair of both that an image column holds."""
+    if isinstance(picture, dict):
+        picture = picture["path"] if picture.get("bytes") is None else picture["bytes"]
+    return picture if isinstance(picture, bytes) else Path(picture or "").read_bytes()
+
+
+def _loaded(text: str):
+    """The ``datasets.Dataset`` that ``text`` names.  Raises ValueError where the package or the data set is absent."""
+    try:
+        import datasets
+    except ImportError:
+        raise ValueError("a datasets: source needs the datasets package; pip install datasets") from None
+    text = str(Path(text).expanduser()) if text.startswith("~") else text
+    place, _, split = (text, "", "") if Path(text).exists() or "@" not in text else text.rpartition("@")
+    if not Path(place).exists() and (place.startswith((".", "/")) or place.count("/") > 1):  # no name on a hub
+        raise ValueError(f"there is no data set at {place}; give a folder that exists")
+    try:
+        if any((Path(place) / mark).is_file() for mark in ("state.json", "dataset_dict.json")):
+            found = datasets.load_from_disk(place)
+        else:
+            found = datasets.load_dataset(place)
+    except Exception as error:  # the package, its file systems and its readers raise all kinds
+        fault = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"data set {place} cannot be loaded ({fault}); give a folder or a name that exists") from error
+    if isinstance(found, datasets.Dataset):
+        if split:
+            raise ValueError(f"{place} has no splits; write datasets:{place} without @{split}")
+        return found
+    chosen = split or ("train" if "train" in found or len(found) != 1 else next(iter(found)))
+    if chosen not in found:
+        raise ValueError(f"{place} has no split {chosen!r}; write datasets:{place}@ and one of {', '.join(found)}")
+    return found[chosen]
+
+
+def _image_column(rows, wanted: str | None, name: str) -> str:
+    from datasets import Image, Value
+
+    if wanted:
+        column(wanted, rows.column_names, "data.image_column", name)
+        kind = rows.features[wanted]
+        if isinstance(kind, Image) or (isinstance(kind, Value) and kind.dtype.removeprefix("large_") in _ENCODED):
+            return wanted
+        raise ValueError(f"{name}: column {wanted!r} holds {kind}; it must hold pictures, encoded bytes or paths")
+    found = [each for each, feature in rows.features.items() if isinstance(feature, Image)]
+    if len(found) != 1:
+        some = f"pictures in {', '.join(found)}" if found else f"no picture among {', '.join(rows.column_names)}"
+        raise ValueError(f"{name} has {some}; set data.image_column to the column to train on")
+    return found[0]
+
+
+def _undecoded(rows, image: str):
+    """Rows whose pictures stay encoded, so that a torn one is seen and named by our own reader."""
+    from datasets import Image
+
+    return rows.cast_column(image, Image(decode=False)) if isinstance(rows.features[image], Image) else rows

@@ -1,0 +1,176 @@
+"""WebDataset shards: local tar files, read in any order through an index of offsets.
+
+The webdataset package reads shards from front to back and shuffles through a buffer, so its order depends on the
+number of workers and on where a run was stopped.  An index of offsets gives any sample at any time: batches stay pure
+functions of their number.  It is built once per shard and kept in the cache folder, under the shard's path, size and
+modification time; in memory a shard costs nothing but its name.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from bisect import bisect_right
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from glob import glob, has_magic
+from itertools import accumulate, product
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from vgt.core import files, tars
+from vgt.training.sources.sample import CAPTION_NAMES, EXTENSIONS, Sample, Skipped, decoded, worded
+
+INDEX = "tar-index-v1"
+_ROW = np.dtype([(part, "<i8", 2) for part in ("image", "txt", "json")])  # (offset, size); size -1: there is none
+
+
+class WebDataset:
+    """Samples of all shards of a pattern: ``KEY.jpg`` (or .jpeg, .png, .webp) with ``KEY.txt``, or with ``KEY.json``
+    and a field of text in it.  Where both are there the text file decides, or the JSON file if ``caption_column`` names
+    its field."""
+
+    def __init__(self, name: str, pattern: str, captions: bool, caption_column: str | None, cache: Path):
+        self.name, self.captions, self._field = name, captions, caption_column
+        self._shards = shards(pattern)
+        with ThreadPoolExecutor(8) as pool:
+            found = pool.map(partial(_indexed, cache=cache), self._shards)
+            self._indexes = list(tqdm(found, "tar index", len(self._shards), file=sys.stderr, delay=5))
+        counts = [path.stat().st_size // _ROW.itemsize for path in self._indexes]
+        self._ends = list(accumulate(counts))
+        if not self._ends[-1]:
+            raise ValueError(f"{name}: {len(counts)} shards hold no {', '.join(EXTENSIONS)} files")
+        if captions:
+            self._check_captions(counts)
+        sizes = [[path.name, path.stat().st_size, n] for path, n in zip(self._shards, counts, strict=True)]
+        self.fingerprint = files.digest_json(["webdataset", sizes, captions and caption_column])
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def item(self, index: int) -> Sample | Skipped:
+        shard = bisect_right(self._ends, index)
+        row = self._row(shard, index - (self._ends[shard - 1] if shard else 0))
+        name = f"{self._shards[shard].name}:{_name(self._shards[shard], int(row['image'][0]))}"
+        caption = self._caption(shard, row, name) if self.captions else None
+        return decoded(self._member(shard, row["image"], name).read, caption, name)
+
+    def _row(self, shard: int, place: int) -> np.ndarray:
+        with open(self._indexes[shard], "rb") as index:
+            index.seek(place * _ROW.itemsize)
+            return np.frombuffer(index.read(_ROW.itemsize), _ROW)[0]
+
+    def _member(self, shard: int, where: np.ndarray, name: str) -> tars.Member:
+        return tars.Member(self._shards[shard], int(where[0]), int(where[1]), name)
+
+    def _caption(self, shard: int, row: np.ndarray, name: str) -> str | Skipped:
+        kind = next((k for k in (("json", "txt") if self._field else ("txt", "json")) if row[k][1] >= 0), None)
+        if kind is None:
+            return Skipped(name, "no caption")
+        try:
+            content = self._member(shard, row[kind], name).read()
+        except (OSError, ValueError):
+            return Skipped(name, "caption cannot be read")
+        return worded(content, name) if kind == "txt" else _json_caption(content, self._field, name)
+
+    def _check_captions(self, counts: list[int]) -> None:
+        """Raises ValueError where no sample of the first shard that has any holds a caption."""
+        shard = next(k for k, n in enumerate(counts) if n)
+        rows = np.fromfile(self._indexes[shard], _ROW)
+        if not any((rows[kind][:, 1] >= 0).any() for kind in ("txt", "json")):
+            raise ValueError(f"{self.name}: {self._shards[shard].name} has no captions; add KEY.txt or KEY.json")
+
+
+def _json_caption(content: bytes, field: str | None, name: str) -> str | Skipped:
+    try:
+        value = json.loads(content)
+    except ValueError:
+        return Skipped(name, "caption is not valid JSON")
+    if not isinstance(value, dict):
+        return Skipped(name, "no caption")
+    found = field or next((each for each in CAPTION_NAMES if each in value), None)
+    return worded(value.get(found), name)
+
+
+def _name(shard: Path, offset: int) -> str:
+    """The name in the header before a member's content, for messages (the first 100 bytes of a very long one)."""
+    try:
+        with open(shard, "rb") as archive:
+            archive.seek(max(0, offset - 512))
+            header = archive.read(100)
+    except OSError:
+        return f"offset {offset}"
+    return header.split(b"\0")[0].decode("utf-8", "replace").removeprefix("./")
+
+
+# -------------------------------------------------------------------------------------------------------- index
+
+
+def _indexed(shard: Path, cache: Path) -> Path:
+    """The index file of a shard, built where it is absent."""
+    state = shard.stat()
+    mark = files.digest(INDEX, str(shard.resolve()), str(state.st_size), str(state.st_mtime_ns))
+    path = cache / INDEX / f"{mark[:24]}.bin"
+    if not path.exists():
+        with files.atomic(path) as part:
+            _rows(shard).tofile(part)
+    return path
+
+
+def _rows(shard: Path) -> np.ndarray:
+    """One row per sample with a picture, in the order of the archive.  Raises ValueError for two pictures of a key."""
+    parts: dict[str, dict[str, tuple[int, int]]] = {}
+    for member in tars.members(shard):
+        key, extension = tars.split_key(member.name)
+        kind = "image" if f".{extension}" in EXTENSIONS else extension
+        if kind not in _ROW.names:
+            continue
+        found = parts.setdefault(key, {})
+        if kind in found:
+            raise ValueError(f"{shard.name} has two files of one kind for the key {key}; keep one of them")
+        found[kind] = (member.offset, member.size)
+    absent = (-1, -1)
+    rows = [tuple(found.get(k, absent) for k in _ROW.names) for found in parts.values() if "image" in found]
+    return np.array(rows, _ROW)
+
+
+# ------------------------------------------------------------------------------------------------------ pattern
+
+
+def shards(pattern: str) -> list[Path]:
+    """Local tar files by a path, a folder, a glob, or braces as in ``{000..012}`` and ``{a,b}``, in sorted order.
+
+    Raises ValueError naming what is missing."""
+    found: list[Path] = []
+    for each in braced(pattern):
+        matched = sorted(map(Path, glob(each))) if has_magic(each) and not Path(each).exists() else [Path(each)]
+        inside = [shard for path in matched for shard in tars.archives(path)]
+        if not inside:
+            kind = "is no plain .tar file" if Path(each).is_file() else "names no .tar file"
+            raise ValueError(f"webdataset: {each} {kind} on this machine; give shards such as train-{{000..012}}.tar")
+        found += inside
+    return sorted(set(found))
+
+
+def braced(pattern: str) -> list[str]:
+    """All words of a pattern with braces: ``a{08..10}{x,y}`` -> a08x, a08y, a09x, ...  Digits keep their leading zeros.
+
+    Raises ValueError for braces that hold neither a range nor a list."""
+    pieces = re.split(r"\{([^{}]*)\}", pattern)
+    return ["".join(word) for word in product(*(_choices(p) if k % 2 else [p] for k, p in enumerate(pieces)))]
+
+
+def _choices(text: str) -> list[str]:
+    ends = re.fullmatch(r"(\d+)\.\.(\d+)", text)
+    if ends:
+        first, last = map(int, ends.groups())
+        if first > last:
+            raise ValueError(f"{{{text}}} counts down; write the smaller number first")
+        padded = len(ends[1]) if ends[1].startswith("0") or len(ends[1]) == len(ends[2]) else 0
+        return [f"{n:0{padded}d}" for n in range(first, last + 1)]
+    if "," not in text:
+        raise ValueError(f"{{{text}}} is neither a range such as {{000..012}} nor a list such as {{a,b}}")
+    return text.split(",")
