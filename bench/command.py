@@ -36,6 +36,7 @@ def run(args: argparse.Namespace) -> dict:
         return _compare(args)
     from bench.run import rows
     from bench.run import run as measure
+    from vgt.core.config import validated
     from vgt.models.sampling import TINY, Sampling
 
     outcome = measure(
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> dict:
         batch=2 if args.smoke else args.batch,
         repeats=SMOKE_REPEATS if args.smoke else args.repeats,
         device=options.device(args.device),
-        settings=Sampling(**(TINY | options.sampling(args))),
+        settings=validated(Sampling, TINY | options.sampling(args), "sampling settings"),
         seed=args.seed,
         runs=options.RUNS,
         autoencoder=args.autoencoder,

@@ -37,7 +37,7 @@ TIMED_CODE = {
 }
 TIMED_GENERATION_CODE = {
     "vgt": (
-        *(f"models/{name}.py" for name in ("query_ar", "mar", "sampling", "visual_lm", "flow_head")),
+        *(f"models/{name}.py" for name in ("query_ar", "mar", "reference", "sampling", "visual_lm", "flow_head")),
         *(f"equations/{name}.py" for name in ("flow", "order")),
         "inference/generator.py",
     ),
@@ -84,7 +84,7 @@ class Job:
     @property
     def model(self) -> str:
         accel = self.heading["accel"]
-        return self.subject.name + (f"@{accel}x" if accel is not None else "")
+        return self.heading["subject"] + (f"@{accel}x" if accel is not None else "")
 
     @property
     def evidence(self) -> Path:
@@ -153,7 +153,7 @@ def _job(found: Subject, conditions: Conditions, accel: int | None) -> Job:
         suite = autoencoders.workload_hash(found, how.batch)
         code = _code(TIMED_CODE)
     heading = {
-        "subject": found.name,
+        "subject": found.name + (settings.label if settings else ""),
         "accel": accel,
         "suite": "bench",
         "protocol": protocol,

@@ -71,6 +71,7 @@ def test_unknown_presets(name):
 
 
 def test_every_preset_says_what_it_is_and_is_valid():
+    from vgt.models import known
     from vgt.models.vgt_ae import AELossConfig
     from vgt.models.vlm import VLMConfig
     from vgt.training.run import Preset
@@ -87,4 +88,6 @@ def test_every_preset_says_what_it_is_and_is_valid():
         if preset.system == "vgt_ae":
             config.validated(AELossConfig, preset.losses, name)
         for parent in (preset.init.vlm, preset.init.weights, preset.init.autoencoder):
-            assert parent is None or parent in names, f"preset {name} starts from {parent}, which no preset makes"
+            assert parent is None or parent in names or parent in known.KNOWN, (
+                f"preset {name} starts from {parent}, which no preset makes"
+            )

@@ -25,6 +25,7 @@ def run(args: argparse.Namespace) -> dict:
     import numpy as np
     from tqdm import tqdm
 
+    from vgt.core.config import validated
     from vgt.core.seeds import image_seed
     from vgt.inference.generator import generate
     from vgt.inference.load import expect, load, paired_autoencoder
@@ -40,7 +41,8 @@ def run(args: argparse.Namespace) -> dict:
     device = options.device(args.device)
     found = expect(load(args.model, options.RUNS, device), "query_ar", "mar")
     decoder = paired_autoencoder(found, args.autoencoder, options.RUNS, device)
-    settings = Sampling(**(usual(found.model.tokens) | options.sampling(args)), acceleration=args.accel)
+    given = usual(found.model.tokens) | options.sampling(args) | {"acceleration": args.accel}
+    settings = validated(Sampling, given, "sampling settings")
     found.model.check_acceleration(args.accel)
     within_budget(found.tokenizer, args.prompt)
     strange = unknown_words(found.tokenizer, args.prompt)

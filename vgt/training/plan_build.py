@@ -171,7 +171,7 @@ def _autoencoder_config(preset: Preset, runs: Path, problems: list[str]) -> VGTA
     values: dict[str, Any] = dict(preset.model)
     if preset.init.vlm:
         parent = _backbone(preset.init.vlm, runs, problems)
-        values |= {"vlm": parent.hf, "image_size": parent.image_size}
+        values = {"vlm": parent.hf, "image_size": parent.image_size, **values}
     if preset.init.weights:
         start = _autoencoder("init.weights", preset.init.weights, runs, problems)
         values = configs.merge(start.model_dump(mode="json"), values)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 import shutil
 from pathlib import Path
 
 from vgt.training.run import Preset
-from vgt.training.sources import KINDS
+from vgt.training.sources import KINDS, parts
 from vgt.training.sources.webdataset import shards
 
 GIB = 2**30
@@ -18,8 +17,7 @@ def data_problems(preset: Preset) -> list[str]:
     """What of ``data.source`` is not here; nothing is opened or indexed.  Raises ValueError for an unknown kind."""
     if preset.system == "vlm":
         return []
-    parts = re.split(r"\+(?=scenes(?:\+|$)|folder:|webdataset:|datasets:)", preset.data.source)
-    found = [_absent(part) for part in parts if part != "scenes"]
+    found = [_absent(part) for part in parts(preset.data.source) if part != "scenes"]
     return [f"data.source: {problem}" for problem in found if problem]
 
 

@@ -174,7 +174,7 @@ def _ae_job(preset: Preset, place: _Place) -> _Job:
     if preset.init.vlm:
         parent = expect(load(preset.init.vlm, place.runs), "vlm")
         parents["vlm"] = parent.fingerprint
-        values |= {"vlm": parent.model.config.to_dict(), "image_size": parent.model.image_size}
+        values = {"vlm": parent.model.config.to_dict(), "image_size": parent.model.image_size, **values}
         teacher = parent.model.encoder
     if preset.init.weights:
         start = expect(load(preset.init.weights, place.runs), "vgt_ae")

@@ -19,10 +19,15 @@ from vgt.training.sources.sample import Sample, Skipped, Source
 from vgt.training.sources.skips import SkipReport
 from vgt.training.sources.webdataset import WebDataset
 
-__all__ = ["Joined", "Sample", "SkipReport", "Skipped", "Source", "open_source"]
+__all__ = ["Joined", "Sample", "SkipReport", "Skipped", "Source", "open_source", "parts"]
 
 KINDS = ("scenes", "folder:DIR", "webdataset:PATTERN", "datasets:DIR_OR_NAME")
 _NEXT = re.compile(r"\+(?=scenes(?:\+|$)|folder:|webdataset:|datasets:)")
+
+
+def parts(text: str) -> list[str]:
+    """The sources of a joined name, one by one."""
+    return _NEXT.split(text)
 
 
 class Joined:
@@ -55,7 +60,7 @@ def open_source(
 
     Raises ValueError for an unknown kind, for what cannot be found, and where no sample could have a caption."""
     opened: list[Source] = []
-    for part in _NEXT.split(text):
+    for part in parts(text):
         kind, _, rest = part.partition(":")
         if part == "scenes":
             opened.append(Drawn(scenes))
