@@ -1,0 +1,121 @@
+"""The README's path to a VLM of one's own, on stand-ins: a Hugging Face folder of the same class, a diffusers decoder,
+tar shards with bad samples among them, the full-size presets made small by settings, and pictures at the end."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+from conftest import IMAGE
+from PIL import Image
+
+from vgt.core import captions, scenes
+from vgt.inference.load import load
+from vgt.inference.pipeline import VGTPipeline
+from vgt.training import run
+
+DECODER = {"widths": [8, 16, 16, 16], "layers": [1, 1, 1, 1], "attention": 0}
+SMALL = ("train.batch=4", "train.micro=2", "train.steps=2", "train.warmup=1", "train.save_every=1", "train.log_every=1",
+         "train.precision=fp32", "data.workers=2", "data.skip_limit=1")  # fmt: skip
+
+
+def write_shard(path: Path, count: int) -> None:
+    """Pictures of scenes with captions; number 1 is torn, number 2 has an empty caption, number 3 a very long one."""
+    with tarfile.open(path, "w") as archive:
+        for i in range(count):
+            scene = scenes.item("train", i, 128)
+            png = io.BytesIO()
+            Image.fromarray(scene.image).save(png, "png")
+            picture = png.getvalue()[:200] if i == 1 else png.getvalue()
+            caption = {2: "", 3: "a red star " * 400}.get(i, captions.dense_caption(scene.scene))
+            for end, content in (("png", picture), ("txt", caption.encode())):
+                member = tarfile.TarInfo(f"{i:04d}.{end}")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, vlms) -> Path:
+    """``vlm/`` a Hugging Face folder, ``dc/`` an AutoencoderDC, ``shard-000.tar``."""
+    from diffusers import AutoencoderDC
+
+    folder = tmp_path_factory.mktemp("full_path")
+    vlms["internvl"].hf.save_pretrained(folder / "vlm")
+    vlms["internvl"].tokenizer.save_pretrained(folder / "vlm")
+    plain = {"block_types": ("ResBlock",) * 4, "block_out_channels": tuple(DECODER["widths"]),
+             "layers_per_block": tuple(DECODER["layers"]), "qkv_multiscales": ((),) * 4}  # fmt: skip
+    both = {f"{side}_{key}": value for side in ("encoder", "decoder") for key, value in plain.items()}
+    AutoencoderDC(3, 8, upsample_block_type="interpolate", **both).save_pretrained(folder / "dc")
+    write_shard(folder / "shard-000.tar", 12)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(place) -> Path:
+    """The runs of both stages and of a generator, by the full-size presets."""
+    shard = f'data.source="webdataset:{place}/shard-{{000..000}}.tar"'
+    common = [*SMALL, f"init.vlm={place / 'vlm'}", shard]
+    decoder = [f"init.decoder={place / 'dc'}", f"model.decoder={json.dumps(DECODER)}", f"model.image_size={IMAGE}"]
+    losses = ["losses.perceptual=0", "losses.adversarial=0", "model.d_z=8"]
+    runs = place / "runs"
+    for stage in ("vgt_ae_internvl3_stage1", "vgt_ae_internvl3_stage2"):
+        run.run(stage, [*common, *decoder, *losses], None, runs)
+    head = ["model.query_grid=8", 'model.head={"width": 32, "depth": 1}']
+    whole_pass = ["train.steps=4", "data.workers=0"]  # 16 places of 12 samples
+    settings = [*common, *head, *whole_pass, "init.layers=1", "data.caption_tokens=64"]
+    run.run("query_ar_internvl3_1b", settings, None, runs)
+    return runs
+
+
+def test_every_stage_is_a_checkpoint_that_names_its_data(trained):
+    for name in ("vgt_ae_internvl3_stage1", "vgt_ae_internvl3_stage2", "query_ar_internvl3_1b"):
+        card = (trained / name / "model" / "README.md").read_text()
+        assert "webdataset:" in card and "embedded world" not in card
+    ae = load("vgt_ae_internvl3_stage2", trained)
+    assert ae.model.config.image_size == IMAGE and ae.model.stride == 8
+
+
+def test_the_decoder_starts_from_the_published_one(place, trained):
+    from diffusers import AutoencoderDC
+
+    start = AutoencoderDC.from_pretrained(place / "dc").decoder.state_dict()
+    found = load("vgt_ae_internvl3_stage1", trained).model.decoder.state_dict()
+    assert start.keys() == found.keys()
+    assert all((found[key] - value).abs().max() < 2e-3 for key, value in start.items()), "two small steps away"
+
+
+def test_the_generator_keeps_the_first_layers(trained, vlms):
+    model = load("query_ar_internvl3_1b", trained).model
+    assert len(model.language_model.layers) == 1 and len(vlms["internvl"].language.layers) == 2
+    assert model.config.latent_mean is None, "published models see latents as they are"
+
+
+def test_bad_samples_are_counted(trained):
+    report = json.loads((trained / "query_ar_internvl3_1b" / "skipped.json").read_text())
+    assert set(report["skipped"]) == {"torn file", "no caption"} and set(report["changed"]) == {"truncated caption"}
+    assert report["skipped"]["torn file"]["first"] == ["shard-000.tar:0001.png"]
+    assert report["looked"] == 16 + sum(entry["count"] for entry in report["skipped"].values())
+
+
+def test_the_pipeline_draws_with_what_was_trained(place, trained, tmp_path):
+    autoencoder = trained / "vgt_ae_internvl3_stage2" / "model"
+    pipe = VGTPipeline.from_pretrained(trained / "query_ar_internvl3_1b" / "model", autoencoder=autoencoder)
+    asked = {"num_flow_steps": 2, "acceleration": 4, "generator": 5}
+    first = pipe("a photo of a red star", **asked)
+    assert first.images[0].size == (IMAGE, IMAGE)
+    pipe.save_pretrained(tmp_path / "pipeline")
+    again = VGTPipeline.from_pretrained(tmp_path / "pipeline")("a photo of a red star", **asked)
+    assert list(first.images[0].getdata()) == list(again.images[0].getdata())
+
+
+def test_absent_weights_are_one_line(place, tmp_path):
+    shard = f'data.source="webdataset:{place}/shard-000.tar"'
+    with pytest.raises(ValueError, match=r"init.decoder .*cannot be had"):
+        decoder = [f"init.decoder={tmp_path / 'none'}", f"model.decoder={json.dumps(DECODER)}", "model.image_size=32"]
+        settings = [*SMALL, f"init.vlm={place / 'vlm'}", shard, *decoder, "model.d_z=8"]
+        run.run("vgt_ae_internvl3_stage1", settings, None, tmp_path)
+    with pytest.raises(ValueError, match="OpenGVLab/InternVL3-1B"):
+        run.run("vgt_ae_internvl3_stage1", [*SMALL, shard], None, tmp_path)
