@@ -7,6 +7,7 @@ framework; its objects are replaced by empty ones, so that none of their code ru
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,7 @@ def _opened(path: Path) -> Mapping[str, Any]:
 
 def _pickled(path: Path) -> Any:
     """Tensors and plain values of a file of torch.save.  Raises ValueError naming what in it is neither."""
-    mapped = torch.serialization._is_zipfile(path.open("rb"))
+    mapped = zipfile.is_zipfile(path)  # older files are not, and cannot be mapped
     unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(path) if mapped else []
     strange = [name for name in unsafe if not name.startswith(BOOKKEEPING) and name not in NAMES]
     if strange:
