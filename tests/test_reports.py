@@ -314,6 +314,20 @@ def test_claims_table(report):
     assert rows["C16", "GenEval"]["verdict"].startswith("reversed")
 
 
+def test_models_of_unequal_training_are_not_compared():
+    def seen(subject: str, samples: int):
+        return make(subject, "training", "loss", 0.2, extra={"samples": samples})
+
+    def decision(**samples: int) -> str:
+        given = Measured([*invented(), *(seen(s, n) for s, n in samples.items())])
+        return next(r.cells["verdict"].value for r in vgt_claims.build(given).rows if r.label == "C11")
+
+    assert decision(query_ar_internvl=500, mar_internvl=500).startswith("as claimed")
+    assert (
+        decision(query_ar_internvl=192_000, mar_internvl=64_000) == "not comparable: 192,000 and 64,000 pictures seen"
+    )
+
+
 def test_self_distillation_stands_beside_the_untuned_vlm():
     vlm, without = "vlm_internvl", "vgt_ae_internvl_nodistill"
     assert vgt_tab1_distillation.build(Measured(invented())).rows == [], "no arm without it was measured"

@@ -80,7 +80,8 @@ def build(measured: Measured) -> Table:
         for claim_id, text, left, right, labels, table in _pairs(measured):
             a, b = (from_record(measured.get(subject, suite, metric, accel)) for subject, accel in (left, right))
             theirs = " vs ".join(f"{paper[table].value(row, column):.2f}" for row in labels)
-            add(claim_id, f"{name}: {text}", theirs, f"{_text(a, digits)} vs {_text(b, digits)}", verdict(a, b))
+            decision = _unlike(measured, left[0], right[0]) or verdict(a, b)
+            add(claim_id, f"{name}: {text}", theirs, f"{_text(a, digits)} vs {_text(b, digits)}", decision)
     _distillation(measured, add)
     _acceleration(measured, add)
     _tradeoff(measured, add)
@@ -90,6 +91,18 @@ def build(measured: Measured) -> Table:
         "A verdict compares two estimates and says whether their 95 % intervals overlap; a paired test may decide.",
     ]
     return Table("vgt_claims", "The paper's claims, read off these records", COLUMNS, rows, notes, row_head="No.")
+
+
+def _samples(measured: Measured, subject: str) -> int | None:
+    """Pictures that a model saw in training, where its record says so."""
+    found = measured.get(subject, "training", "loss")
+    return found.extra.get("samples") if found else None
+
+
+def _unlike(measured: Measured, left: str, right: str) -> str:
+    """Why two models say nothing about their methods: they saw different numbers of pictures; "" if not known to."""
+    a, b = _samples(measured, left), _samples(measured, right)
+    return f"not comparable: {a:,} and {b:,} pictures seen" if a and b and a != b else ""
 
 
 def _distillation(measured: Measured, add: Add) -> None:
@@ -139,6 +152,8 @@ def _tradeoff(measured: Measured, add: Add) -> None:
     theirs = [(row["psnr"], row["geneval"]) for row in published.load("vgt")["table6"].rows]
     ours = _inverse([tuple(p.cells[k].value for k in keys) for p in found])
     apart = sum("apart" in verdict(found[i].cells["overall"], found[j].cells["overall"]) for i, j in ours)
+    seen = {_samples(measured, p.generator) for p in found} - {None}
+    unlike = "not comparable: different numbers of pictures seen" if len(seen) > 1 else ""
     texts = [
         f"{len(inverse)} of {len(of) * (len(of) - 1) // 2} pairs inverse"
         for inverse, of in ((_inverse(theirs), theirs), (ours, found))
@@ -147,5 +162,7 @@ def _tradeoff(measured: Measured, add: Add) -> None:
         "C7",
         "GenEval: better reconstruction (PSNR) goes with lower generation",
         *texts,
-        f"GenEval intervals apart in {apart} of ours",
+        "not comparable: different numbers of pictures seen"
+        if len(seen) > 1
+        else f"intervals apart in {apart} of ours",
     )
