@@ -162,7 +162,5 @@ def _tradeoff(measured: Measured, add: Add) -> None:
         "C7",
         "GenEval: better reconstruction (PSNR) goes with lower generation",
         *texts,
-        "not comparable: different numbers of pictures seen"
-        if len(seen) > 1
-        else f"intervals apart in {apart} of ours",
+        unlike or f"GenEval intervals apart in {apart} of ours",
     )
