@@ -16,6 +16,7 @@ from bench.subjects import random_generator
 from vgt.core import config as configs
 from vgt.models import mar, query_ar
 from vgt.models.visual_lm import ARTraining, VisualLM
+from vgt.training.loop import checkpoint_activations
 from vgt.training.optim import TrainConfig, optimizers
 
 TEXT = 64  # tokens of a prompt
@@ -43,7 +44,7 @@ def steps(preset: str, batch: int, count: int, device: str = "cpu", checkpointin
     train: TrainConfig = configs.validated(TrainConfig, values["train"], f"train of preset {preset}")
     model = random_generator(preset, device).train()
     if checkpointing:
-        model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+        checkpoint_activations(model)
     system = ARTraining(model, LOSSES[values["system"]], values.get("repeats", 1))
     made = optimizers(model, train, system.lr_scale)
     rows = _batch(model, batch, device)

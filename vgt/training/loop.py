@@ -123,7 +123,7 @@ def _prepare(system, players: dict[str, nn.Module], config: TrainConfig, here: T
         module.to(here.device).train()
         _choose_attention(module, here.device)
     if config.activation_checkpointing:
-        _checkpoint_activations(players["model"])
+        checkpoint_activations(players["model"])
     if hasattr(system, "to"):
         system.to(here.device)
 
@@ -137,7 +137,7 @@ def _choose_attention(module: nn.Module, device: torch.device) -> None:
                 part.set_attn_implementation("eager")
 
 
-def _checkpoint_activations(module: nn.Module) -> None:
+def checkpoint_activations(module: nn.Module) -> None:
     """The blocks of language models and vision towers keep their inputs only and are computed again for the backward
     pass; the gradients are the same.  Raises ValueError where there are no such blocks."""
     parts = [m for m in module.modules() if isinstance(m, PreTrainedModel) and m.supports_gradient_checkpointing]
