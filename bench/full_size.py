@@ -37,6 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--autoencoders", nargs="*", help="other presets than the usual")
     parser.add_argument("--batch", type=int, default=16, help="rows of a training step (default 16)")
     parser.add_argument("--steps", type=int, default=10, help="timed training steps (default 10)")
+    parser.add_argument("--checkpointing", action="store_true", help="train with activation checkpointing")
     parser.add_argument("--images", type=int, default=8, help="pictures at a time (default 8)")
     parser.add_argument("--accel", type=options.integers, default=[1, 4, 16])
     parser.add_argument("--kind", default=None, choices=sorted(DEVICES), help="for the share of the peak, e.g. h100")
@@ -86,9 +87,11 @@ def _pictures(preset: str, args: argparse.Namespace, device: str) -> None:
 def _training(preset: str, args: argparse.Namespace, device: str, kind: str) -> list[record.Record]:
     """Step time, memory and share of the peak of a generator's training, with the plan's figures beside them."""
     print(f"training steps of {preset}", file=sys.stderr, flush=True)
-    values = configs.override(configs.read_preset(preset), [f"train.batch={args.batch}", "train.micro=0"])
+    checkpointing = f"train.activation_checkpointing={str(args.checkpointing).lower()}"
+    sizes = [f"train.batch={args.batch}", "train.micro=0", checkpointing]
+    values = configs.override(configs.read_preset(preset), sizes)
     planned = plan(values, args.out, device=kind)
-    measured = training.steps(preset, args.batch, args.steps, device)
+    measured = training.steps(preset, args.batch, args.steps, device, args.checkpointing)
     low, seconds, high = quartiles(measured.seconds)
     shared = {
         "subject": f"random-{preset}",
@@ -96,7 +99,13 @@ def _training(preset: str, args: argparse.Namespace, device: str, kind: str) -> 
         "n": len(measured.seconds),
         "n_expected": args.steps,
         "protocol": PROTOCOL,
-        "protocol_params": {"batch": args.batch, "text": training.TEXT, "device": device, "cached_latents": True},
+        "protocol_params": {
+            "batch": args.batch,
+            "text": training.TEXT,
+            "device": device,
+            "cached_latents": True,
+            "checkpointing": args.checkpointing,
+        },  # fmt: skip
         "fingerprint": files.digest_json(values["train"]),
         "suite_hash": files.digest_json([preset, args.batch, training.TEXT]),
         "device": speed.device_name(device),
