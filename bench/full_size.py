@@ -105,7 +105,7 @@ def _training(preset: str, args: argparse.Namespace, device: str, kind: str) -> 
             "device": device,
             "cached_latents": True,
             "checkpointing": args.checkpointing,
-        },  # fmt: skip
+        },
         "fingerprint": files.digest_json(values["train"]),
         "suite_hash": files.digest_json([preset, args.batch, training.TEXT]),
         "device": speed.device_name(device),
