@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import CAPTIONS, FAMILIES, IMAGE
 
+from vgt.equations import solvers
 from vgt.inference import generator
 from vgt.models import query_ar, reference
 from vgt.models.pixel_decoder import DecoderConfig
@@ -48,9 +49,9 @@ def conditions_of(model, ids, mask, how, monkeypatch):
     """Conditions [R, N, D] in decode order, and the standardised latents [B, N, d], of one generation."""
     seen, sample = [], model.image_head.sample
 
-    def watch(c, w, noise, sampler):
+    def watch(c, w, noise, table):
         seen.append(c.view(len(ids), -1, c.shape[-1]))
-        return sample(c, w, noise, sampler)
+        return sample(c, w, noise, table)
 
     with monkeypatch.context() as patch:
         patch.setattr(model.image_head, "sample", watch)
@@ -145,7 +146,7 @@ def test_conditions_are_those_of_a_plain_sequence(visual_lms, vlms, family, m, m
     ids, mask = tokenize(vlms[family].tokenizer, [*CAPTIONS, None, None, None])
     how = published(m, 2.0, position_mode=mode)
     found, u = conditions_of(model, ids, mask, how, monkeypatch)
-    order = draws(SEEDS, N, how.flow_steps, model.config.d_z, "cpu")[0][0]  # the first image's, for all
+    order = draws(SEEDS, N, how.table.draws, model.config.d_z, "cpu")[0][0]  # the first image's, for all
     expected = plain_conditions(model, ids, mask, u, order, m, mode)
     for row, wanted in enumerate(expected):
         assert torch.allclose(found[row], wanted, atol=3e-5), row
@@ -216,8 +217,8 @@ def test_rounded_inputs_of_the_head(visual_lms, vlms):
     v = head(x.bfloat16().float(), t[:1].expand(2), c)
     x = x + (v - x) * 0.96 + 2**0.5 * 0.96**0.5 * noise[:, 1]  # drift (1 + t) v - x at t = 0
     x = x + head(x.bfloat16().float(), t[1:].expand(2), c) * (1 - 0.96)
-    assert torch.allclose(rounded.sample(c, 1.0, noise, "sde"), x, atol=1e-6)
-    assert not torch.allclose(head.sample(c, 1.0, noise, "sde"), x, atol=1e-5)
+    assert torch.allclose(rounded.sample(c, 1.0, noise, solvers.table("sde", 2)), x, atol=1e-6)
+    assert not torch.allclose(head.sample(c, 1.0, noise, solvers.table("sde", 2)), x, atol=1e-5)
     rows = tokenize(vlms["internvl"].tokenizer, [CAPTIONS[0]])
     fine = reference.generate(model, *rows, SEEDS[:1], published(4))
     coarse = reference.generate(model, *rows, SEEDS[:1], published(4, head_inputs="bf16"))

@@ -9,7 +9,7 @@ import torch
 from conftest import widen
 from torch.nn import functional as F
 
-from vgt.equations import flow
+from vgt.equations import flow, solvers
 from vgt.models.flow_head import FlowHead, FlowHeadConfig, time_features
 
 D_Z, CONDITION, WIDTH = 6, 10, 32
@@ -150,7 +150,7 @@ def test_sampler_step_by_step(head, sampler, guidance):
             x = x + dt * v
         else:
             x = x + ((1 + t) * v - x) * dt + math.sqrt(2 * (1 - t) * dt) * noise[:, k + 1]
-    assert torch.allclose(head.sample(c, guidance, noise, sampler), x, atol=1e-4)
+    assert torch.allclose(head.sample(c, guidance, noise, solvers.table(sampler, steps)), x, atol=1e-4)
 
 
 @pytest.mark.parametrize("steps", [2, 7])
@@ -158,8 +158,9 @@ def test_sampler_calls_the_network_once_a_step(head, monkeypatch, steps):
     calls = []
     whole = head.velocity
     monkeypatch.setattr(head, "velocity", lambda *a: calls.append(len(a[0])) or whole(*a))
-    head.sample(torch.randn(3, CONDITION), 1.0, torch.randn(3, steps, D_Z))
-    head.sample(torch.randn(6, CONDITION), 2.0, torch.randn(3, steps, D_Z))
+    table = solvers.table("sde", steps)
+    head.sample(torch.randn(3, CONDITION), 1.0, torch.randn(3, steps, D_Z), table)
+    head.sample(torch.randn(6, CONDITION), 2.0, torch.randn(3, steps, D_Z), table)
     assert calls == [3] * steps + [6] * steps
 
 
@@ -167,5 +168,6 @@ def test_ode_ignores_later_noise(head):
     c, noise = torch.randn(3, CONDITION, generator=rng(12)), torch.randn(3, 5, D_Z, generator=rng(13))
     other = noise.clone()
     other[:, 1:] = 0
-    assert torch.equal(head.sample(c, 1.0, noise, "ode"), head.sample(c, 1.0, other, "ode"))
-    assert not torch.allclose(head.sample(c, 1.0, noise, "sde"), head.sample(c, 1.0, other, "sde"), atol=1e-2)
+    ode, sde = solvers.table("ode", 5), solvers.table("sde", 5)
+    assert torch.equal(head.sample(c, 1.0, noise, ode), head.sample(c, 1.0, other, ode))
+    assert not torch.allclose(head.sample(c, 1.0, noise, sde), head.sample(c, 1.0, other, sde), atol=1e-2)

@@ -123,7 +123,7 @@ def generated(model, ids, mask, how, seeds=SEEDS):
     """Latents, and the known places and conditions of every step as the loop used them."""
     steps = []
     sample = model.image_head.sample
-    model.image_head.sample = lambda c, w, noise, sampler: steps.append((c, w)) or sample(c, w, noise, sampler)
+    model.image_head.sample = lambda c, w, noise, table: steps.append((c, w)) or sample(c, w, noise, table)
     try:
         return mar.generate(model, ids, mask, seeds, how), steps
     finally:

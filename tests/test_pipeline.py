@@ -101,7 +101,8 @@ def test_settings_reach_the_sampler(pipes):
     pipe, call = pipes["internvl", "mar"], {**FAST, "generator": [1], "output_type": "latent"}
     base = pipe(CAPTIONS[0], **call).images
     for ours, theirs in (
-        ({"sampler": "ode"}, {"sampler": "ode"}), ({"cfg_schedule": "constant"}, {"cfg_schedule": "constant"}),
+        ({"sampler": "ode"}, {"sampler": "ode"}), ({"time_schedule": "shift:2"}, {"time_schedule": "shift:2"}),
+        ({"cfg_schedule": "constant"}, {"cfg_schedule": "constant"}),
         ({"order": "raster"}, {"order": "raster"}), ({"mar_schedule": "uniform"}, {"mar_schedule": "uniform"}),
         ({"guidance_scale": 1.0}, {"guidance": 1.0}), ({"num_flow_steps": 4}, {"flow_steps": 4}),
         ({"acceleration": 8}, {"acceleration": 8}),
@@ -207,8 +208,10 @@ def test_the_progress_bar(pipe, capsys):
         ({"num_images_per_prompt": 0}, "num_images_per_prompt 0 must be 1 or more"),
         ({"batch_size": 0}, "batch_size 0 must be 1 or more, or None"),
         ({"acceleration": 17}, "acceleration 17 is impossible with 16 image tokens; choose 1 .. 16"),
-        ({"sampler": "euler"}, "arguments of the pipeline: sampler: .*'sde' or 'ode'"),
+        ({"sampler": "euler"}, "arguments of the pipeline: sampler: .*'sde', 'ode', 'heun', 'ab2' or 'dpmpp'"),
         ({"num_flow_steps": 1}, "flow steps 1 is too few; use at least 2"),
+        ({"sampler": "heun", "num_flow_steps": 8}, "flow steps 8 does not suit heun.* use an odd number"),
+        ({"time_schedule": "cubic"}, "time schedule 'cubic' is unknown; choose one of linear, power:NUMBER"),
     ],
 )
 def test_bad_arguments(pipes, call, message):

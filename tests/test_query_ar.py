@@ -34,9 +34,9 @@ class Watched:
         self.calls, conditions = [], []
         sample, read = model.image_head.sample, model.read
 
-        def seen_sample(c, w, noise, sampler):
+        def seen_sample(c, w, noise, table):
             conditions.append(c.view(len(captions), -1, c.shape[-1]))
-            return sample(c, w, noise, sampler)
+            return sample(c, w, noise, table)
 
         def seen_read(inputs, mask, positions, cache=None):
             before = cache.get_seq_length()
@@ -49,7 +49,7 @@ class Watched:
             patch.setattr(model, "read", seen_read)
             self.latents = query_ar.generate(model, self.ids, self.mask, list(seeds), how)
         self.conditions = torch.cat(conditions, 1)
-        self.orders, _ = draws(list(seeds), N, how.flow_steps, model.config.d_z, "cpu", how.order)
+        self.orders, _ = draws(list(seeds), N, how.table.draws, model.config.d_z, "cpu", how.order)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Flow matching: the path, its target, the time law, samplers and guidance (spec vgt 2.7 - 2.9).
+"""Flow matching: the path, its target, the time law and guidance (spec vgt 2.7 - 2.9); solvers.py has the samplers.
 
 x1 is data, x0 is noise; t = 0 noise, t = 1 data.  All in fp32.
 """
@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-
-LAST_TIME = 0.96
 
 
 def interpolate(x1: Tensor, x0: Tensor, t: Tensor) -> Tensor:
@@ -26,28 +24,6 @@ def logit_normal_time(n: int, shift: float, rng: torch.Generator, device=None) -
     logit (spec vgt 2.8; the paper's formula applied to the noise level 1 - t, as in SD3)."""
     t0 = torch.sigmoid(torch.randn(n, generator=rng, device=rng.device))
     return (1 - shift * t0 / (1 + (shift - 1) * t0)).to(device)
-
-
-def time_grid(steps: int) -> Tensor:
-    """``steps`` network evaluations: times linearly spaced from 0 to 0.96 (spec vgt 2.9)."""
-    if steps < 2:
-        raise ValueError(f"flow steps {steps} is too few; use at least 2")
-    return torch.linspace(0.0, LAST_TIME, steps)
-
-
-def score(x: Tensor, v: Tensor, t: float | Tensor) -> Tensor:
-    """grad log p_t(x) = (t v - x) / (1 - t) for the path above."""
-    return (t * v - x) / (1 - t)
-
-
-def sde_step(x: Tensor, v: Tensor, t: float | Tensor, dt: float | Tensor, noise: Tensor) -> Tensor:
-    """x + (v + (1 - t) score) dt + sqrt(2 (1 - t) dt) noise, in closed form: drift = (1 + t) v - x (spec vgt 2.9)."""
-    return x + ((1 + t) * v - x) * dt + (2 * (1 - t) * dt) ** 0.5 * noise
-
-
-def ode_step(x: Tensor, v: Tensor, dt: float | Tensor) -> Tensor:
-    """Euler step of dx/dt = v."""
-    return x + v * dt
 
 
 def guide(conditional: Tensor, unconditional: Tensor, w: float) -> Tensor:

@@ -165,7 +165,8 @@ class VGTPipeline:
         output_type: Literal["pil", "np", "pt", "latent"] = "pil",
         callback_on_step_end: StepEnd | None = None,
         batch_size: int | None = None,
-        sampler: Literal["sde", "ode"] = "sde",
+        sampler: Literal["sde", "ode", "heun", "ab2", "dpmpp"] = "sde",
+        time_schedule: str = "linear",
         cfg_schedule: Literal["falling", "rising", "constant"] | None = None,
         order: Literal["random", "raster"] = "random",
         mar_schedule: Literal["cosine", "uniform"] = "cosine",
@@ -188,8 +189,9 @@ class VGTPipeline:
             Sampling,
             {
                 "acceleration": acceleration, "guidance": guidance_scale, "flow_steps": num_flow_steps,
-                "sampler": sampler, "cfg_schedule": cfg_schedule, "order": order, "mar_schedule": mar_schedule,
-                "compat": compat, "position_mode": position_mode, "head_inputs": head_inputs,
+                "sampler": sampler, "time_schedule": time_schedule, "cfg_schedule": cfg_schedule, "order": order,
+                "mar_schedule": mar_schedule, "compat": compat, "position_mode": position_mode,
+                "head_inputs": head_inputs,
             },
             "arguments of the pipeline",
         )  # fmt: skip

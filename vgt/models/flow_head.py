@@ -6,13 +6,12 @@ Shapes: N tokens, d latent channels, C condition width, W head width, K network 
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from vgt.core.config import Config
-from vgt.equations import flow
+from vgt.equations import flow, solvers
 
 FREQUENCIES = 256
 
@@ -90,7 +89,7 @@ class FlowHead(nn.Module):
         return self.velocity(x, self.time_embed(t), self.cond_embed(c))
 
     def velocity(self, x: Tensor, time: Tensor, condition: Tensor) -> Tensor:
-        """The same from embedded time and condition, each computed once by a sampler."""
+        """The same from embedded time and condition, for samplers that compute each once."""
         y = time + condition
         x = self.input_proj(x.to(self.input_proj.weight.dtype))
         for block in self.res_blocks:
@@ -107,19 +106,20 @@ class FlowHead(nn.Module):
         return (v - flow.velocity(x1, x0)).square().mean(1).view(repeats, n).mean(0)
 
     @torch.no_grad()
-    def sample(self, c: Tensor, guidance: float, noise: Tensor, sampler: Literal["sde", "ode"] = "sde") -> Tensor:
-        """Latents [N, d].  ``c``: [N, C], or [2 N, C] with the unconditional rows second when ``guidance`` is not 1;
-        ``noise`` [N, K, d]: the start and one draw per further evaluation (spec vgt 2.9)."""
-        n, steps, _ = noise.shape
-        times = flow.time_grid(steps)
-        embedded = self.time_embed(times.to(c.device))
-        condition = self.cond_embed(c)
-        x, dt = noise[:, 0].float(), float(times[1] - times[0])
-        for k, t in enumerate(times.tolist()):
-            v = self.velocity(x.repeat(len(c) // n, 1), embedded[k], condition)
+    def sample(self, c: Tensor, guidance: float, noise: Tensor, table: solvers.Table) -> Tensor:
+        """Latents [N, d], nothing computed ahead: the readable reference.  ``c``: [N, C], or [2 N, C] with the
+        unconditional rows second when ``guidance`` is not 1; ``noise`` [N, table.draws, d]: the start, and one draw per
+        further evaluation of a stochastic sampler (spec vgt 2.9)."""
+        n = len(noise)
+        x = noise[:, 0].float()
+        x_before = v_before = torch.zeros_like(x)
+        for k, time in enumerate(table.times):
+            t = torch.full((len(c),), time, device=c.device)
+            v = self(x.repeat(len(c) // n, 1), t, c)
             if len(c) > n:
                 v = flow.guide(v[:n], v[n:], guidance)
-            if k == steps - 1:
-                return flow.ode_step(x, v, 1 - t)
-            x = flow.sde_step(x, v, t, dt, noise[:, k + 1].float()) if sampler == "sde" else flow.ode_step(x, v, dt)
-        raise AssertionError("a time grid has at least two points")
+            y = table.keep[k] * x + table.before[k] * x_before + table.push[k] * v + table.back[k] * v_before
+            if table.noise[k]:
+                y = y + table.noise[k] * noise[:, k + 1].float()
+            x, x_before, v_before = y, x, v
+        return x

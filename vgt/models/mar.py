@@ -49,7 +49,7 @@ def generate(model: VisualLM, ids: Tensor, mask: Tensor, seeds: list[int], setti
     The text prefix is read once; every step reads all N slots again, because each reveal changes them all."""
     n, b = model.tokens, len(seeds)
     copies = len(ids) // b
-    orders, noise = draws(seeds, n, settings.flow_steps, model.config.d_z, ids.device, settings.order)
+    orders, noise = draws(seeds, n, settings.table.draws, model.config.d_z, ids.device, settings.order)
     rows = torch.arange(b, device=ids.device)[:, None]
     cache = DynamicCache()
     keys, base = start(model, ids, mask, cache)
@@ -68,7 +68,7 @@ def generate(model: VisualLM, ids: Tensor, mask: Tensor, seeds: list[int], setti
         asked = hidden.gather(1, group.repeat(copies, 1)[..., None].expand(-1, -1, hidden.shape[-1]))
         c = model.conditions(asked).flatten(0, 1)
         w = flow.cfg_scale(settings.cfg_schedule or "rising", settings.guidance, done, done + m, n)
-        drawn = model.image_head.sample(c, w, noise[:, done : done + m].flatten(0, 1), settings.sampler)
+        drawn = model.image_head.sample(c, w, noise[:, done : done + m].flatten(0, 1), settings.table)
         u[rows, group] = model.accept(drawn).view(b, m, -1)
         known[rows, group] = True
         done += m

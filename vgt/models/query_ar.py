@@ -52,7 +52,7 @@ def generate(model: VisualLM, ids: Tensor, mask: Tensor, seeds: list[int], setti
     after each step with the standardised latents [B, N, d] so far, 0 where still to come."""
     n, b = model.tokens, len(seeds)
     copies = len(ids) // b
-    orders, noise = draws(seeds, n, settings.flow_steps, model.config.d_z, ids.device, settings.order)
+    orders, noise = draws(seeds, n, settings.table.draws, model.config.d_z, ids.device, settings.order)
     rows = torch.arange(b, device=ids.device)[:, None]
     queries, cache = model.queries(), DynamicCache()
     keys, base = start(model, ids, mask, cache)  # real cache entries [rows, L + s]; first image position [rows, 1]
@@ -69,7 +69,7 @@ def generate(model: VisualLM, ids: Tensor, mask: Tensor, seeds: list[int], setti
         hidden = model.read(inputs, additive(layout, inputs.dtype), where, cache)[:, -m:]
         c = model.conditions(hidden).flatten(0, 1)  # [rows m, D]
         w = flow.cfg_scale(settings.cfg_schedule or "falling", settings.guidance, done, done + m, n)
-        drawn = model.image_head.sample(c, w, noise[:, done : done + m].flatten(0, 1), settings.sampler)
+        drawn = model.image_head.sample(c, w, noise[:, done : done + m].flatten(0, 1), settings.table)
         drawn = model.accept(drawn).view(b, m, -1)
         u[rows, group] = drawn
         latents = model.latent_inputs(drawn, group).repeat(copies, 1, 1)  # [rows, m, D]

@@ -67,14 +67,8 @@ class RoundedHead:
     def __init__(self, head: FlowHead):
         self.head = head
 
-    def time_embed(self, t: Tensor) -> Tensor:
-        return self.head.time_embed(t.bfloat16())
-
-    def cond_embed(self, c: Tensor) -> Tensor:
-        return self.head.cond_embed(c)
-
-    def velocity(self, x: Tensor, time: Tensor, condition: Tensor) -> Tensor:
-        return self.head.velocity(x.bfloat16(), time, condition)
+    def __call__(self, x: Tensor, t: Tensor, c: Tensor) -> Tensor:
+        return self.head(x.bfloat16(), t.bfloat16(), c)
 
     sample = FlowHead.sample
 
@@ -98,7 +92,7 @@ def generate(model: VisualLM, ids: Tensor, mask: Tensor, seeds: list[int], setti
     mode = position_mode(model, settings)
     n, b, s = model.tokens, len(seeds), len(model.config.start_ids)
     copies, length = len(ids) // b, ids.shape[1]
-    orders, noise = draws(seeds, n, settings.flow_steps, model.config.d_z, ids.device, settings.order)
+    orders, noise = draws(seeds, n, settings.table.draws, model.config.d_z, ids.device, settings.order)
     orders = orders[:1].expand(b, -1)
     head = RoundedHead(model.image_head) if settings.head_inputs == "bf16" else model.image_head
     rows = torch.arange(b, device=ids.device)[:, None]
@@ -118,7 +112,7 @@ def generate(model: VisualLM, ids: Tensor, mask: Tensor, seeds: list[int], setti
         hidden = model.read(inputs, additive(layout, inputs.dtype), where, cache)[:, -m:]
         c = model.conditions(hidden).flatten(0, 1)  # [R m, D]
         w = flow.cfg_scale(settings.cfg_schedule or "falling", settings.guidance, done, done + m, n)
-        drawn = head.sample(c, w, noise[:, done : done + m].flatten(0, 1), settings.sampler)
+        drawn = head.sample(c, w, noise[:, done : done + m].flatten(0, 1), settings.table)
         drawn = model.standardize(position_norm(model.restore(drawn))).view(b, m, -1)
         u[rows, group] = drawn
         before = asked, model.latent_inputs(drawn, group).repeat(copies, 1, 1).to(prefix.dtype)

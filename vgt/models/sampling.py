@@ -9,6 +9,7 @@ from pydantic import model_serializer, model_validator
 from torch import Tensor
 
 from vgt.core.config import Config
+from vgt.equations import solvers
 from vgt.equations.order import additive, interleaved_mask, positions
 from vgt.models.visual_lm import VisualLM
 
@@ -20,15 +21,19 @@ class Sampling(Config):
     """How images are decoded.  ``acceleration``: tokens per step; ``guidance`` 1 runs conditional rows only;
     ``cfg_schedule`` None takes the method's own (QueryAR falling, MAR rising).
 
+    ``flow_steps``: evaluations of the flow head per token by ``sampler`` on ``time_schedule`` (vgt.equations.solvers).
+
     ``compat`` "reference" decodes as the published code does, its defects included (reference.py; spec vgt 3.3); then
     ``position_mode`` None takes that of the model's family, and ``head_inputs`` "bf16" rounds what the flow head reads.
-    Raises ValueError for either of them without ``compat``."""
+    Raises ValueError for either of them without ``compat``, and for a sampler, steps and schedule that do not go
+    together."""
 
     acceleration: int = 1
     guidance: float = 4.5
     cfg_schedule: Literal["falling", "rising", "constant"] | None = None
     flow_steps: int = 30
-    sampler: Literal["sde", "ode"] = "sde"
+    sampler: Literal["sde", "ode", "heun", "ab2", "dpmpp"] = "sde"
+    time_schedule: str = "linear"
     order: Literal["random", "raster"] = "random"
     mar_schedule: Literal["cosine", "uniform"] = "cosine"
     compat: Literal["none", "reference"] = "none"
@@ -42,10 +47,21 @@ class Sampling(Config):
             raise ValueError(f"{given[0]} {getattr(self, given[0])!r} is for compat 'reference'; give both or neither")
         return self
 
+    @model_validator(mode="after")
+    def _has_table(self) -> Self:
+        _ = self.table
+        return self
+
+    @property
+    def table(self) -> solvers.Table:
+        """What the flow head's sampler computes."""
+        return solvers.table(self.sampler, self.flow_steps, self.time_schedule)
+
     @model_serializer(mode="wrap")
-    def _without_compat(self, dump) -> dict:
-        """Settings of the correct mode read as they did before there was another: stored records stay valid."""
+    def _as_before(self, dump) -> dict:
+        """Settings that use nothing new read as they did before it was there: stored records stay valid."""
         hidden = ("compat", *REFERENCE_ONLY) if self.compat == "none" else ()
+        hidden += ("time_schedule",) if self.time_schedule == "linear" else ()
         return {name: value for name, value in dump(self).items() if name not in hidden}
 
     @property
@@ -73,15 +89,15 @@ def usual(tokens: int) -> dict:
     return TINY if tokens <= TINY_TOKENS else {}
 
 
-def draws(seeds: list[int], n: int, steps: int, d: int, device, order: str = "random") -> tuple[Tensor, Tensor]:
-    """Per-image order [B, n] and noise [B, n, steps, d], each from the image's own generator on the CPU, so an image
-    depends neither on its neighbours nor on the device."""
+def draws(seeds: list[int], n: int, count: int, d: int, device, order: str = "random") -> tuple[Tensor, Tensor]:
+    """Per-image order [B, n] and noise [B, n, count, d] with ``count`` vectors a token (``Table.draws``), each from the
+    image's own generator on the CPU, so an image depends neither on its neighbours nor on the device."""
     orders, noises = [], []
     for seed in seeds:
         rng = torch.Generator().manual_seed(seed % 2**63)
         drawn = torch.randperm(n, generator=rng)
         orders.append(drawn if order == "random" else torch.arange(n))
-        noises.append(torch.randn(n, steps, d, generator=rng))
+        noises.append(torch.randn(n, count, d, generator=rng))
     return torch.stack(orders).to(device), torch.stack(noises).to(device)
 
 

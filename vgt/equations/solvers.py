@@ -1,0 +1,171 @@
+"""Samplers of dx/dt = v(x, t) from noise (t = 0) to data (t = 1), each as a table of numbers (spec vgt 2.9).
+
+Whatever the method, K network evaluations are K lines of one recurrence,
+
+    x_{k+1} = keep_k x_k + before_k x_{k-1} + push_k v_k + back_k v_{k-1} + noise_k w_k,
+
+with v_k the guided velocity at (x_k, times_k), x_0 and w_k standard normal, and x_K the sample.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+LAST_TIME = 0.96  # where the published time grid ends
+FAMILIES = {"power": (0.2, 5.0), "shift": (0.1, 10.0)}  # time schedules with a parameter, and what it may be
+SCHEDULES = ("linear", *(f"{name}:NUMBER" for name in FAMILIES))
+
+
+@dataclass(frozen=True)
+class Table:
+    """The recurrence's coefficients, K numbers each."""
+
+    times: tuple[float, ...]
+    keep: tuple[float, ...]
+    before: tuple[float, ...]
+    push: tuple[float, ...]
+    back: tuple[float, ...]
+    noise: tuple[float, ...]
+
+    @property
+    def stochastic(self) -> bool:
+        return any(self.noise)
+
+    @property
+    def draws(self) -> int:
+        """Noise vectors that a token needs: the start, and one for every further evaluation of a stochastic sampler."""
+        return len(self.times) if self.stochastic else 1
+
+
+@dataclass(frozen=True)
+class Line:
+    """One evaluation of the recurrence; by default nothing but the state stays."""
+
+    time: float
+    keep: float = 1.0
+    before: float = 0.0
+    push: float = 0.0
+    back: float = 0.0
+    noise: float = 0.0
+
+
+@lru_cache(maxsize=256)
+def table(sampler: str, steps: int, schedule: str = "linear") -> Table:
+    """The table of ``sampler`` with ``steps`` network evaluations K on a time schedule (``times``).
+
+    Raises ValueError for an unknown sampler or schedule and for a number of evaluations that it cannot have."""
+    if sampler not in SAMPLERS:
+        raise ValueError(f"sampler {sampler!r} is unknown; choose one of {', '.join(SAMPLERS)}")
+    if steps < 2:
+        raise ValueError(f"flow steps {steps} is too few; use at least 2")
+    if sampler == "heun" and (steps < 3 or steps % 2 == 0):
+        raise ValueError(
+            f"flow steps {steps} does not suit heun, which evaluates twice an interval and once at the end; "
+            f"use an odd number, for example {max(3, steps - 1)}"
+        )
+    intervals = (steps + 1) // 2 if sampler == "heun" else steps
+    lines = SAMPLERS[sampler](times(schedule, intervals))
+    columns = zip(*((x.time, x.keep, x.before, x.push, x.back, x.noise) for x in lines), strict=True)
+    return Table(*columns)
+
+
+def times(schedule: str, n: int) -> list[float]:
+    """n + 1 increasing times, from 0 to 1.
+
+    linear: n points evenly from 0 to 0.96, then 1 (published, spec vgt 2.9).  With s = k/n: power:p is s^p, denser
+    near noise for p > 1 and near data for p < 1; shift:a is s / (s + a (1 - s)), which moves the logit by -ln a as the
+    loss's own time shift does (spec vgt 2.8): denser near noise for a > 1, near data for a < 1; power:1 is uniform."""
+    if schedule == "linear":
+        return [LAST_TIME * k / (n - 1) for k in range(n)] + [1.0]
+    family, number = _family(schedule)
+    grid = [k / n for k in range(n + 1)]
+    return [s**number if family == "power" else s / (s + number * (1 - s)) for s in grid]
+
+
+def _family(schedule: str) -> tuple[str, float]:
+    """("power", 0.7) of "power:0.7".  Raises ValueError for anything that is no schedule."""
+    name, _, text = schedule.partition(":")
+    if name not in FAMILIES:
+        raise ValueError(f"time schedule {schedule!r} is unknown; choose one of {', '.join(SCHEDULES)}")
+    low, high = FAMILIES[name]
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not low <= number <= high:
+        raise ValueError(f"time schedule {schedule!r} needs a number from {low:g} to {high:g}, as in {name}:0.7")
+    return name, number
+
+
+def _sde(t: list[float]) -> list[Line]:
+    """dx = (v + (1 - t) score) dt + sqrt(2 (1 - t) dt) w with score = (t v - x) / (1 - t), whose drift is
+    (1 + t) v - x in closed form; the last step is Euler's and has no noise (spec vgt 2.9)."""
+    *steps, _ = zip(t, t[1:], strict=False)
+    noisy = [(a, b - a) for a, b in steps]
+    return [Line(a, 1 - h, push=(1 + a) * h, noise=math.sqrt(2 * (1 - a) * h)) for a, h in noisy] + [_euler(*t[-2:])]
+
+
+def _euler(now: float, then: float) -> Line:
+    """x + h v."""
+    return Line(now, push=then - now)
+
+
+def _ode(t: list[float]) -> list[Line]:
+    """Euler's method, order 1 (the paper's wording, spec vgt 2.9)."""
+    return [_euler(now, then) for now, then in zip(t, t[1:], strict=False)]
+
+
+def _heun(t: list[float]) -> list[Line]:
+    """Heun's method, order 2, two evaluations an interval: xhat = x + h v, then xhat + h/2 (v' - v) with v' at xhat.
+    The last interval has one evaluation, Euler's, because no network was trained at t = 1."""
+    lines = []
+    for now, then in zip(t[:-2], t[1:-1], strict=True):
+        h = then - now
+        lines += [_euler(now, then), Line(then, push=h / 2, back=-h / 2)]
+    return [*lines, _euler(*t[-2:])]
+
+
+def _ab2(t: list[float]) -> list[Line]:
+    """Adams-Bashforth of order 2 for unequal steps: x + h (v + h/(2 h') (v - v')), v' and h' those of the step
+    before; the first step is Euler's."""
+    lines = [_euler(*t[:2])]
+    for last, now, then in zip(t, t[1:], t[2:], strict=False):
+        h = then - now
+        bend = h / (2 * (now - last))
+        lines.append(Line(now, push=h * (1 + bend), back=-h * bend))
+    return lines
+
+
+def _dpmpp(t: list[float]) -> list[Line]:
+    """DPM-Solver++ (2M; Lu et al. 2022, Algorithm 2) for the path t x1 + (1 - t) x0, in the data prediction
+    D = x + (1 - t) v.  With lambda = log(t / (1 - t)) and H its steps, x_{k+1} = (1-t')/(1-t) x + (t'-t)/(1-t) D*,
+    D* = D_k + H_k / (2 H_{k-1}) (D_k - D_{k-1}).  lambda is infinite at 0 and 1, where D* = D_k, which is Euler's
+    step: the first two (H_0 is infinite) and the last."""
+    rise = [b - a for a, b in zip(map(_lambda, t[1:-2]), map(_lambda, t[2:-1]), strict=True)]  # H_1 ... H_{K-2}
+    lines = [_euler(now, then) for now, then in zip(t[:2], t[1:3], strict=True)][: len(t) - 2]
+    for k in range(2, len(t) - 2):
+        last, now, then = t[k - 1 : k + 2]
+        bend, share = rise[k - 1] / (2 * rise[k - 2]), (then - now) / (1 - now)
+        lines.append(
+            Line(
+                now,
+                keep=1 + share * bend,
+                before=-share * bend,
+                push=(then - now) * (1 + bend),
+                back=-share * bend * (1 - last),
+            )
+        )
+    return [*lines, _euler(*t[-2:])]
+
+
+def _lambda(t: float) -> float:
+    """Half of the log signal-to-noise ratio, log(t / (1 - t))."""
+    return math.log(t / (1 - t))
+
+
+SAMPLERS: dict[str, Callable[[list[float]], list[Line]]] = {
+    "sde": _sde, "ode": _ode, "heun": _heun, "ab2": _ab2, "dpmpp": _dpmpp,
+}  # fmt: skip
