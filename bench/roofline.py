@@ -1,0 +1,241 @@
+"""The least time that decoding can take: what must be read and computed, against what a device can do.
+
+Assumptions, which make it a floor:
+
+* A call takes the longer of its bytes at full bandwidth and its operations at full rate (a multiply-add is two); calls
+  follow one another.  Calls are: reading the text, each step of the language model, in each of these the modulation of
+  all flow steps at once, each evaluation of the flow head, decoding the pictures.
+* Every call reads its weights once.  The cache is read once a step and written once; each row reads its own.  What is
+  passed on within a call or from call to call stays on the chip; ``activations`` adds the one part that is large, the
+  stored modulation.
+* Of the last layer only what conditions the head is computed: all of it for queries, keys and values for the others.
+* Hoisted: modulation and condition are computed once a decode step, the time embedding once for ever.  Not hoisted:
+  all of them at every evaluation.
+* The unconditional prompt is read once a batch, each conditional one once an image.  Norms, rotations, softmax,
+  sampling, launches and the host cost nothing.
+
+Sizes come from the modules themselves (also of a model on the meta device), so that any configuration has a floor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench.limits import Limits
+from vgt.equations.order import cosine_sizes, group_sizes
+from vgt.models.visual_lm import VisualLM
+
+PHASES = ("prefill", "language_model", "head", "decode")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of a VisualLM.
+
+    Numbers of parameters: ``language`` decoder layers with their norms, ``last`` what of the last one only those tokens
+    need whose state is asked for, ``into`` and ``out`` the two projectors, and of the flow head ``modulation``
+    (adaptive layer norm), ``condition``, ``time``, ``velocity`` (the rest, for each evaluation).  ``pair``: operations
+    per query and key that sees it, in one of the ``layers``; ``cache``: numbers cached per token; ``modulated``:
+    numbers that modulate one row at one evaluation; ``tokens`` of an image; ``start`` tokens behind the text."""
+
+    language: int
+    last: int
+    into: int
+    out: int
+    modulation: int
+    condition: int
+    time: int
+    velocity: int
+    pair: int
+    layers: int
+    cache: int
+    modulated: int
+    tokens: int
+    start: int
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The autoencoder's decoder: ``parameters``; ``operations`` and ``values`` (latents and pixels) of one image."""
+
+    parameters: int
+    operations: int
+    values: int
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """What is decoded: ``batch`` images at ``acceleration`` tokens a step, each with a prompt of ``text`` tokens;
+    ``evaluations`` of the flow head per token; ``copies`` 2 with guidance, 1 without; ``bytes`` of a number;
+    ``steps``: only the first so many, without the autoencoder."""
+
+    method: Literal["query_ar", "mar"]
+    batch: int
+    acceleration: int
+    text: int
+    evaluations: int = 30
+    copies: int = 2
+    bytes: int = 2
+    hoisted: bool = True
+    activations: bool = False
+    mar_schedule: Literal["cosine", "uniform"] = "cosine"
+    steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Work:
+    """``times`` equal calls, of each the bytes and operations."""
+
+    bytes: float
+    operations: float
+    times: int = 1
+
+    def seconds(self, limits: Limits) -> float:
+        return self.times * max(self.bytes / limits.bandwidth, self.operations / limits.flops)
+
+
+@dataclass(frozen=True)
+class Floor:
+    """Milliseconds of one image by phase and in total, with its bytes and operations (a batch shares its weights)."""
+
+    ms: dict[str, float]
+    bytes: float
+    operations: float
+
+    @property
+    def total(self) -> float:
+        return sum(self.ms.values())
+
+
+def _count(*modules: nn.Module) -> int:
+    return sum(p.numel() for module in modules for p in module.parameters())
+
+
+def sizes(model: VisualLM) -> Sizes:
+    """Counted from the modules."""
+    text, last, head = model.language_model.config, model.language_model.layers[-1], model.image_head
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    modulation = [*(block.adaLN_modulation for block in head.res_blocks), head.final_layer.adaLN_modulation]
+    apart = (_count(*modulation), _count(head.cond_embed), _count(head.time_embed))
+    return Sizes(
+        language=_count(model.language_model) - _count(model.language_model.get_input_embeddings()),
+        last=_count(last) - _count(last.self_attn.k_proj, last.self_attn.v_proj),
+        into=_count(model.image_in_projector),
+        out=_count(model.image_out_projector),
+        modulation=apart[0],
+        condition=apart[1],
+        time=apart[2],
+        velocity=_count(head) - sum(apart),
+        pair=4 * text.num_attention_heads * width,
+        layers=text.num_hidden_layers,
+        cache=2 * text.num_hidden_layers * text.num_key_value_heads * width,
+        modulated=sum(part[1].out_features for part in modulation),
+        tokens=model.tokens,
+        start=len(model.config.start_ids),
+    )
+
+
+def picture(ae, grid: tuple[int, int]) -> Picture:
+    """Counted in one pass of the decoder of a VGTAE over a latent grid; the pass is real where the weights are."""
+    weight = next(ae.decoder.parameters())
+    z = torch.zeros(1, ae.config.d_z, *grid, dtype=weight.dtype, device=weight.device)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        pixels = ae.decode(z)
+    return Picture(_count(ae.decoder), counter.get_total_flops(), z.numel() + pixels.numel())
+
+
+def groups(method: str, tokens: int, acceleration: int, mar_schedule: str = "cosine") -> list[int]:
+    """Tokens drawn by each decode step (spec vgt 2.11, spec mar 1.3)."""
+    found = group_sizes(tokens, acceleration)
+    return cosine_sizes(tokens, len(found)) if method == "mar" and mar_schedule == "cosine" else found
+
+
+def left_over(drawn: list[int]) -> list[int]:
+    """What each step of QueryAR still has to read of the step before: one latent where the query stays in the cache,
+    else pairs of query and latent (spec vgt 2.12)."""
+    return [0, *(1 if m == 1 else 2 * m for m in drawn[:-1])]
+
+
+def _reads(sizes: Sizes, how: Decoding) -> Iterator[tuple[int, int, int, int]]:
+    """Of each decode step and one row: tokens drawn, tokens read, cached ones that they see, pairs of query and key."""
+    cached = how.text + sizes.start
+    drawn = groups(how.method, sizes.tokens, how.acceleration, how.mar_schedule)[: how.steps]
+    for m, left in zip(drawn, left_over(drawn), strict=True):
+        if how.method == "mar":
+            yield m, sizes.tokens, cached, sizes.tokens * (cached + sizes.tokens)
+        else:
+            yield m, left + m, cached, left * cached + left * (left + 1) // 2 + m * (cached + left + 1)
+            cached += left + (m == 1)
+
+
+def _read(sizes: Sizes, tokens: int, asked: int, pairs: float) -> float:
+    """Operations of one row of the language model; of its last layer only what the ``asked`` tokens need."""
+    whole = 2 * tokens * sizes.language + pairs * sizes.pair * sizes.layers
+    return whole - (1 - asked / tokens) * (2 * tokens * sizes.last + pairs * sizes.pair)
+
+
+def _head(sizes: Sizes, how: Decoding, rows: int) -> list[Work]:
+    """The flow head over ``rows`` of one decode step (spec decode_engine, hoisting)."""
+    once, each = sizes.condition, sizes.velocity
+    if not how.hoisted:
+        each += sizes.modulation + sizes.condition + sizes.time
+        return [Work(how.bytes * each, 2 * rows * each, how.evaluations)]
+    stored = 2 * rows * how.evaluations * sizes.modulated if how.activations else 0  # written once, read once
+    modulation = 2 * rows * (how.evaluations * sizes.modulation + once)
+    return [
+        Work(how.bytes * (sizes.modulation + once + stored), modulation),
+        Work(how.bytes * each, 2 * rows * each, how.evaluations),
+    ]
+
+
+def work(sizes: Sizes, how: Decoding, decoder: Picture | None = None) -> dict[str, list[Work]]:
+    """The calls of one batch by phase.  Raises ValueError for an acceleration that the tokens do not allow."""
+    rows, length = how.batch * how.copies, how.text + sizes.start
+    prompts = how.batch + (how.copies > 1)
+    found: dict[str, list[Work]] = {phase: [] for phase in PHASES}
+    found["prefill"].append(
+        Work(
+            how.bytes * (sizes.language + prompts * length * sizes.cache),
+            prompts * _read(sizes, length, 0, length * (length + 1) / 2),
+        )
+    )
+    for m, read, cached, pairs in _reads(sizes, how):
+        seen = rows * (cached + read) * sizes.cache
+        computed = _read(sizes, read, m, pairs) + 2 * m * sizes.out
+        found["language_model"].append(
+            Work(
+                how.bytes * (sizes.language + sizes.into + sizes.out + seen),
+                rows * computed + 2 * how.batch * m * sizes.into,
+            )
+        )
+        found["head"] += _head(sizes, how, rows * m)
+    if decoder is not None and how.steps is None:
+        found["decode"].append(
+            Work(how.bytes * (decoder.parameters + how.batch * decoder.values), how.batch * decoder.operations)
+        )
+    return found
+
+
+def floor(sizes: Sizes, how: Decoding, limits: Limits, decoder: Picture | None = None) -> Floor:
+    """The least time of one image in a batch; without ``decoder`` up to its latents.
+
+    Raises ValueError for an acceleration that the tokens do not allow."""
+    found = work(sizes, how, decoder)
+    calls = [call for phase in found.values() for call in phase]
+    return Floor(
+        {phase: 1000 * sum(call.seconds(limits) for call in found[phase]) / how.batch for phase in PHASES},
+        sum(call.times * call.bytes for call in calls) / how.batch,
+        sum(call.times * call.operations for call in calls) / how.batch,
+    )
+
+
+def step_bytes(sizes: Sizes, bytes: int) -> int:
+    """Bytes of the weights that one decode step reads: what a cache has to hold to be read from there."""
+    head = sizes.modulation + sizes.condition + sizes.velocity
+    return bytes * (sizes.language + sizes.into + sizes.out + head)
