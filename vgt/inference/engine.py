@@ -1,0 +1,342 @@
+"""The decode engine: the loops of query_ar.py and mar.py, arranged for speed (spec decode_engine).
+
+What differs from the readable loops, and not in the pictures: keys and values lie in a cache of fixed size, every
+distinct prompt is read once, the flow head's modulations leave its loop (hoisted_head.py), the language model runs from
+packed weights (static_lm.py) and computes in its last layer only what conditions the head, and on a GPU a decode step
+is one CUDA graph (graphs.py).  Conditions, velocities and samples are equal to rounding.
+
+Shapes: B pictures, R rows (2 B with guidance, the unconditional ones second), P places of the prefix (text, pads and
+start tokens), N image tokens, m tokens a step, p pending tokens, D model width, d latent channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vgt.equations import flow
+from vgt.equations.order import additive, cosine_sizes, group_mask, group_sizes, interleaved_mask, positions
+from vgt.equations.solvers import Table
+from vgt.inference.graphs import Graphed
+from vgt.inference.hoisted_head import HoistedHead
+from vgt.inference.static_lm import KeyValues, static_lm
+from vgt.models.sampling import Sampling, draws
+from vgt.models.visual_lm import VisualLM
+
+PAD_TO = 16  # prompts are padded to a multiple of this, so that few shapes occur
+# Prompts that are read at once, always that many, so that the bytes of one do not depend on the others.
+PREFILL_ROWS = {"cpu": 8, "cuda": 32}
+OnStep = Callable[[int, int, Tensor], object]
+
+
+@dataclass
+class _Batch:
+    """What decoding one batch needs: ``cache`` with the prefixes read; ``real`` bool [R, P], which of its places are no
+    pads; ``base`` [R, 1], position of the first image token; ``orders`` [B, N]; ``noise`` [B, N, draws, d]; ``u``
+    [B, N, d], the standardised latents so far."""
+
+    cache: KeyValues
+    real: Tensor
+    base: Tensor
+    orders: Tensor
+    noise: Tensor
+    u: Tensor
+
+    @property
+    def copies(self) -> int:
+        return len(self.real) // len(self.u)
+
+
+class Engine:
+    """Decodes batches with one model: ``engine(ids, mask, seeds, settings, on_step)`` as ``query_ar.generate`` and
+    ``mar.generate``, by the model's own method.
+
+    Packed weights are made anew when the model's have changed.  ``graphs``: whether decode steps become CUDA graphs on
+    a GPU; ``prompt_tokens``: pads every prompt to that length, so that all batches have one shape.  ``notes`` say what
+    could not be used, and why.  When a GPU's memory is too small for a batch, the pictures that are decoded together
+    (``limit``) are halved until they fit, and stay so."""
+
+    def __init__(self, model: VisualLM, graphs: bool = True, prompt_tokens: int | None = None):
+        self.model, self.graphs, self.prompt_tokens = model, graphs, prompt_tokens
+        self.limit: int | None = None
+        self.notes: list[str] = []
+        self._stamp: tuple | None = None
+
+    # ---- what is kept between calls
+
+    def _prepare(self) -> None:
+        """Pack the weights where they are not those of the last call."""
+        stamp = tuple((p.data_ptr(), p._version) for p in self.model.parameters())
+        if stamp == self._stamp:
+            return
+        self.notes = []
+        self._cache: KeyValues | None = None
+        self._graphs: dict[tuple, Graphed] = {}
+        self._blocks: dict[tuple[int, int], Tensor] = {}
+        self._head = HoistedHead(self.model.image_head)
+        self._lm, why = static_lm(self.model)
+        self._queries, self._places = self.model.queries(), self.model.places()
+        self._device = self._queries.device
+        self._on_gpu = self._device.type == "cuda"
+        self._note(why)
+        if not self._on_gpu:
+            self._note(f"no CUDA graphs: the model is on {self._device.type}")
+        self._stamp = stamp
+
+    def _note(self, text: str | None) -> None:
+        if text is not None and text not in self.notes:
+            self.notes.append(text)
+
+    def _key_values(self, rows: int, places: int) -> KeyValues:
+        if self._cache is None or self._cache.store.shape[2] != rows or self._cache.places != places:
+            self._cache = None  # give the memory back first
+            self._graphs.clear()
+            self._cache = self._lm.cache(rows, places)
+        return self._cache
+
+    def _run(self, key: tuple, step: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tuple[Tensor, ...]:
+        """``step(*tensors)``, as a CUDA graph where that is possible; ``key`` names what else the step depends on."""
+        if not (self._on_gpu and self.graphs):
+            return step(*tensors)
+        if key not in self._graphs:
+            self._graphs[key] = Graphed(step)
+        made = self._graphs[key](*tensors)
+        self._note(self._graphs[key].refusal)
+        return made
+
+    # ---- one call
+
+    @torch.no_grad()
+    def __call__(
+        self, ids: Tensor, mask: Tensor, seeds: list[int], settings: Sampling, on_step: OnStep | None = None
+    ) -> Tensor:
+        """Latents [B, N, d] of the autoencoder in raster order.  ``ids``/``mask`` [B or 2B, L]: prompts, the
+        unconditional rows second when ``settings.guidance`` is not 1.
+
+        Where memory makes smaller batches of this one, ``on_step`` is called for each in turn, always with all rows.
+        Raises ValueError for prompts that are too long, an impossible acceleration, and latents that are not finite,
+        with the decode step and the token where that began."""
+        self._prepare()
+        model, b = self.model, len(seeds)
+        model.check_acceleration(settings.acceleration)
+        ids, mask = self._padded(ids, mask)
+        copies = len(ids) // b
+        ids, mask = ids.view(copies, b, -1), mask.view(copies, b, -1)
+        u = torch.zeros(b, model.tokens, model.config.d_z, device=self._device)
+        decode = {"query_ar": self._query_ar, "mar": self._mar}[model.config.method]
+        begin = 0
+        while begin < b:
+            part = slice(begin, min(b, begin + (self.limit or b)))
+            rows, fits = part.stop - begin, True
+            try:
+                batch = self._begin(ids[:, part].flatten(0, 1), mask[:, part].flatten(0, 1), seeds[part], settings)
+                batch.u = u[part]
+                decode(batch, settings, None if on_step is None else (lambda done, n: on_step(done, n, u)))
+            except torch.OutOfMemoryError:
+                if rows == 1:
+                    raise
+                fits = False  # memory comes back when the error and its frames are gone
+            if fits:
+                self._check_finite(batch, settings, begin)
+                begin = part.stop
+            else:
+                self._halve(rows)
+        return model.restore(u)
+
+    def _halve(self, rows: int) -> None:
+        """Decode half as many pictures together from now on."""
+        self._cache, self._graphs = None, {}
+        if self._on_gpu:
+            torch.cuda.empty_cache()
+        self.limit = rows // 2
+        self._note(f"out of memory with {rows} pictures at a time: {self.limit} instead")
+
+    def _padded(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Prompts padded to a length that many batches share."""
+        length, config = ids.shape[1], self.model.language_model.config
+        longest = int(mask.sum(1).max())
+        if self.prompt_tokens is not None and longest > self.prompt_tokens:
+            raise ValueError(
+                f"a prompt of {longest} tokens does not fit a cache for {self.prompt_tokens}; "
+                "shorten it or give the engine more prompt_tokens"
+            )
+        used = longest + len(self.model.config.start_ids) + 2 * self.model.tokens
+        limit = getattr(config, "max_position_embeddings", None)
+        if limit is not None and used > limit:
+            raise ValueError(
+                f"a prompt of {longest} tokens and {self.model.tokens} image tokens need {used} positions, "
+                f"but the language model has {limit}; shorten the prompt"
+            )
+        target = self.prompt_tokens or -(-longest // PAD_TO) * PAD_TO
+        if target <= length:
+            return ids[:, :target], mask[:, :target]
+        return F.pad(ids, (0, target - length)), F.pad(mask, (0, target - length))
+
+    def _begin(self, ids: Tensor, mask: Tensor, seeds: list[int], settings: Sampling) -> _Batch:
+        """Read the prompts and draw what chance decides."""
+        model, rows = self.model, len(ids)
+        n, prefix = model.tokens, ids.shape[1] + len(model.config.start_ids)
+        image = {"query_ar": 2 * n, "mar": n}[model.config.method]
+        cache = self._key_values(rows, -(-(prefix + image) // PAD_TO) * PAD_TO)
+        self.prefill(ids, mask, cache)
+        real = torch.cat([mask, mask.new_ones(rows, len(model.config.start_ids))], 1)
+        orders, noise = draws(seeds, n, settings.table.draws, model.config.d_z, self._device, settings.order)
+        return _Batch(cache, real, real.sum(1, keepdim=True), orders, noise, torch.empty(0))
+
+    def _check_finite(self, batch: _Batch, settings: Sampling, begin: int) -> None:
+        """Raises ValueError where the sampler left its numbers."""
+        finite = batch.u.isfinite().all(2).gather(1, batch.orders)  # [B, N] in decode order
+        if finite.all():
+            return
+        place, row = min((int(bad.nonzero()[0]), k) for k, bad in enumerate(~finite) if bad.any())
+        sizes, step, done = self._sizes(settings), 0, 0
+        while done + sizes[step] <= place:
+            step, done = step + 1, done + sizes[step]
+        dtype = str(next(self.model.parameters()).dtype).removeprefix("torch.")
+        narrow = "use bfloat16 or float32" if dtype == "float16" else "the weights or the guidance scale are at fault"
+        raise ValueError(
+            f"latents are not finite in {dtype} from decode step {step} on (picture {begin + row}, token "
+            f"{int(batch.orders[row, place])}); {narrow}"
+        )
+
+    def _sizes(self, settings: Sampling) -> list[int]:
+        """Tokens of each decode step."""
+        n, sizes = self.model.tokens, group_sizes(self.model.tokens, settings.acceleration)
+        if self.model.config.method == "mar" and settings.mar_schedule == "cosine":
+            return cosine_sizes(n, len(sizes))
+        return sizes
+
+    # ---- the parts of a step, each on its own so that a benchmark can clock it
+
+    def prefill(self, ids: Tensor, mask: Tensor, cache: KeyValues) -> None:
+        """Read every distinct prompt once and copy its keys and values to all rows [R, P] that have it."""
+        model, s = self.model, len(self.model.config.start_ids)
+        texts, source = torch.unique(ids.masked_fill(~mask, -1), dim=0, return_inverse=True)
+        prefix, chunk = ids.shape[1] + s, PREFILL_ROWS[self._device.type]
+        short, slots = self._lm.cache(chunk, prefix), torch.arange(prefix, device=self._device)
+        for begin in range(0, len(texts), chunk):
+            part = texts[begin : begin + chunk]
+            part = torch.cat([part, part[-1:].expand(chunk - len(part), -1)])
+            seen, inputs = part >= 0, model.prefix(part.clamp(min=0))
+            layout = additive(interleaved_mask(seen, s, 0), inputs.dtype).repeat(1, 1, self._lm.group, 1)
+            self._lm(inputs, positions(seen, s, 0), layout, slots, short, 0)
+            target = ((source >= begin) & (source < begin + chunk)).nonzero()[:, 0]
+            cache.copy_rows(short, source[target] - begin, target, prefix)
+
+    def read(self, x: Tensor, where: Tensor, mask: Tensor, slots: Tensor, asked: Tensor | int) -> Tensor:
+        """Final hidden states [R, m, D] of the tokens that are asked for (static_lm.py)."""
+        assert self._cache is not None
+        return self._lm(x, where, mask, slots, self._cache, asked)
+
+    def head(self, hidden: Tensor, w: float | Tensor, noise: Tensor, table: Table) -> Tensor:
+        """Standardised latents [B, m, d] from hidden states [R, m, D] and noise [B, m, draws, d]."""
+        b, m = noise.shape[:2]
+        c = self.model.conditions(hidden).flatten(0, 1)
+        return self.model.accept(self._head.sample(c, w, noise.flatten(0, 1), table)).view(b, m, -1)
+
+    def _latent_inputs(self, u: Tensor, where: Tensor) -> Tensor:
+        """``VisualLM.latent_inputs`` with the places at hand."""
+        project = self.model.image_in_projector
+        return project(u.to(project.weight.dtype)) + self._places[where]
+
+    # ---- the two loops
+
+    def _query_ar(self, batch: _Batch, settings: Sampling, on_step) -> None:
+        """Spec vgt 2.12: tokens lie behind what is finished, and the next step's pairs overwrite the queries."""
+        n, copies, table, prefix = self.model.tokens, batch.copies, settings.table, batch.real.shape[1]
+        visible = self._visible(batch)
+        here = torch.arange(len(batch.u), device=self._device)[:, None]
+        pending = self._queries.new_zeros(len(batch.real), 0, self._queries.shape[1])
+        done = final = 0  # image tokens; places behind the prefix that stay as they are
+        for m in self._sizes(settings):
+            p = pending.shape[1]
+            chosen = batch.orders[:, done : done + m]
+            offsets = torch.arange(final, final + p + m, device=self._device)
+            slots = prefix + offsets
+            offsets[p:] = 2 * done  # all queries of a group stand at one position
+            mask = self._step_mask(visible, prefix + final, p, m)
+            w = flow.cfg_scale(settings.cfg_schedule or "falling", settings.guidance, done, done + m, n)
+            drawn, pending = self._run(
+                (m, copies, table),
+                lambda *tensors, m=m: self._query_ar_step(m, copies, table, *tensors),
+                *(pending, chosen, batch.base + offsets, mask, slots, self._scalar(w), batch.noise[:, done : done + m]),
+            )
+            batch.u[here, chosen] = drawn
+            final += p + (m == 1)  # a single query stays, as in training; several are put aside
+            done += m
+            if on_step is not None:
+                on_step(done, n)
+
+    def _query_ar_step(self, m: int, copies: int, table: Table, pending, chosen, where, mask, slots, w, noise):
+        """Latents [B, m, d] of one group, and the tokens [R, 1 or 2 m, D] that the next step has to read first."""
+        asked = self._queries[chosen].repeat(copies, 1, 1)
+        hidden = self.read(torch.cat([pending, asked], 1), where, mask, slots, m)
+        drawn = self.head(hidden, w, noise, table)
+        latents = self._latent_inputs(drawn, chosen).repeat(copies, 1, 1)
+        if m == 1:
+            return drawn, latents
+        return drawn, torch.stack([asked, latents], 2).flatten(1, 2)  # Q E Q E ...
+
+    def _mar(self, batch: _Batch, settings: Sampling, on_step) -> None:
+        """Spec mar 3: every step reads all image tokens again, into the same places."""
+        n, copies, table, prefix = self.model.tokens, batch.copies, settings.table, batch.real.shape[1]
+        here = torch.arange(len(batch.u), device=self._device)[:, None]
+        slots = torch.arange(prefix, prefix + n, device=self._device)
+        where = batch.base + torch.arange(n, device=self._device)
+        mask = self._visible(batch)[:, None, None, : batch.cache.places if self._on_gpu else prefix + n]
+        known = torch.zeros(len(batch.u), n, dtype=torch.bool, device=self._device)
+        done = 0
+        for m in self._sizes(settings):
+            chosen = batch.orders[:, done : done + m]
+            w = flow.cfg_scale(settings.cfg_schedule or "rising", settings.guidance, done, done + m, n)
+            (drawn,) = self._run(
+                (m, copies, table),
+                lambda *tensors: self._mar_step(copies, table, *tensors),
+                *(batch.u, known, chosen, where, mask, slots, self._scalar(w), batch.noise[:, done : done + m]),
+            )
+            batch.u[here, chosen] = drawn
+            known[here, chosen] = True
+            done += m
+            if on_step is not None:
+                on_step(done, n)
+
+    def _mar_step(self, copies: int, table: Table, u, known, chosen, where, mask, slots, w, noise):
+        """Latents [B, m, d] of the tokens that are revealed."""
+        everywhere = torch.arange(u.shape[1], device=u.device).expand(len(u), -1)
+        inputs = torch.where(known[..., None], self._latent_inputs(u, everywhere), self._queries)
+        hidden = self.read(inputs.repeat(copies, 1, 1), where, mask, slots, chosen.repeat(copies, 1))
+        return (self.head(hidden, w, noise, table),)
+
+    def _visible(self, batch: _Batch) -> Tensor:
+        """Additive [R, M]: the prefix less its pads, and all places for image tokens."""
+        rows, prefix = batch.real.shape
+        end = prefix + self.model.tokens if self.model.config.method == "mar" else batch.cache.places
+        places = torch.zeros(rows, batch.cache.places, dtype=torch.bool, device=self._device)
+        places[:, :prefix], places[:, prefix:end] = batch.real, True
+        return additive(places, self._queries.dtype)[:, 0]
+
+    def _step_mask(self, visible: Tensor, begin: int, p: int, m: int) -> Tensor:
+        """Additive [R, 1, G (p + m), k]: what is finished, then the layout of a group step (``group_mask``).  k ends
+        with the step, or with the cache where a graph needs one shape."""
+        block = self._block(p, m)
+        end = begin + p + m
+        mask = visible.new_empty(len(visible), 1, len(block), visible.shape[1] if self._on_gpu else end)
+        mask[..., :begin] = visible[:, None, None, :begin]
+        mask[..., begin:end] = block
+        mask[..., end:] = torch.finfo(mask.dtype).min
+        return mask
+
+    def _block(self, p: int, m: int) -> Tensor:
+        """Additive [G (p + m), p + m] of the tokens of one step among themselves."""
+        if (p, m) not in self._blocks:
+            inside = group_mask(torch.zeros(1, 0, dtype=torch.bool, device=self._device), p, m)
+            self._blocks[p, m] = additive(inside, self._queries.dtype)[0, 0].repeat(self._lm.group, 1)
+        return self._blocks[p, m]
+
+    def _scalar(self, w: float) -> float | Tensor:
+        """A number as a captured graph can take it."""
+        return torch.full((), w, device=self._device) if self._on_gpu else w
