@@ -2,9 +2,15 @@
 
 ``<root>/<00000>/metadata.jsonl`` holds a prompt's record, ``<root>/<00000>/samples/<0000>.png`` its images, and
 ``<root>/subject.json`` says who made them; the folder's name carries the hash of that, so other weights or another
-batch size never meet what is there.  A generator always sees full batches of one fixed size in one fixed order,
-whatever is already on disk and however many processes share the work, so that a killed and resumed run ends with the
-same bytes.
+batch size never meet what is there.
+
+The pictures are one endless stream, sample 0 of all prompts, then sample 1 ..., cut into full batches of one fixed
+size.  What stands in a batch follows from the prompts and its number alone, neither from what is on disk, nor from how
+many processes share the work, nor from how many samples are asked for: the last batch is filled with the pictures that
+would come next, which are thrown away.  So a killed run, and one that asks for more samples later, ends with the same
+bytes as one from nothing, even where the neighbours in a batch move a picture's last bits.  A subject that sets
+``batch_matters``, because its neighbours decide the whole picture, keeps the batches that its published numbers came
+from: none holds two samples of a prompt, the last one of each sample repeats its last picture.
 """
 
 from __future__ import annotations
@@ -151,28 +157,42 @@ def _prepare(run: Run, root: Path, shard: Shard) -> None:
 
 
 def _batches(run: Run) -> list[list[tuple[int, int]]]:
-    """(prompt index, sample) in batches: sample 0 of all prompts, then sample 1 ..., so that asking for more samples
-    later leaves the earlier batches as they are."""
-    n = len(run.prompts)
-    return [
-        [(index, sample) for index in range(start, min(start + run.batch, n))]
-        for sample in range(run.images_per_prompt)
-        for start in range(0, n, run.batch)
-    ]
+    """(prompt index, sample) in batches of ``run.batch``, those that only fill the last one among them."""
+    n, size = len(run.prompts), run.batch
+    if getattr(run.subject, "batch_matters", False):
+        places = [[min(start + k, n - 1) for k in range(size)] for start in range(0, n, size)]
+        return [[(index, sample) for index in batch] for sample in range(run.images_per_prompt) for batch in places]
+    starts = range(0, n * run.images_per_prompt, size)
+    return [[(place % n, place // n) for place in range(start, start + size)] for start in starts]
 
 
 def _generate(run: Run, jobs: list[tuple[int, int]]) -> np.ndarray:
-    """uint8 [len(jobs), H, W, 3]; the generator sees ``batch`` rows, the last one repeated."""
-    padded = jobs + [jobs[-1]] * (run.batch - len(jobs))
-    prompts = [run.prompts[index]["prompt"] for index, _ in padded]
-    seeds = [image_seed(run.seed, prompt_id(run.prompts, index), sample) for index, sample in padded]
-    images = np.asarray(run.subject.generate(prompts, seeds))
+    """uint8 [len(jobs), H, W, 3]; jobs are a full batch.  Raises ValueError, naming the remedy, where memory runs out,
+    and for what is no picture."""
+    prompts = [run.prompts[index]["prompt"] for index, _ in jobs]
+    seeds = [image_seed(run.seed, prompt_id(run.prompts, index), sample) for index, sample in jobs]
+    try:
+        images = np.asarray(run.subject.generate(prompts, seeds))
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        smaller = f"give --batch {run.batch // 2} (pictures of its own)" if run.batch > 1 else "give another --device"
+        raise ValueError(
+            f"generator {run.model!r} ran out of memory on a batch of {run.batch}; {smaller}, or free some and run "
+            "the same command again: what is drawn so far is kept"
+        ) from error
     if images.dtype != np.uint8 or images.ndim != 4 or len(images) != run.batch or images.shape[3] != 3:
         raise ValueError(
             f"generator {run.model!r} gave {images.dtype} {images.shape} for {run.batch} prompts; "
             f"it must give uint8 [{run.batch}, H, W, 3]"
         )
-    return images[: len(jobs)]
+    return images
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether numpy, torch's allocators or CUDA's libraries had no room; torch has several classes for that."""
+    words = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 
 def pictures(run: Run, root: Path, shard: Shard = WHOLE) -> Pictures:
@@ -181,7 +201,7 @@ def pictures(run: Run, root: Path, shard: Shard = WHOLE) -> Pictures:
 
     Raises ValueError where another process is at work on the same images, and as ``Folder.samples`` does."""
     batches = [batch for position, batch in enumerate(_batches(run)) if shard.mine(position)]
-    jobs = [job for batch in batches for job in batch]
+    jobs = [job for batch in batches for job in batch if job[1] < run.images_per_prompt]
     if isinstance(run.subject, Folder):
         found, extra = run.subject.samples(run.prompts, run.images_per_prompt)
         return Pictures(run.subject.root, {job: found[job] for job in jobs if job in found}, extra)
@@ -200,7 +220,8 @@ def _draw(
     title = f"{run.model}: {run.suite} drawn"
     with tqdm(total=len(missing), desc=title, unit="image", mininterval=0.5, disable=not batches) as bar:
         for batch in batches:
-            for job, image in zip(batch, _generate(run, batch), strict=True):
+            drawn = dict(zip(batch, _generate(run, batch), strict=True))
+            for job, image in drawn.items():
                 if job in missing:
                     with files.atomic(paths[job]) as part:
                         Image.fromarray(image).save(part)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import socket
 import threading
 import time
@@ -140,10 +141,10 @@ def test_any_number_of_parts_ends_with_the_same_bytes(unbroken, tmp_path, count)
     for index in reversed(range(count)):
         out = evaluate(tmp_path, log, shard=Shard(index, count))
     assert sorted(p.name for p in out.glob("*.jsonl")) == [f"means.{k + 1}-of-{count}.jsonl" for k in range(count)]
-    assert len(log.read_text().splitlines()) == 9 + 15  # 3 samples in 3 batches each, 15 pictures
+    assert len(log.read_text().splitlines()) == 8 + 15  # batches of two, 15 pictures
     evaluate(tmp_path, log)
     assert visible(out) == unbroken
-    assert len(log.read_text().splitlines()) == 9 + 15
+    assert len(log.read_text().splitlines()) == 8 + 15
 
 
 def test_another_division_goes_on_where_the_first_stopped(unbroken, tmp_path):
@@ -154,7 +155,7 @@ def test_another_division_goes_on_where_the_first_stopped(unbroken, tmp_path):
     evaluate(tmp_path, log)
     assert visible(out) == unbroken
     lines = log.read_text().splitlines()
-    assert len(lines) == len(set(lines)) == 9 + 15
+    assert len(lines) == len(set(lines)) == 8 + 15
 
 
 def test_killed_twice_and_finished_by_two_processes(unbroken, tmp_path):
@@ -179,8 +180,101 @@ def test_killed_twice_and_finished_by_two_processes(unbroken, tmp_path):
     done = len(log.read_text().splitlines())
     out = evaluate(tmp_path, log)
     assert visible(out) == unbroken
-    assert len(log.read_text().splitlines()) == done <= 9 + 15 + 2
+    assert len(log.read_text().splitlines()) == done <= 8 + 15 + 2
     assert not list(out.glob("*/samples/.*"))
+
+
+def test_pictures_stream_through_full_batches():
+    """Sample by sample without a gap; what fills the last batch is what would come next."""
+    three = generation._batches(job(images_per_prompt=3))
+    assert all(len(batch) == 2 for batch in three)
+    stream = [where for batch in three for where in batch]
+    assert stream == [(index, sample) for sample in range(3) for index in range(5)] + [(0, 3)]
+    assert generation._batches(job(images_per_prompt=6))[:8] == three
+    assert generation._batches(job(prompts=PROMPTS[:1], batch=4, images_per_prompt=2)) == [[(0, k) for k in range(4)]]
+
+
+def test_a_subject_whose_batches_matter_keeps_them():
+    subject = Painter()
+    subject.batch_matters = True
+    passes = [[(0, s), (1, s), (2, s), (3, s), (4, s), (4, s)] for s in range(2)]
+    batches = generation._batches(job(subject, images_per_prompt=2))
+    assert batches == [one[k : k + 2] for one in passes for k in (0, 2, 4)]
+    assert generation._batches(job(subject, images_per_prompt=2, batch=6)) == passes
+
+
+@pytest.mark.parametrize("matters", [False, True])
+def test_more_samples_later_end_with_the_same_bytes(tmp_path, matters):
+    """Though the painter's pictures depend on all of their batch."""
+
+    def draw(work: Path, *counts: int) -> dict[str, bytes]:
+        for count in counts:
+            subject = Painter(work / "log")
+            subject.batch_matters = matters
+            run = job(subject, images_per_prompt=count)
+            generation.pictures(run, work / "out")
+        return visible(work / "out")
+
+    (tmp_path / "once").mkdir()
+    (tmp_path / "more").mkdir()
+    assert draw(tmp_path / "once", 3) == draw(tmp_path / "more", 1, 2, 3)
+    made = [len((tmp_path / name / "log").read_text().splitlines()) for name in ("once", "more")]
+    # 15 pictures in 8 batches, of which the one between samples 0 and 1 is made twice; or 3 of their own each sample
+    assert made == ([9, 9] if matters else [8, 9])
+
+
+class Doomed(Painter):
+    """A painter that ends after ``batches``: by ``end``."""
+
+    def __init__(self, batches: int, end):
+        super().__init__()
+        self.batches, self.end = batches, end
+
+    def generate(self, prompts, seeds):
+        self.batches -= 1
+        if self.batches < 0:
+            self.end()
+        return super().generate(prompts, seeds)
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("end", [interrupt, lambda: os.kill(os.getpid(), signal.SIGKILL)], ids=["Ctrl-C", "kill"])
+@pytest.mark.parametrize("batches", [0, 1, 5])
+def test_an_end_loses_the_batch_in_hand_alone(unbroken, tmp_path, end, batches):
+    run = job(Doomed(batches, end))
+    out = run.folder(tmp_path, "test")
+    process = FORK.Process(target=generation.pictures, args=(run, out))
+    process.start()
+    process.join()
+    assert process.exitcode != 0
+    drawn = {name: data for name, data in visible(out).items() if name.endswith(".png")}
+    assert len(drawn) == 2 * batches and drawn.items() <= unbroken.items()
+
+
+def no_room() -> None:
+    raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has a total capacity of 79 GiB")
+
+
+def test_out_of_memory_names_the_batch_and_keeps_what_is_drawn(unbroken, tmp_path):
+    out = job().folder(tmp_path, "test")
+    with pytest.raises(ValueError) as caught:
+        generation.pictures(job(Doomed(3, no_room)), out)
+    told = str(caught.value)
+    assert "\n" not in told and "'painter' ran out of memory on a batch of 2; give --batch 1" in told
+    assert len(list(out.glob("*/samples/*.png"))) == 6
+    generation.pictures(job(Doomed(5, no_room)), out)  # the five batches that are missing
+    assert {name: data for name, data in unbroken.items() if "means" not in name} == visible(out)
+    with pytest.raises(ValueError, match="on a batch of 1; give another --device"):
+        generation.pictures(job(Doomed(0, no_room), batch=1), tmp_path / "one")
+
+    def broken() -> None:
+        raise RuntimeError("shapes do not fit")
+
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        generation.pictures(job(Doomed(0, broken)), tmp_path / "broken")
 
 
 def test_other_weights_or_another_batch_size_never_meet_what_is_there(tmp_path):
@@ -251,7 +345,7 @@ def test_drawing_holds_one_batch_and_judging_one_picture(tmp_path):
 
     run = job(Watched(), images_per_prompt=20)
     shown = generation.pictures(run, run.folder(tmp_path, "test"))
-    assert len(alive) == 60 and max(alive) <= 1
+    assert len(alive) == 50 and max(alive) <= 1
     watched: list[weakref.ref] = []
     names = {shown.name(*where): path for where, path in shown.paths.items()}
 

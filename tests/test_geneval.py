@@ -13,6 +13,7 @@ from evals.api import Detection
 from evals.judges.analytic import AnalyticJudge
 from evals.subjects import fake
 from evals.subjects.folder import folder
+from vgt.__main__ import main
 from vgt.core import record, suites
 from vgt.core.scenes import TASKS, relations
 
@@ -311,6 +312,16 @@ def test_bad_input_is_refused(tmp_path):
     blind.detect = lambda image: []
     with pytest.raises(ValueError, match="canary"):
         geneval.run(fake.Oracle(), blind, **options(tmp_path, prompts=PROMPTS[:1], images_per_prompt=1))
+
+
+@pytest.mark.parametrize("option", ["--batch", "--images-per-prompt"])
+@pytest.mark.parametrize("given", ["0", "-4", "many"])
+def test_counts_below_one_are_refused_before_anything_is_loaded(option, given, monkeypatch, capsys):
+    monkeypatch.setattr("evals.cli.common.generator", lambda *_: pytest.fail("a subject was loaded"))
+    with pytest.raises(SystemExit) as caught:
+        main(["eval", "geneval", "--subject", "vgt:query_ar_internvl", option, given])
+    assert caught.value.code == 2
+    assert f"argument {option}: " in (told := capsys.readouterr().err) and given in told and "give 1 or more" in told
 
 
 def test_acceleration_names_the_record(tmp_path):

@@ -17,6 +17,7 @@ from evals.api import Generator, Tokenizer
 from evals.judges import canary
 from evals.judges.analytic import AnalyticJudge
 from evals.subjects import fake, load_generator, load_tokenizer, parse_settings
+from evals.subjects.diffusers import PipelineSubject
 from evals.subjects.folder import Folder, folder, read_image
 from vgt.core import samples, suites
 
@@ -58,6 +59,16 @@ def test_through_is_named_and_fingerprinted_by_both():
     assert both.name == "oracle+identity"
     assert both.fingerprint not in (fake.Identity().fingerprint, fake.Oracle().fingerprint)
     assert np.array_equal(both.generate(PROMPTS[:2], [1, 2]), fake.Oracle().generate(PROMPTS[:2], [1, 2]))
+
+
+def test_the_published_way_of_decoding_says_that_batches_matter():
+    """There the first picture's order is that of its whole batch."""
+    marked = [load_generator("vgt:query_ar_internvl", settings={"compat": c}) for c in ("none", "reference")]
+    assert [subject.batch_matters for subject in marked] == [False, True]
+    assert [fake.through(fake.Identity(), subject).batch_matters for subject in marked] == [False, True]
+    assert not fake.through(fake.Identity(), fake.Oracle()).batch_matters
+    pipelines = [PipelineSubject("p", "f", settings, None, {}) for settings in ({}, {"compat": "reference"})]
+    assert [subject.batch_matters for subject in pipelines] == [False, True]
 
 
 def test_identity_latents_are_the_pixels():

@@ -49,14 +49,25 @@ def shard(args: argparse.Namespace) -> shards.Shard:
     return shards.parse(args.shards)
 
 
+def count(text: str) -> int:
+    """Parse a number of 1 or more."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number; give 1 or more") from None
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is below 1; give 1 or more")
+    return value
+
+
 def add_pictures(parser: argparse.ArgumentParser) -> None:
     """Options of evaluators that look at pictures made from prompts."""
     add_subject(parser, "vgt:<checkpoint>, diffusers:<folder>, folder:<dir>, fake:oracle, fake:noise, fake:shuffled")
     parser.add_argument("--through", metavar="AE", help="send the subject's pictures through this autoencoder first")
     parser.add_argument("--suite", default=None, help="prompt suite, or a .jsonl file of `vgt prompts`")
     parser.add_argument("--accel", type=int, default=None, help="tokens per decode step (default 1 for vgt: subjects)")
-    parser.add_argument("--images-per-prompt", type=int, default=4)
-    parser.add_argument("--batch", type=int, default=32, help="pictures drawn at a time; it decides their last bits")
+    parser.add_argument("--images-per-prompt", type=count, default=4)
+    parser.add_argument("--batch", type=count, default=32, help="pictures drawn at a time; it decides their last bits")
     add_count(parser)
     add_coverage(parser)
     options.add_sampling(parser)

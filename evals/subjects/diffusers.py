@@ -38,6 +38,11 @@ class PipelineSubject:
     pipeline: Any
     arguments: Mapping[str, Any]
 
+    @property
+    def batch_matters(self) -> bool:
+        """Whether the neighbours in a batch decide a picture, as they do in our pipeline's ``compat="reference"``."""
+        return self.settings.get("compat") == "reference"
+
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
         """uint8 [N, H, W, 3], rounded to the nearest level (spec evaluators 1.2, ``round``); one batch.  Noise comes
         from one generator per image on the CPU, so it does not depend on the device.

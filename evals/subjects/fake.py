@@ -117,6 +117,11 @@ class Through:
     def fingerprint(self) -> str:
         return files.digest("through", self.tokenizer.fingerprint, self.generator.fingerprint)
 
+    @property
+    def batch_matters(self) -> bool:
+        """Whether the neighbours in a batch decide a picture (evals/generation.py)."""
+        return getattr(self.generator, "batch_matters", False)
+
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
         """uint8 [N, H, W, 3]."""
         return self.tokenizer.reconstruct(self.generator.generate(prompts, seeds))
