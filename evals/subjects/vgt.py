@@ -55,6 +55,11 @@ class GeneratorSubject:
         """The sampling settings, as records carry them."""
         return self.sampling.model_dump()
 
+    @property
+    def batch_matters(self) -> bool:
+        """Whether the neighbours in a batch decide a picture: the published code has one order for all of them."""
+        return self.sampling.compat == "reference"
+
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
         model = self.loaded
         return generate(model.model, self.decoder, model.tokenizer, prompts, [s % 2**63 for s in seeds], self.sampling)
