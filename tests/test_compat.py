@@ -271,6 +271,8 @@ def test_settings_of_the_correct_mode_read_as_before():
     )
     how = published(4, position_mode="padded_len")
     assert how.model_dump()["compat"] == "reference" and Sampling(**how.model_dump()) == how
+    how = Sampling(time_schedule="shift:2")
+    assert how.model_dump()["time_schedule"] == "shift:2" and Sampling(**how.model_dump()) == how
 
 
 def test_the_command_line_says_what_belongs_together():
@@ -280,6 +282,8 @@ def test_the_command_line_says_what_belongs_together():
     options.add_sampling(parser)
     given = options.sampling(parser.parse_args(["--compat", "reference", "--position-mode", "padded_len"]))
     assert given == {"compat": "reference", "position_mode": "padded_len"}
+    given = options.sampling(parser.parse_args(["--sampler", "ab2", "--flow-steps", "8", "--time-schedule", "power:2"]))
+    assert given == {"sampler": "ab2", "flow_steps": 8, "time_schedule": "power:2"}
     assert options.sampling(parser.parse_args([])) == {}
     with pytest.raises(ValueError, match="--position-mode padded_len is for --compat reference"):
         options.sampling(parser.parse_args(["--position-mode", "padded_len"]))
@@ -294,15 +298,20 @@ def test_the_command_line_says_what_belongs_together():
         ({}, "query_ar_internvl"),
         ({"compat": "reference"}, "query_ar_internvl+reference"),
         ({"compat": "reference", "position_mode": "padded_len"}, "query_ar_internvl+reference-padded_len"),
+        ({"flow_steps": 8}, "query_ar_internvl+sde-8"),
+        ({"sampler": "ab2"}, "query_ar_internvl+ab2-15"),
+        ({"sampler": "ab2", "flow_steps": 8, "time_schedule": "power:0.7"}, "query_ar_internvl+ab2-8-power0.7"),
+        ({"compat": "reference", "sampler": "ode"}, "query_ar_internvl+reference+ode-15"),
+        ({"sampler": "sde", "flow_steps": 15, "time_schedule": "linear"}, "query_ar_internvl"),
     ],
 )
-def test_records_name_the_mode(fields, name):
+def test_records_name_mode_and_sampler(fields, name):
     from evals import generation
     from evals.subjects import load_generator
 
-    found = load_generator("vgt:query_ar_internvl", accel=4, settings={"flow_steps": 2, **fields})
-    correct = load_generator("vgt:query_ar_internvl", accel=4, settings={"flow_steps": 2})
-    assert found.name == name and (found.fingerprint == correct.fingerprint) == (not fields)
+    found = load_generator("vgt:query_ar_internvl", accel=4, settings=fields)
+    correct = load_generator("vgt:query_ar_internvl", accel=4)
+    assert found.name == name and (found.fingerprint == correct.fingerprint) == (name == correct.name)
     run = generation.Run(found, found.name, 4, "s", [{"prompt": "a"}], 1, 0, 1)
     assert run.model == f"{name}@4x"
     assert dict(found.settings).get("compat") == fields.get("compat")

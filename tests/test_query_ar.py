@@ -212,6 +212,8 @@ def test_draws_belong_to_the_image():
     one = draws([4], 16, 5, 8, "cpu")
     assert torch.equal(orders[1:], one[0]) and torch.equal(noise[1:], one[1])
     assert noise.shape == (2, 16, 5, 8) and not torch.equal(orders[0], orders[1])
+    few, many = (Sampling(sampler=s, flow_steps=k).table.draws for s, k in (("ab2", 3), ("ode", 30)))
+    assert few == many == 1 and Sampling(flow_steps=7).table.draws == 7  # one start, whatever a deterministic sampler
     raster, same = draws([3, 4], 16, 5, 8, "cpu", "raster")
     assert torch.equal(raster, torch.arange(16).expand(2, -1)) and torch.equal(same, noise)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from vgt.core import files
 from vgt.core.config import validated
-from vgt.inference.generator import Sampling, generate, usual
+from vgt.inference.generator import Engine, Sampling, generate, usual
 from vgt.inference.load import Loaded, expect, load, paired_autoencoder
 from vgt.inference.pictures import to_float
 from vgt.inference.pipeline import VGTPipeline
@@ -41,7 +42,7 @@ class AutoencoderSubject:
 @dataclass(frozen=True)
 class GeneratorSubject:
     """A QueryAR or MAR checkpoint, with the autoencoder that it was trained on, as a Generator.  The fingerprint covers
-    the generator, the autoencoder and the sampling settings; the name says where those are not the correct mode's."""
+    the generator, the autoencoder and the sampling settings; the name says where mode or sampler are unusual."""
 
     name: str
     fingerprint: str
@@ -61,8 +62,13 @@ class GeneratorSubject:
         return self.sampling.compat == "reference"
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
-        model = self.loaded
-        return generate(model.model, self.decoder, model.tokenizer, prompts, [s % 2**63 for s in seeds], self.sampling)
+        model, reduced = self.loaded, [s % 2**63 for s in seeds]
+        return generate(model.model, self.decoder, model.tokenizer, prompts, reduced, self.sampling, None, self.engine)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """What decodes, with what it keeps from batch to batch."""
+        return Engine(self.loaded.model)
 
 
 @dataclass(frozen=True)
@@ -97,13 +103,18 @@ def answerer(path: str, device: str = "cpu") -> VLMSubject:
     return VLMSubject(found.name, found.fingerprint, found.model)
 
 
+def check_sampling(settings: dict[str, Any]) -> None:
+    """Raises ValueError for sampling settings that are impossible whatever the model."""
+    validated(Sampling, settings, "sampling settings")
+
+
 def generator(path: str, device: str = "cpu", autoencoder: str | None = None, **settings) -> GeneratorSubject:
     """The generator at ``path`` with sampling ``settings`` (fields of Sampling).
 
     ``autoencoder``: where its autoencoder is; default the run or bundled model of the name that it was trained on.
     Raises ValueError when that autoencoder is another one than the generator was trained on, or when the
     acceleration or another setting is impossible."""
-    validated(Sampling, settings, "sampling settings")
+    check_sampling(settings)
     found = expect(load(path, RUNS, device), "query_ar", "mar")
     config = found.model.config
     sampling = Sampling(**(usual(found.model.tokens) | settings))
@@ -111,7 +122,7 @@ def generator(path: str, device: str = "cpu", autoencoder: str | None = None, **
     decoder = paired_autoencoder(found, autoencoder, RUNS, device)
     found.model.check_acceleration(sampling.acceleration)
     mark = files.digest(found.fingerprint, decoder.fingerprint, sampling.model_dump_json())
-    name = found.name + sampling.label
+    name = found.name + sampling.label + sampling.unusual(usual(found.model.tokens))
     return GeneratorSubject(name, mark, config.autoencoder_name, sampling, found, decoder.model)
 
 

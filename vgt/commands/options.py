@@ -55,7 +55,12 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--guidance", type=float, default=None, help="classifier-free guidance scale; 1 turns it off")
     parser.add_argument("--cfg-schedule", choices=("falling", "rising", "constant"), default=None)
     parser.add_argument("--flow-steps", type=int, default=None, help="flow-head evaluations per token")
-    parser.add_argument("--sampler", choices=("sde", "ode"), default=None)
+    parser.add_argument(
+        "--sampler", default=None, help="of the flow head: sde (stochastic), ode (Euler), heun, ab2 or dpmpp (order 2)"
+    )
+    parser.add_argument(
+        "--time-schedule", metavar="NAME", default=None, help="linear (default), power:NUMBER or shift:NUMBER"
+    )
     parser.add_argument(
         "--compat", choices=("none", "reference"), default=None, help="reference: decode as the published code does"
     )
@@ -74,6 +79,7 @@ def sampling(args: argparse.Namespace) -> dict:
         "cfg_schedule": args.cfg_schedule,
         "flow_steps": args.flow_steps,
         "sampler": args.sampler,
+        "time_schedule": args.time_schedule,
         "compat": args.compat,
         "position_mode": args.position_mode,
     }

@@ -72,6 +72,13 @@ class Sampling(Config):
         chosen = (getattr(self, name) for name in REFERENCE_ONLY)
         return "-".join(["+" + self.compat, *(value for value in chosen if value is not None)])
 
+    def unusual(self, usual: dict) -> str:
+        """And behind that, where the sampler is not the model's ``usual`` one: "", "+ab2-8", "+ab2-8-power0.7"."""
+        if self.table == Sampling(**usual).table:
+            return ""
+        schedule = [] if self.time_schedule == "linear" else [self.time_schedule.replace(":", "")]
+        return "-".join([f"+{self.sampler}", str(self.flow_steps), *schedule])
+
     def check_method(self, method: str) -> None:
         """Raises ValueError for a method that the reference's way of decoding does not have."""
         if self.compat == "reference" and method != "query_ar":
