@@ -29,7 +29,7 @@ from vgt.models.visual_lm import VisualLM
 
 PAD_TO = 16  # prompts are padded to a multiple of this, so that few shapes occur
 # Prompts that are read at once, always that many, so that the bytes of one do not depend on the others.
-PREFILL_ROWS = {"cpu": 8, "cuda": 32}
+PREFILL_ROWS = {"cpu": 8}  # 32 elsewhere
 OnStep = Callable[[int, int, Tensor], object]
 
 
@@ -216,7 +216,7 @@ class Engine:
         """Read every distinct prompt once and copy its keys and values to all rows [R, P] that have it."""
         model, s = self.model, len(self.model.config.start_ids)
         texts, source = torch.unique(ids.masked_fill(~mask, -1), dim=0, return_inverse=True)
-        prefix, chunk = ids.shape[1] + s, PREFILL_ROWS[self._device.type]
+        prefix, chunk = ids.shape[1] + s, PREFILL_ROWS.get(self._device.type, 32)
         short, slots = self._lm.cache(chunk, prefix), torch.arange(prefix, device=self._device)
         for begin in range(0, len(texts), chunk):
             part = texts[begin : begin + chunk]
