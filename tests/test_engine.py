@@ -80,9 +80,11 @@ def test_equals_the_readable_loop(family, method, acceleration, guidance, visual
     assert expected.std() > 0.5
 
 
-@pytest.mark.parametrize("fields", [{"sampler": "heun", "flow_steps": 5}, {"sampler": "dpmpp", "flow_steps": 6},
-                                    {"sampler": "ab2"}, {"sampler": "ode", "time_schedule": "power:0.7"},
-                                    {"cfg_schedule": "constant"}, {"order": "raster"}, {"mar_schedule": "uniform"}])  # fmt: skip
+@pytest.mark.parametrize("fields", [
+    {"sampler": "heun", "flow_steps": 5}, {"sampler": "dpmpp", "flow_steps": 6}, {"sampler": "ab2"},
+    {"sampler": "ode", "time_schedule": "power:0.7"}, {"cfg_schedule": "constant"}, {"order": "raster"},
+    {"mar_schedule": "uniform"},
+])  # fmt: skip
 @pytest.mark.parametrize("method", METHODS)
 @torch.no_grad()
 def test_every_setting_reaches_the_engine(method, fields, visual_lms, vlms):
@@ -311,7 +313,7 @@ def test_the_engine_says_what_it_could_not_use(visual_lms, vlms):
 
 
 def out_of_memory(decode: Engine, most: int, monkeypatch) -> list[int]:
-    """Let the engine run out of memory with more than ``most`` rows; returns the rows of the readings that went well."""
+    """Let the engine run out of memory with more than ``most`` rows; returns the rows of readings that went well."""
     read, seen = decode.read, []
 
     def limited(x, *rest):

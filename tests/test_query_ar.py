@@ -246,8 +246,10 @@ def test_guidance_of_one_is_the_conditional_model(family, visual_lms, vlms):
 @torch.no_grad()
 def test_guidance_of_one_runs_conditional_rows_only(guidance, rows, visual_lms, vlms, pixel_autoencoder, monkeypatch):
     model, seen = visual_lms["internvl"], []
-    read = model.read
-    monkeypatch.setattr(model, "read", lambda inputs, *rest: seen.append(len(inputs)) or read(inputs, *rest))
+    read = generator.Engine.read
+    monkeypatch.setattr(
+        generator.Engine, "read", lambda engine, x, *rest: seen.append(len(x)) or read(engine, x, *rest)
+    )
     generator.generate(
         model, pixel_autoencoder, vlms["internvl"].tokenizer, list(CAPTIONS), SEEDS, settings(4, guidance)
     )

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from vgt.core import files
 from vgt.core.config import validated
+from vgt.inference.generator import Engine
 from vgt.inference.generator import latents as sample_latents
 from vgt.inference.load import AUTOENCODER, GENERATOR, expect, load, paired_autoencoder
 from vgt.inference.pictures import to_uint8
@@ -73,6 +74,7 @@ class VGTPipeline:
         self.generator, self.autoencoder, self.tokenizer = generator, autoencoder, tokenizer
         self.name, self.autoencoder_name = name, autoencoder_name
         self._interrupt, self._quiet = False, False
+        self._engine: Engine | None = None
 
     # ---- files and places
 
@@ -233,7 +235,7 @@ class VGTPipeline:
             z = model.restore(u)
             if not torch.isfinite(z).all():
                 raise ValueError(_overflow(f"latents after step {steps} ({done} of {total} tokens)", self.dtype))
-            advance(done - before)
+            advance(max(0, done - before))  # it begins anew where memory made smaller batches of this one
             steps, before = steps + 1, done
             if callback is not None:
                 callback(self, steps - 1, done, {"latents": z})
@@ -241,10 +243,16 @@ class VGTPipeline:
                 raise _Stop(z)
 
         try:
-            return sample_latents(model, self.tokenizer, captions, seeds, settings, on_step)
+            return sample_latents(model, self.tokenizer, captions, seeds, settings, on_step, self._decode())
         except _Stop as stop:
             h, w = model.config.latent_grid
             return stop.args[0].mT.reshape(len(seeds), -1, h, w)
+
+    def _decode(self) -> Engine:
+        """The engine of the generator at hand, kept from call to call."""
+        if self._engine is None or self._engine.model is not self.generator:
+            self._engine = Engine(self.generator)
+        return self._engine
 
     def _pictures(self, z: Tensor, output_type: str, settings: Sampling) -> Any:
         """Latents [B, d, h, w] as pictures of a kind."""
