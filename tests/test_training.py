@@ -18,7 +18,7 @@ import pytest
 import torch
 from conftest import IMAGE, vlm_values
 
-from vgt.core import config
+from vgt.core import config, env
 from vgt.inference.load import load
 from vgt.training import loop, run
 
@@ -231,6 +231,24 @@ def test_interrupted_bf16_run_ends_with_the_same_bits(chain, tmp_path, monkeypat
             again(chain, "query_ar", tmp_path / "part", ["train.precision=bf16"])
     again(chain, "query_ar", tmp_path / "part", ["train.precision=bf16"])
     assert weights(tmp_path / "part") == weights(tmp_path / "whole") != weights(chain / "runs/query_ar")
+
+
+@pytest.mark.parametrize(("native", "precision", "told"), [(False, "bf16", 1), (False, "fp32", 0), (True, "bf16", 0)])
+def test_bf16_without_instructions_for_it_is_told_once(chain, tmp_path, monkeypatch, capsys, native, precision, told):
+    """Before the first step, and that is all: the arithmetic stays what was asked for."""
+    monkeypatch.setattr(env, "cpu_multiplies_bf16", lambda: native)
+    seen: list[str] = []
+    real = run.train
+
+    def train(*args, **rest):
+        seen.append(capsys.readouterr().err)
+        return real(*args, **rest)
+
+    monkeypatch.setattr(run, "train", train)
+    again(chain, "vlm", tmp_path / "v", [f"train.precision={precision}"])
+    assert seen[0].count("--set train.precision=fp32") == told and ("train.precision is bf16" in seen[0]) == bool(told)
+    assert "train.precision" not in capsys.readouterr().err
+    assert (weights(tmp_path / "v") == weights(chain / "runs/vlm")) == (precision == "fp32")
 
 
 def test_a_kill_between_the_last_state_and_the_model(chain, tmp_path, monkeypatch):

@@ -37,9 +37,13 @@ def run(args: argparse.Namespace) -> dict:
     if "torch" not in missing:
         import torch
 
-        for i in range(torch.cuda.device_count()):
-            print(f"device           cuda:{i} {torch.cuda.get_device_name(i)}")
-        print(f"device           cpu {env.processor()}, {torch.get_num_threads()} threads")
+        from vgt.training.precision import device_name, native_bf16
+
+        for device in [*(f"cuda:{i}" for i in range(torch.cuda.device_count())), "cpu"]:
+            threads = f", {torch.get_num_threads()} threads" if device == "cpu" else ""
+            print(f"device           {device} {device_name(device)}{threads}")
+            bf16 = "yes" if native_bf16(device) else "emulated and slow; train with --set train.precision=fp32"
+            print(f"bf16             {device} {bf16}")
     weights = _weights()
     for name, (present, text) in weights.items():
         print(f"{name:<16} {'present' if present else 'absent'}: {text}")

@@ -10,6 +10,9 @@ from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 
+CPUINFO = Path("/proc/cpuinfo")
+BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86 processors; the last one of ARM's
+
 PACKAGES = (
     "vgt",
     "numpy",
@@ -59,13 +62,25 @@ def processor() -> str:
     """The CPU's name and the number of its cores that this process may use."""
     name = platform.processor() or platform.machine()
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in CPUINFO.read_text().splitlines():
             if line.startswith("model name"):
                 name = line.split(":", 1)[1].strip()
                 break
     except OSError:
         pass
     return f"{name}, {cores()} core{'s' if cores() != 1 else ''}"
+
+
+def cpu_multiplies_bf16() -> bool:
+    """Whether the CPU has instructions for bf16 matrix products (AVX512-BF16, AMX, ARM's BF16).  False where the system
+    does not say, as only Linux does."""
+    try:
+        lines = CPUINFO.read_text().splitlines()
+    except OSError:
+        return False
+    found = (line.partition(":") for line in lines)
+    flags = next((words for name, _, words in found if name.strip() in ("flags", "Features")), "")
+    return not BF16_FLAGS.isdisjoint(flags.split())
 
 
 def cores() -> int:

@@ -19,6 +19,7 @@ from vgt.inference.pictures import to_float
 from vgt.models import prompts
 from vgt.models.tokenizer import TURN_END
 from vgt.models.visual_lm import tokenize
+from vgt.training.precision import native_bf16
 from vgt.training.sources import Sample, Skipped, SkipReport, Source
 from vgt.training.sources.order import sample_at
 from vgt.training.transforms import Below, Transform
@@ -118,14 +119,19 @@ def cached_latents(ae, fingerprint: str, count: int, size: int, cache: Path, dev
     ae.eval().to(device)
     parts = []
     for begin in tqdm(range(0, count, batch), file=sys.stderr, desc="latents", mininterval=2):
-        images = to_float(scenes.images("train", range(begin, min(begin + batch, count)), size)).to(device)
-        with torch.autocast(torch.device(device).type, torch.bfloat16):
-            z = ae.encode(images)
-        parts.append(z.float().flatten(2).mT.half().cpu())
+        images = to_float(scenes.images("train", range(begin, min(begin + batch, count)), size))
+        parts.append(_latents(ae, images, device))
     latents = torch.cat(parts).contiguous()
     with files.atomic(path) as part:
         save_file({"latents": latents}, part)
     return latents
+
+
+def _latents(ae, images: Tensor, device) -> Tensor:
+    """fp16 [B, N, d] of images [B, 3, H, W], on the CPU; computed in bf16 where ``device`` has that, else in fp32."""
+    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=native_bf16(device)):
+        z = ae.encode(images.to(device))
+    return z.float().flatten(2).mT.half().cpu()
 
 
 def statistics(latents: Tensor, sample: int = 4096) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -242,8 +248,5 @@ def source_statistics(ae, batches: Batches, count: int = 4096, device="cpu") -> 
     ae.eval().to(device)
     parts: list[Tensor] = []
     while sum(map(len, parts)) < count:
-        images = batches(len(parts))["images"].to(device)
-        with torch.autocast(torch.device(device).type, torch.bfloat16):
-            z = ae.encode(images)
-        parts.append(z.float().flatten(2).mT.half().cpu())
+        parts.append(_latents(ae, batches(len(parts))["images"], device))
     return statistics(torch.cat(parts), count)

@@ -31,6 +31,7 @@ from vgt.training import transforms
 from vgt.training.distributed import Team, team
 from vgt.training.loop import MODEL, Result, read_log, seconds_spent, train
 from vgt.training.optim import TrainConfig, micro_rows
+from vgt.training.precision import device_name, native_bf16
 from vgt.training.prefetch import Prefetch
 from vgt.training.sources import SkipReport, Source, open_source
 
@@ -105,6 +106,8 @@ def run(
     preset = read(name, settings)
     here = team(device)
     place = _Place(runs, here, micro_rows(preset.train, here.size))
+    if here.first and preset.train.precision == "bf16" and not native_bf16(here.device):
+        print(_slow(here.device), file=sys.stderr)
     out = out or runs / preset.name
     with here.first_alone(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(preset.train.seed)
@@ -125,6 +128,14 @@ def run(
         job.skips.write(out / "skipped.json")
         print(job.skips.summary(), file=sys.stderr)
     return Trained(folder, checkpoint.fingerprint(folder), result)
+
+
+def _slow(device: torch.device) -> str:
+    """What to say before a run in bf16 on a device that has none."""
+    return (
+        f"train.precision is bf16, for which this {device.type} ({device_name(device)}) has no instructions: matrix "
+        "products are many times slower than in fp32; --set train.precision=fp32 is faster (a run of its own)"
+    )
 
 
 def read(name: str, settings: list[str]) -> Preset:
