@@ -347,6 +347,20 @@ def test_out_of_memory_halves_the_batch(method, visual_lms, vlms, monkeypatch):
     assert len(decode.notes) == 3 and len(seen) == 2 * again
 
 
+class SmallDecoder:
+    """An autoencoder that decodes two pictures at a time at most."""
+
+    def decode(self, z):
+        if len(z) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return 2 * z
+
+
+def test_out_of_memory_in_the_autoencoder_halves_too():
+    z = torch.arange(7.0)[:, None]
+    assert torch.equal(generator.pixels(SmallDecoder(), z), 2 * z)
+
+
 @torch.no_grad()
 def test_out_of_memory_with_one_picture_is_an_error(visual_lms, vlms, monkeypatch):
     how = settings(8)
@@ -394,3 +408,14 @@ def test_impossible_accelerations(acceleration, visual_lms, vlms):
     how = settings(acceleration)
     with pytest.raises(ValueError, match=f"acceleration {acceleration} is impossible with 16"):
         Engine(visual_lms["internvl"])(*prompts(vlms["internvl"].tokenizer, how), SEEDS, how)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+@torch.no_grad()
+def test_compiled(method, visual_lms, vlms):
+    """torch.compile changes nothing but the speed (needs a C++ compiler)."""
+    model, how = by_method(visual_lms["internvl"], method), settings(8)
+    rows = prompts(vlms["internvl"].tokenizer, how)
+    found = Engine(model, compiled=True)(*rows, SEEDS, how)
+    assert torch.allclose(found, generator.eager(model)(*rows, SEEDS, how), atol=2e-5)

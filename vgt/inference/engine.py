@@ -24,7 +24,7 @@ from vgt.equations.solvers import Table
 from vgt.inference.graphs import Graphed
 from vgt.inference.hoisted_head import HoistedHead
 from vgt.inference.static_lm import KeyValues, static_lm
-from vgt.models.sampling import Sampling, draws
+from vgt.models.sampling import Sampling, chance, in_pieces, noise
 from vgt.models.visual_lm import VisualLM
 
 PAD_TO = 16  # prompts are padded to a multiple of this, so that few shapes occur
@@ -36,14 +36,14 @@ OnStep = Callable[[int, int, Tensor], object]
 @dataclass
 class _Batch:
     """What decoding one batch needs: ``cache`` with the prefixes read; ``real`` bool [R, P], which of its places are no
-    pads; ``base`` [R, 1], position of the first image token; ``orders`` [B, N]; ``noise`` [B, N, draws, d]; ``u``
-    [B, N, d], the standardised latents so far."""
+    pads; ``base`` [R, 1], position of the first image token; ``orders`` [B, N]; ``noise``: for each step's m its noise
+    [B, m, draws, d]; ``u`` [B, N, d], the standardised latents so far."""
 
     cache: KeyValues
     real: Tensor
     base: Tensor
     orders: Tensor
-    noise: Tensor
+    noise: Callable[[int], Tensor]
     u: Tensor
 
     @property
@@ -56,12 +56,13 @@ class Engine:
     ``mar.generate``, by the model's own method.
 
     Packed weights are made anew when the model's have changed.  ``graphs``: whether decode steps become CUDA graphs on
-    a GPU; ``prompt_tokens``: pads every prompt to that length, so that all batches have one shape.  ``notes`` say what
+    a GPU; ``compiled``: whether torch.compile fuses the small operations of the language model and of a velocity, which
+    takes minutes and pays in long runs; ``prompt_tokens``: pads every prompt to that length, so that all batches have one shape.  ``notes`` say what
     could not be used, and why.  When a GPU's memory is too small for a batch, the pictures that are decoded together
     (``limit``) are halved until they fit, and stay so."""
 
-    def __init__(self, model: VisualLM, graphs: bool = True, prompt_tokens: int | None = None):
-        self.model, self.graphs, self.prompt_tokens = model, graphs, prompt_tokens
+    def __init__(self, model: VisualLM, graphs: bool = True, compiled: bool = False, prompt_tokens: int | None = None):
+        self.model, self.graphs, self.compiled, self.prompt_tokens = model, graphs, compiled, prompt_tokens
         self.limit: int | None = None
         self.notes: list[str] = []
         self._stamp: tuple | None = None
@@ -79,6 +80,10 @@ class Engine:
         self._blocks: dict[tuple[int, int], Tensor] = {}
         self._head = HoistedHead(self.model.image_head)
         self._lm, why = static_lm(self.model)
+        self._read: Callable = self._lm
+        if self.compiled:
+            self._read = torch.compile(self._lm, dynamic=False)
+            self._head.velocity = torch.compile(self._head.velocity, dynamic=False)
         self._queries, self._places = self.model.queries(), self.model.places()
         self._device = self._queries.device
         self._on_gpu = self._device.type == "cuda"
@@ -184,8 +189,27 @@ class Engine:
         cache = self._key_values(rows, -(-(prefix + image) // PAD_TO) * PAD_TO)
         self.prefill(ids, mask, cache)
         real = torch.cat([mask, mask.new_ones(rows, len(model.config.start_ids))], 1)
-        orders, noise = draws(seeds, n, settings.table.draws, model.config.d_z, self._device, settings.order)
-        return _Batch(cache, real, real.sum(1, keepdim=True), orders, noise, torch.empty(0))
+        orders, generators = chance(seeds, n, settings.order)
+        given = self._noise(generators, settings.table.draws)
+        return _Batch(cache, real, real.sum(1, keepdim=True), orders.to(self._device), given, torch.empty(0))
+
+    def _noise(self, generators: list[torch.Generator], count: int) -> Callable[[int], Tensor]:
+        """Noise step by step: on a GPU drawn by the CPU while the step before is computed, else all at once."""
+        n, d = self.model.tokens, self.model.config.d_z
+        if self._on_gpu and in_pieces(count, d):
+            return lambda m: self._sent(noise(generators, m, count, d))
+        drawn, used = noise(generators, n, count, d).to(self._device), 0
+
+        def following(m: int) -> Tensor:
+            nonlocal used
+            used += m
+            return drawn[:, used - m : used]
+
+        return following
+
+    def _sent(self, x: Tensor) -> Tensor:
+        """``x`` on its way to the device, without waiting for it."""
+        return x.pin_memory().to(self._device, non_blocking=True) if self._device.type == "cuda" else x
 
     def _check_finite(self, batch: _Batch, settings: Sampling, begin: int) -> None:
         """Raises ValueError where the sampler left its numbers."""
@@ -230,7 +254,7 @@ class Engine:
     def read(self, x: Tensor, where: Tensor, mask: Tensor, slots: Tensor, asked: Tensor | int) -> Tensor:
         """Final hidden states [R, m, D] of the tokens that are asked for (static_lm.py)."""
         assert self._cache is not None
-        return self._lm(x, where, mask, slots, self._cache, asked)
+        return self._read(x, where, mask, slots, self._cache, asked)
 
     def head(self, hidden: Tensor, w: float | Tensor, noise: Tensor, table: Table) -> Tensor:
         """Standardised latents [B, m, d] from hidden states [R, m, D] and noise [B, m, draws, d]."""
@@ -263,7 +287,7 @@ class Engine:
             drawn, pending = self._run(
                 (m, copies, table),
                 lambda *tensors, m=m: self._query_ar_step(m, copies, table, *tensors),
-                *(pending, chosen, batch.base + offsets, mask, slots, self._scalar(w), batch.noise[:, done : done + m]),
+                *(pending, chosen, batch.base + offsets, mask, slots, self._scalar(w), batch.noise(m)),
             )
             batch.u[here, chosen] = drawn
             final += p + (m == 1)  # a single query stays, as in training; several are put aside
@@ -296,7 +320,7 @@ class Engine:
             (drawn,) = self._run(
                 (m, copies, table),
                 lambda *tensors: self._mar_step(copies, table, *tensors),
-                *(batch.u, known, chosen, where, mask, slots, self._scalar(w), batch.noise[:, done : done + m]),
+                *(batch.u, known, chosen, where, mask, slots, self._scalar(w), batch.noise(m)),
             )
             batch.u[here, chosen] = drawn
             known[here, chosen] = True

@@ -38,8 +38,19 @@ def generate(
     decode: Decode | None = None,
 ) -> np.ndarray:
     """One picture per prompt and seed: uint8 [N, H, W, 3].  Rows are one batch.  ``decode`` as for ``latents``."""
-    x = ae.decode(latents(model, tokenizer, prompts, seeds, settings, on_step, decode))
+    x = pixels(ae, latents(model, tokenizer, prompts, seeds, settings, on_step, decode))
     return to_uint8(x) if settings.compat == "none" else reference.pixels(x).cpu().numpy()
+
+
+def pixels(ae, z: Tensor) -> Tensor:
+    """``ae.decode(z)``, in halves where a GPU's memory is too small: [N, 3, H, W]."""
+    try:
+        return ae.decode(z)
+    except torch.OutOfMemoryError:
+        if len(z) == 1:
+            raise
+    half = len(z) // 2
+    return torch.cat([pixels(ae, z[:half]), pixels(ae, z[half:])])
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from vgt.core import files
 from vgt.core.config import validated
-from vgt.inference.generator import Engine
+from vgt.inference.generator import Engine, pixels
 from vgt.inference.generator import latents as sample_latents
 from vgt.inference.load import AUTOENCODER, GENERATOR, expect, load, paired_autoencoder
 from vgt.inference.pictures import to_uint8
@@ -257,7 +257,7 @@ class VGTPipeline:
     def _pictures(self, z: Tensor, output_type: str, settings: Sampling) -> Any:
         """Latents [B, d, h, w] as pictures of a kind."""
         device, dtype = _place(self.autoencoder)
-        x = self.autoencoder.decode(z.to(device, dtype)).float()  # [B, 3, H, W] in [-1, 1]
+        x = pixels(self.autoencoder, z.to(device, dtype)).float()  # [B, 3, H, W] in [-1, 1]
         if not torch.isfinite(x).all():
             raise ValueError(_overflow("pixels of the autoencoder", dtype))
         if output_type == "pil":

@@ -96,16 +96,28 @@ def usual(tokens: int) -> dict:
     return TINY if tokens <= TINY_TOKENS else {}
 
 
+def chance(seeds: list[int], n: int, order: str = "random") -> tuple[Tensor, list[torch.Generator]]:
+    """Per-image order [B, n], and the image's own generator on the CPU, from which its noise comes next; so an image
+    depends neither on its neighbours nor on the device."""
+    generators = [torch.Generator().manual_seed(seed % 2**63) for seed in seeds]
+    drawn = torch.stack([torch.randperm(n, generator=rng) for rng in generators])
+    return drawn if order == "random" else torch.arange(n).expand(len(seeds), -1), generators
+
+
+def noise(generators: list[torch.Generator], tokens: int, count: int, d: int) -> Tensor:
+    """The next ``tokens`` of each image: [B, tokens, count, d], ``count`` vectors a token (``Table.draws``)."""
+    return torch.stack([torch.randn(tokens, count, d, generator=rng) for rng in generators])
+
+
+def in_pieces(count: int, d: int) -> bool:
+    """Whether noise drawn a few tokens at a time is that drawn at once: torch fills 16 numbers together."""
+    return count * d % 16 == 0
+
+
 def draws(seeds: list[int], n: int, count: int, d: int, device, order: str = "random") -> tuple[Tensor, Tensor]:
-    """Per-image order [B, n] and noise [B, n, count, d] with ``count`` vectors a token (``Table.draws``), each from the
-    image's own generator on the CPU, so an image depends neither on its neighbours nor on the device."""
-    orders, noises = [], []
-    for seed in seeds:
-        rng = torch.Generator().manual_seed(seed % 2**63)
-        drawn = torch.randperm(n, generator=rng)
-        orders.append(drawn if order == "random" else torch.arange(n))
-        noises.append(torch.randn(n, count, d, generator=rng))
-    return torch.stack(orders).to(device), torch.stack(noises).to(device)
+    """Per-image order [B, n] and noise [B, n, count, d] in decode order."""
+    orders, generators = chance(seeds, n, order)
+    return orders.to(device), noise(generators, n, count, d).to(device)
 
 
 def start(model: VisualLM, ids: Tensor, mask: Tensor, cache) -> tuple[Tensor, Tensor]:
