@@ -55,11 +55,12 @@ class Engine:
     """Decodes batches with one model: ``engine(ids, mask, seeds, settings, on_step)`` as ``query_ar.generate`` and
     ``mar.generate``, by the model's own method.
 
-    Packed weights are made anew when the model's have changed.  ``graphs``: whether decode steps become CUDA graphs on
-    a GPU; ``compiled``: whether torch.compile fuses the small operations of the language model and of a velocity, which
-    takes minutes and pays in long runs; ``prompt_tokens``: pads every prompt to that length, so that all batches have one shape.  ``notes`` say what
-    could not be used, and why.  When a GPU's memory is too small for a batch, the pictures that are decoded together
-    (``limit``) are halved until they fit, and stay so."""
+    Packed weights are made anew when the model's have changed.  ``notes`` say what could not be used, and why.
+
+    ``graphs``: whether decode steps become CUDA graphs on a GPU.  ``compiled``: whether torch.compile fuses the small
+    operations of the language model and of a velocity; it takes minutes and pays in long runs.  ``prompt_tokens``: pads
+    every prompt to that length, so that all batches have one shape.  Where a GPU's memory is too small for a batch, the
+    pictures that are decoded together (``limit``) are halved until they fit, and stay so."""
 
     def __init__(self, model: VisualLM, graphs: bool = True, compiled: bool = False, prompt_tokens: int | None = None):
         self.model, self.graphs, self.compiled, self.prompt_tokens = model, graphs, compiled, prompt_tokens
