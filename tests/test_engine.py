@@ -399,8 +399,15 @@ def test_prompts_that_do_not_fit(visual_lms, vlms):
     assert torch.allclose(Engine(model)(ids, mask, SEEDS, how), roomy, atol=2e-5)
     with pytest.raises(ValueError, match=f"prompt of {longest} tokens does not fit a cache for {longest - 1}; shorten"):
         Engine(model, prompt_tokens=longest - 1)(ids, mask, SEEDS, how)
-    with pytest.raises(ValueError, match="need 5.. positions, but the language model has 512; shorten the prompt"):
+    with pytest.raises(ValueError, match="need 533 positions, but the language model has 512; shorten the prompt"):
         Engine(model)(ids[:, :1].repeat(1, 500), mask[:, :1].repeat(1, 500), SEEDS, how)
+
+
+def test_rows_and_seeds_must_match(visual_lms, vlms):
+    rows = prompts(vlms["internvl"].tokenizer, settings())
+    for seeds in ([], [1, 2]):
+        with pytest.raises(ValueError, match=f"6 prompt rows for {len(seeds)} seeds"):
+            Engine(visual_lms["internvl"])(*rows, seeds, settings())
 
 
 @pytest.mark.parametrize("acceleration", [0, 17])

@@ -72,7 +72,7 @@ class Engine:
 
     def _prepare(self) -> None:
         """Pack the weights where they are not those of the last call."""
-        stamp = tuple((p.data_ptr(), p._version) for p in self.model.parameters())
+        stamp = tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in self.model.parameters())
         if stamp == self._stamp:
             return
         self.notes = []
@@ -120,14 +120,16 @@ class Engine:
     def __call__(
         self, ids: Tensor, mask: Tensor, seeds: list[int], settings: Sampling, on_step: OnStep | None = None
     ) -> Tensor:
-        """Latents [B, N, d] of the autoencoder in raster order.  ``ids``/``mask`` [B or 2B, L]: prompts, the
-        unconditional rows second when ``settings.guidance`` is not 1.
+        """Latents [B, N, d] of the autoencoder in raster order.  ``ids``/``mask`` [B or 2B, L]: prompts, right padded,
+        the unconditional rows second when ``settings.guidance`` is not 1.
 
         Where memory makes smaller batches of this one, ``on_step`` is called for each in turn, always with all rows.
         Raises ValueError for prompts that are too long, an impossible acceleration, and latents that are not finite,
         with the decode step and the token where that began."""
-        self._prepare()
         model, b = self.model, len(seeds)
+        if not b or len(ids) not in (b, 2 * b):
+            raise ValueError(f"{len(ids)} prompt rows for {b} seeds; give one row per picture, or two with guidance")
+        self._prepare()
         model.check_acceleration(settings.acceleration)
         ids, mask = self._padded(ids, mask)
         copies = len(ids) // b
@@ -170,7 +172,7 @@ class Engine:
                 f"a prompt of {longest} tokens does not fit a cache for {self.prompt_tokens}; "
                 "shorten it or give the engine more prompt_tokens"
             )
-        used = longest + len(self.model.config.start_ids) + 2 * self.model.tokens
+        used = longest + len(self.model.config.start_ids) + self._image_places()
         limit = getattr(config, "max_position_embeddings", None)
         if limit is not None and used > limit:
             raise ValueError(
@@ -186,13 +188,16 @@ class Engine:
         """Read the prompts and draw what chance decides."""
         model, rows = self.model, len(ids)
         n, prefix = model.tokens, ids.shape[1] + len(model.config.start_ids)
-        image = {"query_ar": 2 * n, "mar": n}[model.config.method]
-        cache = self._key_values(rows, -(-(prefix + image) // PAD_TO) * PAD_TO)
+        cache = self._key_values(rows, -(-(prefix + self._image_places()) // PAD_TO) * PAD_TO)
         self.prefill(ids, mask, cache)
         real = torch.cat([mask, mask.new_ones(rows, len(model.config.start_ids))], 1)
         orders, generators = chance(seeds, n, settings.order)
         given = self._noise(generators, settings.table.draws)
         return _Batch(cache, real, real.sum(1, keepdim=True), orders.to(self._device), given, torch.empty(0))
+
+    def _image_places(self) -> int:
+        """Places of the cache behind the prefix: queries and latents, or the one row of slots."""
+        return {"query_ar": 2, "mar": 1}[self.model.config.method] * self.model.tokens
 
     def _noise(self, generators: list[torch.Generator], count: int) -> Callable[[int], Tensor]:
         """Noise step by step: on a GPU drawn by the CPU while the step before is computed, else all at once."""

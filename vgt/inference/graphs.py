@@ -51,15 +51,16 @@ class Graphed:
         return found.outputs
 
     def _capture(self, tensors: tuple[Tensor, ...]) -> _Captured:
-        inputs = tuple(t.clone() for t in tensors)
-        side = torch.cuda.Stream(inputs[0].device)
-        side.wait_stream(torch.cuda.current_stream(inputs[0].device))
-        with torch.cuda.stream(side):
-            for _ in range(WARM_UPS):
-                self.function(*inputs)
-        torch.cuda.current_stream(inputs[0].device).wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
-            outputs = self.function(*inputs)
+        with torch.cuda.device(tensors[0].device):
+            inputs = tuple(t.clone() for t in tensors)
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(WARM_UPS):
+                    self.function(*inputs)
+            torch.cuda.current_stream().wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self._pool):
+                outputs = self.function(*inputs)
         self._pool = self._pool or graph.pool()
         return _Captured(graph, inputs, outputs)
