@@ -215,7 +215,7 @@ def test_bad_studies(tmp_path):
     [
         (["--settings", "sde:15,heun:8"], "flow steps 8 does not suit heun"),
         (["--settings", "sde:15,ab2:8:cubic"], "time schedule 'cubic' is unknown"),
-        (["--settings", "sde:15,euler:8"], "sampling settings: sampler: Input should be 'sde', 'ode'"),
+        (["--settings", "sde:15,euler:8"], "sampling settings: sampler: Input should be 'sde', 'sde2', 'ode'"),
         (["--settings", "sde"], "setting 'sde' is not SAMPLER:EVALUATIONS"),
         (["--prompts", "1000"], "1000 prompts do not divide among 6 tasks"),
         (["--subject", "fake:oracle"], "has no flow head; give vgt:<checkpoint>"),

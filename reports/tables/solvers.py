@@ -11,6 +11,7 @@ from vgt.core.record import Record
 METRIC, SCORE = "evaluations-needed", "overall"
 NAMES = {
     "sde": "Stochastic (published)",
+    "sde2": "Stochastic, order 2",
     "ode": "Euler",
     "heun": "Heun",
     "ab2": "Adams-Bashforth 2",
