@@ -208,7 +208,7 @@ def test_the_progress_bar(pipe, capsys):
         ({"num_images_per_prompt": 0}, "num_images_per_prompt 0 must be 1 or more"),
         ({"batch_size": 0}, "batch_size 0 must be 1 or more, or None"),
         ({"acceleration": 17}, "acceleration 17 is impossible with 16 image tokens; choose 1 .. 16"),
-        ({"sampler": "euler"}, "arguments of the pipeline: sampler: .*'sde', 'ode', 'heun', 'ab2' or 'dpmpp'"),
+        ({"sampler": "euler"}, "arguments of the pipeline: sampler: .*'sde', 'sde2', 'ode', 'heun', 'ab2' or 'dpmpp'"),
         ({"num_flow_steps": 1}, "flow steps 1 is too few; use at least 2"),
         ({"sampler": "heun", "num_flow_steps": 8}, "flow steps 8 does not suit heun.* use an odd number"),
         ({"time_schedule": "cubic"}, "time schedule 'cubic' is unknown; choose one of linear, power:NUMBER"),

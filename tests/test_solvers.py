@@ -116,6 +116,49 @@ def test_dpmpp_in_its_own_variables():
     assert run(solvers.table("dpmpp", 6), 0.5, gaussian_velocity) == pytest.approx(x, abs=1e-12)
 
 
+@pytest.mark.parametrize(("now", "then"), [(0.0, 0.3), (0.2, 0.5), (0.5, 0.96)])
+def test_sde2_solves_the_published_equation_between_two_times(now, then):
+    """Mean and variance after many small steps of (1 + t) v - x and sqrt(2 (1 - t) dt), with v = (D - x) / (1 - t)."""
+    d, x, steps = 0.7, 2.0, 20_000
+    mean, variance, dt = x, 0.0, (then - now) / steps
+    for k in range(steps):
+        t = now + k * dt
+        pull = 1 - ((1 + t) / (1 - t) + 1) * dt
+        mean = pull * mean + (1 + t) / (1 - t) * d * dt
+        variance = pull**2 * variance + 2 * (1 - t) * dt
+    line = solvers._exponential([now, then, 1.0], 2)[0]
+    assert line.keep * x + line.push * (d - x) / (1 - now) == pytest.approx(mean, abs=1e-3)
+    assert line.noise**2 == pytest.approx(variance, abs=1e-3)
+
+
+@pytest.mark.parametrize("sampler", ["sde2", "dpmpp"])
+def test_one_picture_is_drawn_exactly(sampler):
+    """Where the data is a single value, every number of evaluations ends there, whatever the noise."""
+    for steps in (2, 3, 5, 12):
+        noise = torch.randn(steps, 9, generator=rng(3), dtype=torch.float64)
+        table = solvers.table(sampler, steps)
+        end = run(table, noise[0], lambda x, t: (MEAN - x) / (1 - t), noise[1:])
+        assert torch.allclose(end, torch.full((9,), MEAN, dtype=torch.float64), atol=1e-9)
+
+
+def spread(sampler: str, steps: int, std: float) -> float:
+    """Standard deviation at the end for data N(0, std^2), computed: the state is a sum of independent normals."""
+    table = solvers.table(sampler, steps, "power:1")
+    noise = torch.eye(steps, dtype=torch.float64)
+
+    def velocity(x, t):
+        return (t * std**2 - (1 - t)) / (t**2 * std**2 + (1 - t) ** 2) * x
+
+    return float(run(table, noise[0], velocity, noise[1:]).norm())
+
+
+def test_sde2_has_order_two():
+    coarse, fine = (abs(spread("sde2", steps, 0.6) - 0.6) for steps in (1000, 2000))
+    assert math.log2(coarse / fine) == pytest.approx(2, abs=0.3)
+    coarse, fine = (abs(spread("sde", steps, 0.6) - 0.6) for steps in (1000, 2000))
+    assert math.log2(coarse / fine) == pytest.approx(1, abs=0.1)
+
+
 def error(sampler: str, steps: int, schedule: str) -> float:
     """Of dx/dt = -2 t x^2, x(0) = 1, whose solution is 1 / (1 + t^2)."""
     steps += sampler == "heun"
@@ -152,7 +195,7 @@ def test_tables_are_whole(sampler, schedule):
         for column in (table.times, table.keep, table.before, table.push, table.back, table.noise):
             assert len(column) == steps and all(map(math.isfinite, column))
         assert table.times[0] == 0 and max(table.times) < 1 and list(table.times) == sorted(table.times)
-        if sampler != "sde":
+        if not table.stochastic:
             assert run(table, 0.3, lambda x, t: 2.0) == pytest.approx(2.3, abs=1e-9)
     assert solvers.table(sampler, 31, schedule) is table
 
@@ -170,7 +213,7 @@ def test_schedules():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("euler", 8), "sampler 'euler' is unknown; choose one of sde, ode, heun, ab2, dpmpp"),
+        (("euler", 8), "sampler 'euler' is unknown; choose one of sde, sde2, ode, heun, ab2, dpmpp"),
         (("ab2", 1), "flow steps 1 is too few; use at least 2"),
         (("heun", 8), "flow steps 8 does not suit heun.*odd number, for example 7"),
         (("heun", 2), "flow steps 2 does not suit heun.*for example 3"),
@@ -203,5 +246,5 @@ def test_samplers_recover_a_gaussian(sampler):
     x = Exact().sample(torch.zeros(n, 1), 1.0, noise, table).double()
     assert x.mean().item() == pytest.approx(MEAN, abs=0.03)
     assert x.std().item() == pytest.approx(STD, rel=0.04)
-    if sampler != "sde":
+    if not table.stochastic:
         assert (x - (MEAN + STD * noise[:, 0].double())).abs().max() < 0.1

@@ -56,7 +56,7 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cfg-schedule", choices=("falling", "rising", "constant"), default=None)
     parser.add_argument("--flow-steps", type=int, default=None, help="flow-head evaluations per token")
     parser.add_argument(
-        "--sampler", default=None, help="of the flow head: sde (stochastic), ode (Euler), heun, ab2 or dpmpp (order 2)"
+        "--sampler", default=None, help="of the flow head: sde, sde2 (stochastic), ode (Euler), heun, ab2, dpmpp"
     )
     parser.add_argument(
         "--time-schedule", metavar="NAME", default=None, help="linear (default), power:NUMBER or shift:NUMBER"

@@ -140,25 +140,41 @@ def _ab2(t: list[float]) -> list[Line]:
 
 
 def _dpmpp(t: list[float]) -> list[Line]:
-    """DPM-Solver++ (2M; Lu et al. 2022, Algorithm 2) for the path t x1 + (1 - t) x0, in the data prediction
-    D = x + (1 - t) v.  With lambda = log(t / (1 - t)) and H its steps, x_{k+1} = (1-t')/(1-t) x + (t'-t)/(1-t) D*,
-    D* = D_k + H_k / (2 H_{k-1}) (D_k - D_{k-1}).  lambda is infinite at 0 and 1, where D* = D_k, which is Euler's
-    step: the first two (H_0 is infinite) and the last."""
-    rise = [b - a for a, b in zip(map(_lambda, t[1:-2]), map(_lambda, t[2:-1]), strict=True)]  # H_1 ... H_{K-2}
-    lines = [_euler(now, then) for now, then in zip(t[:2], t[1:3], strict=True)][: len(t) - 2]
-    for k in range(2, len(t) - 2):
-        last, now, then = t[k - 1 : k + 2]
-        bend, share = rise[k - 1] / (2 * rise[k - 2]), (then - now) / (1 - now)
+    """DPM-Solver++ 2M (Lu et al. 2022, Algorithm 2), order 2, which follows the data prediction."""
+    return _exponential(t, 1)
+
+
+def _sde2(t: list[float]) -> list[Line]:
+    """The published stochastic law (``_sde``) by the integrator of DPM-Solver++, of order 2 in its mean: noise never
+    exceeds what the time after the step may hold, however long the step."""
+    return _exponential(t, 2)
+
+
+def _exponential(t: list[float], p: int) -> list[Line]:
+    """Exact but for the data prediction D = x + (1 - t) v: with r = (1 - t') / (1 - t),
+
+        x' = r^p x + (t' - r^p t) D* + (1 - t') sqrt(1 - r^(2p - 2)) w
+
+    solves dx = v dt for p = 1, and for p = 2 the stochastic equation of ``_sde``, with D held at D*; in terms of D that
+    is dx = ((1 + t) D - 2 x) / (1 - t) dt + sqrt(2 (1 - t)) dW.  D* = D_k + H_k / (2 H_{k-1}) (D_k - D_{k-1}), H the
+    steps of lambda = log(t / (1 - t)); lambda is infinite at 0 and 1, so the first two steps and the last have D_k."""
+    rise = [_lambda(b) - _lambda(a) for a, b in zip(t[1:-2], t[2:-1], strict=True)]  # H_1 ... H_{K-2}
+    lines = []
+    for k, (now, then) in enumerate(zip(t, t[1:], strict=False)):
+        bend = rise[k - 1] / (2 * rise[k - 2]) if 2 <= k < len(t) - 2 else 0.0
+        ratio, last = (1 - then) / (1 - now), t[k - 1] if k else 0.0
+        share = then - ratio**p * now
         lines.append(
             Line(
                 now,
-                keep=1 + share * bend,
+                keep=ratio**p + share * (1 + bend),
                 before=-share * bend,
-                push=(then - now) * (1 + bend),
+                push=share * (1 + bend) * (1 - now),
                 back=-share * bend * (1 - last),
+                noise=(1 - then) * math.sqrt(1 - ratio ** (2 * p - 2)),
             )
         )
-    return [*lines, _euler(*t[-2:])]
+    return lines
 
 
 def _lambda(t: float) -> float:
@@ -167,5 +183,5 @@ def _lambda(t: float) -> float:
 
 
 SAMPLERS: dict[str, Callable[[list[float]], list[Line]]] = {
-    "sde": _sde, "ode": _ode, "heun": _heun, "ab2": _ab2, "dpmpp": _dpmpp,
+    "sde": _sde, "sde2": _sde2, "ode": _ode, "heun": _heun, "ab2": _ab2, "dpmpp": _dpmpp,
 }  # fmt: skip

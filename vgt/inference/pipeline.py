@@ -167,7 +167,7 @@ class VGTPipeline:
         output_type: Literal["pil", "np", "pt", "latent"] = "pil",
         callback_on_step_end: StepEnd | None = None,
         batch_size: int | None = None,
-        sampler: Literal["sde", "ode", "heun", "ab2", "dpmpp"] = "sde",
+        sampler: Literal["sde", "sde2", "ode", "heun", "ab2", "dpmpp"] = "sde",
         time_schedule: str = "linear",
         cfg_schedule: Literal["falling", "rising", "constant"] | None = None,
         order: Literal["random", "raster"] = "random",

@@ -32,7 +32,7 @@ class Sampling(Config):
     guidance: float = 4.5
     cfg_schedule: Literal["falling", "rising", "constant"] | None = None
     flow_steps: int = 30
-    sampler: Literal["sde", "ode", "heun", "ab2", "dpmpp"] = "sde"
+    sampler: Literal["sde", "sde2", "ode", "heun", "ab2", "dpmpp"] = "sde"
     time_schedule: str = "linear"
     order: Literal["random", "raster"] = "random"
     mar_schedule: Literal["cosine", "uniform"] = "cosine"
