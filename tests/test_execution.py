@@ -243,15 +243,33 @@ def interrupt() -> None:
 
 @pytest.mark.parametrize("end", [interrupt, lambda: os.kill(os.getpid(), signal.SIGKILL)], ids=["Ctrl-C", "kill"])
 @pytest.mark.parametrize("batches", [0, 1, 5])
-def test_an_end_loses_the_batch_in_hand_alone(unbroken, tmp_path, end, batches):
-    run = job(Doomed(batches, end))
+def test_an_end_costs_one_batch_at_most(unbroken, tmp_path, monkeypatch, end, batches):
+    """However slow the disk: Ctrl-C waits for what is drawn, a kill finds all but the last finished batch on it."""
+    run, write = job(Doomed(batches, end)), generation._write
     out = run.folder(tmp_path, "test")
+    monkeypatch.setattr(generation, "_write", lambda *args: time.sleep(0.1) or write(*args))
     process = FORK.Process(target=generation.pictures, args=(run, out))
     process.start()
     process.join()
-    assert process.exitcode != 0
+    assert process.exitcode == (1 if end is interrupt else -signal.SIGKILL)
     drawn = {name: data for name, data in visible(out).items() if name.endswith(".png")}
-    assert len(drawn) == 2 * batches and drawn.items() <= unbroken.items()
+    finished = batches if end is interrupt else batches - 1
+    assert 2 * finished <= len(drawn) <= 2 * batches and drawn.items() <= unbroken.items()
+    generation.pictures(job(Doomed(8 - max(0, finished), interrupt)), out)
+    assert {name: data for name, data in unbroken.items() if "means" not in name} == visible(out)
+    assert not list(out.glob("*/samples/.*"))
+
+
+def test_a_picture_that_cannot_be_written_stops_the_run(tmp_path, monkeypatch):
+    subject = Doomed(8, interrupt)
+
+    def full(path: Path, image) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(generation, "_write", full)
+    with pytest.raises(OSError, match="No space left"):
+        generation.pictures(job(subject), tmp_path / "out")
+    assert subject.batches == 6  # it went on for one batch only
 
 
 def no_room() -> None:
