@@ -30,7 +30,7 @@ class Tokenizer(Protocol):
 
 @runtime_checkable
 class Generator(Protocol):
-    """Text to images."""
+    """Text to images.  One whose pictures depend on the others of their batch says ``batch_matters = True``."""
 
     name: str
     fingerprint: str

@@ -30,7 +30,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--paired", action="store_true", help="the images are reconstructions of --real, by name")
     parser.add_argument("--allow-few", action="store_true", help="Frechet distance of fewer images than dimensions")
     parser.add_argument("--export", type=Path, metavar="NPZ", help="write the subject's statistics there")
-    parser.add_argument("--batch", type=int, default=32, help="images per pass; it decides the last bits of features")
+    parser.add_argument(
+        "--batch", type=common.count, default=32, help="images per pass; it decides the last bits of features"
+    )
     common.add_count(parser)
     common.add_coverage(parser)
     common.add_common(parser)

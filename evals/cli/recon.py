@@ -29,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--metrics", metavar="A[,B...]", help="only these (default: all for which there are weights)")
     parser.add_argument("--size", type=int, default=None, help="image side for a subject that takes any")
-    parser.add_argument("--batch", type=int, default=32, help="images at a time; it decides their last bits")
+    parser.add_argument("--batch", type=common.count, default=32, help="images at a time; it decides their last bits")
     parser.add_argument(
         "--weights",
         action="append",
