@@ -1,25 +1,47 @@
-"""``vgt bench`` and ``vgt bench compare``."""
+"""``vgt bench``: suites, models, and ``vgt bench compare``."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
 from vgt.commands import options
 from vgt.core import record
 
 REPEATS, SMOKE_REPEATS = 3, 1
+BATCH, SMOKE_BATCH = 8, 2
+COLUMNS = ("engine_ms", "eager_ms", "ratio", "floor_ms", "of_floor", "images_per_second")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "subjects",
         nargs="+",
-        help="bundled models, runs, checkpoint folders or random:<preset>; or: compare RECORDS_A RECORDS_B",
+        help="suites: query-ar, mar, flow-head, autoencoder, training, metrics; or models: bundled ones, runs, "
+        "checkpoint folders, random:<preset>; or: compare RECORDS_A RECORDS_B",
+    )
+    parser.add_argument(
+        "--size", default=None, help="of a suite: tiny (default), 0.6b or 1.6b; without checkpoints, weights are random"
     )
     parser.add_argument("--accel", type=options.integers, default=[1, 4, 16], help="tokens per step (default 1,4,16)")
-    parser.add_argument("--batch", type=int, default=8, help="images at a time (default 8)")
+    parser.add_argument(
+        "--batch",
+        type=options.integers,
+        default=None,
+        help=f"images at a time (default {BATCH}), or a list: 1,8,64; rows of flow-head and training, pairs of metrics",
+    )
+    parser.add_argument(
+        "--against", choices=("eager",), default=None, help="also time the readable loop, in alternation"
+    )
+    parser.add_argument(
+        "--mode", choices=("latency", "throughput"), default="latency", help="wait for every batch, or for several"
+    )
+    parser.add_argument("--steps", type=int, default=None, help="only the first so many decode steps, for large models")
     parser.add_argument("--repeats", type=int, default=REPEATS, help=f"timed rounds (default {REPEATS})")
+    parser.add_argument(
+        "--dtype", choices=("fp32", "bf16"), default=None, help="of the weights (default fp32 on a CPU, bf16 on a GPU)"
+    )
     parser.add_argument(
         "--threshold", type=float, default=0.1, help="compare: slower by more than this is a regression"
     )
@@ -34,40 +56,89 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict:
     if args.subjects[0] == "compare":
         return _compare(args)
-    from bench.run import rows
-    from bench.run import run as measure
-    from vgt.core.config import validated
-    from vgt.models.sampling import TINY, Sampling
+    from bench import run as measuring
+    from bench import suites
 
-    outcome = measure(
-        args.subjects,
-        work=args.out,
-        records=args.out / "records",
-        accelerations=args.accel,
-        batch=2 if args.smoke else args.batch,
-        repeats=SMOKE_REPEATS if args.smoke else args.repeats,
-        device=options.device(args.device),
-        settings=validated(Sampling, TINY | options.sampling(args), "sampling settings"),
-        seed=args.seed,
-        runs=options.RUNS,
-        autoencoder=args.autoencoder,
-        fresh=args.fresh,
-    )
-    for r in outcome.records:
-        value = "not measured" if r.value is None else f"{r.value:.3f} {r.unit}"
-        spread = f" [{r.low:.3f}, {r.high:.3f}]" if r.low is not None and r.high is not None else ""
-        print(f"{r.name}  {value}{spread}")
+    models, others = _subjects(args, suites)
+    device = options.device(args.device)
+    common = {"device": device, "dtype": _dtype(args, device), "settings": options.sampling(args)}
+    repeats = SMOKE_REPEATS if args.smoke else args.repeats
+    found, computed, reused = [], 0, 0
+    if models:
+        outcome = measuring.run(
+            models,
+            work=args.out,
+            records=args.out / "records",
+            accelerations=args.accel,
+            batches=[SMOKE_BATCH] if args.smoke else args.batch or [BATCH],
+            repeats=repeats,
+            seed=args.seed,
+            runs=options.RUNS,
+            autoencoder=args.autoencoder,
+            fresh=args.fresh,
+            eager=args.against == "eager",
+            mode=args.mode,
+            steps=args.steps,
+            **common,
+        )
+        found, computed, reused = list(outcome.records), outcome.computed, outcome.reused
+    for suite in others:
+        batches = [SMOKE_BATCH] if args.smoke else args.batch
+        made = suites.run(
+            suite, args.size or "tiny", records=args.out / "records", batches=batches, repeats=repeats, **common
+        )
+        found, computed = found + made, computed + len(made)
+    table = measuring.rows(found)
+    print("\n".join(lines(table)))
     return {
         "records": str(args.out / "records"),
-        "rows": rows(outcome.records),
-        "computed": outcome.computed,
-        "reused": outcome.reused,
-        "scores": record.scores(outcome.records),
+        "rows": table,
+        "computed": computed,
+        "reused": reused,
+        "scores": record.scores(found),
     }
 
 
+def _subjects(args: argparse.Namespace, suites) -> tuple[list[str], list[str]]:
+    """The models to time and the suites of other things.  Raises ValueError for sizes and suites that are none."""
+    named = [s for s in args.subjects if s in suites.SUITES]
+    if args.size is not None and args.size not in suites.SIZES:
+        raise ValueError(f"size {args.size!r} is unknown; choose one of {', '.join(suites.SIZES)}")
+    if args.size is not None and not named:
+        raise ValueError(f"--size {args.size} goes with a suite; name one of {', '.join(suites.SUITES)}")
+    models = []
+    for name in args.subjects:
+        models += suites.specs(name, args.size or "tiny") if name in suites.MODELS else []
+        models += [name] if name not in suites.SUITES else []
+    return models, [s for s in named if s not in suites.MODELS]
+
+
+def _dtype(args: argparse.Namespace, device: str):
+    import torch
+
+    chosen = args.dtype or ("fp32" if device == "cpu" else "bf16")
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[chosen]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+
+
+def lines(table: Iterable[dict]) -> list[str]:
+    """The rows for people: milliseconds an image (a call of the flow head or a metric)."""
+    rows = [["model", "batch", *COLUMNS, ""]]
+    for row in table:
+        mode, part = row.get("mode"), row.get("steps")
+        remarks = [f"{part} steps only" * bool(part), mode * (mode == "throughput") if mode else "", row["error"] or ""]
+        rows.append(
+            [row["model"], str(row["batch"]), *(_number(row[c]) for c in COLUMNS), ", ".join(filter(None, remarks))]
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
 def _compare(args: argparse.Namespace) -> dict:
-    from bench.run import compare
+    from bench.compare import compare
 
     if len(args.subjects) != 3:
         raise ValueError("compare takes two folders of records: vgt bench compare RECORDS_A RECORDS_B")
@@ -75,4 +146,4 @@ def _compare(args: argparse.Namespace) -> dict:
     found = compare(a, b, args.threshold)
     for row in found:
         print("  ".join(f"{key}={value}" for key, value in row.items() if value is not None))
-    return {"rows": found}
+    return {"rows": found, "exit": int(any(row["verdict"] == "regression" for row in found))}

@@ -13,25 +13,29 @@ import sys
 
 import torch
 
+from bench import decode_errand, training
 from bench import run as speed
-from bench import training
 from bench.subjects import RANDOM
 from bench.timing import quartiles
 from vgt.commands import options
 from vgt.core import config as configs
-from vgt.core import files, record
-from vgt.models.sampling import TINY, Sampling
+from vgt.core import record
 from vgt.training.plan import DEVICES, Plan, plan
 
 AUTOENCODERS = ("vgt_ae_internvl3_stage2", "vgt_ae_qwen25vl_stage2")
 GENERATORS = ("query_ar_internvl3_1b", "query_ar_internvl3_2b", "query_ar_qwen25vl_3b", "mar_internvl3_1b")
 SMALL = (("vgt_ae_internvl",), ("query_ar_internvl", "mar_internvl"))  # the same path without a GPU
-SUITE, PROTOCOL = "train-steps", "random-batch"
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench.full_size", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--errand",
+        choices=("models", "decode"),
+        default="models",
+        help="models: autoencoders, training, drawing (default); decode: the engine, with its correctness and profile",
+    )
     parser.add_argument("--tiny", action="store_true", help="the bundled models' presets instead: checks the path")
     parser.add_argument("--generators", nargs="*", help="other presets than the usual")
     parser.add_argument("--autoencoders", nargs="*", help="other presets than the usual")
@@ -46,6 +50,10 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     usual = SMALL if args.tiny else (AUTOENCODERS, GENERATORS)
     device = options.device(args.device)
+    if args.errand == "decode":
+        report = decode_errand.run(args.out, device, decode_errand.TINY if args.tiny else decode_errand.Scope())
+        print((args.out / "decode.txt").read_text(encoding="utf-8"), end="")
+        return int(not all(row["equal"] for row in report.same))
     kind = args.kind or ("cpu" if device == "cpu" else "h100")
     generators = args.generators if args.generators is not None else usual[1]
     for preset in args.autoencoders if args.autoencoders is not None else usual[0]:
@@ -74,9 +82,8 @@ def _pictures(preset: str, args: argparse.Namespace, device: str) -> None:
         work=args.out,
         records=args.out / "records",
         accelerations=args.accel,
-        batch=args.images,
+        batches=[args.images],
         device=device,
-        settings=Sampling(**(TINY if args.tiny else {})),
         dtype=torch.float32 if device == "cpu" else torch.bfloat16,
     )
     for found in outcome.records:
@@ -92,34 +99,8 @@ def _training(preset: str, args: argparse.Namespace, device: str, kind: str) -> 
     values = configs.override(configs.read_preset(preset), sizes)
     planned = plan(values, args.out, device=kind)
     measured = training.steps(preset, args.batch, args.steps, device, args.checkpointing)
-    low, seconds, high = quartiles(measured.seconds)
-    shared = {
-        "subject": f"random-{preset}",
-        "suite": SUITE,
-        "n": len(measured.seconds),
-        "n_expected": args.steps,
-        "protocol": PROTOCOL,
-        "protocol_params": {
-            "batch": args.batch,
-            "text": training.TEXT,
-            "device": device,
-            "cached_latents": True,
-            "checkpointing": args.checkpointing,
-        },
-        "fingerprint": files.digest_json(values["train"]),
-        "suite_hash": files.digest_json([preset, args.batch, training.TEXT]),
-        "device": speed.device_name(device),
-        "note": "random weights and data: times and memory do not depend on them",
-        "extra": {"parameters": measured.parameters, "positions": measured.positions},
-    }
-    shared["key"] = record.make_key(**{k: shared[k] for k in ("subject", "protocol_params", "device")})
-    how = {"interval": f"quartiles of {len(measured.seconds)} steps"}
-    made = [record.make(**shared, **how, metric="step-seconds", value=seconds, low=low, high=high, unit="s")]
-    if measured.peak_mib is not None:
-        gib = measured.peak_mib / 1024
-        made.append(record.make(**shared, metric="peak-memory-gib", value=gib, unit="GiB"))
-    made += _planned(planned, shared, seconds)
-    return made
+    shared = training.shared(preset, measured, args.steps, device, args.checkpointing)
+    return training.records(measured, shared) + _planned(planned, shared, quartiles(measured.seconds)[1])
 
 
 def _planned(planned: Plan, shared: dict, seconds: float) -> list[record.Record]:

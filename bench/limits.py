@@ -12,7 +12,7 @@ from bench import timing
 
 WORKING_SET = 256 * 2**20  # bytes; beyond every processor's cache
 _SIDES = {"cpu": (512, 1024), "cuda": (4096, 8192)}  # of the square matrices
-_ROUNDS = 5
+_ROUNDS = 15  # a busy machine leaves some of them alone
 _SECONDS = 0.02  # least length of a round
 
 

@@ -1,73 +1,131 @@
-"""From measured rounds to records, from pytest-benchmark's JSON to records, and two sets of records compared."""
+"""From measured rounds to records, and from pytest-benchmark's JSON to records."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench.timing import quartiles
 from vgt.core import record
 from vgt.core.record import Record
 
-# metric: (operation that it is about, or None for all; unit; whether more is better)
+
+@dataclass(frozen=True)
+class Metric:
+    """``operations``: what must have been measured; ``better``: "high", "low", or None where it is no merit;
+    ``everywhere``: comparable across devices; ``whole``: not of a part of the decode steps."""
+
+    unit: str
+    better: str | None
+    operations: tuple[str, ...] = ("generate",)
+    everywhere: bool = False
+    whole: bool = False
+
+
 METRICS = {
-    "images-per-second": ("generate", "images/s", True),
-    "ms-per-image": ("generate", "ms", False),
-    "encode-images-per-second": ("encode", "images/s", True),
-    "decode-images-per-second": ("decode", "images/s", True),
-    "peak-memory-mib": (None, "MiB", False),
+    "images-per-second": Metric("images/s", "high", whole=True),
+    "ms-per-image": Metric("ms", "low"),
+    "eager-ms-per-image": Metric("ms", "low", ("eager",)),
+    "speedup-over-eager": Metric("", "high", ("generate", "eager"), everywhere=True),
+    "floor-ms-per-image": Metric("ms", None),
+    "energy-mj-per-image": Metric("mJ", "low", whole=True),
+    "ms-per-call": Metric("ms", "low", ("call",)),
+    "plain-ms-per-call": Metric("ms", "low", ("plain",)),
+    "speedup-over-plain": Metric("", "high", ("call", "plain"), everywhere=True),
+    "floor-ms-per-call": Metric("ms", None, ("call",)),
+    "encode-images-per-second": Metric("images/s", "high", ("encode",)),
+    "decode-images-per-second": Metric("images/s", "high", ("decode",)),
+    "peak-memory-mib": Metric("MiB", "low", ()),
 }
-OPERATIONS = {True: ("generate",), False: ("encode", "decode")}  # by: is it a generator
 THRESHOLD = 0.1
 
 
-def metrics_of(accel: int | None) -> list[str]:
-    """The metrics of a generator (with an acceleration) or of an autoencoder (None)."""
-    operations = OPERATIONS[accel is not None]
-    return [metric for metric, (operation, _, _) in METRICS.items() if operation is None or operation in operations]
+def metrics_of(operations: Collection[str], partial: bool = False) -> list[str]:
+    """The metrics of a model whose ``operations`` are timed; ``partial``: only the first decode steps."""
+    return [
+        name
+        for name, metric in METRICS.items()
+        if set(metric.operations) <= set(operations) and not (partial and metric.whole)
+    ]
 
 
 def to_record(metric: str, shared: dict, operations: dict[str, dict], repeats: int) -> Record:
     """One record from the measurements of a model; ``shared``: the fields known before; ``repeats``: how many rounds
-    the protocol asks for.  The value is the median over rounds, low and high are the quartiles."""
-    operation, unit, _ = METRICS[metric]
-    if operation is None:
-        return _memory_record(metric, unit, shared, operations)
-    found = operations[operation]
+    the protocol asks for.  The value is the median over rounds, low and high are the quartiles; of the first decode
+    steps alone, n counts steps, so that it never passes for the whole.  Out of memory, there is no value."""
+    first = operations.get("generate") or next(iter(operations.values()))
+    needed = METRICS[metric].operations or tuple(name for name in operations if name != "eager")
+    lost = next((found["out_of_memory"] for name in needed if "out_of_memory" in (found := operations[name])), None)
+    if lost is not None:
+        made = {"value": None, "n": 0, "n_expected": repeats, "extra": {"out_of_memory": lost}}
+        return _record(metric, shared, made, memory_words(lost))
+    if metric == "peak-memory-mib":
+        return _record(metric, shared, *_peak(operations))
+    if metric in ("floor-ms-per-image", "floor-ms-per-call", "energy-mj-per-image"):
+        value, extra, why = _beside(metric, first)
+        made = {"value": value, "n": int(value is not None), "n_expected": 1, "extra": extra}
+    else:
+        made, why = _rounds(metric, operations, repeats), None
+    steps = shared["protocol_params"].get("steps")
+    if steps is not None and made["value"] is not None:
+        made |= {"n": steps, "n_expected": first["decode_steps"]}
+    return _record(metric, shared, made, why)
+
+
+def _record(metric: str, shared: dict, made: dict, why: str | None) -> Record:
+    note = "; ".join(filter(None, (shared.get("note"), why))) or None
+    return record.make(**{**shared, "note": note}, metric=metric, unit=METRICS[metric].unit, **made)
+
+
+def memory_words(lost: dict) -> str:
+    """What a row says of a batch that the memory has no room for."""
+    fits = f"{lost['fits']} images fit" if lost["fits"] else "not even one image fits"
+    return f"out of memory with {lost['batch']} images at a time; {fits}"
+
+
+def _rounds(metric: str, operations: dict[str, dict], repeats: int) -> dict:
+    """Value and quartiles of what every round gives a value of."""
+    found = operations[METRICS[metric].operations[-1]]
     images, seconds = found["images"], found["seconds"]
-    values = [1000 * s / images for s in seconds] if metric == "ms-per-image" else [images / s for s in seconds]
-    low, middle, high = quartiles(values)
-    extra = {k: v for k, v in found.items() if k not in ("peak_mib", "memory")}
-    return record.make(
-        **shared,
-        metric=metric,
-        unit=unit,
-        value=middle,
-        low=low,
-        high=high,
-        interval=f"quartiles of {len(values)} repeats",
-        n=len(values),
-        n_expected=max(repeats, len(values)),
-        extra=extra,
-        seconds=sum(seconds),
-    )
+    if metric.startswith("speedup"):
+        ours = operations[METRICS[metric].operations[0]]["seconds"]
+        values = [theirs / own for theirs, own in zip(seconds, ours, strict=True)]
+        middle = quartiles(seconds)[1] / quartiles(ours)[1]
+    else:
+        values = [1000 * s / images for s in seconds] if "ms-per" in metric else [images / s for s in seconds]
+        middle = quartiles(values)[1]
+    low, _, high = quartiles(values)
+    return {
+        "value": middle,
+        "low": low,
+        "high": high,
+        "interval": f"quartiles of {len(values)} repeats",
+        "n": len(values),
+        "n_expected": max(repeats, len(values)),
+        "extra": {k: v for k, v in found.items() if k not in ("peak_mib", "memory", "floor", "energy")},
+        "seconds": sum(seconds),
+    }
 
 
-def _memory_record(metric: str, unit: str, shared: dict, operations: dict[str, dict]) -> Record:
-    """The highest peak among a model's operations."""
-    peaks = [found["peak_mib"] for found in operations.values()]
-    known = None not in peaks
-    reason = None if known else "peak memory of a process cannot be read on this system"
-    return record.make(
-        **{**shared, "note": "; ".join(filter(None, (shared.get("note"), reason))) or None},
-        metric=metric,
-        unit=unit,
-        value=max(peaks) if known else None,
-        n=int(known),
-        n_expected=1,
-        extra={"how": next(iter(operations.values()))["memory"]},
-    )
+def _beside(metric: str, found: dict) -> tuple[float | None, dict, str | None]:
+    """Value, extra and, where there is none, why, of what is known once a measurement."""
+    if metric.startswith("floor"):
+        return found["floor"]["ms"], found["floor"], None
+    value, how = found["energy"]["mj_per_image"], found["energy"]["how"]
+    return value, {"how": how}, how if value is None else None
+
+
+def _peak(operations: dict[str, dict]) -> tuple[dict, str | None]:
+    """The highest peak among a model's operations, of a generator with its engine."""
+    peaks = {name: found.get("peak_mib") for name, found in operations.items()}
+    of = [peak for name, peak in peaks.items() if name != "eager"]
+    known = None not in of
+    extra = {"how": next(iter(operations.values()))["memory"]}
+    extra |= {"eager_mib": peaks["eager"]} if "eager" in peaks else {}
+    made = {"value": max(of) if known else None, "n": int(known), "n_expected": 1, "extra": extra}
+    return made, None if known else "peak memory of a process cannot be read on this system"
 
 
 # ------------------------------------------------------------------------------------------- pytest-benchmark
@@ -116,61 +174,8 @@ def from_benchmark_json(path: str | Path) -> list[Record]:
     made = []
     for (_, accel), model in models.items():
         operations = model["operations"]
-        complete = set(operations) == set(OPERATIONS[accel is not None])
-        for metric in metrics_of(accel):
-            operation = METRICS[metric][0]
-            if operation in operations or (operation is None and complete):
+        complete = accel is not None or set(operations) == {"encode", "decode"}
+        for metric in metrics_of(operations):
+            if METRICS[metric].operations or complete:
                 made.append(to_record(metric, model["shared"], operations, model["repeats"]))
     return sorted(made, key=lambda r: r.name)
-
-
-# ----------------------------------------------------------------------------------------------------- compare
-
-
-def compare(a_records: Iterable[Record], b_records: Iterable[Record], threshold: float = THRESHOLD) -> list[dict]:
-    """Speed records B against A, one row a name: ``model, metric, a, b, ratio, verdict, why``.
-
-    ``ratio`` is how many times better B is (faster, smaller).  ``verdict``: "regression" below 1 - threshold,
-    "improvement" above 1 / (1 - threshold), else "same"; "missing" where a side has no value, "incomparable" where
-    device or protocol differ.  Weights may differ: their values do not decide the time."""
-    if not 0 < threshold < 1:
-        raise ValueError(f"threshold {threshold} is not a share; choose one between 0 and 1, for example 0.1")
-    a, b = ({r.name: r for r in side if r.suite == "bench" and r.metric in METRICS} for side in (a_records, b_records))
-    return [_comparison(a.get(name), b.get(name), threshold) for name in sorted({**a, **b})]
-
-
-def _comparison(a: Record | None, b: Record | None, threshold: float) -> dict:
-    one = a or b
-    assert one is not None
-    row = {
-        "model": one.model,
-        "metric": one.metric,
-        "a": a.value if a else None,
-        "b": b.value if b else None,
-        "ratio": None,
-        "verdict": "missing",
-        "why": None,
-    }
-    if a is None or b is None or a.value is None or b.value is None:
-        absent = "A" if a is None or a.value is None else "B"
-        return {**row, "why": f"{absent} has no value"}
-    differing = _differences(a, b)
-    if differing:
-        return {**row, "verdict": "incomparable", "why": "different " + ", ".join(differing)}
-    if not a.value or not b.value:
-        return {**row, "verdict": "incomparable", "why": "a value is zero"}
-    ratio = b.value / a.value if METRICS[one.metric][2] else a.value / b.value
-    verdict = "regression" if ratio < 1 - threshold else "improvement" if ratio > 1 / (1 - threshold) else "same"
-    return {**row, "ratio": ratio, "verdict": verdict}
-
-
-def _differences(a: Record, b: Record) -> list[str]:
-    """Conditions under which two speeds do not compare."""
-    free = {"weights", "repeats", "warmup"}
-    params = sorted(
-        k
-        for k in {**a.protocol_params, **b.protocol_params}
-        if k not in free and a.protocol_params.get(k) != b.protocol_params.get(k)
-    )
-    heads = [k for k in ("device", "protocol", "suite_hash") if getattr(a, k) != getattr(b, k)]
-    return [*heads, *params]

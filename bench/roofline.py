@@ -29,6 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.limits import Limits
 from vgt.equations.order import cosine_sizes, group_sizes
+from vgt.models.pixel_decoder import build_decoder
 from vgt.models.visual_lm import VisualLM
 
 PHASES = ("prefill", "language_model", "head", "decode")
@@ -142,12 +143,13 @@ def sizes(model: VisualLM) -> Sizes:
 
 
 def picture(ae, grid: tuple[int, int]) -> Picture:
-    """Counted in one pass of the decoder of a VGTAE over a latent grid; the pass is real where the weights are."""
-    weight = next(ae.decoder.parameters())
-    z = torch.zeros(1, ae.config.d_z, *grid, dtype=weight.dtype, device=weight.device)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        pixels = ae.decode(z)
-    return Picture(_count(ae.decoder), counter.get_total_flops(), z.numel() + pixels.numel())
+    """Counted in a pass of the decoder of a VGTAE over a latent grid, on the meta device."""
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        decoder = build_decoder(ae.config.decoder, ae.config.d_z)
+        z = torch.zeros(1, ae.config.d_z, *grid)
+        decoder(z)
+    pixels = 3 * grid[0] * grid[1] * ae.stride**2
+    return Picture(_count(decoder), counter.get_total_flops(), z.numel() + pixels)
 
 
 def groups(method: str, tokens: int, acceleration: int, mar_schedule: str = "cosine") -> list[int]:
@@ -180,7 +182,7 @@ def _read(sizes: Sizes, tokens: int, asked: int, pairs: float) -> float:
     return whole - (1 - asked / tokens) * (2 * tokens * sizes.last + pairs * sizes.pair)
 
 
-def _head(sizes: Sizes, how: Decoding, rows: int) -> list[Work]:
+def head(sizes: Sizes, how: Decoding, rows: int) -> list[Work]:
     """The flow head over ``rows`` of one decode step (spec decode_engine, hoisting)."""
     once, each = sizes.condition, sizes.velocity
     if not how.hoisted:
@@ -214,7 +216,7 @@ def work(sizes: Sizes, how: Decoding, decoder: Picture | None = None) -> dict[st
                 rows * computed + 2 * how.batch * m * sizes.into,
             )
         )
-        found["head"] += _head(sizes, how, rows * m)
+        found["head"] += head(sizes, how, rows * m)
     if decoder is not None and how.steps is None:
         found["decode"].append(
             Work(how.bytes * (decoder.parameters + how.batch * decoder.values), how.batch * decoder.operations)

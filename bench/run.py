@@ -1,48 +1,27 @@
 """Speed records: which models under which conditions, measured once and kept as evidence, reused while nothing changed.
 
-Evidence (every round of a model) lies in ``work/bench/<protocol>/<model>.json``; records are made from it alone.
+Evidence (every round of a model) lies in ``work/bench/<suite>/<model>.json``; records are made from it alone.
 """
 
 from __future__ import annotations
 
-import datetime
 import json
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from bench import autoencoder as autoencoders
-from bench import generation, timing
-from bench.records import METRICS, compare, from_benchmark_json, metrics_of, to_record
+from bench import timing
+from bench.conditions import PROTOCOL_REPEATS, SUITE, Conditions
+from bench.jobs import Job, plan
+from bench.measure import measure, stamp
+from bench.records import METRICS, memory_words, metrics_of, to_record
 from bench.subjects import Subject, subject
-from vgt.core import env, files, record
+from vgt.core import files, record
 from vgt.core.record import Record
-from vgt.models.sampling import Sampling
-
-__all__ = ["Conditions", "Job", "Outcome", "compare", "from_benchmark_json", "measure", "plan", "rows", "run", "stamp"]
-
-PROTOCOL_REPEATS = 3  # fewer are recorded as partial
-# Sources that decide how long the work takes: a change makes the records of that kind stale.
-TIMED_CODE = {
-    "vgt": (
-        *(f"models/{name}.py" for name in ("vgt_ae", "pixel_decoder", "vlm")),
-        *(f"inference/{name}.py" for name in ("pictures", "tokenizer")),
-        "equations/latents.py",
-    ),
-    "bench": ("timing.py", "autoencoder.py"),
-}
-TIMED_GENERATION_CODE = {
-    "vgt": (
-        *(f"models/{name}.py" for name in ("query_ar", "mar", "reference", "sampling", "visual_lm", "flow_head")),
-        *(f"equations/{name}.py" for name in ("flow", "order")),
-        "inference/generator.py",
-    ),
-    "bench": ("generation.py",),
-}
 
 
 @dataclass(frozen=True)
@@ -54,297 +33,134 @@ class Outcome:
     reused: int
 
 
-@dataclass(frozen=True)
-class Conditions:
-    """Under which a model is timed.  ``warmup``: untimed rounds, the last one watched for memory and time split."""
-
-    batch: int = 8
-    repeats: int = PROTOCOL_REPEATS
-    warmup: int = 1
-    device: str = "cpu"
-    settings: Sampling = generation.SETTINGS
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.batch < 1 or self.repeats < 1 or self.warmup < 1:
-            found = f"batch {self.batch}, {self.repeats} repeats, {self.warmup} warm-ups"
-            raise ValueError(f"{found}: all three must be 1 or more")
-
-
-@dataclass(frozen=True)
-class Job:
-    """One model to time: an autoencoder, or a generator at one acceleration.  ``heading``: the fields that all its
-    records share, the key among them."""
-
-    subject: Subject
-    conditions: Conditions
-    settings: Sampling | None
-    heading: dict
-
-    @property
-    def model(self) -> str:
-        accel = self.heading["accel"]
-        return self.heading["subject"] + (f"@{accel}x" if accel is not None else "")
-
-    @property
-    def evidence(self) -> Path:
-        """Relative to the work folder."""
-        name = self.model.replace(":", "-").replace("/", "_")
-        return Path("bench") / self.heading["protocol"] / f"{name}.json"
-
-    @property
-    def images(self) -> int:
-        """How many a round makes."""
-        return self.conditions.batch * (autoencoders.BATCHES if self.settings is None else 1)
-
-    def calls(self) -> dict[str, Callable[[], object]]:
-        """The timed calls, by operation."""
-        how = self.conditions
-        if self.settings is None:
-            return autoencoders.calls(self.subject, how.batch)
-        return {"generate": generation.call(self.subject, self.settings, how.batch, how.seed)}
-
-    def facts(self) -> dict:
-        """What is known of the work without measuring."""
-        if self.settings is None:
-            return {}
-        model = self.subject.model
-        prefix = generation.prefix_length(self.subject, self.settings, self.conditions.batch, self.conditions.seed)
-        counts = generation.counts(self.subject.system, model.tokens, prefix, self.settings)
-        return {"autoencoder": self.subject.ae_name, "counts": counts}
-
-
-# ------------------------------------------------------------------------------------------------------ planning
-
-
-def device_name(device: str) -> str:
-    """The processor's name, as records carry it."""
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else env.processor()
-
-
-def _code(*tables: dict[str, tuple[str, ...]]) -> str:
-    """Content hash of the timed sources."""
-    import bench
-    import vgt
-
-    roots = {"vgt": Path(vgt.__file__).parent, "bench": Path(bench.__file__).parent}
-    return files.digest(*((roots[k] / name).read_bytes() for table in tables for k in table for name in table[k]))
-
-
-def _job(found: Subject, conditions: Conditions, accel: int | None) -> Job:
-    how = conditions
-    settings = how.settings.model_copy(update={"acceleration": accel}) if accel is not None else None
-    params = {
-        "batch": how.batch,
-        **(settings.model_dump() if settings else {}),
-        "repeats": how.repeats,
-        "warmup": how.warmup,
-        "threads": torch.get_num_threads(),
-        "dtype": str(next(found.model.parameters()).dtype).removeprefix("torch."),
-        "device": how.device,
-        "weights": found.weights,
-    }
-    if settings is not None:
-        protocol = f"throughput-b{how.batch}-k{settings.flow_steps}"
-        suite = generation.workload_hash(how.batch, how.seed)
-        code = _code(TIMED_CODE, TIMED_GENERATION_CODE)
-    else:
-        protocol = f"throughput-b{how.batch}"
-        suite = autoencoders.workload_hash(found, how.batch)
-        code = _code(TIMED_CODE)
-    heading = {
-        "subject": found.name + (settings.label if settings else ""),
-        "accel": accel,
-        "suite": "bench",
-        "protocol": protocol,
-        "protocol_params": params,
-        "fingerprint": found.fingerprint,
-        "suite_hash": suite,
-        "seed": how.seed if settings is not None else None,
-        "device": device_name(how.device),
-        "note": "random weights: the time does not depend on their values" if found.weights == "random" else None,
-    }
-    heading["key"] = record.make_key(
-        **{k: heading[k] for k in ("fingerprint", "suite_hash", "protocol", "protocol_params", "device", "seed")},
-        versions={name: env.versions().get(name) for name in ("torch", "transformers", "diffusers")},
-        code=code,
-    )
-    return Job(found, conditions, settings, heading)
-
-
-def plan(found: Subject, conditions: Conditions, accelerations: Sequence[int] = (1, 4, 16)) -> list[Job]:
-    """One job for an autoencoder, one an acceleration for a generator.
-
-    Raises ValueError for an acceleration that the generator's tokens do not allow."""
-    if not found.generates:
-        return [_job(found, conditions, None)]
-    for accel in accelerations:
-        found.model.check_acceleration(accel)
-    return [_job(found, conditions, accel) for accel in accelerations]
-
-
-# ------------------------------------------------------------------------------------------------------ measuring
-
-
-def stamp() -> dict:
-    """Where and when a measurement was made, as fields of its records."""
-    commit, dirty = env.commit()
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return {"commit": commit, "dirty": dirty, "versions": env.versions(), "created": now, "command": env.command()}
-
-
-def _load_average() -> float | None:
-    """Processes that wanted the machine in the last minute, this one among them."""
-    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
-
-
-def measure(
-    jobs: Sequence[Job],
-    operations: Sequence[str] | None = None,
-    on_call: Callable[[], object] = lambda: None,
-    loop: Callable[[Callable[[], None], int], object] = timing.plain,
-) -> dict[str, dict[str, dict]]:
-    """Time jobs of the same conditions in alternation: {model: {operation: measurement}}.
-
-    ``operations`` leaves the others out; ``loop`` lets another harness drive the timed rounds (timing.alternate)."""
-    conditions = jobs[0].conditions
-    assert all(job.conditions == conditions for job in jobs)
-    device = timing.instruments(conditions.device)
-    calls, watched, splits = {}, {}, {}
-    for job in jobs:
-        for operation, call in job.calls().items():
-            if operations is None or operation in operations:
-                calls[job.model, operation] = call
-        if job.settings is not None:
-            generation.prime(job.subject, job.settings, conditions.batch)
-            watched[job.model, "generate"] = _splitting(job, calls[job.model, "generate"], device.synchronize, splits)
-    before = _load_average()
-    timings = timing.alternate(
-        calls,
-        repeats=conditions.repeats,
-        warmup=conditions.warmup,
-        synchronize=device.synchronize,
-        peak_memory=device.peak_memory,
-        watched=watched,
-        loop=loop,
-        on_call=on_call,
-    )
-    facts = {job.model: job.facts() for job in jobs}
-    images = {job.model: job.images for job in jobs}
-    made: dict[str, dict[str, dict]] = {}
-    for (model, operation), found in timings.items():
-        made.setdefault(model, {})[operation] = {
-            "images": images[model],
-            "seconds": list(found.seconds),
-            "cpu_seconds": list(found.cpu_seconds),
-            "peak_mib": found.peak_mib,
-            "memory": device.memory,
-            "load_average": [before, _load_average()],
-            **facts[model],
-            **({"split_ms_per_image": splits[model]} if model in splits else {}),
-        }
-    return made
-
-
-def _splitting(
-    job: Job, call: Callable[[], object], synchronize: Callable[[], None], splits: dict
-) -> Callable[[], None]:
-    """The same call, leaving the split of its time in ``splits``."""
-
-    def watched() -> None:
-        splits[job.model] = generation.split(job.subject, call, job.conditions.batch, synchronize)
-
-    return watched
-
-
 def _groups(jobs: Iterable[Job]) -> list[list[Job]]:
-    """What is measured in alternation: the generators of one acceleration; the autoencoders."""
-    groups: dict[int | None, list[Job]] = {}
+    """What is measured in alternation: generators of one acceleration under the same conditions; autoencoders."""
+    groups: dict[tuple, list[Job]] = {}
     for job in jobs:
-        groups.setdefault(job.heading["accel"], []).append(job)
+        groups.setdefault((job.heading["accel"], job.heading["suite"]), []).append(job)
     return list(groups.values())
 
 
-def _stored(path: Path, key: str) -> dict | None:
-    """Evidence on disk if it was gathered under that key."""
+def _stored(path: Path, key: str, operations: Iterable[str]) -> dict | None:
+    """Evidence on disk if it was gathered under that key and holds these operations."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return found if found["key"] == key else None
+        return found if found["key"] == key and set(operations) <= set(found["operations"]) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _gather(jobs: list[Job], work: Path, fresh: bool) -> dict[str, dict]:
-    """Evidence of all jobs by model, measured where it does not stand."""
-    kept = {job.model: None if fresh else _stored(work / job.evidence, job.heading["key"]) for job in jobs}
-    todo = [job for job in jobs if kept[job.model] is None]
-    rounds = sum((j.conditions.warmup + j.conditions.repeats) * (1 if j.settings else 2) for j in todo)
+def _gather(jobs: list[Job], work: Path, fresh: bool) -> tuple[dict[str, dict], set[str]]:
+    """Evidence of all jobs by name, measured where it does not stand; and of which it was measured now."""
+    kept = {
+        job.name: None if fresh else _stored(work / job.evidence, job.heading["key"], job.operations) for job in jobs
+    }
+    todo = [job for job in jobs if kept[job.name] is None]
+    rounds = sum((j.conditions.warmup + j.conditions.repeats) * len(j.operations) for j in todo)
     with tqdm(total=rounds, desc="bench", unit="round", disable=not todo) as bar:
         for group in _groups(todo):
             bar.set_postfix_str(", ".join(job.model for job in group)[:60])
             measured = measure(group, on_call=bar.update)
             for job in group:
-                kept[job.model] = {"key": job.heading["key"], "stamp": stamp(), "operations": measured[job.model]}
-                files.write_json(work / job.evidence, kept[job.model])
-    return kept
+                kept[job.name] = {"key": job.heading["key"], "stamp": stamp(), "operations": measured[job.name]}
+                files.write_json(work / job.evidence, kept[job.name])
+    return kept, {job.name for job in todo}
 
 
 def run(
-    subjects: Sequence[str],
+    subjects: Sequence[str | Subject],
     *,
     work: str | Path,
     records: str | Path,
     accelerations: Sequence[int] = (1, 4, 16),
-    batch: int = 8,
-    repeats: int = PROTOCOL_REPEATS,
+    batches: Sequence[int] = (8,),
     warmup: int | None = None,
     device: str = "cpu",
-    settings: Sampling = generation.SETTINGS,
-    seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
     runs: Path | None = None,
     autoencoder: str | None = None,
     fresh: bool = False,
     dtype: torch.dtype = torch.float32,
+    **how,
 ) -> Outcome:
-    """Time generators at every acceleration and autoencoders (``bench.subjects.subject``: bundled models, runs below
-    ``runs``, folders, ``random:<preset>``).  ``autoencoder``: that of the generators, if not under its own name.
+    """Time generators at every acceleration and autoencoders, in batches of each size.
 
-    Generators of one acceleration are measured in alternation.  Records that stand are reused and missing ones made
-    from evidence that stands; ``fresh`` measures all again.  ``warmup`` defaults to 1 on a CPU and 2 on a GPU.
-    Raises ValueError before any work for unknown subjects and impossible conditions."""
-    default = 1 if device.startswith("cpu") else 2
-    conditions = Conditions(batch, repeats, default if warmup is None else warmup, device, settings, seed)
+    ``subjects``: bundled models, runs below ``runs``, folders, ``random:<preset>``, or what ``bench.subjects.subject``
+    makes of them; ``autoencoder``: that of the generators, if not under its own name; ``settings``: sampling settings
+    that are not the models' usual ones; ``how``: the other conditions (conditions.py).
+
+    Generators of one acceleration and batch are measured in alternation.  Records that stand are reused and missing
+    ones made from evidence that stands; ``fresh`` measures all again.  ``warmup`` defaults to 1 on a CPU and 2 on a
+    GPU.  Raises ValueError before any work for unknown subjects and impossible conditions."""
+    warmup = warmup if warmup is not None else 1 if device.startswith("cpu") else 2
+    asked = [Conditions(b, warmup=warmup, device=device, settings=dict(settings or {}), **how) for b in batches]
     timing.instruments(device)
-    jobs = [
-        job
-        for spec in dict.fromkeys(subjects)
-        for job in plan(subject(spec, runs, device, autoencoder, dtype), conditions, accelerations)
+    found = [
+        each if isinstance(each, Subject) else subject(each, runs, device, autoencoder, dtype)
+        for each in dict.fromkeys(subjects)
     ]
-    models = [job.model for job in jobs]
-    twice = sorted({m for m in models if models.count(m) > 1})
+    jobs = [job for each in found for conditions in asked for job in plan(each, conditions, accelerations)]
+    names = [job.name for job in jobs]
+    twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(f"{twice[0]} is asked for twice; give each model and acceleration once")
+        raise ValueError(f"{twice[0]} is asked for twice; give each model, acceleration and batch once")
     wanted = {
-        f"{job.model}/bench/{metric}": (job, metric) for job in jobs for metric in metrics_of(job.heading["accel"])
+        f"{job.name}/{metric}": (job, metric)
+        for job in jobs
+        for metric in metrics_of(job.operations, job.conditions.steps is not None and job.settings is not None)
     }
-    keys = {name: job.heading["key"] for name, (job, _) in wanted.items()}
-    kept = {name: None if fresh else record.find(records, name, key) for name, key in keys.items()}
-    missing = [name for name in wanted if kept[name] is None]
-    evidence = _gather(list({wanted[name][0].model: wanted[name][0] for name in missing}.values()), Path(work), fresh)
+    kept = {n: None if fresh else record.find(records, n, job.heading["key"]) for n, (job, _) in wanted.items()}
+    needing = {job.name: job for name, (job, _) in wanted.items() if kept[name] is None}
+    evidence, measured = _gather(list(needing.values()), Path(work), fresh)
+    # Times of one measurement stand together: what was measured anew replaces all records of its job.
+    missing = [name for name, (job, _) in wanted.items() if kept[name] is None or job.name in measured]
     for name in missing:
         job, metric = wanted[name]
-        found = evidence[job.model]
-        shared = {**job.heading, **found["stamp"], "evidence": job.evidence.as_posix()}
-        kept[name] = to_record(metric, shared, found["operations"], PROTOCOL_REPEATS)
+        of = evidence[job.name]
+        shared = {**job.heading, **of["stamp"], "evidence": job.evidence.as_posix()}
+        kept[name] = to_record(metric, shared, of["operations"], PROTOCOL_REPEATS)
         record.write(kept[name], records)
     return Outcome([kept[name] for name in wanted], len(missing), len(wanted) - len(missing))
 
 
 def rows(records: Iterable[Record]) -> list[dict]:
-    """One row a model for people and programs: its name and what was measured, e.g. ``images_per_second``."""
+    """One row a model and suite for people and programs: milliseconds are of one image.
+
+    ``ratio``: eager over engine; ``of_floor``: floor over engine; None where it was not measured."""
     table: dict[str, dict] = {}
     for found in records:
-        if found.suite == "bench" and found.metric in METRICS:
-            row = table.setdefault(found.model, {"model": found.model, "weights": found.protocol_params.get("weights")})
-            row[found.metric.replace("-", "_")] = found.value
+        suite = SUITE.fullmatch(found.suite)
+        if suite is None or found.metric not in METRICS:
+            continue
+        row = table.setdefault(f"{found.model}/{found.suite}", _row(found, suite))
+        row[FIELDS.get(found.metric, found.metric.replace("-", "_"))] = found.value
+        if "out_of_memory" in found.extra and found.metric in ("ms-per-image", "eager-ms-per-image"):
+            row["error"] = memory_words(found.extra["out_of_memory"])
+        if found.metric == "ms-per-image":
+            row |= {"split_ms": found.extra.get("split_ms_per_image"), "notes": found.extra.get("notes", [])}
+    for row in table.values():
+        if row["engine_ms"] and row["floor_ms"]:
+            row["of_floor"] = row["floor_ms"] / row["engine_ms"]
     return list(table.values())
+
+
+FIELDS = {
+    "ms-per-image": "engine_ms",
+    "eager-ms-per-image": "eager_ms",
+    "speedup-over-eager": "ratio",
+    "floor-ms-per-image": "floor_ms",
+    "ms-per-call": "engine_ms",
+    "plain-ms-per-call": "eager_ms",
+    "speedup-over-plain": "ratio",
+    "floor-ms-per-call": "floor_ms",
+}
+
+
+def _row(found: Record, suite) -> dict:
+    """A row before its numbers."""
+    params = found.protocol_params
+    row = {"model": found.model, "accel": found.accel, "batch": int(suite["batch"]), "mode": params.get("mode")}
+    row |= {"steps": params.get("steps"), "weights": params.get("weights"), "dtype": params.get("dtype")}
+    return row | dict.fromkeys(
+        ("engine_ms", "eager_ms", "ratio", "floor_ms", "of_floor", "images_per_second", "error"), None
+    )

@@ -6,6 +6,7 @@ The time of a step depends on shapes, not on weights, so untrained sizes can be 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,9 +15,12 @@ from torch import nn
 
 from vgt.core import config as configs
 from vgt.core import files
+from vgt.inference.engine import Engine
 from vgt.inference.load import bundled, expect, load, paired_autoencoder, zoo
 from vgt.models import checkpoint, known, tokenizer
 from vgt.models.backbones import first_layers
+from vgt.models.flow_head import FlowHead
+from vgt.models.pretrained import place
 from vgt.models.vgt_ae import VGTAE, VGTAEConfig
 from vgt.models.visual_lm import VisualLM, VisualLMConfig
 from vgt.models.vlm import VLMConfig, build, hf_config
@@ -44,6 +48,11 @@ class Subject:
     @property
     def generates(self) -> bool:
         return self.system in GENERATORS
+
+    @cached_property
+    def engine(self) -> Engine:
+        """One for all timings of a generator, as its packed weights are many."""
+        return Engine(self.model)
 
 
 def subject(
@@ -74,7 +83,7 @@ def subject(
             "checkpoint",
         )
     for module in (found.model, found.ae):
-        module.eval().requires_grad_(False).to(device, dtype)
+        place(module.eval().requires_grad_(False), device, dtype)
     return found
 
 
@@ -113,6 +122,13 @@ def random_generator(preset: str, device: str) -> VisualLM:
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(0)
         return VisualLM(generator_config(values, _backbone(values["init"]["vlm"]), ae))
+
+
+def random_head(model: VisualLM, device: str) -> FlowHead:
+    """The flow head of a generator (also one on the meta device) with random weights."""
+    with torch.random.fork_rng(devices=[]), torch.device(device):
+        torch.manual_seed(0)
+        return FlowHead(model.config.head, model.config.d_z, model.image_out_projector.out_features)
 
 
 @dataclass(frozen=True)

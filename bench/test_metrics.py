@@ -9,72 +9,43 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from skimage.metrics import peak_signal_noise_ratio
 
-from bench import timing
+from bench import metrics, timing
+from bench.pairs import Pair, cpu_ratio
 from evals import recon_evidence, reconstruction
 from evals.data import ImageSet
 from evals.features import Extractor
-from evals.metrics import psnr, ssim
-from vgt.core import photos
+from evals.metrics import ssim
 
-IMAGES, SIDE, ROUNDS = 8, 256, 7
+ROUNDS = 7
 
 
-@pytest.fixture(scope="module")
-def pairs():
-    """uint8 pairs, and the same as float32 tensors."""
+@pytest.fixture(autouse=True)
+def one_thread():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    originals = photos.images("test", range(IMAGES), SIDE)
-    noise = np.random.default_rng(0).normal(0, 10, originals.shape)
-    made = np.clip(originals + noise, 0, 255).astype(np.uint8)
-    tensors = [torch.from_numpy(x).permute(0, 3, 1, 2).contiguous().float() / 255 for x in (originals, made)]
-    yield list(zip(originals, made, strict=True)), tensors
+    yield
     torch.set_num_threads(threads)
 
 
-def against(benchmark, ours, theirs) -> None:
-    found = timing.alternate(
-        {"ours": ours, "theirs": theirs},
-        repeats=ROUNDS,
-        warmup=1,
-        peak_memory=lambda call: call() and None,
-        loop=lambda sweep, rounds: benchmark.pedantic(sweep, rounds=rounds),
-    )
-    cpu = {name: float(np.median(t.cpu_seconds)) for name, t in found.items()}
-    milliseconds = {name: round(1000 * seconds / IMAGES, 3) for name, seconds in cpu.items()}
-    ratios = {"cpu": cpu["theirs"] / cpu["ours"], "wall": found["theirs"].median / found["ours"].median}
+def against(benchmark, pair: Pair) -> None:
+    found = pair.times(timing.CPU, ROUNDS, loop=lambda sweep, rounds: benchmark.pedantic(sweep, rounds=rounds))
+    ratios = {"cpu": cpu_ratio(found), "wall": found["plain"].median / found["call"].median}
+    milliseconds = {name: round(1000 * float(np.median(t.cpu_seconds)) / pair.batch, 3) for name, t in found.items()}
     benchmark.extra_info |= {"ratios": ratios, "CPU ms per pair": milliseconds}
     print(
-        f"\n{benchmark.name}: {ratios['cpu']:.1f}x by CPU time ({milliseconds['ours']} against "
-        f"{milliseconds['theirs']} ms a pair), {ratios['wall']:.1f}x by the clock"
+        f"\n{benchmark.name}: {ratios['cpu']:.1f}x by CPU time ({milliseconds['call']} against "
+        f"{milliseconds['plain']} ms a pair), {ratios['wall']:.1f}x by the clock"
     )
 
 
 @pytest.mark.parametrize("variants", [*((v,) for v in ssim.VARIANTS), ssim.VARIANTS], ids="+".join)
-def test_ssim(benchmark, pairs, variants):
-    arrays, (a, b) = pairs
-    theirs = {v: [ssim.ssim(x, y, v) for x, y in arrays] for v in variants}
-    for variant, values in ssim.batch(a, b, variants).items():
-        assert np.abs(values.numpy() - theirs[variant]).max() < 1e-5
-    against(
-        benchmark, lambda: ssim.batch(a, b, variants), lambda: [ssim.ssim(x, y, v) for v in variants for x, y in arrays]
-    )
+def test_ssim(benchmark, variants):
+    against(benchmark, metrics.ssim_pair(variants))
 
 
-def test_psnr(benchmark, pairs):
-    arrays, _ = pairs
-    a, b = (torch.from_numpy(np.stack(side)) for side in zip(*arrays, strict=True))
-
-    def ours():
-        return [psnr.psnr(e) for e in psnr.squared_errors(a, b).tolist()]
-
-    def theirs():
-        return [peak_signal_noise_ratio(x, y, data_range=255) for x, y in arrays]
-
-    assert np.abs(np.array(ours()) - theirs()).max() < 1e-6
-    against(benchmark, ours, theirs)
+def test_psnr(benchmark):
+    against(benchmark, metrics.psnr_pair())
 
 
 # ------------------------------------------------------------------------------------------------------ memory

@@ -12,13 +12,18 @@ import torch
 from torch import Tensor
 
 from bench import timing
+from bench.jobs import device_name
 from bench.subjects import random_generator
+from bench.timing import quartiles
 from vgt.core import config as configs
+from vgt.core import files, record
+from vgt.core.record import Record
 from vgt.models import mar, query_ar
 from vgt.models.visual_lm import ARTraining, VisualLM
 from vgt.training.loop import checkpoint_activations
 from vgt.training.optim import TrainConfig, optimizers
 
+SUITE, PROTOCOL = "train-steps", "random-batch"
 TEXT = 64  # tokens of a prompt
 LOSSES = {"query_ar": query_ar.loss, "mar": mar.loss}
 
@@ -35,9 +40,10 @@ class Steps:
     parameters: int
 
 
-def steps(preset: str, batch: int, count: int, device: str = "cpu", checkpointing: bool = False) -> Steps:
-    """``count`` timed steps of ``batch`` rows after two untimed ones.  Raises ValueError for a preset that is no
-    generator's."""
+def steps(preset: str, batch: int, count: int, device: str = "cpu", checkpointing: bool = False, **loop) -> Steps:
+    """``count`` timed steps of ``batch`` rows after two untimed ones; ``loop`` as for ``timing.alternate``.
+
+    Raises ValueError for a preset that is no generator's."""
     values = configs.read_preset(preset)
     if values["system"] not in LOSSES:
         raise ValueError(f"preset {preset!r} is a {values['system']}; time a generator's")
@@ -62,12 +68,51 @@ def steps(preset: str, batch: int, count: int, device: str = "cpu", checkpointin
             each.step()
 
     found = timing.measure(
-        step, repeats=count, warmup=2, synchronize=instruments.synchronize, peak_memory=instruments.peak_memory
+        step,
+        repeats=count,
+        warmup=2,
+        synchronize=instruments.synchronize,
+        peak_memory=instruments.peak_memory,
+        **loop,
     )
     tokens = {"query_ar": 2 * model.tokens - 1, "mar": model.tokens}[values["system"]]
     positions = batch * (TEXT + len(model.config.start_ids) + tokens)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return Steps(found.seconds, found.peak_mib, batch, positions, trained)
+
+
+def shared(preset: str, found: Steps, expected: int, device: str, checkpointing: bool) -> dict:
+    """The fields that all records of a preset's steps share, the key among them; ``expected`` steps were asked for."""
+    made = {
+        "subject": f"random-{preset}",
+        "suite": f"{SUITE}-b{found.rows}",
+        "n": len(found.seconds),
+        "n_expected": expected,
+        "protocol": PROTOCOL,
+        "protocol_params": {
+            "batch": found.rows,
+            "text": TEXT,
+            "device": device,
+            "cached_latents": True,
+            "checkpointing": checkpointing,
+        },
+        "fingerprint": files.digest_json(configs.read_preset(preset)["train"]),
+        "suite_hash": files.digest_json([preset, found.rows, TEXT]),
+        "device": device_name(device),
+        "note": "random weights and data: times and memory do not depend on them",
+        "extra": {"parameters": found.parameters, "positions": found.positions},
+    }
+    return made | {"key": record.make_key(**{k: made[k] for k in ("subject", "protocol_params", "device")})}
+
+
+def records(found: Steps, shared: dict) -> list[Record]:
+    """Seconds a step with their quartiles, and memory where it is known."""
+    low, seconds, high = quartiles(found.seconds)
+    how = {"interval": f"quartiles of {len(found.seconds)} steps"}
+    made = [record.make(**shared, **how, metric="step-seconds", value=seconds, low=low, high=high, unit="s")]
+    if found.peak_mib is not None:
+        made.append(record.make(**shared, metric="peak-memory-gib", value=found.peak_mib / 1024, unit="GiB"))
+    return made
 
 
 def _batch(model: VisualLM, rows: int, device: str) -> dict[str, Tensor]:

@@ -14,13 +14,16 @@ import torch
 
 import bench as bench_package
 from bench import autoencoder as autoencoders
-from bench import generation, run, timing
+from bench import compare as comparing
+from bench import generation, jobs, records, run, sources, timing
+from bench.conditions import SUITE, Conditions
 from bench.subjects import Subject, subject
 from vgt.core import record
 from vgt.models import checkpoint
 from vgt.models.sampling import Sampling
 
-FAST = Sampling(flow_steps=2, guidance=3.0)
+FAST = {"flow_steps": 3, "guidance": 3.0}
+QUICK = Sampling(**FAST, acceleration=4)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +54,7 @@ def bench(runs, tmp_path):
     """``run.run`` on the small models in one temporary folder."""
 
     def start(*names: str, **given):
-        how = {"accelerations": (4,), "batch": 2, "repeats": 3, "settings": FAST, **given}
+        how = {"accelerations": (4,), "batches": (2,), "repeats": 3, "settings": FAST, **given}
         return run.run(names, work=tmp_path, records=tmp_path / "records", runs=runs, **how)
 
     return start
@@ -173,9 +176,12 @@ CASES = [
 
 
 @pytest.mark.parametrize("method, acceleration, guidance, schedule", CASES)
-def test_counts_are_those_of_the_running_model(loaded, method, acceleration, guidance, schedule):
-    found, batch = loaded[f"tiny_{method}"], 3
+def test_counts_are_those_of_both_loops(loaded, method, acceleration, guidance, schedule):
+    """The readable loop by hooks on its modules, the engine by the tensors that its parts are given."""
+    found, how = loaded[f"tiny_{method}"], Conditions(3, eager=True)
     settings = Sampling(acceleration=acceleration, guidance=guidance, flow_steps=3, mar_schedule=schedule)
+    wanted = generation.counts(method, found.model.tokens, settings)
+    loops = generation.loops(found, settings, how)
     read, heads = [], []
     hooks = [
         found.model.language_model.register_forward_pre_hook(
@@ -184,18 +190,56 @@ def test_counts_are_those_of_the_running_model(loaded, method, acceleration, gui
         found.model.image_head.input_proj.register_forward_pre_hook(lambda _, given: heads.append(len(given[0]))),
     ]
     try:
-        generation.call(found, settings, batch)()
+        generation.call(found, settings, how, loops["eager"])()
     finally:
         for hook in hooks:
             hook.remove()
-    prefix = generation.prefix_length(found, settings, batch)
-    assert generation.counts(method, found.model.tokens, prefix, settings) == {
+    assert wanted == {
         "decode_steps": len(read) - 1,
-        "language_model_calls": len(read),
-        "language_model_tokens_per_image": sum(read) / batch,
+        "language_model_tokens_per_image": sum(read[1:]) / 3,
         "head_calls": len(heads),
-        "head_evaluations_per_image": sum(heads) / batch,
+        "head_evaluations_per_image": sum(heads) / 3,
     }
+    engine, shapes = found.engine, []
+    original = engine.read
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "read", lambda x, *rest: shapes.append(x.shape[:2].numel()) or original(x, *rest))
+        generation.call(found, settings, how, loops["generate"])()
+    assert len(shapes) == wanted["decode_steps"]
+    assert sum(shapes) / 3 == wanted["language_model_tokens_per_image"]
+
+
+@pytest.mark.parametrize("method", ["query_ar", "mar"])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_first_decode_steps_alone(loaded, method, steps, monkeypatch):
+    found, settings = loaded[f"tiny_{method}"], QUICK
+    how = Conditions(2, steps=steps, eager=True)
+    monkeypatch.setattr(found.ae, "decode", None)  # no pictures
+    for loop in generation.loops(found, settings, how).values():
+        reads = []
+        owner = found.engine if loop is found.engine else found.model
+        original = owner.read
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(owner, "read", lambda *x, read=original, seen=reads: seen.append(1) or read(*x))
+            generation.call(found, settings, how, loop)()
+        assert len(reads) == steps + (loop is not found.engine), "the readable loop also reads the text with it"
+
+
+def test_throughput_makes_several_batches(loaded):
+    found = loaded["tiny_query_ar"]
+    how = Conditions(2, mode="throughput")
+    made = generation.call(found, QUICK, how, found.engine)()
+    assert len(made) == how.flights and all(x.shape == (2, 32, 32, 3) for x in made)
+    one = generation.call(found, QUICK, Conditions(2 * how.flights), found.engine)()
+    assert sum(np.abs(np.concatenate(made).astype(int) - one) > 1).sum() == 0, "the same pictures to a rounding"
+
+
+def test_names_of_suites():
+    assert Conditions(8).suite == "bench-b8" and Conditions(1, steps=8).suite == "bench-b1-n8"
+    assert Conditions(64, mode="throughput").suite == "bench-b64-throughput"
+    found = SUITE.fullmatch("bench-b1-n8")
+    assert (found["batch"], found["steps"], found["throughput"]) == ("1", "8", None)
+    assert SUITE.fullmatch("scenes-geneval") is None
 
 
 def test_workload_mixes_the_tasks_and_is_fixed():
@@ -207,17 +251,20 @@ def test_workload_mixes_the_tasks_and_is_fixed():
     assert generation.workload_hash(8) != generation.workload_hash(7) != generation.workload_hash(7, seed=1)
 
 
-def test_split_covers_the_whole_and_leaves_the_model_as_it_was(loaded):
+@pytest.mark.parametrize("operation", ["generate", "eager"])
+def test_split_covers_the_whole_and_leaves_the_model_as_it_was(loaded, operation):
     found = loaded["tiny_query_ar"]
-    work = generation.call(found, FAST.model_copy(update={"acceleration": 4}), 2)
+    loop = generation.loops(found, QUICK, Conditions(2, eager=True))[operation]
+    work = generation.call(found, QUICK, Conditions(2), loop)
     before, seen = work(), []
-    parts = generation.split(found, lambda: seen.append(work()), 2, lambda: None)
+    parts = generation.split(found, lambda: seen.append(work()), 2, lambda: None, loop)
     assert set(parts) == {*generation.PARTS, "other", "total"}
     assert all(parts[p] > 0 for p in generation.PARTS) and parts["other"] >= 0
     assert sum(parts.values()) - parts["total"] == pytest.approx(parts["total"])
     assert np.array_equal(before, seen[0]) and np.array_equal(before, work())
     for owner, method in ((found.model, "read"), (found.model.image_head, "sample"), (found.ae, "decode")):
         assert method not in vars(owner)
+    assert not {"read", "prefill", "head"} & set(vars(found.engine)) and found.engine.graphs
 
 
 def test_split_takes_its_clocks_off_after_an_error(loaded):
@@ -311,64 +358,159 @@ def names(outcome) -> list[str]:
     return [r.name for r in outcome.records]
 
 
+RATES = ("images-per-second", "ms-per-image", "floor-ms-per-image", "energy-mj-per-image", "peak-memory-mib")
+PICTURES = ("encode-images-per-second", "decode-images-per-second", "peak-memory-mib")
+
+
 def test_run_records_every_model(bench, runs, tmp_path):
     found = bench("tiny_query_ar", "tiny_mar", "tiny_ae", accelerations=(1, 4))
-    speeds = [f"{m}@{a}x" for m in ("tiny_query_ar", "tiny_mar") for a in (1, 4)]
-    metrics = ("images-per-second", "ms-per-image", "peak-memory-mib")
-    ae = ("encode-images-per-second", "decode-images-per-second", "peak-memory-mib")
+    speeds = [f"{m}+sde-3@{a}x" for m in ("tiny_query_ar", "tiny_mar") for a in (1, 4)]
     assert sorted(names(found)) == sorted(
-        [f"{m}/bench/{k}" for m in speeds for k in metrics] + [f"tiny_ae/bench/{k}" for k in ae]
+        [f"{m}/bench-b2/{k}" for m in speeds for k in RATES] + [f"tiny_ae/bench-b2/{k}" for k in PICTURES]
     )
-    assert (found.computed, found.reused) == (15, 0)
+    assert (found.computed, found.reused) == (23, 0)
     assert names(found) == [r.name for r in found.records] and record.read(tmp_path / "records") == sorted(
         found.records, key=lambda r: r.name
     )
     by_name = {r.name: r for r in found.records}
-    rate, ms = (by_name[f"tiny_query_ar@4x/bench/{k}"] for k in metrics[:2])
+    rate, ms, floor, energy_used = (by_name[f"tiny_query_ar+sde-3@4x/bench-b2/{k}"] for k in RATES[:4])
     seconds = rate.extra["seconds"]
     assert len(seconds) == 3 and rate.value == pytest.approx(2 / np.median(seconds))
     assert ms.value == pytest.approx(1000 / rate.value) and ms.extra == rate.extra
     assert (rate.low, rate.high) == pytest.approx(tuple(np.percentile([2 / s for s in seconds], (25, 75))))
     assert (rate.n, rate.n_expected, rate.partial, rate.interval) == (3, 3, False, "quartiles of 3 repeats")
-    assert (rate.protocol, rate.unit) == ("throughput-b2-k2", "images/s")
-    wanted = {"batch": 2, "acceleration": 4, "flow_steps": 2, "guidance": 3.0, "device": "cpu", "dtype": "float32"}
+    assert (rate.protocol, rate.unit) == ("throughput-b2-k3", "images/s")
+    wanted = {"batch": 2, "acceleration": 4, "flow_steps": 3, "guidance": 3.0, "device": "cpu", "dtype": "float32"}
     assert wanted.items() <= rate.protocol_params.items()
-    assert rate.protocol_params["threads"] == torch.get_num_threads()
+    assert rate.protocol_params["threads"] == torch.get_num_threads() and rate.protocol_params["mode"] == "latency"
     assert rate.protocol_params["weights"] == "checkpoint" and rate.note is None
     assert rate.extra["autoencoder"] == "tiny_ae" and rate.extra["counts"]["decode_steps"] == 4
+    assert rate.extra["notes"] == ["no CUDA graphs: the model is on cpu"]
     assert rate.fingerprint == subject("tiny_query_ar", runs).fingerprint and rate.device and rate.versions["torch"]
     assert (tmp_path / rate.evidence).is_file()
-    encode = by_name["tiny_ae/bench/encode-images-per-second"]
+    assert sum(floor.extra["split"].values()) == pytest.approx(floor.value) and floor.extra["limits"]["flops"] > 0
+    assert energy_used.value is None and energy_used.partial and "not an NVIDIA GPU" in energy_used.note
+    encode = by_name["tiny_ae/bench-b2/encode-images-per-second"]
     assert encode.protocol == "throughput-b2" and encode.extra["images"] == 2 * autoencoders.BATCHES
     assert encode.value == pytest.approx(encode.extra["images"] / np.median(encode.extra["seconds"]))
     rows = {row["model"]: row for row in run.rows(found.records)}
-    assert set(rows) == {*speeds, "tiny_ae"} and rows["tiny_query_ar@4x"]["images_per_second"] == rate.value
+    assert set(rows) == {*speeds, "tiny_ae"}
+    row = rows["tiny_query_ar+sde-3@4x"]
+    assert row["images_per_second"] == rate.value and row["engine_ms"] == ms.value and row["floor_ms"] == floor.value
+    assert row["of_floor"] == floor.value / ms.value and row["eager_ms"] is row["ratio"] is row["error"] is None
+    assert (row["accel"], row["batch"], row["weights"]) == (4, 2, "checkpoint")
+
+
+def test_another_batch_overwrites_nothing(bench, tmp_path):
+    bench("tiny_query_ar")
+    both = bench("tiny_query_ar", batches=(2, 3))
+    assert (both.computed, both.reused) == (5, 5)
+    assert {r.suite for r in record.read(tmp_path / "records")} == {"bench-b2", "bench-b3"}
+    assert [row["batch"] for row in run.rows(both.records)] == [2, 3]
+
+
+def test_against_the_readable_loop(bench, monkeypatch):
+    bench("tiny_query_ar")
+    made = spy_on_loops(monkeypatch)
+    found = bench("tiny_query_ar", eager=True)
+    assert made == ["engine", "eager"] * (1 + 3), "in alternation: watched, timed"
+    assert (found.computed, found.reused) == (7, 0), "times of one measurement stand together"
+    by_metric = {r.metric: r for r in found.records}
+    ours, theirs = by_metric["ms-per-image"], by_metric["eager-ms-per-image"]
+    gain = by_metric["speedup-over-eager"]
+    assert gain.value == pytest.approx(theirs.value / ours.value) and gain.low <= gain.high
+    (row,) = run.rows(found.records)
+    assert (row["engine_ms"], row["eager_ms"], row["ratio"]) == (ours.value, theirs.value, gain.value)
+    assert set(theirs.extra["split_ms_per_image"]) == {*generation.PARTS, "other", "total"}
+    assert bench("tiny_query_ar", eager=True).computed == 0
+    assert bench("tiny_query_ar").computed == 0, "what was measured beside the other loop stands"
+
+
+def spy_on_loops(monkeypatch) -> list[str]:
+    """By what the whole calls from now on decode, priming left out."""
+    made, original = [], generation.generate
+
+    def generate(*given, decode=None):
+        if given[-1].acceleration != 16:
+            made.append("engine" if isinstance(decode, generation.Engine) else "eager")
+        return original(*given, decode=decode)
+
+    monkeypatch.setattr(generation, "generate", generate)
+    return made
+
+
+def test_a_part_never_passes_for_the_whole(bench, tmp_path):
+    found = bench("tiny_query_ar", steps=2, eager=True)
+    assert {r.suite for r in found.records} == {"bench-b2-n2"}
+    by_metric = {r.metric: r for r in found.records}
+    assert "images-per-second" not in by_metric and "energy-mj-per-image" not in by_metric
+    for metric in ("ms-per-image", "eager-ms-per-image", "speedup-over-eager", "floor-ms-per-image"):
+        assert by_metric[metric].partial and (by_metric[metric].n, by_metric[metric].n_expected) == (2, 4)
+        assert "the first 2 of 4 decode steps" in by_metric[metric].note
+    whole = {r.metric: r for r in bench("tiny_query_ar").records}
+    assert by_metric["floor-ms-per-image"].value < whole["floor-ms-per-image"].value
+    assert by_metric["floor-ms-per-image"].extra["split"]["decode"] == 0
+    (row,) = run.rows(found.records)
+    assert row["steps"] == 2 and row["images_per_second"] is None and row["engine_ms"] and row["of_floor"]
+
+
+def test_a_batch_without_room_says_so_and_the_rest_goes_on(bench, monkeypatch):
+    original = generation.generate
+
+    def generate(model, ae, words, prompts, *rest, **how):
+        if model.config.method == "mar" and len(prompts) > 3:
+            raise torch.OutOfMemoryError("no room")
+        return original(model, ae, words, prompts, *rest, **how)
+
+    monkeypatch.setattr(generation, "generate", generate)
+    found = bench("tiny_query_ar", "tiny_mar", batches=(8, 3), repeats=1)
+    rows = {(row["model"], row["batch"]): row for row in run.rows(found.records)}
+    lost = rows["tiny_mar+sde-3@4x", 8]
+    assert lost["error"] == "out of memory with 8 images at a time; 2 images fit"
+    assert lost["engine_ms"] is lost["images_per_second"] is lost["of_floor"] is None
+    assert rows["tiny_mar+sde-3@4x", 3]["engine_ms"] and rows["tiny_query_ar+sde-3@4x", 8]["engine_ms"]
+    gone = next(r for r in found.records if r.name == "tiny_mar+sde-3@4x/bench-b8/ms-per-image")
+    assert gone.value is None and "out of memory" in gone.note and gone.partial
+
+
+def test_an_engine_that_halves_its_batch_has_no_room(bench, loaded, monkeypatch):
+    """The engine goes on with smaller batches; a record of the larger one would not be of that batch."""
+    original = generation.Engine.__call__
+
+    def call(self, ids, mask, seeds, *rest):
+        if len(seeds) > 2:
+            self.limit = 2
+        return original(self, ids, mask, seeds, *rest)
+
+    monkeypatch.setattr(generation.Engine, "__call__", call)
+    (row,) = run.rows(bench("tiny_query_ar", batches=(5,)).records)
+    assert row["error"] == "out of memory with 5 images at a time; 2 images fit"
 
 
 def test_deleting_one_record_recomputes_just_that_one(bench, tmp_path, monkeypatch):
     first = bench("tiny_query_ar", "tiny_mar", "tiny_ae")
     again = bench("tiny_query_ar", "tiny_mar", "tiny_ae")
-    assert (again.computed, again.reused) == (0, 9) and again.records == first.records
-    gone = next(r for r in first.records if r.name == "tiny_mar@4x/bench/ms-per-image")
+    assert (again.computed, again.reused) == (0, 13) and again.records == first.records
+    gone = next(r for r in first.records if r.name == "tiny_mar+sde-3@4x/bench-b2/ms-per-image")
     (tmp_path / "records" / gone.path).unlink()
     with monkeypatch.context() as patch:
         patch.setattr(timing, "alternate", None)  # evidence stands: nothing is measured
         third = bench("tiny_query_ar", "tiny_mar", "tiny_ae")
-    assert (third.computed, third.reused) == (1, 8) and third.records == first.records
+    assert (third.computed, third.reused) == (1, 12) and third.records == first.records
     (tmp_path / "records" / gone.path).unlink()
     (tmp_path / gone.evidence).unlink()
     measured = spy_on_models(monkeypatch)
     fourth = bench("tiny_query_ar", "tiny_mar", "tiny_ae")
-    assert (fourth.computed, fourth.reused) == (1, 8) and set(measured) == {"mar"}
+    assert (fourth.computed, fourth.reused) == (5, 8) and set(measured) == {"mar"}, "all of that measurement"
 
 
 def spy_on_models(monkeypatch) -> list[str]:
     """The methods of the generate calls from now on."""
     made, original = [], generation.generate
 
-    def generate(model, *rest):
+    def generate(model, *rest, **how):
         made.append(model.config.method)
-        return original(model, *rest)
+        return original(model, *rest, **how)
 
     monkeypatch.setattr(generation, "generate", generate)
     return made
@@ -384,22 +526,31 @@ def test_what_decides_the_time_is_in_the_key(bench, monkeypatch):
     first = bench("tiny_query_ar").records[0]
     assert bench("tiny_query_ar").computed == 0
     for change in (
-        {"batch": 3},
         {"repeats": 4},
         {"seed": 1},
-        {"settings": FAST.model_copy(update={"flow_steps": 3})},
-        {"settings": FAST.model_copy(update={"guidance": 1.0})},
+        {"settings": FAST | {"flow_steps": 5}},
+        {"settings": FAST | {"guidance": 1.0}},
     ):
         changed = bench("tiny_query_ar", **change)
-        assert changed.computed == 3 and changed.records[0].key != first.key
+        assert changed.computed == 5 and changed.records[0].key != first.key
     keys = {first.key}
     monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
     keys.add(bench("tiny_query_ar").records[0].key)
-    monkeypatch.setattr(run, "device_name", lambda device: "another chip")
+    monkeypatch.setattr(jobs, "device_name", lambda device: "another chip")
     keys.add(bench("tiny_query_ar").records[0].key)
-    monkeypatch.setattr(run, "_code", lambda *tables: "another loop")
+    monkeypatch.setattr(sources, "code", lambda modules: "another loop")
     keys.add(bench("tiny_query_ar").records[0].key)
     assert len(keys) == 4
+
+
+def test_all_of_the_engine_decides_the_time():
+    found = sources.timed(*jobs.TIMED_GENERATION)
+    wanted = {f"vgt.inference.{name}" for name in ("engine", "generator", "graphs", "hoisted_head", "static_lm")}
+    wanted |= {f"vgt.models.{name}" for name in ("query_ar", "mar", "reference", "sampling", "visual_lm", "flow_head")}
+    assert wanted | {"vgt.equations.flow", "vgt.equations.order", "vgt.equations.solvers"} <= set(found)
+    assert not {name for name in found if "released" in name or "pretrained" in name}
+    assert "vgt.models.pixel_decoder" in sources.timed(*jobs.TIMED)
+    assert sources.code(jobs.TIMED) != sources.code(jobs.TIMED_GENERATION)
 
 
 def test_fresh_measures_again(bench, monkeypatch):
@@ -411,7 +562,7 @@ def test_broken_evidence_is_measured_again(bench, tmp_path):
     first = bench("tiny_ae")
     (tmp_path / first.records[0].evidence).write_text("{")
     (tmp_path / "records" / first.records[0].path).unlink()
-    assert bench("tiny_ae").computed == 1
+    assert bench("tiny_ae").computed == 3
     assert json.loads((tmp_path / first.records[0].evidence).read_text())["key"] == first.records[0].key
 
 
@@ -432,7 +583,13 @@ def test_memory_that_cannot_be_read_is_no_number(bench, monkeypatch):
         ({"accelerations": (17,)}, "acceleration 17 is impossible"),
         ({"accelerations": (0,)}, "acceleration 0 is impossible"),
         ({"accelerations": (4, 4)}, "asked for twice"),
-        ({"batch": 0}, "batch 0"),
+        ({"batches": (0,)}, "batch 0"),
+        ({"batches": (-2,)}, "batch -2"),
+        ({"batches": (2, 2)}, "asked for twice"),
+        ({"steps": 4}, "has 4 decode steps, so the first 4 are no part of them"),
+        ({"steps": 0}, "0 decode steps are too few"),
+        ({"mode": "burst"}, "mode 'burst' is unknown"),
+        ({"settings": {"compat": "reference"}, "eager": True}, "there is no engine"),
         ({"repeats": 0}, "0 repeats"),
         ({"warmup": 0}, "0 warm-ups"),
         ({"device": "tpu"}, "cannot be timed"),
@@ -459,13 +616,15 @@ def speed(model: str, value: float | None, metric: str = "images-per-second", ac
         "key": "k",
         "device": "Test CPU",
     }
-    return record.Record(subject=model, accel=accel, suite="bench", metric=metric, value=value, **{**given, **fields})
+    given |= {"suite": "bench-b8", **fields}
+    return record.Record(subject=model, accel=accel, metric=metric, value=value, **given)
 
 
 def test_compare_reads_ratios_the_right_way_round():
     a = [speed("q", 10.0), speed("q", 100.0, "ms-per-image"), speed("m", 10.0), speed("x", 10.0), speed("gone", 1.0)]
     b = [speed("q", 8.9), speed("q", 112.4, "ms-per-image"), speed("m", 9.1), speed("x", 11.2), speed("new", 1.0)]
-    rows = {(r["model"], r["metric"]): r for r in run.compare(a, b, threshold=0.1)}
+    rows = {(r["model"], r["metric"]): r for r in comparing.compare(a, b, threshold=0.1)}
+    assert all(r["suite"] == "bench-b8" for r in rows.values())
     verdicts = {model + metric[:2]: row["verdict"] for (model, metric), row in rows.items()}
     assert verdicts == {
         "q@1xim": "regression",
@@ -478,7 +637,7 @@ def test_compare_reads_ratios_the_right_way_round():
     assert rows["q@1x", "images-per-second"]["ratio"] == pytest.approx(0.89)
     assert rows["q@1x", "ms-per-image"]["ratio"] == pytest.approx(100 / 112.4)
     assert rows["gone@1x", "images-per-second"]["why"] == "B has no value"
-    assert {r["verdict"] for r in run.compare(a, b, threshold=0.2)} == {"same", "missing"}
+    assert {r["verdict"] for r in comparing.compare(a, b, threshold=0.2)} == {"same", "missing"}
 
 
 def test_compare_refuses_other_conditions():
@@ -488,14 +647,35 @@ def test_compare_refuses_other_conditions():
         speed("q", 10.0, protocol="throughput-b1-k15"),
         speed("q", 10.0, protocol_params={"batch": 8, "threads": 2}),
     ):
-        (row,) = run.compare([a], [other])
+        (row,) = comparing.compare([a], [other])
         assert row["verdict"] == "incomparable" and row["ratio"] is None and row["why"].startswith("different")
-    (row,) = run.compare([a], [speed("q", 10.0, protocol_params={"batch": 8, "weights": "random"})])
+    (row,) = comparing.compare([a], [speed("q", 10.0, protocol_params={"batch": 8, "weights": "random"})])
     assert row["verdict"] == "same"
-    (row,) = run.compare([a], [speed("q", None)])
+    (row,) = comparing.compare([a], [speed("q", None)])
     assert row["verdict"] == "missing"
     with pytest.raises(ValueError, match="threshold"):
-        run.compare([a], [a], threshold=1.5)
+        comparing.compare([a], [a], threshold=1.5)
+
+
+def test_ratios_compare_across_devices():
+    """Engine over readable loop, and QueryAR over MAR, wherever they were measured; times only where both were."""
+
+    def side(device: str, threads: int, query_ar: float, gain: float):
+        where = {"device": device, "protocol_params": {"batch": 8, "device": device, "threads": threads}}
+        found = [speed("query_ar_x", query_ar, **where), speed("mar_x", 10.0, **where)]
+        return [*found, speed("query_ar_x", gain, "speedup-over-eager", **where)]
+
+    rows = {
+        r["metric"] + r["model"]: r for r in comparing.compare(side("cpu", 2, 20.0, 2.0), side("cuda", 1, 500.0, 1.7))
+    }
+    assert rows["images-per-secondquery_ar_x@1x"]["verdict"] == "incomparable"
+    assert rows["speedup-over-eagerquery_ar_x@1x"]["verdict"] == "regression"
+    over = rows["speedup-over-marquery_ar_x@1x"]
+    assert (over["a"], over["b"], over["verdict"]) == (2.0, 50.0, "improvement")
+    assert len(rows) == 4
+    mixed = [*side("cpu", 2, 20.0, 2.0)[:1], *side("cuda", 2, 20.0, 2.0)[1:2]]
+    rows = {r["metric"]: r for r in comparing.compare(mixed, mixed)}
+    assert rows["speedup-over-mar"]["verdict"] == "missing", "no ratio of speeds on two devices"
 
 
 # ---------------------------------------------------------------------------------------------- pytest-benchmark
@@ -526,12 +706,8 @@ def benchmark_json(tmp_path_factory) -> Path:
 
 
 def test_the_suites_json_becomes_records(benchmark_json):
-    found = run.from_benchmark_json(benchmark_json)
-    assert [(r.accel, r.metric) for r in found if r.accel] == [
-        (16, "images-per-second"),
-        (16, "ms-per-image"),
-        (16, "peak-memory-mib"),
-    ]
+    found = records.from_benchmark_json(benchmark_json)
+    assert [(r.accel, r.metric) for r in found if r.accel] == [(16, metric) for metric in sorted(RATES)]
     assert sum(r.accel is None for r in found) == 3
     clocked = {b["name"]: b["stats"] for b in json.loads(benchmark_json.read_text())["benchmarks"]}
     median = next(stats["median"] for name, stats in clocked.items() if name.startswith("test_generate"))
@@ -539,23 +715,24 @@ def test_the_suites_json_becomes_records(benchmark_json):
     assert rate.value == pytest.approx(8 / median, rel=0.02) and rate.n == 3 and not rate.partial
     assert rate.extra["counts"]["decode_steps"] == 4 and "head" in rate.extra["split_ms_per_image"]
     assert all(r.evidence is None and r.device and r.protocol.startswith("throughput-b8") for r in found)
+    assert {r.suite for r in found} == {"bench-b8"}
 
 
 def test_the_suite_and_the_command_line_measure_the_same_thing(benchmark_json):
     """Equal keys: what decides a value is the same."""
-    rate = next(r for r in run.from_benchmark_json(benchmark_json) if r.accel)
+    rate = next(r for r in records.from_benchmark_json(benchmark_json) if r.accel)
     name = rate.subject.replace("random-", "random:")
-    (job,) = run.plan(subject(name), run.Conditions(), [16])
+    (job,) = jobs.plan(subject(name), Conditions(), [16])
     assert job.heading["key"] == rate.key and job.model == rate.model
 
 
 def test_benchmark_files_that_do_not_fit_are_errors(benchmark_json, tmp_path):
     path = tmp_path / "bench.json"
     with pytest.raises(ValueError, match="no file"):
-        run.from_benchmark_json(path)
+        records.from_benchmark_json(path)
     path.write_text("[]")
     with pytest.raises(ValueError, match="not the JSON of pytest-benchmark"):
-        run.from_benchmark_json(path)
+        records.from_benchmark_json(path)
     whole = json.loads(benchmark_json.read_text())
     for change, message in (
         (lambda b: b["extra_info"].clear(), "none of this project's"),
@@ -566,7 +743,7 @@ def test_benchmark_files_that_do_not_fit_are_errors(benchmark_json, tmp_path):
         change(edited["benchmarks"][0])
         path.write_text(json.dumps(edited))
         with pytest.raises(ValueError, match=message):
-            run.from_benchmark_json(path)
+            records.from_benchmark_json(path)
 
 
 def test_half_of_an_autoencoder_has_no_memory_record(benchmark_json, tmp_path):
@@ -574,4 +751,4 @@ def test_half_of_an_autoencoder_has_no_memory_record(benchmark_json, tmp_path):
     whole["benchmarks"] = [b for b in whole["benchmarks"] if b["extra_info"]["operation"] == "encode"]
     path = tmp_path / "bench.json"
     path.write_text(json.dumps(whole))
-    assert [r.metric for r in run.from_benchmark_json(path)] == ["encode-images-per-second"]
+    assert [r.metric for r in records.from_benchmark_json(path)] == ["encode-images-per-second"]

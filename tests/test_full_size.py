@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from bench import full_size, training
+from bench import decode_errand, full_size, training
 from vgt.core import record
 
 
@@ -26,3 +28,36 @@ def test_the_errand_leaves_records(tmp_path):
     assert ("random-smoke_query_ar_internvl", "planned-memory-gib") in found
     assert ("random-smoke_vgt_ae_internvl", "encode-images-per-second") in found
     assert ("random-smoke_query_ar_internvl", "images-per-second") in found
+
+
+def test_the_decode_errand_leaves_few_files(tmp_path, capsys):
+    assert full_size.main(["--errand", "decode", "--tiny", "--device", "cpu", "--out", str(tmp_path)]) == 0
+    left = sorted(p.name for p in tmp_path.iterdir())
+    assert left == ["decode.json", "decode.jsonl", "decode.txt", "profile-tiny-b1.txt", "profile-tiny-b2.txt"]
+    found = record.read(tmp_path / "decode.jsonl")
+    assert {r.suite for r in found} == {"bench-b1", "bench-b2", "bench-b1-n3"}
+    assert len({r.subject for r in found}) == 2 and all("random weights" in r.note for r in found)
+    told = json.loads((tmp_path / "decode.json").read_text())
+    assert [row["equal"] for row in told["correctness"]] == [True, True] and told["left_out"] == []
+    assert all(row["psnr_bf16_engine"] > 20 for row in told["correctness"])
+    part = next(row for row in told["rows"] if row["steps"])
+    assert part["ratio"] > 0 and part["images_per_second"] is None
+    assert all(row["from_steps"] == 3 and row["of"] == 4 for row in told["extrapolated"])
+    assert "addmm" in (tmp_path / "profile-tiny-b1.txt").read_text()
+    assert "3 steps only" in capsys.readouterr().out
+
+
+def test_the_decode_errand_says_what_it_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(decode_errand, "same_images", lambda *_: [])
+    scope = decode_errand.Scope(("tiny",), (16,), (1,), (), {"flow_steps": 3}, 1)
+    report = decode_errand.run(tmp_path, "cpu", scope, seconds=0)
+    assert not report.found and len(report.left_out) == 4
+    assert "left out: random-query_ar_internvl 16x bench-b1 needs about" in (tmp_path / "decode.txt").read_text()
+
+
+def test_slow_groups_time_their_first_steps():
+    scope = decode_errand.Scope()
+    found = {(a, how.batch, how.eager): how.steps for a, how, _ in decode_errand.groups("mar", "0.6b", scope)}
+    assert found[1, 64, False] == 8 and found[1, 1, False] is None and found[16, 64, False] is None
+    assert found[1, 1, True] == 8, "the readable loop, extrapolated from its first steps"
+    assert sum(seconds for *_, seconds in decode_errand.groups("query-ar", "0.6b", scope)) < 200
