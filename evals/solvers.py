@@ -77,7 +77,7 @@ def parse(text: str) -> dict[str, Any]:
             f"setting {text!r} is not SAMPLER:EVALUATIONS[:SCHEDULE], for example ab2:8 or ab2:8:power:0.7"
         )
     found = {"sampler": sampler, "flow_steps": int(steps)}
-    return {**found, "time_schedule": schedule} if schedule else found
+    return found if schedule in ("", "linear") else {**found, "time_schedule": schedule}
 
 
 class Timed:

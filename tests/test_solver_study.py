@@ -55,7 +55,7 @@ def test_bad_prompts(split, count, message):
 
 
 def test_settings_of_the_command_line():
-    assert solvers.parse("ab2:8") == {"sampler": "ab2", "flow_steps": 8}
+    assert solvers.parse("ab2:8") == solvers.parse("ab2:8:linear") == {"sampler": "ab2", "flow_steps": 8}
     schedule = {"sampler": "ab2", "flow_steps": 8, "time_schedule": "power:0.7"}
     assert solvers.parse(" ab2:8:power:0.7") == schedule
     for text in ("ab2", "ab2:x", ":8", ""):
