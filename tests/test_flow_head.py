@@ -156,8 +156,8 @@ def test_sampler_step_by_step(head, sampler, guidance):
 @pytest.mark.parametrize("steps", [2, 7])
 def test_sampler_calls_the_network_once_a_step(head, monkeypatch, steps):
     calls = []
-    whole = head.velocity
-    monkeypatch.setattr(head, "velocity", lambda *a: calls.append(len(a[0])) or whole(*a))
+    whole = head.forward
+    monkeypatch.setattr(head, "forward", lambda *a: calls.append(len(a[0])) or whole(*a))
     table = solvers.table("sde", steps)
     head.sample(torch.randn(3, CONDITION), 1.0, torch.randn(3, steps, D_Z), table)
     head.sample(torch.randn(6, CONDITION), 2.0, torch.randn(3, steps, D_Z), table)

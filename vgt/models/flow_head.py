@@ -86,11 +86,7 @@ class FlowHead(nn.Module):
         nn.init.zeros_(self.final_layer.linear.weight)
 
     def forward(self, x: Tensor, t: Tensor, c: Tensor) -> Tensor:
-        return self.velocity(x, self.time_embed(t), self.cond_embed(c))
-
-    def velocity(self, x: Tensor, time: Tensor, condition: Tensor) -> Tensor:
-        """The same from embedded time and condition, for samplers that compute each once."""
-        y = time + condition
+        y = self.time_embed(t) + self.cond_embed(c)
         x = self.input_proj(x.to(self.input_proj.weight.dtype))
         for block in self.res_blocks:
             x = block(x, y)
