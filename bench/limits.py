@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 
 from bench import timing
 
 WORKING_SET = 256 * 2**20  # bytes; beyond every processor's cache
-_SIDES = {"cpu": (512, 1024), "cuda": (4096, 8192)}  # of the square matrices
-_ROUNDS = 15  # a busy machine leaves some of them alone
-_SECONDS = 0.02  # least length of a round
+_SIDE = {"cpu": 1024, "cuda": 8192}  # of the square matrices
+_ROUND = 0.02  # seconds, at least
 
 
 @dataclass(frozen=True)
@@ -33,26 +33,41 @@ KNOWN = {
 }
 
 
-def measure_limits(device: str, dtype: torch.dtype = torch.float32, working_set: int = WORKING_SET) -> Limits:
-    """The limits of the device at hand with the threads in use: the best of square matrix products, and of reading
-    ``working_set`` bytes again and again.
+def measure_limits(
+    device: str, dtype: torch.dtype = torch.float32, working_set: int = WORKING_SET, seconds: float = 0.3
+) -> Limits:
+    """The limits of the device at hand with the threads in use: the fastest round of matrix products (as they are, and
+    with a transposed weight) and convolutions, and of reading ``working_set`` bytes again and again.  Each of the four
+    goes on for ``seconds``; on a busy machine longer ones find more.
 
-    A working set that fits a cache is read from there, as the weights of a small model are at every step.  Takes a
-    second or two.  Raises ValueError for a device that cannot be timed."""
+    A working set that fits a cache is read from there, as the weights of a small model are at every step.
+    Raises ValueError for a device that cannot be timed."""
     synchronize = timing.instruments(device).synchronize
     kind = device.partition(":")[0]
-    flops = 0.0
-    for side in _SIDES[kind]:
-        a, b = (torch.ones(side, side, dtype=dtype, device=device) for _ in range(2))
-        flops = max(flops, 2 * side**3 / _best(lambda a=a, b=b: torch.mm(a, b), synchronize))
+    side = _SIDE[kind]
+    a, b = (torch.ones(side, side, dtype=dtype, device=device) for _ in range(2))
+    image, kernel = (torch.ones(*shape, dtype=dtype, device=device) for shape in ((4, 128, 32, 32), (128, 128, 3, 3)))
+    convolution = 2 * 9 * 128 * image.numel()
     stream = torch.ones(max(1024, working_set // dtype.itemsize), dtype=dtype, device=device)
-    bandwidth = stream.nbytes / _best(stream.sum, synchronize)
-    what = f"measured: {str(dtype).removeprefix('torch.')} matrix products, reading {stream.nbytes / 2**20:.0f} MiB"
+    with torch.no_grad():
+        products = (
+            (2 * side**3, lambda: torch.mm(a, b)),
+            (2 * side**3, lambda: F.linear(a, b)),
+            (convolution, lambda: F.conv2d(image, kernel, padding=1)),
+        )
+        flops = max(operations / _best(call, synchronize, seconds) for operations, call in products)
+        bandwidth = stream.nbytes / _best(stream.sum, synchronize, seconds)
+    what = f"measured: {str(dtype).removeprefix('torch.')} products, reading {stream.nbytes / 2**20:.0f} MiB"
     threads = f", {torch.get_num_threads()} threads" if kind == "cpu" else ""
     return Limits(device, flops, bandwidth, what + threads)
 
 
-def _best(call: Callable[[], object], synchronize: Callable[[], None]) -> float:
+def better(a: Limits, b: Limits) -> Limits:
+    """The higher of two measurements of one device, each for itself."""
+    return replace(a, flops=max(a.flops, b.flops), bandwidth=max(a.bandwidth, b.bandwidth))
+
+
+def _best(call: Callable[[], object], synchronize: Callable[[], None], seconds: float) -> float:
     """Seconds of one call in the fastest of some rounds of many."""
 
     def round_of(count: int) -> float:
@@ -64,5 +79,8 @@ def _best(call: Callable[[], object], synchronize: Callable[[], None]) -> float:
         return time.perf_counter() - start
 
     round_of(1)
-    count = max(1, round(_SECONDS / round_of(1)))
-    return min(round_of(count) for _ in range(_ROUNDS)) / count
+    count = max(1, round(_ROUND / round_of(1)))
+    fastest, until = round_of(count), time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        fastest = min(fastest, round_of(count))
+    return fastest / count

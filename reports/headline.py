@@ -60,7 +60,7 @@ def _decoding(measured: Measured) -> Card | None:
     lines = []
     for accel in ACCELS:
         for subject in pairs[0]:
-            speed = from_record(measured.get(subject, "bench", "images-per-second", accel)).value
+            speed = from_record(measured.speed(subject, "images-per-second", accel)).value
             rate = f"{speed:.3g} img/s" if isinstance(speed, float) else EMPTY
             score = from_record(measured.get(subject, "scenes-geneval", "overall", accel))
             lines.append(_line(f"{label(subject)} {accel}x", score, 2, beside=rate))
@@ -124,7 +124,7 @@ def summary(records: Iterable[Record]) -> str:
                 row_label(s, a),
                 show(s, "scenes-geneval", "overall", 3, a, interval=True),
                 show(s, "scenes-dpg", "dpg", 1, a),
-                show(s, "bench", "images-per-second", 1, a),
+                show(s, measured.speed_suite, "images-per-second", 1, a),
             ]
             for s, a in models
         ]

@@ -36,6 +36,12 @@ OTHERS = {
     "oracle": "Oracle (as drawn)",
 }
 REFERENCES = ("random_projection", "identity", "noise", "shuffled", "oracle+", "oracle")  # in reading order
+# Full-size networks with random weights, which are only timed.
+SIZES = {"internvl3_1b": "0.6B", "internvl3_2b": "1.6B"}
+RANDOM = "random-"
+# Suites of speeds: "bench-b8"; "bench-b1-n8", of the first 8 decode steps; "bench-b8-throughput", without waiting.
+SPEED = re.compile(r"bench-b(?P<batch>\d+)(?:-n(?P<steps>\d+))?(?P<throughput>-throughput)?")
+BATCH = 8  # whose speed stands beside the scores, where it was measured
 # The autoencoder that a generator works on, where its records do not say.
 LATENTS = {"internvl": "vgt_ae_internvl", "qwen": "vgt_ae_qwen", "pixel": "pixel_ae"}
 
@@ -44,10 +50,21 @@ def label(subject: str) -> str:
     """What readers see for a subject, e.g. "QueryAR (InternVL)"; unknown subjects keep their name."""
     if subject.startswith("oracle+"):
         return f"Ceiling on {label(subject.removeprefix('oracle+'))}"
+    if subject.startswith(RANDOM):
+        return f"{_sized(subject.removeprefix(RANDOM))}, random weights"
     vlm, plus, encoder = subject.partition("+")
     if plus and vlm in OTHERS and encoder in AUTOENCODERS:
         return f"{label(vlm)} with the encoder of {label(encoder)}"
     return {**AUTOENCODERS, **GENERATORS, **OTHERS}.get(subject, subject)
+
+
+def _sized(preset: str) -> str:
+    """What readers see for a preset, e.g. "QueryAR 0.6B"."""
+    for name, size in SIZES.items():
+        for method, word in (("query_ar_", "QueryAR"), ("mar_", "MAR")):
+            if preset.startswith(method + name):
+                return f"{word} {size}{preset.removeprefix(method + name)}"
+    return label(preset)
 
 
 def is_reference(subject: str) -> bool:
@@ -82,24 +99,45 @@ class Measured:
         found = {r.subject for suite in suites for r in self.where(suite, metric)}
         return sorted(found, key=_rank)
 
+    def speed_suites(self) -> list[tuple[int, bool, str]]:
+        """(batch, whether without waiting, suite) of the speeds of whole images, in that order."""
+        found = {r.suite: SPEED.fullmatch(r.suite) for r in self.records}
+        whole = [(int(m["batch"]), bool(m["throughput"]), s) for s, m in found.items() if m and not m["steps"]]
+        return sorted(whole)
+
+    @property
+    def speed_suite(self) -> str:
+        """The suite of the speeds that stand beside scores: of ``BATCH`` images, else of the fewest."""
+        suites = [suite for _, throughput, suite in self.speed_suites() if not throughput]
+        return f"bench-b{BATCH}" if f"bench-b{BATCH}" in suites else next(iter(suites), f"bench-b{BATCH}")
+
+    def speed(self, subject: str, metric: str, accel: int | None = None) -> Record | None:
+        """A speed to show beside scores."""
+        return self.get(subject, self.speed_suite, metric, accel)
+
     def autoencoders(self) -> list[str]:
         return self.subjects("scenes", "photos")
 
     def generators(self) -> list[str]:
         """Models (no floors or ceilings) with a score or a generation speed."""
         found = set(self.subjects("scenes-geneval", "scenes-dpg"))
-        found |= {r.subject for r in self.where("bench") if r.accel is not None}
+        found |= {s for s in self.timed() if not s.startswith(RANDOM)}
         return sorted((s for s in found if not is_reference(s)), key=_rank)
 
-    def rivals(self) -> list[tuple[str, str]]:
-        """(QueryAR, MAR) pairs on the same latents, e.g. ("query_ar_internvl", "mar_internvl")."""
-        found = self.generators()
-        pairs = [(s, s.replace("query_ar_", "mar_")) for s in found if s.startswith("query_ar_")]
+    def timed(self) -> list[str]:
+        """Generators with a speed of whole images, those with random weights too."""
+        return self.subjects(*(suite for *_, suite in self.speed_suites()), metric="ms-per-image")
+
+    def rivals(self, among: list[str] | None = None) -> list[tuple[str, str]]:
+        """(QueryAR, MAR) pairs on the same latents, e.g. ("query_ar_internvl", "mar_internvl"); ``among`` these, by
+        default the generators."""
+        found = self.generators() if among is None else among
+        pairs = [(s, s.replace("query_ar_", "mar_")) for s in found if "query_ar_" in s]
         return [pair for pair in pairs if pair[1] in found]
 
     def accels(self, subject: str) -> list[int | None]:
         """Accelerations to show for a generator: those found, and all of ACCELS for the head-to-head pairs."""
-        suites = ("scenes-geneval", "scenes-dpg", "bench")
+        suites = ("scenes-geneval", "scenes-dpg", self.speed_suite)
         found = {r.accel for r in self.records if r.subject == subject and r.suite in suites}
         if any(subject in pair for pair in self.rivals()):
             found |= set(ACCELS)
@@ -119,6 +157,6 @@ def row_label(subject: str, accel: int | None = None) -> str:
 
 def basis(record: Record) -> tuple:
     """What two numbers of one column must share to be comparable: data, protocol and judge; a speed, the device."""
-    if record.suite == "bench":
-        return ("device", record.device, record.protocol, record.protocol_params.get("batch"))
+    if SPEED.fullmatch(record.suite):
+        return ("device", record.device, record.protocol, record.suite)
     return ("score", record.suite_hash, record.protocol, record.judge)

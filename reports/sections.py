@@ -9,6 +9,7 @@ from reports import published
 from reports.figures import clusters, reconstructions, runs, samples, scores, similarity
 from reports.figures import latents as latent_figures
 from reports.figures import solvers as solver_figures
+from reports.figures import throughput as throughput_figures
 from reports.figures.grid import Grid
 from reports.figures.style import Figure
 from reports.measured import Measured
@@ -20,6 +21,7 @@ from reports.tables import (
     protocols,
     provenance,
     solvers,
+    throughput,
     vgt_claims,
     vgt_tab1_distillation,
     vgt_tab2_reconstruction,
@@ -99,6 +101,28 @@ def decoding(measured: Measured) -> Section:
             *_tables(published.table("vgt", "table8")),
         ],
         "QueryAR vs MAR",
+    )
+
+
+def speed(measured: Measured) -> Section:
+    rates = (
+        "Images a second by acceleration and batch, and the two ratios that matter: QueryAR over MAR, and engine over "
+        "the readable loop that it is compared with."
+    )
+    latency = "Score against the time of one picture: up and to the left is better."
+    where = "Where the time of a picture goes; the black line is the floor, as a share of the measured time."
+    return Section(
+        "throughput",
+        "Throughput",
+        "How fast pictures come, and how fast they could: each time stands beside the least that reading the weights "
+        "and computing allow on the same device.",
+        [
+            *_figures(list(throughput_figures.rates(measured)), rates),
+            *_figures([throughput_figures.pareto(measured)], latency),
+            *_figures(throughput_figures.roofline(measured), where),
+            *_tables(throughput.build(measured), throughput.build_steps(measured)),
+        ],
+        "Throughput",
     )
 
 
@@ -268,6 +292,7 @@ def build(measured: Measured, work: Path | None) -> list[Section]:
     made = [
         reconstruction(measured, work),
         decoding(measured),
+        speed(measured),
         sampler(measured),
         sample_grids(measured, work),
         tradeoff(measured),

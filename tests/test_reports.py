@@ -17,14 +17,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from report_records import AES, draw_samples, draw_strips, invented, make
+from report_records import AES, draw_samples, draw_strips, invented, invented_speeds, make
 
 from reports import page, published
 from reports.figures import reconstructions, samples
+from reports.figures import throughput as throughput_figures
 from reports.measured import TASKS, Measured, label
 from reports.tables import (
     calibration,
     formats,
+    throughput,
     vgt_claims,
     vgt_tab1_distillation,
     vgt_tab2_reconstruction,
@@ -468,3 +470,51 @@ def test_imported_benchmarks_and_protocols_get_tables():
     assert (default.cells["printed"].value, default.cells["which"].value) == (0.6, "ssim-wang")
     assert (vgt.cells["printed"].value, vgt.cells["which"].value) == (0.8, "ssim-taming")
     assert vgt.cells["size"].value == "64 → 37 px" and default.cells["size"].value == "64 px"
+
+
+def test_throughput_of_rivals(report):
+    """Images a second, gains and floors of the invented records, by batch; nothing where nothing was measured."""
+    rows = rows_of(report / "tables" / "throughput.csv")
+    four = rows["InternVL, batch 8, 4x"]
+    assert float(four["query_ar-rate"]) == 14.8 and float(four["mar-rate"]) == 3.9
+    assert float(four["over"]) == pytest.approx(14.8 / 3.9)
+    assert (float(four["query_ar-gain"]), float(four["query_ar-reached"])) == (2.0, 25.0)
+    sixteen = rows["InternVL, batch 1, 16x"]
+    assert float(sixteen["query_ar-rate"]) == pytest.approx(0.4 * 29.3)
+    assert sixteen["mar-rate"] == sixteen["over"] == "", "no MAR at 16x"
+    assert rows["pixel AE, batch 8, 1x"]["mar-rate"] == ""
+    assert {"throughput_query_ar_internvl", "over_mar_query_ar_internvl", "over_readable_query_ar_internvl"} <= {
+        p.stem for p in (report / "figures").iterdir()
+    }
+    assert {"roofline_b1", "roofline_b8", "score_against_latency"} <= {p.stem for p in (report / "figures").iterdir()}
+    html = (report / "index.html").read_text()
+    assert 'id="throughput"' in html and "flow head" in html.lower()
+
+
+def test_large_models_and_first_steps_have_their_own_rows():
+    where = {"device": "GPU"}
+    found = [r for s in ("query_ar", "mar") for r in invented_speeds(f"random-{s}_internvl3_1b", 1, 64, 5.0, **where)]
+    part = {"n": 8, "n_expected": 256, "accel": 1, "device": "GPU"}
+    steps = [
+        ("ms-per-image", 10.0),
+        ("eager-ms-per-image", 200.0),
+        ("speedup-over-eager", 20.0),
+        ("floor-ms-per-image", 8.0),
+    ]
+    found += [make("random-query_ar_internvl3_2b", "bench-b1-n8", metric, value, **part) for metric, value in steps]
+    measured = Measured(found)
+    assert measured.generators() == [], "random weights have no place beside scores"
+    table = throughput.build(measured)
+    assert [row.label for row in table.rows] == ["0.6B, random weights, batch 64, 1x"]
+    assert throughput.RANDOM_NOTE in table.notes and table.rows[0].cells["over"].value == 1.0
+    (row,) = throughput.build_steps(measured).rows
+    assert row.label == "QueryAR 1.6B, random weights 1x, batch 1, 8 steps" and row.cells["ms"].partial
+    assert (row.cells["gain"].value, row.cells["reached"].value) == (20.0, pytest.approx(80.0))
+    assert throughput_figures.pareto(measured) is None and len(throughput_figures.roofline(measured)) == 1
+    assert throughput.build(Measured([])).rows == [] and throughput_figures.rates(Measured([])) == []
+
+
+def test_no_ratio_of_speeds_on_two_devices():
+    found = invented_speeds("query_ar_x", 1, 8, 5.0) + invented_speeds("mar_x", 1, 8, 2.0, device="another")
+    (row,) = throughput.build(Measured(found)).rows
+    assert row.cells["over"].value is None and "different devices" in row.cells["over"].why

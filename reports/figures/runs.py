@@ -21,13 +21,8 @@ def _accel_axis(ax: Axes, accels: list[int]) -> None:
 
 def speed(measured: Measured) -> list[Figure]:
     """Images a second by acceleration, and how much faster each generator is than itself at 1x."""
-    series = {}
-    for subject in measured.generators():
-        found = [
-            r for r in measured.where("bench", "images-per-second") if r.subject == subject and r.accel and r.value
-        ]
-        if found:
-            series[subject] = found
+    every = [r for r in measured.where(measured.speed_suite, "images-per-second") if r.accel and r.value]
+    series = {s: found for s in measured.generators() if (found := [r for r in every if r.subject == s])}
     if not series:
         return []
     accels = sorted({r.accel for found in series.values() for r in found})

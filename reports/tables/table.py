@@ -153,8 +153,11 @@ def finish(table: Table, compare: bool = True) -> Table:
     # One line per way of making intervals, not per number of clusters.
     methods = {re.sub(r"\bover \d+", "over", c.interval) for row in rows for c in row.cells.values() if c.interval}
     notes = list(table.notes)
-    if methods:
-        notes.append(f"Brackets: 95 % intervals ({'; '.join(sorted(methods))}).")
+    repeats = {m for m in methods if m.startswith("quartiles")}
+    if methods - repeats:
+        notes.append(f"Brackets: 95 % intervals ({'; '.join(sorted(methods - repeats))}).")
+    if repeats:
+        notes.append(f"Brackets of speeds: {'; '.join(sorted(repeats))}.")
     return replace(table, columns=columns, rows=rows, notes=notes)
 
 

@@ -30,10 +30,7 @@ def ratio(above: Cell, below: Cell) -> Cell:
 def speedup(measured: Measured, subject: str, accel: int | None, over: str, over_accel: int | None) -> Cell:
     """Images a second of one generator over those of another."""
     return ratio(
-        *(
-            from_record(measured.get(s, "bench", "images-per-second", a))
-            for s, a in ((subject, accel), (over, over_accel))
-        )
+        *(from_record(measured.speed(s, "images-per-second", a)) for s, a in ((subject, accel), (over, over_accel)))
     )
 
 
@@ -57,9 +54,7 @@ def build(measured: Measured) -> Table:
         if is_reference(subject):
             cells |= {key: Cell(NOT_APPLICABLE) for key in ("images-per-second", "ms-per-image", "own", "mar")}
         else:
-            cells |= {
-                m: from_record(measured.get(subject, "bench", m, accel)) for m in ("images-per-second", "ms-per-image")
-            }
+            cells |= {m: from_record(measured.speed(subject, m, accel)) for m in ("images-per-second", "ms-per-image")}
             cells["own"] = speedup(measured, subject, accel, subject, 1)
             mar = rivals.get(subject, subject if subject in rivals.values() else None)
             cells["mar"] = speedup(measured, subject, accel, mar, accel) if mar else Cell(NOT_APPLICABLE)
@@ -69,8 +64,8 @@ def build(measured: Measured) -> Table:
         "about the most that a generator on its latents can reach. Oracle: right pictures as drawn.",
         "Held-out pairs: (color, shape) pairs that training never shows. DPG runs from 0 to 100.",
         *_judges(measured),
-        f"Speed: see the benchmark settings in the provenance; {TIMES} MAR compares at the same acceleration, where "
-        "there is a MAR on the same latents.",
+        f"Speed in batches of {measured.speed_suite.removeprefix('bench-b')}; {TIMES} MAR compares at the same "
+        "acceleration, where there is a MAR on the same latents.",
     ]
     return finish(
         Table("vgt_tab8_decoding", "QueryAR and MAR by acceleration", columns, rows, notes, row_head="Generator")
@@ -106,10 +101,11 @@ def build_autoencoder_speed(measured: Measured) -> Table:
         Column("decode-images-per-second", "Decode", "images/s", 0, "high"),
         Column("peak-memory-mib", "Peak memory", "MiB", 0, "low", optional=True),
     ]
-    subjects = {r.subject for r in measured.where("bench") if r.accel is None}
+    suite = measured.speed_suite
+    subjects = {r.subject for r in measured.where(suite) if r.accel is None}
     rows = [
-        Row(row_label(s), {c.key: from_record(measured.get(s, "bench", c.key)) for c in columns})
-        for s in measured.subjects("bench")
+        Row(row_label(s), {c.key: from_record(measured.get(s, suite, c.key)) for c in columns})
+        for s in measured.subjects(suite)
         if s in subjects
     ]
     return finish(Table("autoencoder_speed", "Speed of the autoencoders", columns, rows, row_head="Autoencoder"))

@@ -23,6 +23,7 @@ AUTOENCODERS = ("vgt_ae_internvl", "vgt_ae_qwen", "pixel_ae")
 ARMS = ("vgt_ae_internvl_nodistill",)  # for comparisons; not bundled, measured where they were trained
 GENERATORS = ("query_ar_internvl", "mar_internvl", "query_ar_qwen", "query_ar_pixel")
 ACCELERATIONS = (1, 4, 16)
+RIVALS = ("query_ar_internvl", "mar_internvl")  # timed against each other in detail
 CLOSENESS = ["--metrics", "kid,prdc"]
 PROTOCOLS = "vgt,llamagen,vfmtok,lightningdit"
 QUICK_IMAGES, FULL_IMAGES = 1, 4
@@ -107,7 +108,10 @@ def _measurements(args: argparse.Namespace) -> list[list[str]]:
     drawn = ["shuffled", *(f"{m}@{accel}x" for m in generators for accel in ACCELERATIONS)]
     for model in () if args.smoke else drawn:  # a handful of pictures is no set
         steps += [["eval", "fidelity", "--subject", f"pictures:{model}", "--real", "pictures:oracle", *CLOSENESS]]
-    steps += [
-        ["bench", *generators, *aes, "--accel", ",".join(map(str, ACCELERATIONS)), *(["--smoke"] if args.smoke else [])]
-    ]
+    rivals, smoke = [m for m in generators if m in RIVALS], ["--smoke"] if args.smoke else []
+    accels = ",".join(map(str, ACCELERATIONS))
+    if rivals:
+        detail = ["--accel", accels, *smoke] if args.smoke else ["--accel", "1,2,4,8,16", "--batch", "1,8"]
+        steps += [["bench", *rivals, *detail, "--against", "eager"]]
+    steps += [["bench", *(m for m in (*generators, *aes) if m not in rivals), "--accel", accels, *smoke]]
     return steps
