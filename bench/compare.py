@@ -8,7 +8,7 @@ from bench.conditions import SUITE
 from bench.records import METRICS, THRESHOLD, Metric
 from vgt.core.record import Record
 
-RIVALS = ("query_ar_", "mar_")  # QueryAR and MAR of one kind differ in this part of their names
+RIVALS = ("query_ar", "mar")  # QueryAR and MAR of one kind differ in this part of their names
 OVER_MAR = "speedup-over-mar"
 _FREE = {"weights", "repeats", "warmup"}  # they do not decide the time
 _MACHINE = {"device", "threads"}

@@ -14,14 +14,19 @@ ROWS = (2, 8, 32)  # conditional and unconditional rows together: 1, 4 and 16 to
 WHAT = "all evaluations of one decode step with guidance: hoisted, against one call of the head per evaluation"
 
 
-def pair(preset: str, size: str, rows: int, device: str, dtype: torch.dtype, limits: Limits, settings: dict) -> Pair:
-    """The head of a generator's preset with random weights, at ``rows`` rows (an even number, both branches).
-
-    Raises ValueError for an odd number of rows."""
+def check(rows: int) -> None:
+    """Raises ValueError for a number of rows that guidance does not allow."""
     if rows < 2 or rows % 2:
         raise ValueError(
             f"{rows} rows of the flow head are impossible with guidance: give an even number, for example 2"
         )
+
+
+def pair(preset: str, size: str, rows: int, device: str, dtype: torch.dtype, limits: Limits, settings: dict) -> Pair:
+    """The head of a generator's preset with random weights, at ``rows`` rows (an even number, both branches).
+
+    Raises ValueError for an odd number of rows."""
+    check(rows)
     with torch.no_grad():
         model = subjects.random_generator(preset, "meta")
         how = Sampling(**{**usual(model.tokens), **settings})

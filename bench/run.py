@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from bench import timing
+from bench import timing, training
 from bench.conditions import PROTOCOL_REPEATS, SUITE, Conditions
 from bench.jobs import Job, plan
 from bench.measure import measure, stamp
@@ -129,10 +129,13 @@ def rows(records: Iterable[Record]) -> list[dict]:
     ``ratio``: eager over engine; ``of_floor``: floor over engine; None where it was not measured."""
     table: dict[str, dict] = {}
     for found in records:
-        suite = SUITE.fullmatch(found.suite)
-        if suite is None or found.metric not in METRICS:
+        known = SUITE.fullmatch(found.suite) and found.metric in METRICS
+        if not known and found.metric != training.METRIC:
             continue
-        row = table.setdefault(f"{found.model}/{found.suite}", _row(found, suite))
+        row = table.setdefault(f"{found.model}/{found.suite}", _row(found))
+        if found.metric == training.METRIC and found.value:
+            row |= {"engine_ms": 1000 * found.value / row["batch"], "images_per_second": row["batch"] / found.value}
+            continue
         row[FIELDS.get(found.metric, found.metric.replace("-", "_"))] = found.value
         if "out_of_memory" in found.extra and found.metric in ("ms-per-image", "eager-ms-per-image"):
             row["error"] = memory_words(found.extra["out_of_memory"])
@@ -156,10 +159,10 @@ FIELDS = {
 }
 
 
-def _row(found: Record, suite) -> dict:
+def _row(found: Record) -> dict:
     """A row before its numbers."""
     params = found.protocol_params
-    row = {"model": found.model, "accel": found.accel, "batch": int(suite["batch"]), "mode": params.get("mode")}
+    row = {"model": found.model, "accel": found.accel, "batch": params["batch"], "mode": params.get("mode")}
     row |= {"steps": params.get("steps"), "weights": params.get("weights"), "dtype": params.get("dtype")}
     return row | dict.fromkeys(
         ("engine_ms", "eager_ms", "ratio", "floor_ms", "of_floor", "images_per_second", "error"), None

@@ -55,8 +55,10 @@ def run(
     32), rows of a training step (16; of the tiny size 8), pairs of pictures (8)."""
     preset = PRESETS["query-ar"][size][0]
     if suite == "flow-head":
-        known = limits.measure_limits(device, dtype)
         rows = batches or flow_head.ROWS
+        for n in rows:
+            flow_head.check(n)
+        known = limits.measure_limits(device, dtype)
         made = [flow_head.pair(preset, size, n, device, dtype, known, settings) for n in rows]
         return pairs.run(made, records, device, repeats)
     if suite == "metrics":

@@ -23,7 +23,7 @@ from vgt.models.visual_lm import ARTraining, VisualLM
 from vgt.training.loop import checkpoint_activations
 from vgt.training.optim import TrainConfig, optimizers
 
-SUITE, PROTOCOL = "train-steps", "random-batch"
+SUITE, PROTOCOL, METRIC = "train-steps", "random-batch", "step-seconds"
 TEXT = 64  # tokens of a prompt
 LOSSES = {"query_ar": query_ar.loss, "mar": mar.loss}
 
@@ -109,7 +109,7 @@ def records(found: Steps, shared: dict) -> list[Record]:
     """Seconds a step with their quartiles, and memory where it is known."""
     low, seconds, high = quartiles(found.seconds)
     how = {"interval": f"quartiles of {len(found.seconds)} steps"}
-    made = [record.make(**shared, **how, metric="step-seconds", value=seconds, low=low, high=high, unit="s")]
+    made = [record.make(**shared, **how, metric=METRIC, value=seconds, low=low, high=high, unit="s")]
     if found.peak_mib is not None:
         made.append(record.make(**shared, metric="peak-memory-gib", value=found.peak_mib / 1024, unit="GiB"))
     return made

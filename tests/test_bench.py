@@ -15,9 +15,13 @@ import torch
 import bench as bench_package
 from bench import autoencoder as autoencoders
 from bench import compare as comparing
-from bench import generation, jobs, records, run, sources, timing
+from bench import flow_head, generation, jobs, records, run, sources, suites, timing
 from bench.conditions import SUITE, Conditions
+from bench.limits import KNOWN
 from bench.subjects import Subject, subject
+from vgt.__main__ import dispatch, main
+from vgt.commands import options
+from vgt.core import config as configs
 from vgt.core import record
 from vgt.models import checkpoint
 from vgt.models.sampling import Sampling
@@ -752,3 +756,90 @@ def test_half_of_an_autoencoder_has_no_memory_record(benchmark_json, tmp_path):
     path = tmp_path / "bench.json"
     path.write_text(json.dumps(whole))
     assert [r.metric for r in records.from_benchmark_json(path)] == ["encode-images-per-second"]
+
+
+# -------------------------------------------------------------------------------------------------- command line
+
+
+def vgt_bench(*words: str) -> dict:
+    return dispatch(["bench", *words]) or {}
+
+
+@pytest.fixture
+def checkpoints(runs, monkeypatch):
+    """The small models in the place where runs are."""
+    monkeypatch.setattr(options, "RUNS", runs)
+
+
+def test_the_closing_line_has_every_field(checkpoints, tmp_path, capsys):
+    words = ("--accel", "4,16", "--batch", "1,2", "--against", "eager", "--repeats", "1", "--device", "cpu")
+    found = vgt_bench("tiny_query_ar", "tiny_mar", *words, "--flow-steps", "3", "-o", str(tmp_path))
+    assert len(found["rows"]) == 8 and found["computed"] == 56 and not found.get("exit")
+    for row in found["rows"]:
+        assert {"model", "accel", "batch", "engine_ms", "eager_ms", "ratio", "floor_ms", "of_floor"} <= row.keys()
+        assert row["ratio"] == pytest.approx(row["eager_ms"] / row["engine_ms"])
+        assert row["of_floor"] == pytest.approx(row["floor_ms"] / row["engine_ms"])
+        assert row["images_per_second"] == pytest.approx(1000 / row["engine_ms"])
+    assert json.loads(json.dumps(found)) == found
+    table = capsys.readouterr().out.splitlines()
+    assert table[0].split()[:3] == ["model", "batch", "engine_ms"] and len(table) == 9
+    same = vgt_bench("compare", str(tmp_path / "records"), str(tmp_path / "records"))
+    assert same["exit"] == 0 and {row["verdict"] for row in same["rows"]} <= {"same", "missing"}
+    assert any(row["metric"] == "speedup-over-mar" for row in same["rows"])
+
+
+def test_a_regression_is_an_exit_status(tmp_path):
+    for folder, rate in (("a", 10.0), ("b", 8.0)):
+        record.write(speed("q", rate), tmp_path / folder)
+    assert vgt_bench("compare", str(tmp_path / "a"), str(tmp_path / "b"))["exit"] == 1
+    assert vgt_bench("compare", str(tmp_path / "a"), str(tmp_path / "b"), "--threshold", "0.3")["exit"] == 0
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["query-ar", "--size", "7b"], "size '7b' is unknown; choose one of tiny, 0.6b, 1.6b"),
+        (["query_ar_internvl", "--size", "0.6b"], "--size 0.6b goes with a suite"),
+        (["query-arr"], "no checkpoint 'query-arr'"),
+        (["query-ar", "--steps", "0", "--device", "cpu"], "0 decode steps are too few"),
+        (["flow-head", "--batch", "3", "--device", "cpu"], "3 rows of the flow head are impossible"),
+        (["query-ar", "--device", "cuda"], "torch sees no GPU"),
+        (["compare", "here"], "compare takes two folders"),
+    ],
+)
+def test_bad_input_is_one_line(words, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(timing, "alternate", None)
+    assert main(["bench", *words, "-o", str(tmp_path)]) == 2
+    assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("batch", ["0", "-1", "1,0", "x"])
+def test_bad_batches_are_usage_errors(batch, capsys):
+    with pytest.raises(SystemExit) as error:
+        main(["bench", "query-ar", f"--batch={batch}"])
+    assert error.value.code == 2 and "--batch" in capsys.readouterr().err
+
+
+def test_sizes_name_presets_that_are_there():
+    presets = {name for table in suites.PRESETS.values() for names in table.values() for name in names}
+    assert presets <= set(configs.preset_names())
+    assert suites.specs("mar", "1.6b") == ["random:mar_internvl3_2b"]
+    assert all(set(table) == set(suites.SIZES) for table in suites.PRESETS.values())
+
+
+@pytest.mark.parametrize("suite, rows", [("flow-head", 1), ("training", 1), ("metrics", 8)])
+def test_other_suites_leave_records_and_rows(suite, rows, tmp_path):
+    found = vgt_bench(suite, "--smoke", "--device", "cpu", "--flow-steps", "3", "-o", str(tmp_path))
+    assert len(found["rows"]) == rows and {r.name for r in record.read(tmp_path / "records")} == set(found["scores"])
+    for row in found["rows"]:
+        assert row["batch"] == 2 and row["engine_ms"] > 0
+    if suite != "training":
+        assert all(row["ratio"] == pytest.approx(row["eager_ms"] / row["engine_ms"]) for row in found["rows"])
+    if suite == "flow-head":
+        assert found["rows"][0]["of_floor"] > 0
+
+
+def test_the_hoisted_head_draws_what_the_plain_one_does():
+    pair = flow_head.pair("query_ar_internvl", "tiny", 4, "cpu", torch.float32, KNOWN["h100"], {"flow_steps": 4})
+    assert torch.allclose(pair.ours(), pair.theirs(), atol=1e-5) and pair.floor["ms"] > 0
