@@ -92,11 +92,9 @@ def _rounds(metric: str, operations: dict[str, dict], repeats: int) -> dict:
     if metric.startswith("speedup"):
         ours = operations[METRICS[metric].operations[0]]["seconds"]
         values = [theirs / own for theirs, own in zip(seconds, ours, strict=True)]
-        middle = quartiles(seconds)[1] / quartiles(ours)[1]
     else:
         values = [1000 * s / images for s in seconds] if "ms-per" in metric else [images / s for s in seconds]
-        middle = quartiles(values)[1]
-    low, _, high = quartiles(values)
+    low, middle, high = quartiles(values)
     return {
         "value": middle,
         "low": low,

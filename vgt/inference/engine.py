@@ -29,7 +29,7 @@ from vgt.models.visual_lm import VisualLM
 
 PAD_TO = 16  # prompts are padded to a multiple of this, so that few shapes occur
 # Prompts that are read at once, always that many, so that the bytes of one do not depend on the others.
-PREFILL_ROWS = {"cpu": 8}  # 32 elsewhere
+PREFILL_ROWS = {"cpu": 2}  # 32 elsewhere
 OnStep = Callable[[int, int, Tensor], object]
 
 
