@@ -128,13 +128,21 @@ def lines(table: Iterable[dict]) -> list[str]:
     """The rows for people: milliseconds an image (a call of the flow head or a metric)."""
     rows = [["model", "batch", *COLUMNS, ""]]
     for row in table:
-        mode, part = row.get("mode"), row.get("steps")
-        remarks = [f"{part} steps only" * bool(part), mode * (mode == "throughput") if mode else "", row["error"] or ""]
-        rows.append(
-            [row["model"], str(row["batch"]), *(_number(row[c]) for c in COLUMNS), ", ".join(filter(None, remarks))]
-        )
+        numbers = [_number(row[column]) for column in COLUMNS]
+        rows.append([row["model"], str(row["batch"]), *numbers, ", ".join(_remarks(row))])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _remarks(row: dict) -> list[str]:
+    """What the numbers of a row do not say."""
+    found = [f"first {row['steps']} steps only"] if row["steps"] else []
+    found += [row["mode"]] if row["mode"] == "throughput" else []
+    found += [row["error"]] if row["error"] else []
+    for way in ("encode", "decode"):
+        rate = row.get(f"{way}_images_per_second")
+        found += [f"{way} {_number(rate)} images/s"] if rate is not None else []
+    return found
 
 
 def _compare(args: argparse.Namespace) -> dict:

@@ -790,6 +790,15 @@ def test_the_closing_line_has_every_field(checkpoints, tmp_path, capsys):
     assert any(row["metric"] == "speedup-over-mar" for row in same["rows"])
 
 
+def test_the_table_says_what_the_numbers_do_not(checkpoints, tmp_path, capsys):
+    common = ("--repeats", "1", "--device", "cpu", "--flow-steps", "3", "-o", str(tmp_path))
+    vgt_bench("tiny_ae", "tiny_query_ar", "--accel", "4", "--batch", "2", "--mode", "throughput", *common)
+    ae, generator = capsys.readouterr().out.splitlines()[1:3]
+    assert "encode" in ae and "decode" in ae and generator.endswith("throughput")
+    vgt_bench("tiny_query_ar", "--accel", "4", "--batch", "2", "--steps", "2", *common)
+    assert capsys.readouterr().out.splitlines()[1].endswith("first 2 steps only")
+
+
 def test_a_regression_is_an_exit_status(tmp_path):
     for folder, rate in (("a", 10.0), ("b", 8.0)):
         record.write(speed("q", rate), tmp_path / folder)

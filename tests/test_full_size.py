@@ -44,7 +44,7 @@ def test_the_decode_errand_leaves_few_files(tmp_path, capsys):
     assert part["ratio"] > 0 and part["images_per_second"] is None
     assert all(row["from_steps"] == 3 and row["of"] == 4 for row in told["extrapolated"])
     assert "addmm" in (tmp_path / "profile-tiny-b1.txt").read_text()
-    assert "3 steps only" in capsys.readouterr().out
+    assert "first 3 steps only" in capsys.readouterr().out
 
 
 def test_the_decode_errand_says_what_it_left_out(tmp_path, monkeypatch):
