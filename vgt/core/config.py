@@ -89,7 +89,12 @@ def validated(cls: type[Config], values: dict[str, Any], where: str) -> Any:
     try:
         return cls.model_validate(values)
     except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r:.60})" for e in error.errors()
-        )
-        raise ValueError(f"{where}: {faults}") from error
+        raise ValueError(f"{where}: {'; '.join(map(_fault, error.errors()))}") from error
+
+
+def _fault(error: dict) -> str:
+    """One of pydantic's complaints; what a validator of the whole says needs neither place nor input."""
+    message = error["msg"].removeprefix("Value error, ")
+    if not error["loc"]:
+        return message
+    return f"{'.'.join(map(str, error['loc']))}: {message} (got {error['input']!r:.60})"
