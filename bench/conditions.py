@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from vgt.core.config import validated
-from vgt.models.sampling import Sampling, usual
+from vgt.models.sampling import TINY_TOKENS, Sampling, usual
 
 PROTOCOL_REPEATS = 3  # fewer are recorded as partial
 FLIGHTS = 4  # batches that follow each other without waiting, in throughput mode
@@ -42,6 +42,14 @@ class Conditions:
             raise ValueError(f"{self.steps} decode steps are too few; time 1 or more, or leave --steps out")
         if self.steps is not None and self.mode != "latency":
             raise ValueError("the first decode steps are timed in latency mode only; leave --steps or --mode out")
+        self._check_settings()
+
+    def _check_settings(self) -> None:
+        """Raises ValueError for settings that suit neither small nor large models, before one is loaded."""
+        try:
+            self.sampling(TINY_TOKENS, 1)
+        except ValueError:
+            self.sampling(TINY_TOKENS + 1, 1)
 
     @property
     def flights(self) -> int:

@@ -813,6 +813,7 @@ def test_a_regression_is_an_exit_status(tmp_path):
         (["query_ar_internvl", "--size", "0.6b"], "--size 0.6b goes with a suite"),
         (["query-arr"], "no checkpoint 'query-arr'"),
         (["query-ar", "--steps", "0", "--device", "cpu"], "0 decode steps are too few"),
+        (["query-ar", "--sampler", "heun", "--flow-steps", "8", "--device", "cpu"], "flow steps 8 does not suit heun"),
         (["flow-head", "--batch", "3", "--device", "cpu"], "3 rows of the flow head are impossible"),
         (["query-ar", "--device", "cuda"], "torch sees no GPU"),
         (["compare", "here"], "compare takes two folders"),
@@ -820,7 +821,8 @@ def test_a_regression_is_an_exit_status(tmp_path):
 )
 def test_bad_input_is_one_line(words, message, capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(timing, "alternate", None)
+    known = lambda spec, *rest: subject(spec, *rest) if spec == "query-arr" else pytest.fail("loaded")  # noqa: E731
+    monkeypatch.setattr(run, "subject", known)
     assert main(["bench", *words, "-o", str(tmp_path)]) == 2
     assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
 
