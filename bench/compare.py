@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from bench.conditions import SUITE
 from bench.records import METRICS, THRESHOLD, Metric
-from vgt.core.record import Record
+from vgt.core.record import SPEED, Record
 
 RIVALS = ("query_ar", "mar")  # QueryAR and MAR of one kind differ in this part of their names
 OVER_MAR = "speedup-over-mar"
@@ -33,7 +32,7 @@ def _metric(name: str) -> Metric:
 
 def _comparable(records: Iterable[Record]) -> list[Record]:
     """Speeds that are better or worse, with the ratio of each QueryAR to the MAR beside it."""
-    found = [r for r in records if SUITE.fullmatch(r.suite) and r.metric in METRICS and METRICS[r.metric].better]
+    found = [r for r in records if SPEED.fullmatch(r.suite) and r.metric in METRICS and METRICS[r.metric].better]
     by_name = {r.name: r for r in found}
     pairs = [(r, by_name.get(r.name.replace(*RIVALS))) for r in found if r.metric == "images-per-second"]
     return found + [over_mar(r, mar) for r, mar in pairs if mar is not None and mar is not r]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,7 +11,6 @@ from vgt.models.sampling import TINY_TOKENS, Sampling, usual
 PROTOCOL_REPEATS = 3  # fewer are recorded as partial
 FLIGHTS = 4  # batches that follow each other without waiting, in throughput mode
 MODES = ("latency", "throughput")
-SUITE = re.compile(r"bench-b(?P<batch>\d+)(?:-n(?P<steps>\d+))?(?P<throughput>-throughput)?")
 
 
 @dataclass(frozen=True)

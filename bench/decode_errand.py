@@ -22,13 +22,13 @@ from bench import generation, limits, roofline, suites
 from bench import run as speed
 from bench.command import lines
 from bench.conditions import Conditions
-from bench.jobs import device_name
 from bench.subjects import RANDOM, Subject, random_generator, subject
 from vgt.core import files, record
 from vgt.inference.engine import Engine
 from vgt.inference.generator import eager, generate, latents
 from vgt.models.pretrained import place
 from vgt.models.sampling import Sampling, usual
+from vgt.training.precision import device_name
 
 SECONDS = 480.0  # after which nothing is begun; the last group and the profiles come on top
 SLOW = 3.0  # seconds of a call by its floor; of what is slower, only the first steps are timed

@@ -15,6 +15,7 @@ from bench.subjects import Subject
 from vgt.core import env, record
 from vgt.inference.generator import Decode
 from vgt.models.sampling import Sampling, usual
+from vgt.training.precision import device_name
 
 # Modules that decide how long the work takes, with what they import: a change makes the records stale.
 TIMED = ("bench.timing", "bench.autoencoder", "vgt.inference.pictures", "vgt.inference.tokenizer", "vgt.models.vgt_ae")
@@ -81,11 +82,6 @@ class Job:
         counts = generation.counts(self.subject.system, self.subject.model.tokens, self.settings, steps)
         counts["prompt_tokens"] = generation.prompt_tokens(self.subject, self.conditions)
         return {"autoencoder": self.subject.ae_name, "counts": counts, "decode_steps": self.steps}
-
-
-def device_name(device: str) -> str:
-    """The processor's name, as records carry it."""
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else env.processor()
 
 
 def _note(found: Subject, how: Conditions, steps: int) -> str | None:

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from bench import sources, timing
-from bench.jobs import device_name
 from bench.measure import stamp
 from bench.records import to_record
 from vgt.core import files, record
 from vgt.core.record import Record
+from vgt.training.precision import device_name
 
 METRICS = ("ms-per-call", "plain-ms-per-call", "speedup-over-plain")
 ROUND_SECONDS = 0.05  # least length of a round; a call that is shorter is made several times

@@ -28,7 +28,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.limits import Limits
-from vgt.equations.order import cosine_sizes, group_sizes
+from vgt.equations.order import step_sizes
 from vgt.models.pixel_decoder import build_decoder
 from vgt.models.visual_lm import VisualLM
 
@@ -152,12 +152,6 @@ def picture(ae, grid: tuple[int, int]) -> Picture:
     return Picture(_count(decoder), counter.get_total_flops(), z.numel() + pixels)
 
 
-def groups(method: str, tokens: int, acceleration: int, mar_schedule: str = "cosine") -> list[int]:
-    """Tokens drawn by each decode step (spec vgt 2.11, spec mar 1.3)."""
-    found = group_sizes(tokens, acceleration)
-    return cosine_sizes(tokens, len(found)) if method == "mar" and mar_schedule == "cosine" else found
-
-
 def left_over(drawn: list[int]) -> list[int]:
     """What each step of QueryAR still has to read of the step before: one latent where the query stays in the cache,
     else pairs of query and latent (spec vgt 2.12)."""
@@ -167,7 +161,7 @@ def left_over(drawn: list[int]) -> list[int]:
 def _reads(sizes: Sizes, how: Decoding) -> Iterator[tuple[int, int, int, int]]:
     """Of each decode step and one row: tokens drawn, tokens read, cached ones that they see, pairs of query and key."""
     cached = how.text + sizes.start
-    drawn = groups(how.method, sizes.tokens, how.acceleration, how.mar_schedule)[: how.steps]
+    drawn = step_sizes(how.method, sizes.tokens, how.acceleration, how.mar_schedule)[: how.steps]
     for m, left in zip(drawn, left_over(drawn), strict=True):
         if how.method == "mar":
             yield m, sizes.tokens, cached, sizes.tokens * (cached + sizes.tokens)

@@ -15,13 +15,13 @@ import torch
 from tqdm import tqdm
 
 from bench import timing, training
-from bench.conditions import PROTOCOL_REPEATS, SUITE, Conditions
+from bench.conditions import PROTOCOL_REPEATS, Conditions
 from bench.jobs import Job, plan
 from bench.measure import measure, stamp
 from bench.records import METRICS, memory_words, metrics_of, to_record
 from bench.subjects import Subject, subject
 from vgt.core import files, record
-from vgt.core.record import Record
+from vgt.core.record import SPEED, Record
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def rows(records: Iterable[Record]) -> list[dict]:
     ``ratio``: eager over engine; ``of_floor``: floor over engine; None where it was not measured."""
     table: dict[str, dict] = {}
     for found in records:
-        known = SUITE.fullmatch(found.suite) and found.metric in METRICS
+        known = SPEED.fullmatch(found.suite) and found.metric in METRICS
         if not known and found.metric != training.METRIC:
             continue
         row = table.setdefault(f"{found.model}/{found.suite}", _row(found))

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from bench import timing
-from bench.jobs import device_name
 from bench.subjects import random_generator
 from bench.timing import quartiles
 from vgt.core import config as configs
@@ -22,6 +21,7 @@ from vgt.models import mar, query_ar
 from vgt.models.visual_lm import ARTraining, VisualLM
 from vgt.training.loop import checkpoint_activations
 from vgt.training.optim import TrainConfig, optimizers
+from vgt.training.precision import device_name
 
 SUITE, PROTOCOL, METRIC = "train-steps", "random-batch", "step-seconds"
 TEXT = 64  # tokens of a prompt

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from vgt.core.record import Record
+from vgt.core.record import SPEED, Record
 
 ACCELS = (1, 4, 16)  # tokens decoded per step in the head-to-head of QueryAR and MAR
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
@@ -39,8 +39,6 @@ REFERENCES = ("random_projection", "identity", "noise", "shuffled", "oracle+", "
 # Full-size networks with random weights, which are only timed.
 SIZES = {"internvl3_1b": "0.6B", "internvl3_2b": "1.6B"}
 RANDOM = "random-"
-# Suites of speeds: "bench-b8"; "bench-b1-n8", of the first 8 decode steps; "bench-b8-throughput", without waiting.
-SPEED = re.compile(r"bench-b(?P<batch>\d+)(?:-n(?P<steps>\d+))?(?P<throughput>-throughput)?")
 BATCH = 8  # whose speed stands beside the scores, where it was measured
 # The autoencoder that a generator works on, where its records do not say.
 LATENTS = {"internvl": "vgt_ae_internvl", "qwen": "vgt_ae_qwen", "pixel": "pixel_ae"}

@@ -16,13 +16,14 @@ import bench as bench_package
 from bench import autoencoder as autoencoders
 from bench import compare as comparing
 from bench import flow_head, generation, jobs, records, run, sources, suites, timing
-from bench.conditions import SUITE, Conditions
+from bench.conditions import Conditions
 from bench.limits import KNOWN
 from bench.subjects import Subject, subject
 from vgt.__main__ import dispatch, main
 from vgt.commands import options
 from vgt.core import config as configs
 from vgt.core import record
+from vgt.core.record import SPEED
 from vgt.models import checkpoint
 from vgt.models.sampling import Sampling
 
@@ -241,9 +242,9 @@ def test_throughput_makes_several_batches(loaded):
 def test_names_of_suites():
     assert Conditions(8).suite == "bench-b8" and Conditions(1, steps=8).suite == "bench-b1-n8"
     assert Conditions(64, mode="throughput").suite == "bench-b64-throughput"
-    found = SUITE.fullmatch("bench-b1-n8")
+    found = SPEED.fullmatch("bench-b1-n8")
     assert (found["batch"], found["steps"], found["throughput"]) == ("1", "8", None)
-    assert SUITE.fullmatch("scenes-geneval") is None
+    assert SPEED.fullmatch("scenes-geneval") is None
 
 
 def test_workload_mixes_the_tasks_and_is_fixed():

@@ -7,7 +7,7 @@ import torch
 from conftest import CAPTIONS, FAMILIES
 
 from vgt.equations import flow
-from vgt.equations.order import additive, positions, prefix_mask
+from vgt.equations.order import additive, cosine_sizes, positions, prefix_mask
 from vgt.models import mar
 from vgt.models.sampling import Sampling, draws
 from vgt.models.visual_lm import VisualLM, tokenize
@@ -170,7 +170,7 @@ def test_guidance_rises_with_what_is_known(batch):
     for m in sizes:
         expected.append(flow.cfg_scale("rising", 3.0, done, done + m, N))
         done += m
-    assert [w for _, w in steps] == expected and expected[-1] == 3.0 and sizes == mar.cosine_sizes(N, 4)
+    assert [w for _, w in steps] == expected and expected[-1] == 3.0 and sizes == cosine_sizes(N, 4)
     _, steps = generated(model, *unconditional, settings(4, 3.0, cfg_schedule="falling"))
     assert steps[0][1] == 3.0
 

@@ -46,7 +46,6 @@ def run(args: argparse.Namespace) -> Outcome:
     shared = {} if args.guidance is None else {"guidance": args.guidance}
     for one in settings:
         vgt.check_sampling({**one, **shared})
-    solvers.prompts(args.split, args.prompts)
     device = options.device(args.device)
     outcome, results = solvers.run(
         lambda one: vgt.generator(path, device, acceleration=args.accel, **one, **shared),

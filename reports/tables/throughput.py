@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from reports.measured import SPEED, Measured, label
+from reports.measured import Measured, label
 from reports.tables.table import NOT_APPLICABLE, Cell, Column, Row, Table, finish, from_record
 from reports.tables.vgt_tab8_decoding import TIMES, ratio
-from vgt.core.record import Record
+from vgt.core.record import SPEED, Record
 
 Get = Callable[[str, str], Record | None]  # (subject, metric) -> record
 METHODS = {"query_ar": "QueryAR", "mar": "MAR"}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import json
 import math
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from vgt.core import env, files
+
+# Suites of speeds: "bench-b8"; "bench-b1-n8", of the first 8 decode steps; "bench-b8-throughput", without waiting.
+SPEED = re.compile(r"bench-b(?P<batch>\d+)(?:-n(?P<steps>\d+))?(?P<throughput>-throughput)?")
 
 
 class Record(BaseModel):
@@ -26,7 +30,7 @@ class Record(BaseModel):
 
     subject: str  # what was measured, e.g. "query_ar_internvl"
     accel: int | None = None  # tokens decoded per step, for generators
-    suite: str  # prompts, data set or benchmark, e.g. "scenes-geneval", "photos", "bench"
+    suite: str  # prompts, data set or benchmark, e.g. "scenes-geneval", "photos", "bench-b8"
     metric: str  # e.g. "overall", "psnr-mean"
     value: float | None
     unit: str = ""

@@ -14,6 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
+import torch
+from torch import Tensor
+
 LAST_TIME = 0.96  # where the published time grid ends
 FAMILIES = {"power": (0.2, 5.0), "shift": (0.1, 10.0)}  # time schedules with a parameter, and what it may be
 SCHEDULES = ("linear", *(f"{name}:NUMBER" for name in FAMILIES))
@@ -29,6 +32,20 @@ class Table:
     push: tuple[float, ...]
     back: tuple[float, ...]
     noise: tuple[float, ...]
+
+    def advance(
+        self, k: int, x: Tensor, v: Tensor, before: Tensor | None, back: Tensor | None, noise: Tensor
+    ) -> Tensor:
+        """x_{k+1} from x_k and v_k [N, d], those of the evaluation before (None at the first), and ``noise``
+        [N, draws, d], the start and one draw for each further evaluation."""
+        y = torch.add(self.keep[k] * x, v, alpha=self.push[k])
+        if self.before[k]:
+            y = torch.add(y, before, alpha=self.before[k])
+        if self.back[k]:
+            y = torch.add(y, back, alpha=self.back[k])
+        if self.noise[k]:
+            y = torch.add(y, noise[:, k + 1].float(), alpha=self.noise[k])
+        return y
 
     @property
     def stochastic(self) -> bool:

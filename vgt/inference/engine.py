@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vgt.equations import flow
-from vgt.equations.order import additive, cosine_sizes, group_mask, group_sizes, interleaved_mask, positions
+from vgt.equations.order import additive, group_mask, interleaved_mask, positions, step_sizes
 from vgt.equations.solvers import Table
 from vgt.inference.graphs import Graphed
 from vgt.inference.hoisted_head import HoistedHead
@@ -235,10 +235,7 @@ class Engine:
 
     def _sizes(self, settings: Sampling) -> list[int]:
         """Tokens of each decode step."""
-        n, sizes = self.model.tokens, group_sizes(self.model.tokens, settings.acceleration)
-        if self.model.config.method == "mar" and settings.mar_schedule == "cosine":
-            return cosine_sizes(n, len(sizes))
-        return sizes
+        return step_sizes(self.model.config.method, self.model.tokens, settings.acceleration, settings.mar_schedule)
 
     # ---- the parts of a step, each on its own so that a benchmark can clock it
 

@@ -18,7 +18,6 @@ from torch import Tensor
 from vgt.equations.solvers import Table
 from vgt.models.flow_head import FlowHead
 
-EPS = 1e-6
 # Rows of one modulation product; above, reading the weights again costs less than the memory (spec decode_engine).
 ROWS = 800
 
@@ -59,17 +58,17 @@ class HoistedHead:
 
     def velocity(self, x: Tensor, modulation: tuple[Tensor, ...], copies: int) -> Tensor:
         """x [N, d] and J modulations of [R, W] -> velocities [R, d]; the ``copies`` of a token share their input."""
-        head, shape = self.head, (self.width,)
+        head, bare = self.head, self.head.final_layer.norm  # without an affine part
         x = head.input_proj(x.to(self.weight.dtype))
         if copies > 1:
             x = x.repeat(copies, 1)
         for k, block in enumerate(head.res_blocks):
             shift, scale, gate = modulation[3 * k : 3 * k + 3]
-            h = torch.addcmul(shift, F.layer_norm(x, shape, eps=EPS), scale)
+            h = torch.addcmul(shift, bare(x), scale)
             h = block.mlp[2](F.silu(block.mlp[0](h), inplace=True))
             x = torch.addcmul(x, gate, h)
         shift, scale = modulation[-2:]
-        return head.final_layer.linear(torch.addcmul(shift, F.layer_norm(x, shape, eps=EPS), scale)).float()
+        return head.final_layer.linear(torch.addcmul(shift, bare(x), scale)).float()
 
     def sample(self, c: Tensor, guidance: float | Tensor, noise: Tensor, table: Table) -> Tensor:
         """As ``FlowHead.sample``; ``guidance`` may be a tensor of one number, so that a captured graph can be told
@@ -84,12 +83,5 @@ class HoistedHead:
             v = self.velocity(x, modulations[k % run].unbind(1), copies)
             if copies > 1:
                 v = torch.lerp(v[n:], v[:n], guidance)  # guide: v_u + w (v_c - v_u)
-            then = torch.add(x * table.keep[k], v, alpha=table.push[k])
-            if table.back[k]:
-                then = torch.add(then, back, alpha=table.back[k])
-            if table.before[k]:
-                then = torch.add(then, before, alpha=table.before[k])
-            if table.noise[k]:
-                then = torch.add(then, noise[:, k + 1], alpha=table.noise[k])
-            x, before, back = then, x, v
+            x, before, back = table.advance(k, x, v, before, back, noise), x, v
         return x

@@ -108,14 +108,11 @@ class FlowHead(nn.Module):
         further evaluation of a stochastic sampler (spec vgt 2.9)."""
         n = len(noise)
         x = noise[:, 0].float()
-        x_before = v_before = torch.zeros_like(x)
+        x_before = v_before = None
         for k, time in enumerate(table.times):
             t = torch.full((len(c),), time, device=c.device)
             v = self(x.repeat(len(c) // n, 1), t, c)
             if len(c) > n:
                 v = flow.guide(v[:n], v[n:], guidance)
-            y = table.keep[k] * x + table.before[k] * x_before + table.push[k] * v + table.back[k] * v_before
-            if table.noise[k]:
-                y = y + table.noise[k] * noise[:, k + 1].float()
-            x, x_before, v_before = y, x, v
+            x, x_before, v_before = table.advance(k, x, v, x_before, v_before, noise), x, v
         return x

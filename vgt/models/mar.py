@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from vgt.equations import flow
-from vgt.equations.order import additive, cosine_sizes, group_sizes, mask_counts, positions, prefix_mask, random_orders
+from vgt.equations.order import additive, mask_counts, positions, prefix_mask, random_orders, step_sizes
 from vgt.models.sampling import Sampling, draws, start
 from vgt.models.visual_lm import VisualLM
 
@@ -58,9 +58,7 @@ def generate(model: VisualLM, ids: Tensor, mask: Tensor, seeds: list[int], setti
     u = torch.zeros(b, n, model.config.d_z, device=ids.device)
     known = torch.zeros(b, n, dtype=torch.bool, device=ids.device)
     done = 0
-    steps = len(group_sizes(n, settings.acceleration))
-    sizes = cosine_sizes(n, steps) if settings.mar_schedule == "cosine" else group_sizes(n, settings.acceleration)
-    for m in sizes:
+    for m in step_sizes("mar", n, settings.acceleration, settings.mar_schedule):
         group = orders[:, done : done + m]  # [B, m]
         inputs = slots(model, u, known).repeat(copies, 1, 1)
         hidden = model.read(inputs, additive(layout, inputs.dtype), where, cache)
