@@ -135,8 +135,8 @@ def sampler(measured: Measured) -> Section:
     )
     lead = (
         "Each image token is drawn by integrating the flow head's velocity from noise. The published sampler is "
-        "stochastic and takes 30 evaluations a token; deterministic solvers of higher order may need fewer. Settings "
-        "were chosen on validation prompts and are judged here on others."
+        "stochastic and takes 30 evaluations a token; deterministic solvers of higher order may need fewer. Each "
+        "table is a study of its own: all its settings are corrected for each other, not for those of another table."
     )
     if not found:
         lead = "Not studied: no record of `vgt eval solvers` was found."
