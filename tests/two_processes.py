@@ -19,8 +19,9 @@ from vgt.models.flow_head import FlowHeadConfig
 from vgt.models.pixel_decoder import DecoderConfig
 from vgt.models.vgt_ae import VGTAE, AELossConfig, VGTAEConfig, VGTAETraining
 from vgt.models.visual_lm import ARTraining, VisualLM, VisualLMConfig
+from vgt.models.vlm_training import VLMLossConfig, VLMTraining
 from vgt.training import loop, state
-from vgt.training.data import DataConfig, conversation_batches
+from vgt.training.data import DataConfig, conversation_batches, region_choices
 from vgt.training.distributed import team
 from vgt.training.optim import TrainConfig, micro_rows
 
@@ -88,10 +89,11 @@ def autoencoder(rows: int, frozen: bool = False) -> tuple[VGTAETraining, Batches
     return system, batch
 
 
-def understanding(rows: int) -> tuple[vlm.VLM, Batches]:
+def understanding(rows: int) -> tuple[VLMTraining, Batches]:
     """A whole VLM, whose output layer is its embedding."""
     model = small_vlm()
-    return model, conversation_batches(model, DataConfig(turns=2), rows)
+    system = VLMTraining(model, VLMLossConfig(regions=0.5), region_choices(model.tokenizer))
+    return system, conversation_batches(model, DataConfig(turns=2), rows)
 
 
 def broken(rows: int) -> tuple[ARTraining, Batches]:

@@ -158,36 +158,22 @@ class VLM(Pretrained, nn.Module):
     def hidden(self, ids: Tensor, images: Tensor | None, mask: Tensor | None = None) -> Tensor:
         """Final hidden states [B, L, A]; right padding is harmless to the real tokens (causal)."""
         features = self.encoder(images) if images is not None else None
-        return self._read(ids, features, None if images is None else images.shape[-2:], mask)
+        return self.read(ids, features, None if images is None else images.shape[-2:], mask)
 
-    def _read(self, ids: Tensor, features: Tensor | None, size, mask: Tensor | None = None) -> Tensor:
-        """``size``: height and width of the images behind ``features``, None without."""
+    def read(self, ids: Tensor, features: Tensor | None, size, mask: Tensor | None = None, positions=None) -> Tensor:
+        """Final hidden states from image features [B, hw, A].  ``size``: height and width of the images behind them,
+        None without; ``mask``: bool [B, L] of real tokens, or additive [B, 1, L, L]; ``positions`` int64 [B, L], running
+        ones where None."""
         shown = ids == self.context_id
         inputs = {"inputs_embeds": self.embed(ids, features), "attention_mask": mask, "use_cache": False}
-        if self.mrope and features is not None:
+        if positions is not None:
+            inputs["position_ids"] = positions
+        elif self.mrope and features is not None:
             inputs["position_ids"] = self.family.positions(shown, tuple(side // self.encoder.stride for side in size))
         return self.family.read(self.hf, inputs, shown)
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self.hf.lm_head(hidden)
-
-    # ---- training: next-token cross-entropy on the answers
-
-    def players(self) -> dict[str, nn.Module]:
-        return {"model": self}
-
-    def lr_scale(self, name: str) -> float:
-        return 1.0
-
-    def loss(self, player: str, batch: dict[str, Tensor], step: int, rng: torch.Generator):
-        """``batch``: images [B, 3, H, W], ids [B, L], targets [B, L] (-100 where nothing is to be learnt)."""
-        hidden = self.hidden(batch["ids"], batch["images"])[:, :-1]
-        targets = batch["targets"][:, 1:]
-        wanted = targets >= 0
-        logits = self.logits(hidden[wanted]).float()
-        loss = nn.functional.cross_entropy(logits, targets[wanted])
-        right = (logits.argmax(-1) == targets[wanted]).float().mean()
-        return loss, {"loss": loss.detach(), "accuracy": right}
 
     # ---- use
 
@@ -201,7 +187,7 @@ class VLM(Pretrained, nn.Module):
         for _ in range(max_words):
             longest = max(map(len, rows))
             ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows], device=device)
-            hidden = self._read(ids, features, images.shape[-2:])  # right pads: causal
+            hidden = self.read(ids, features, images.shape[-2:])  # right pads: causal
             last = torch.tensor([len(row) - 1 for row in rows], device=device)
             logits = self.logits(hidden[torch.arange(len(rows), device=device), last])
             logits[:, self.context_id] = -torch.inf  # a place for an image, no word

@@ -19,6 +19,7 @@ from vgt.inference.pictures import to_float
 from vgt.models import prompts
 from vgt.models.tokenizer import TURN_END
 from vgt.models.visual_lm import tokenize
+from vgt.models.vlm_training import IGNORED
 from vgt.training.precision import native_bf16
 from vgt.training.sources import Sample, Skipped, SkipReport, Source
 from vgt.training.sources.order import sample_at
@@ -70,12 +71,13 @@ def picture_batches(data: DataConfig, batch: int, size: int) -> Batches:
 
 
 def conversation_batches(vlm, data: DataConfig, batch: int) -> Batches:
-    """Pictures with a few questions and sometimes a request for a description: ``images``, ``ids``, ``targets`` (the
-    answers and the ends of their turns; -100 elsewhere)."""
+    """Pictures with some questions and sometimes a request for a description: ``images``, ``ids``, ``targets`` (the
+    answers and the ends of their turns; IGNORED elsewhere), ``turns`` (0: the image, k: the k-th question, of which
+    each is a first question about the image), ``regions`` (see ``region_words``)."""
     tokenizer = vlm.tokenizer
 
     def at(step: int) -> dict[str, Tensor]:
-        rows, images = [], []
+        rows, images, regions = [], [], []
         for index in range(step * batch, (step + 1) * batch):
             item = scenes.item("train", index, vlm.image_size)
             draws = scenes.Draws("conversation", index)
@@ -84,26 +86,56 @@ def conversation_batches(vlm, data: DataConfig, batch: int) -> Batches:
                 pairs[draws.below(len(pairs))] = ("Describe the image.", captions.dense_caption(item.scene))
             rows.append(_conversation(vlm, tokenizer, pairs))
             images.append(item.image)
-        length = max(len(ids) for ids, _ in rows)
-        ids = torch.full((batch, length), tokenizer.pad_token_id)
-        targets = torch.full((batch, length), -100)
-        for row, (tokens, wanted) in enumerate(rows):
-            ids[row, : len(tokens)] = torch.tensor(tokens)
-            targets[row, : len(tokens)] = torch.tensor(wanted)
-        return {"images": to_float(np.stack(images)), "ids": ids, "targets": targets}
+            regions.append(region_words(item, tokenizer, vlm.encoder.stride))
+        length = max(len(ids) for ids, _, _ in rows)
+        fill = (tokenizer.pad_token_id, IGNORED, 0)
+        ids, targets, turns = (torch.full((batch, length), value) for value in fill)
+        for row, parts in enumerate(rows):
+            for whole, part in zip((ids, targets, turns), parts, strict=True):
+                whole[row, : len(part)] = torch.tensor(part)
+            turns[row, len(parts[0]) :] = data.turns + 1  # pads: a turn that nothing is asked of
+        made = {"images": to_float(np.stack(images)), "ids": ids, "targets": targets, "turns": turns}
+        return {**made, "regions": torch.stack(regions)}
 
     return at
 
 
-def _conversation(vlm, tokenizer, pairs) -> tuple[list[int], list[int]]:
+def _conversation(vlm, tokenizer, pairs) -> tuple[list[int], list[int], list[int]]:
+    """Ids, targets and turns: the image once, then every question as the first one about it."""
     ids: list[int] = []
     targets: list[int] = []
-    for turn, (question, reply) in enumerate(pairs):
-        asked = tokenizer((vlm.follow_up if turn else vlm.question)(question)).input_ids
+    turns: list[int] = []
+    for turn, (question, reply) in enumerate(pairs, 1):
+        asked = tokenizer(vlm.question(question)).input_ids
+        shown = len(asked) - asked[::-1].index(vlm.context_id)  # the image's part, the same in every turn
         told = tokenizer(f"{reply}{TURN_END}\n").input_ids
+        asked = asked[shown:] if ids else asked
         ids += asked + told
-        targets += [-100] * len(asked) + told[:-1] + [-100]
-    return ids, targets
+        targets += [IGNORED] * len(asked) + told[:-1] + [IGNORED]
+        turns += [turn] * (len(asked) + len(told))
+        if turn == 1:
+            turns[:shown] = [0] * shown
+    return ids, targets, turns
+
+
+def region_choices(tokenizer) -> list[Tensor]:
+    """The token ids of the shapes, colors and sizes, each with the word for none."""
+    kinds = (("none", *scenes.SHAPES), ("none", *scenes.COLORS), ("none", *scenes.RADII))
+    return [torch.tensor(tokenizer.convert_tokens_to_ids(list(words))) for words in kinds]
+
+
+def region_words(item: scenes.Item, tokenizer, stride: int) -> Tensor:
+    """int64 [hw, 3]: token ids of shape, color and size of the object that covers most of each square of ``stride``
+    pixels; "none" where no pixel is covered, IGNORED where it is less than an eighth."""
+    side = len(item.image) // stride
+    masks = np.stack(item.masks).reshape(-1, side, stride, side, stride)
+    share = masks.mean((2, 4)).reshape(len(item.masks), -1)  # [objects, hw]
+    most, covered = share.argmax(0), share.max(0)
+    names = [(o.shape, o.color, o.size) for o in item.scene.objects] + [("none",) * 3]
+    ids = torch.tensor([tokenizer.convert_tokens_to_ids(list(words)) for words in names])
+    words = ids[torch.from_numpy(np.where(covered > 0, most, len(item.masks)))]
+    words[torch.from_numpy((covered > 0) & (covered < 1 / 8))] = IGNORED
+    return words
 
 
 # ------------------------------------------------------------------------------------------- cached latents

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from vgt.core import files, seeds
+from vgt.models.attention import PLAIN
 from vgt.training import state as states
 from vgt.training.distributed import (
     Moving,
@@ -129,12 +130,11 @@ def _prepare(system, players: dict[str, nn.Module], config: TrainConfig, here: T
 
 
 def _choose_attention(module: nn.Module, device: torch.device) -> None:
-    """On a CPU the backward pass of the fused attention takes half of a small model's step; plain matrix products
-    are 1.8 times as fast over the whole step (EXPERIMENTS.md)."""
+    """On a CPU plain matrix products are more than 1.8 times as fast over the whole step (attention.py)."""
     if device.type == "cpu":
         for part in module.modules():
             if isinstance(part, PreTrainedModel):
-                part.set_attn_implementation("eager")
+                part.set_attn_implementation(PLAIN)
 
 
 def checkpoint_activations(module: nn.Module) -> None:

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from vgt.core import config as configs
+from vgt.models.attention import PLAIN
 from vgt.models.vlm import VLM
 from vgt.training.optim import TrainConfig, micro_rows
 from vgt.training.plan_build import Planned, build_planned
@@ -251,7 +252,7 @@ def _choose_attention(module: nn.Module, rules: Rules) -> None:
     """As the training loop does: plain matrix products on a CPU, the fused kernels on a GPU."""
     for part in module.modules():
         if isinstance(part, PreTrainedModel):
-            part.set_attn_implementation("eager" if rules == "cpu" else "sdpa")
+            part.set_attn_implementation(PLAIN if rules == "cpu" else "sdpa")
 
 
 def _encoding(planned: Planned, fakes: Fakes, rows: int, train: TrainConfig, rules: Rules) -> Traced:

@@ -23,6 +23,7 @@ from vgt.models.pretrained import read_tokenizer
 from vgt.models.vgt_ae import VGTAE, AELossConfig, VGTAEConfig, VGTAETraining
 from vgt.models.visual_lm import ARTraining, VisualLM, VisualLMConfig, tokenize
 from vgt.models.vlm import VisionEncoder, VLMConfig, build, hf_config
+from vgt.models.vlm_training import VLMLossConfig, VLMTraining
 from vgt.training import data as feeds
 from vgt.training.plan_trace import Fakes
 from vgt.training.run import Preset
@@ -186,6 +187,8 @@ def _plan_vlm(preset: Preset, runs: Path) -> Planned:
     words = tokenizer.build(config.hf["model_type"])
     with torch.device("meta"):
         vlm = build(config, words)
+    losses: VLMLossConfig = configs.validated(VLMLossConfig, preset.losses, "losses of the preset")
+    system = VLMTraining(vlm, losses, feeds.region_choices(words))
     size, language = config.image_size, vlm.language
     found = {"tower": count(vlm.encoder.tower), "projector": count(vlm.encoder.projector)}
     found |= {"language_model": count(language)}
@@ -197,7 +200,7 @@ def _plan_vlm(preset: Preset, runs: Path) -> Planned:
         return {**real, "images": fakes.tensor(rows, 3, size, size)}
 
     parts = {name: n for name, n in found.items() if n}
-    return Planned(vlm, vlm, parts, {}, [], None, batch, size, length)
+    return Planned(system, vlm, parts, {}, [], None, batch, size, length)
 
 
 def _plan_autoencoder(preset: Preset, runs: Path) -> Planned:

@@ -26,6 +26,7 @@ from vgt.models.pixel_decoder import load_decoder
 from vgt.models.vgt_ae import VGTAE, AELossConfig, VGTAEConfig, VGTAETraining
 from vgt.models.visual_lm import ARTraining, VisualLM, VisualLMConfig
 from vgt.models.vlm import VLMConfig, build
+from vgt.models.vlm_training import VLMLossConfig, VLMTraining
 from vgt.training import data as feeds
 from vgt.training import transforms
 from vgt.training.distributed import Team, team
@@ -175,8 +176,9 @@ def _vlm_job(preset: Preset, place: _Place) -> _Job:
     config: VLMConfig = configs.validated(VLMConfig, preset.model, "model of the preset")
     words = tokenizer.build(config.hf["model_type"])
     vlm = build(config, words)
+    losses: VLMLossConfig = configs.validated(VLMLossConfig, preset.losses, "losses of the preset")
     batches = feeds.conversation_batches(vlm, preset.data, place.rows)
-    return _Job(vlm, batches, config.model_dump(mode="json"), words, {})
+    return _Job(VLMTraining(vlm, losses, feeds.region_choices(words)), batches, config.model_dump(mode="json"), words, {})
 
 
 def _ae_job(preset: Preset, place: _Place) -> _Job:
