@@ -8,6 +8,7 @@ import torch
 from conftest import CAPTIONS, FAMILIES
 
 from vgt.equations import flow
+from vgt.equations.order import random_orders
 from vgt.inference import generator
 from vgt.models import query_ar
 from vgt.models.sampling import Sampling, draws
@@ -323,3 +324,51 @@ def test_loss_is_the_head_on_teacher_forced_conditions(family, visual_lms, vlms)
         targets.view(-1, 8), conditions.view(-1, 32), model.config.time_shift, 2, rng
     ).mean()
     assert torch.allclose(found, expected, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_a_prefix_sees_what_it_sees_in_the_whole_order(family, visual_lms, vlms):
+    model = visual_lms[family]
+    ids, mask = tokenize(vlms[family].tokenizer, list(CAPTIONS))
+    u = torch.randn(3, N, 8, generator=torch.Generator().manual_seed(3))
+    orders = random_orders(N, 3, torch.Generator().manual_seed(5))
+    whole = query_ar.teacher_forced(model, ids, mask, u, orders)
+    for k in (1, 5, N - 1):
+        part = query_ar.teacher_forced(model, ids, mask, u, orders[:, :k])
+        assert torch.allclose(part, whole[:, :k], atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_loss_of_a_prefix(visual_lms, vlms):
+    """The same order, the first k tokens of it; the random numbers of the head come after."""
+    model = visual_lms["internvl"]
+    ids, mask = tokenize(vlms["internvl"].tokenizer, list(CAPTIONS))
+    batch = {"latents": torch.randn(3, N, 8, generator=torch.Generator().manual_seed(3)), "ids": ids, "mask": mask}
+    found = query_ar.loss(model, batch, torch.Generator().manual_seed(4), prefixes=[(5, 1.0)])
+    rng = torch.Generator().manual_seed(4)
+    torch.rand((), generator=rng)
+    orders = random_orders(N, 3, rng)[:, :5]
+    u = model.standardize(batch["latents"])
+    conditions = query_ar.teacher_forced(model, ids, mask, u, orders)
+    targets = torch.stack([u[b, orders[b]] for b in range(3)])
+    expected = model.image_head.loss(
+        targets.view(-1, 8), conditions.view(-1, 32), model.config.time_shift, 1, rng
+    ).mean()
+    assert torch.allclose(found, expected, rtol=1e-5)
+
+
+def test_prefix_lengths_come_with_their_shares():
+    rng = torch.Generator().manual_seed(0)
+    prefixes = [(16, 0.5), (32, 0.3)]
+    drawn = [query_ar.prefix_length(prefixes, 64, rng) for _ in range(4000)]
+    shares = [drawn.count(k) / len(drawn) for k in (16, 32, 64)]
+    assert shares == pytest.approx([0.5, 0.3, 0.2], abs=0.03) and set(drawn) == {16, 32, 64}
+    assert query_ar.prefix_length([(128, 1.0)], 64, rng) == 64
+    before = rng.get_state()
+    assert query_ar.prefix_length((), 64, rng) == 64 and torch.equal(before, rng.get_state())
+
+
+@pytest.mark.parametrize("prefixes", [[(0, 0.5)], [(8, -0.1)], [(8, 0.6), (16, 0.6)]])
+def test_prefixes_that_cannot_be(prefixes):
+    with pytest.raises(ValueError, match="prefixes"):
+        query_ar.check_prefixes(prefixes)

@@ -6,6 +6,8 @@ conditions the flow head for latent p(k).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from transformers import DynamicCache
@@ -17,26 +19,54 @@ from vgt.models.visual_lm import VisualLM
 
 
 def teacher_forced(model: VisualLM, ids: Tensor, mask: Tensor, u: Tensor, orders: Tensor) -> Tensor:
-    """Conditions [B, N, D] in decode order from one causal pass; u: standardised latents [B, N, d] in raster order."""
+    """Conditions [B, n, D] in decode order from one causal pass; u: standardised latents [B, N, d] in raster order;
+    ``orders`` [B, n]: raster places, n of the N or all."""
     rows = torch.arange(len(u), device=u.device)[:, None]
-    queries = model.queries()[orders]  # [B, N, D]
-    latents = model.latent_inputs(u[rows, orders], orders)  # [B, N, D]
+    queries = model.queries()[orders]  # [B, n, D]
+    latents = model.latent_inputs(u[rows, orders], orders)  # [B, n, D]
     pairs = torch.stack([queries, latents.to(queries.dtype)], 2).flatten(1, 2)[:, :-1]  # nothing reads the last E
     prefix = model.prefix(ids)
     s = len(model.config.start_ids)
     layout = interleaved_mask(mask, s, pairs.shape[1])
-    inputs = torch.cat([prefix, pairs.to(prefix.dtype)], 1)  # [B, L + s + 2N - 1, D]
+    inputs = torch.cat([prefix, pairs.to(prefix.dtype)], 1)  # [B, L + s + 2n - 1, D]
     hidden = model.read(inputs, additive(layout, inputs.dtype), positions(mask, s, pairs.shape[1]))
     return model.conditions(hidden[:, prefix.shape[1] :: 2])
 
 
-def loss(model: VisualLM, batch: dict[str, Tensor], rng: torch.Generator, repeats: int = 1) -> Tensor:
-    """Flow-matching loss averaged over all tokens; each row has an order of its own."""
+Prefixes = Sequence[tuple[int, float]]
+
+
+def check_prefixes(prefixes: Prefixes) -> None:
+    """Raises ValueError for lengths or shares that make no sense."""
+    if any(k < 1 or share < 0 for k, share in prefixes) or sum(share for _, share in prefixes) > 1 + 1e-9:
+        told = ", ".join(f"[{k}, {share:g}]" for k, share in prefixes)
+        raise ValueError(f"prefixes {told}: lengths must be 1 or more and shares must add up to at most 1")
+
+
+def prefix_length(prefixes: Prefixes, n: int, rng: torch.Generator) -> int:
+    """How many tokens of its orders a batch asks for: k with its share of probability, else all ``n``."""
+    place = float(torch.rand((), generator=rng, device=rng.device)) if prefixes else 1.0
+    for k, share in prefixes:
+        if place < share:
+            return min(k, n)
+        place -= share
+    return n
+
+
+def loss(
+    model: VisualLM, batch: dict[str, Tensor], rng: torch.Generator, repeats: int = 1, prefixes: Prefixes = ()
+) -> Tensor:
+    """Flow-matching loss averaged over all tokens; each row has an order of its own.
+
+    ``prefixes``, pairs (k, share): in that share of the batches only the first k tokens of every order are asked for.
+    Attention is causal, so they see what they always see; a picture costs less, and more of it is spent on the tokens
+    that the caption decides."""
     u = model.standardize(batch["latents"])
     b, n, d = u.shape
-    orders = random_orders(n, b, rng).to(u.device)
+    k = prefix_length(prefixes, n, rng)
+    orders = random_orders(n, b, rng).to(u.device)[:, :k]
     conditions = teacher_forced(model, batch["ids"], batch["mask"], u, orders)
-    targets = u.gather(1, orders[..., None].expand(b, n, d))
+    targets = u.gather(1, orders[..., None].expand(b, k, d))
     return model.image_head.loss(
         targets.flatten(0, 1), conditions.flatten(0, 1), model.config.time_shift, repeats, rng
     ).mean()

@@ -162,8 +162,8 @@ class VLM(Pretrained, nn.Module):
 
     def read(self, ids: Tensor, features: Tensor | None, size, mask: Tensor | None = None, positions=None) -> Tensor:
         """Final hidden states from image features [B, hw, A].  ``size``: height and width of the images behind them,
-        None without; ``mask``: bool [B, L] of real tokens, or additive [B, 1, L, L]; ``positions`` int64 [B, L], running
-        ones where None."""
+        None without; ``mask``: bool [B, L] of real tokens, or additive [B, 1, L, L]; ``positions`` int64 [B, L], the
+        running ones where None."""
         shown = ids == self.context_id
         inputs = {"inputs_embeds": self.embed(ids, features), "attention_mask": mask, "use_cache": False}
         if positions is not None:

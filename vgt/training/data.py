@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -178,16 +179,20 @@ def caption_batches(latents: Tensor, tokenizer, data: DataConfig, batch: int) ->
     short one would name one object of several."""
     shortly = [i for i in range(len(latents)) if scenes.scene("train", i).task != "dense"]
 
+    @functools.cache
+    def told(index: int, dense: bool) -> str:
+        caption = captions.dense_caption if dense else captions.short_caption
+        return caption(scenes.scene("train", index))
+
     def at(step: int) -> dict[str, Tensor]:
         draws = scenes.Draws("captions", step)
         dense = draws.below(1000) < 1000 * data.dense
-        caption = captions.dense_caption if dense else captions.short_caption
         pool = range(len(latents)) if dense else shortly
         chosen = [pool[_shuffled(step * batch + i, len(pool))] for i in range(batch)]
         texts: list[str | None] = []
         for index in chosen:
             dropped = draws.below(1000) < 1000 * data.unconditional
-            texts.append(None if dropped else caption(scenes.scene("train", index)))
+            texts.append(None if dropped else told(index, dense))
         ids, mask = tokenize(tokenizer, texts)
         return {"latents": latents[chosen].float(), "ids": ids, "mask": mask}
 

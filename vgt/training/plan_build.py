@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from vgt.core import captions, scenes
 from vgt.core import config as configs
 from vgt.inference.load import locate
-from vgt.models import backbones, checkpoint, known, lpips, mar, query_ar, tokenizer
+from vgt.models import backbones, checkpoint, known, lpips, tokenizer
 from vgt.models.perceptual import PerceptualLoss
 from vgt.models.pretrained import read_tokenizer
 from vgt.models.vgt_ae import VGTAE, AELossConfig, VGTAEConfig, VGTAETraining
@@ -26,7 +26,7 @@ from vgt.models.vlm import VisionEncoder, VLMConfig, build, hf_config
 from vgt.models.vlm_training import VLMLossConfig, VLMTraining
 from vgt.training import data as feeds
 from vgt.training.plan_trace import Fakes
-from vgt.training.run import Preset
+from vgt.training.run import Preset, generator_loss
 
 
 @dataclass(frozen=True)
@@ -313,7 +313,8 @@ def _plan_generator(preset: Preset, runs: Path) -> Planned:
     _check_generator(config, (side, side), ae_config.d_z)
     with torch.device("meta"):
         model = VisualLM(config)
-    system = ARTraining(model, {"query_ar": query_ar.loss, "mar": mar.loss}[preset.system], preset.repeats)
+    generator_loss(preset)  # refuses prefixes that cannot be; the plan is for whole orders, the largest batch
+    system = ARTraining(model, generator_loss(preset.model_copy(update={"prefixes": ()})), preset.repeats)
     length, tokens = _text_length(preset, backbone), model.tokens
     positions = length + len(config.start_ids) + (2 * tokens - 1 if preset.system == "query_ar" else tokens)
     cached = preset.data.source == "scenes"  # their latents are encoded once, before the first step

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import platform
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -51,7 +52,8 @@ class InitConfig(Config):
 
 
 class Preset(Config):
-    """A preset file.  ``model`` holds the system's own configuration less what follows from ``init``."""
+    """A preset file.  ``model`` holds the system's own configuration less what follows from ``init``; ``repeats`` and
+    ``prefixes``: how a generator learns (``query_ar.loss``)."""
 
     system: Literal["vlm", "vgt_ae", "query_ar", "mar"]
     name: str
@@ -61,6 +63,7 @@ class Preset(Config):
     data: feeds.DataConfig = feeds.DataConfig()
     train: TrainConfig
     repeats: int = 1
+    prefixes: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -178,7 +181,9 @@ def _vlm_job(preset: Preset, place: _Place) -> _Job:
     vlm = build(config, words)
     losses: VLMLossConfig = configs.validated(VLMLossConfig, preset.losses, "losses of the preset")
     batches = feeds.conversation_batches(vlm, preset.data, place.rows)
-    return _Job(VLMTraining(vlm, losses, feeds.region_choices(words)), batches, config.model_dump(mode="json"), words, {})
+    return _Job(
+        VLMTraining(vlm, losses, feeds.region_choices(words)), batches, config.model_dump(mode="json"), words, {}
+    )
 
 
 def _ae_job(preset: Preset, place: _Place) -> _Job:
@@ -239,8 +244,7 @@ def _ar_job(preset: Preset, place: _Place) -> _Job:
         wanted = model.language_model.state_dict().keys()  # the first layers only, where init.layers says so
         state = vlm.model.language.state_dict()
         model.language_model.load_state_dict({key: state[key] for key in wanted})
-    loss = {"query_ar": query_ar.loss, "mar": mar.loss}[preset.system]
-    system = ARTraining(model, loss, preset.repeats, ae.model if feed.skips is not None else None)
+    system = ARTraining(model, generator_loss(preset), preset.repeats, ae.model if feed.skips is not None else None)
     folder = ae.folder
 
     def sample(state, step: int, out: Path) -> None:
@@ -249,6 +253,16 @@ def _ar_job(preset: Preset, place: _Place) -> _Job:
     described = config.model_dump(mode="json")
     drawn = None if feed.skips is not None else sample
     return _Job(system, feed.batches, described, vlm.tokenizer, parents, drawn, feed.world, feed.skips)
+
+
+def generator_loss(preset: Preset) -> Callable[..., torch.Tensor]:
+    """loss(model, batch, rng, repeats) of a generator's preset.  Raises ValueError for prefixes that cannot be."""
+    query_ar.check_prefixes(preset.prefixes)
+    if preset.system == "query_ar":
+        return functools.partial(query_ar.loss, prefixes=preset.prefixes)
+    if preset.prefixes:
+        raise ValueError("prefixes are of an autoregressive order and MAR has none; set prefixes=[]")
+    return mar.loss
 
 
 @dataclass(frozen=True)
