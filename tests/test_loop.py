@@ -227,6 +227,34 @@ def test_activations_of_what_has_no_blocks(tmp_path):
         toy_train(tmp_path / "t", activation_checkpointing=True)
 
 
+# ------------------------------------------------------------------------------------------- torch.compile
+
+
+@pytest.mark.parametrize("job", ["generator", "understanding"])
+def test_compiled_transformers_are_the_same_model(tmp_path, monkeypatch, job):
+    """Traced by dynamo and run as they are: the lowering itself is torch's to test."""
+    compiled = {}
+    compile_transformers, found = loop.compile_transformers, {}
+
+    def traced(module, device):
+        compile_transformers(module, device, backend="eager")
+        compiled.update({n: m for n, m in module.named_modules() if m._compiled_call_impl is not None})
+
+    monkeypatch.setattr(loop, "compile_transformers", traced)
+    for switch in (False, True):
+        two_processes.train(tmp_path / str(switch), f"{job} compile={switch} steps=2")
+        found[switch] = load_file(tmp_path / str(switch) / "model/weights.safetensors")
+    assert len(compiled) == (1 if job == "generator" else 2)  # the language model, and a whole VLM's vision tower
+    assert found[False].keys() == found[True].keys()
+    assert all(torch.allclose(value, found[True][key], atol=1e-5) for key, value in found[False].items())
+
+
+def test_compiling_needs_a_compiler_on_a_cpu(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ValueError, match="C\\+\\+ compiler.*install g\\+\\+"):
+        toy_train(tmp_path / "t", compile=True)
+
+
 # ----------------------------------------------------------------------------------------- states on disk
 
 
@@ -284,7 +312,7 @@ def test_what_a_resumed_run_may_change(tmp_path):
     """How it is computed, and settings that the version which stored it did not have."""
     old = {"preset": {"train": {"lr": 1}}}
     toy_train(tmp_path / "t", steps=2, identity=old)
-    free = {"preset": {"train": {"lr": 1, "strategy": "fsdp", "activation_checkpointing": True}}}
+    free = {"preset": {"train": {"lr": 1, "strategy": "fsdp", "activation_checkpointing": True, "compile": True}}}
     assert toy_train(tmp_path / "t", steps=2, identity=free)[0].trained == 0
     new = {"preset": {"train": {"lr": 1, "micro": 0}}}
     with pytest.raises(ValueError, match=r"other settings \(train.micro\); add --fresh"):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import os
 import shutil
 import sys
 import time
@@ -125,6 +126,8 @@ def _prepare(system, players: dict[str, nn.Module], config: TrainConfig, here: T
         _choose_attention(module, here.device)
     if config.activation_checkpointing:
         checkpoint_activations(players["model"])
+    if config.compile:
+        compile_transformers(players["model"], here.device)
     if hasattr(system, "to"):
         system.to(here.device)
 
@@ -135,6 +138,18 @@ def _choose_attention(module: nn.Module, device: torch.device) -> None:
         for part in module.modules():
             if isinstance(part, PreTrainedModel):
                 part.set_attn_implementation(PLAIN)
+
+
+def compile_transformers(module: nn.Module, device: torch.device, **options) -> None:
+    """torch.compile, in place, on the language models and vision towers, for any number of rows and tokens.
+
+    Raises ValueError on a CPU without a C++ compiler."""
+    if device.type == "cpu" and not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++")):
+        raise ValueError("train.compile needs a C++ compiler on a CPU and finds none; install g++, or set it to false")
+    for part in module.modules():
+        inner = (m for m in part.modules() if m is not part)
+        if isinstance(part, PreTrainedModel) and not any(isinstance(m, PreTrainedModel) for m in inner):
+            part.compile(dynamic=True, **options)
 
 
 def checkpoint_activations(module: nn.Module) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from vgt.training.distributed import Team, whole
 
 LIMIT = 4 << 30  # bytes of one file, and so of host memory while writing
-FREE = ("preset.train.strategy", "preset.train.activation_checkpointing")  # how it is computed, not what
+FREE = tuple(f"preset.train.{key}" for key in ("strategy", "activation_checkpointing", "compile"))  # how, not what
 
 Tensors = dict[str, Tensor]
 
