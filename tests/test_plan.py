@@ -363,7 +363,7 @@ def test_the_plan_of_a_tiny_preset_has_no_problems(tiny):
     assert tiny.problems == []
     assert list(tiny.memory_gib) == ["ddp", "ddp + checkpointing", "fsdp", "fsdp + checkpointing"]
     assert tiny.column == "ddp"
-    assert (tiny.micro, tiny.accumulated) == (8, 1)
+    assert (tiny.micro, tiny.accumulated) == (16, 1)
     flops = tiny.flops_per_step
     assert flops["total"] == flops["forward"] + flops["backward"]
     # Weights that take part at every position: what is neither an embedding nor in the flow head.
@@ -500,7 +500,7 @@ def test_requests_that_make_no_plan(tmp_path):
         plan(small, tmp_path, throughput=-1)
     with pytest.raises(ValueError, match="0 processes are impossible"):
         plan(small, tmp_path, processes=0)
-    with pytest.raises(ValueError, match="train.batch 16 .*3 process"):
+    with pytest.raises(ValueError, match="train.batch 32 .*3 process"):
         plan(small, tmp_path, processes=3)
     with pytest.raises(ValueError, match=r"data.source 'pictures' is unknown; write scenes, folder:DIR"):
         plan(preset("query_ar_internvl", "data.source=pictures"), tmp_path, device="cpu")

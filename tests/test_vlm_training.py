@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 from itertools import pairwise
 
 import pytest
@@ -108,6 +109,25 @@ def test_the_loss_reaches_the_tower_and_adds_up(trainable, batch):
     assert alone.item() == pytest.approx(parts["answers"].item(), rel=1e-6) and "regions" not in less
     (both - alone).backward()
     assert all(p.grad is not None for p in vlm.encoder.tower.parameters() if p.requires_grad)
+
+
+def test_a_frozen_encoder_stays(trainable, batch):
+    vlm = trainable("internvl")
+    system = VLMTraining(vlm, VLMLossConfig(regions=1.0, freeze_encoder=True), data.region_choices(vlm.tokenizer))
+    system.loss("model", batch("internvl"), 0, torch.Generator())[0].backward()
+    encoder = [*vlm.encoder.tower.parameters(), *vlm.encoder.projector.parameters()]
+    assert encoder and all(p.grad is None for p in encoder)
+    assert all(p.grad is not None for p in vlm.language.parameters())
+
+
+def test_relations_may_be_asked_more_often(vlms):
+    def share(relations: int) -> float:
+        at = data.conversation_batches(vlms["internvl"], data.DataConfig(turns=6, relations=relations), 16)
+        asked = [vlms["internvl"].tokenizer.decode(ids) for step in range(4) for ids in at(step)["ids"]]
+        related = re.compile(rf"Is the \w+ ({'|'.join(scenes.RELATIONS)}) the")
+        return sum(len(related.findall(text)) for text in asked) / (4 * 16 * 6)
+
+    assert share(4) > 2 * share(1) > 0
 
 
 def test_three_dimensional_positions_are_refused(vlms):

@@ -218,14 +218,17 @@ def _first(found: Sequence[Seen], field: str) -> str:
     return getattr(found[0], field) if found else "none"
 
 
-def questions(scene: Scene, draws: Draws, n: int) -> list[tuple[str, str]]:
-    """n (question, answer) pairs about a scene, drawn; yes and no are about equally frequent."""
+RELATION = 6  # the number of the kind of question that asks for one
+
+
+def questions(scene: Scene, draws: Draws, n: int, kinds: Sequence[int] = range(8)) -> list[tuple[str, str]]:
+    """n (question, answer) pairs about a scene, drawn from ``kinds``; yes and no are about equally frequent."""
     truth = sight(scene)
     shapes = [o.shape for o in scene.objects]
     colors = [o.color for o in scene.objects]
     pairs = []
     while len(pairs) < n:
-        kind, o = draws.below(8), draws.choice(scene.objects)
+        kind, o = draws.choice(kinds), draws.choice(scene.objects)
         shape, color = (o.shape, o.color) if draws.below(2) else (draws.choice(SHAPES), draws.choice(tuple(COLORS)))
         if kind == 0:
             question = f"Is there {article(shape)} {shape}?"
@@ -239,7 +242,7 @@ def questions(scene: Scene, draws: Draws, n: int) -> list[tuple[str, str]]:
             question = f"What shape is the {o.color} object?"
         elif kind == 5 and shapes.count(o.shape) == 1:
             question = f"What size is the {o.shape}?"
-        elif kind == 6 and len(scene.objects) > 1:
+        elif kind == RELATION and len(scene.objects) > 1:
             a, b = draws.some(scene.objects, 2)
             if shapes.count(a.shape) > 1 or shapes.count(b.shape) > 1:
                 continue

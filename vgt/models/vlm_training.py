@@ -18,9 +18,11 @@ IGNORED = -100
 
 
 class VLMLossConfig(Config):
-    """``regions``: weight of the alignment of image tokens with the words for what they show (0: answers alone)."""
+    """``regions``: weight of the alignment of image tokens with the words for what they show (0: answers alone);
+    ``freeze_encoder``: only the language model trains, so that autoencoders of the same vision encoder stay right."""
 
     regions: float = 0.0
+    freeze_encoder: bool = False
 
 
 def region_word_loss(features: Tensor, words: Tensor, table: Tensor, choices: list[Tensor]) -> Tensor:
@@ -64,6 +66,9 @@ class VLMTraining:
         if vlm.mrope:
             raise ValueError("a VLM is pretrained with running positions here; set model.mrope to false")
         self.vlm, self.losses, self.choices = vlm, losses, choices
+        if losses.freeze_encoder:
+            for part in (vlm.encoder.tower, vlm.encoder.projector):
+                part.requires_grad_(False)
 
     def players(self) -> dict[str, nn.Module]:
         return {"model": self.vlm}

@@ -31,7 +31,8 @@ Batches = Callable[[int], dict[str, Tensor]]
 
 class DataConfig(Config):
     """``photos``: share of photo crops among autoencoder images.  ``scenes``: how many training scenes the latents of a
-    frozen autoencoder are cached for.  ``turns``: questions per picture for the VLM.  ``dense``: share of batches with
+    frozen autoencoder are cached for.  ``turns``: questions per picture for the VLM; ``relations``: how many times as
+    often as another kind one about a relation is drawn.  ``dense``: share of batches with
     dense captions.  ``unconditional``: share of captions dropped for guidance (spec vgt 2.5).  ``standardize``: whether
     a generator sees latents with mean 0 and deviation 1 per channel (published models do not).
 
@@ -44,6 +45,7 @@ class DataConfig(Config):
     photos: float = 0.25
     scenes: int = 65_536
     turns: int = 6
+    relations: int = 1
     dense: float = 0.2
     unconditional: float = 0.1
     standardize: bool = True
@@ -76,13 +78,14 @@ def conversation_batches(vlm, data: DataConfig, batch: int) -> Batches:
     answers and the ends of their turns; IGNORED elsewhere), ``turns`` (0: the image, k: the k-th question, of which
     each is a first question about the image), ``regions`` (see ``region_words``)."""
     tokenizer = vlm.tokenizer
+    kinds = (*range(8), *[captions.RELATION] * (data.relations - 1))
 
     def at(step: int) -> dict[str, Tensor]:
         rows, images, regions = [], [], []
         for index in range(step * batch, (step + 1) * batch):
             item = scenes.item("train", index, vlm.image_size)
             draws = scenes.Draws("conversation", index)
-            pairs = captions.questions(item.scene, draws, data.turns)
+            pairs = captions.questions(item.scene, draws, data.turns, kinds)
             if draws.below(3) == 0:
                 pairs[draws.below(len(pairs))] = ("Describe the image.", captions.dense_caption(item.scene))
             rows.append(_conversation(vlm, tokenizer, pairs))

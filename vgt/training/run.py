@@ -178,12 +178,15 @@ def _vlm_job(preset: Preset, place: _Place) -> _Job:
         raise ValueError(f"data.source {preset.data.source!r}: a VLM is pretrained on scenes here; leave it at scenes")
     config: VLMConfig = configs.validated(VLMConfig, preset.model, "model of the preset")
     words = tokenizer.build(config.hf["model_type"])
-    vlm = build(config, words)
+    vlm, parents = build(config, words), {}
+    if preset.init.weights:
+        start = expect(load(preset.init.weights, place.runs), "vlm")
+        parents["weights"] = start.fingerprint
+        checkpoint.load_into(vlm, start.model.state_dict(), str(start.folder))
     losses: VLMLossConfig = configs.validated(VLMLossConfig, preset.losses, "losses of the preset")
     batches = feeds.conversation_batches(vlm, preset.data, place.rows)
-    return _Job(
-        VLMTraining(vlm, losses, feeds.region_choices(words)), batches, config.model_dump(mode="json"), words, {}
-    )
+    system = VLMTraining(vlm, losses, feeds.region_choices(words))
+    return _Job(system, batches, config.model_dump(mode="json"), words, parents)
 
 
 def _ae_job(preset: Preset, place: _Place) -> _Job:
