@@ -127,7 +127,7 @@ def test_relations_may_be_asked_more_often(vlms):
         related = re.compile(rf"Is the \w+ ({'|'.join(scenes.RELATIONS)}) the")
         return sum(len(related.findall(text)) for text in asked) / (4 * 16 * 6)
 
-    assert share(4) > 2 * share(1) > 0
+    assert share(8) > 2 * share(1) > 0
 
 
 def test_three_dimensional_positions_are_refused(vlms):
