@@ -32,9 +32,9 @@ Batches = Callable[[int], dict[str, Tensor]]
 class DataConfig(Config):
     """``photos``: share of photo crops among autoencoder images.  ``scenes``: how many training scenes the latents of a
     frozen autoencoder are cached for.  ``turns``: questions per picture for the VLM; ``relations``: how many times as
-    often as another kind one about a relation is drawn.  ``dense``: share of batches with
-    dense captions.  ``unconditional``: share of captions dropped for guidance (spec vgt 2.5).  ``standardize``: whether
-    a generator sees latents with mean 0 and deviation 1 per channel (published models do not).
+    often as another kind one about a relation is drawn.  ``dense``: share of batches with dense captions.
+    ``unconditional``: share of captions dropped for guidance (spec vgt 2.5).  ``standardize``: whether a generator sees
+    latents with mean 0 and deviation 1 per channel (published models do not).
 
     ``source``: "scenes", or pictures of your own (``vgt.training.sources``), which the other fields are for.
     ``image_column``, ``caption_column``: of tables and JSON files, where they are not found by themselves.  ``flip``:
