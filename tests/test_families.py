@@ -88,7 +88,7 @@ def test_features_of_a_picture_see_each_other_in_gemma3(models):
     changed[:, :, -8:, -8:] = 0.9
     features = [model.encoder(x) for x in (images, changed)]
     features[1][:, :-1] = features[0][:, :-1]  # only the last feature differs
-    states = [model._read(ids, f, images.shape[-2:])[0, first] for f in features]
+    states = [model.read(ids, f, images.shape[-2:])[0, first] for f in features]
     assert (states[0] - states[1]).abs().max() > 1e-4
 
 
