@@ -306,6 +306,15 @@ def test_progress_is_reported(visual_lms, vlms):
 # ----------------------------------------------------------------------------------------------- training
 
 
+def loss_by_hand(model, batch, orders, repeats, rng):
+    u = model.standardize(batch["latents"])
+    conditions = query_ar.teacher_forced(model, batch["ids"], batch["mask"], u, orders)
+    targets = torch.stack([u[b, orders[b]] for b in range(3)])
+    return model.image_head.loss(
+        targets.view(-1, 8), conditions.view(-1, 32), model.config.time_shift, repeats, rng
+    ).mean()
+
+
 @torch.no_grad()
 def test_loss_is_the_head_on_teacher_forced_conditions(family, visual_lms, vlms):
     """An order per row, standardised latents as targets, the same generator throughout."""
@@ -317,13 +326,7 @@ def test_loss_is_the_head_on_teacher_forced_conditions(family, visual_lms, vlms)
     rng = torch.Generator().manual_seed(4)
     orders = torch.rand(3, N, generator=rng).argsort(1)
     assert not torch.equal(orders[0], orders[1])
-    u = model.standardize(z)
-    conditions = query_ar.teacher_forced(model, ids, mask, u, orders)
-    targets = torch.stack([u[b, orders[b]] for b in range(3)])
-    expected = model.image_head.loss(
-        targets.view(-1, 8), conditions.view(-1, 32), model.config.time_shift, 2, rng
-    ).mean()
-    assert torch.allclose(found, expected, rtol=1e-5)
+    assert torch.allclose(found, loss_by_hand(model, batch, orders, 2, rng), rtol=1e-5)
 
 
 @torch.no_grad()
@@ -348,13 +351,7 @@ def test_the_loss_of_a_prefix(visual_lms, vlms):
     rng = torch.Generator().manual_seed(4)
     torch.rand((), generator=rng)
     orders = random_orders(N, 3, rng)[:, :5]
-    u = model.standardize(batch["latents"])
-    conditions = query_ar.teacher_forced(model, ids, mask, u, orders)
-    targets = torch.stack([u[b, orders[b]] for b in range(3)])
-    expected = model.image_head.loss(
-        targets.view(-1, 8), conditions.view(-1, 32), model.config.time_shift, 1, rng
-    ).mean()
-    assert torch.allclose(found, expected, rtol=1e-5)
+    assert torch.allclose(found, loss_by_hand(model, batch, orders, 1, rng), rtol=1e-5)
 
 
 def test_prefix_lengths_come_with_their_shares():

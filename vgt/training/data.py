@@ -77,6 +77,8 @@ def conversation_batches(vlm, data: DataConfig, batch: int) -> Batches:
     """Pictures with some questions and sometimes a request for a description: ``images``, ``ids``, ``targets`` (the
     answers and the ends of their turns; IGNORED elsewhere), ``turns`` (0: the image, k: the k-th question, of which
     each is a first question about the image), ``regions`` (see ``region_words``)."""
+    if data.relations < 1:
+        raise ValueError(f"data.relations {data.relations} is less than once; choose 1 or more")
     tokenizer = vlm.tokenizer
     kinds = (*range(8), *[captions.RELATION] * (data.relations - 1))
 

@@ -144,8 +144,11 @@ def compile_transformers(module: nn.Module, device: torch.device, **options) -> 
     """torch.compile, in place, on the language models and vision towers, for any number of rows and tokens.
 
     Raises ValueError on a CPU without a C++ compiler."""
-    if device.type == "cpu" and not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++")):
-        raise ValueError("train.compile needs a C++ compiler on a CPU and finds none; install g++, or set it to false")
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")  # the one that torch calls
+    if device.type == "cpu" and not shutil.which(compiler):
+        raise ValueError(
+            f"train.compile needs a C++ compiler on a CPU and {compiler} is not found; install g++, or set it to false"
+        )
     for part in module.modules():
         inner = (m for m in part.modules() if m is not part)
         if isinstance(part, PreTrainedModel) and not any(isinstance(m, PreTrainedModel) for m in inner):
