@@ -22,8 +22,8 @@ class TrainConfig(Config):
     which has noise of its own, so that a run is the same for any number of processes with the same ``micro``.
     ``strategy`` with several processes: "ddp" copies the model, "fsdp" splits it, "auto" is "ddp".
     ``activation_checkpointing``: compute the transformer blocks twice instead of keeping what is inside them.
-    ``compile``: torch.compile on the transformers, minutes once, then a shorter step (EXPERIMENTS.md); a run then resumes
-    to rounding."""
+    ``compile``: torch.compile on the transformers, minutes once, then a shorter step (EXPERIMENTS.md); a run then
+    resumes to rounding."""
 
     steps: int
     batch: int
