@@ -17,15 +17,14 @@ from bench.timing import quartiles
 from vgt.core import config as configs
 from vgt.core import files, record
 from vgt.core.record import Record
-from vgt.models import mar, query_ar
 from vgt.models.visual_lm import ARTraining, VisualLM
 from vgt.training.loop import checkpoint_activations
 from vgt.training.optim import TrainConfig, optimizers
 from vgt.training.precision import device_name
+from vgt.training.run import LOSSES
 
 SUITE, PROTOCOL, METRIC = "train-steps", "random-batch", "step-seconds"
 TEXT = 64  # tokens of a prompt
-LOSSES = {"query_ar": query_ar.loss, "mar": mar.loss}
 
 
 @dataclass(frozen=True)

@@ -317,6 +317,21 @@ def test_changed_settings_need_fresh(chain, tmp_path):
     assert len(loop.read_log(out)) == 4
 
 
+def test_a_setting_that_is_gone_matters_where_it_was_used(chain, tmp_path):
+    """States of an earlier version, which knew the setting."""
+    out = tmp_path / "v"
+    again(chain, "vlm", out)
+    stored = next(out.glob("state-*")) / "state.json"
+    for value in ([], [[8, 1.0]]):
+        state = json.loads(stored.read_text())
+        state["identity"]["preset"]["prefixes"] = value
+        stored.write_text(json.dumps(state))
+        if not value:
+            assert again(chain, "vlm", out).result.trained == 0
+    with pytest.raises(ValueError, match=r"other settings \(prefixes\)"):
+        again(chain, "vlm", out)
+
+
 def test_changed_parents_need_fresh(chain, tmp_path):
     again(chain, "stage2", tmp_path / "s")
     again(chain, "stage1", tmp_path / "other", ["train.seed=1"])

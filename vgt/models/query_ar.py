@@ -6,8 +6,6 @@ conditions the flow head for latent p(k).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from transformers import DynamicCache
@@ -33,40 +31,13 @@ def teacher_forced(model: VisualLM, ids: Tensor, mask: Tensor, u: Tensor, orders
     return model.conditions(hidden[:, prefix.shape[1] :: 2])
 
 
-Prefixes = Sequence[tuple[int, float]]
-
-
-def check_prefixes(prefixes: Prefixes) -> None:
-    """Raises ValueError for lengths or shares that make no sense."""
-    if any(k < 1 or share < 0 for k, share in prefixes) or sum(share for _, share in prefixes) > 1 + 1e-9:
-        told = ", ".join(f"[{k}, {share:g}]" for k, share in prefixes)
-        raise ValueError(f"prefixes {told}: lengths must be 1 or more and shares must add up to at most 1")
-
-
-def prefix_length(prefixes: Prefixes, n: int, rng: torch.Generator) -> int:
-    """How many tokens of its orders a batch asks for: k with its share of probability, else all ``n``."""
-    place = float(torch.rand((), generator=rng, device=rng.device)) if prefixes else 1.0
-    for k, share in prefixes:
-        if place < share:
-            return min(k, n)
-        place -= share
-    return n
-
-
-def loss(
-    model: VisualLM, batch: dict[str, Tensor], rng: torch.Generator, repeats: int = 1, prefixes: Prefixes = ()
-) -> Tensor:
-    """Flow-matching loss averaged over all tokens; each row has an order of its own.
-
-    ``prefixes``, pairs (k, share): in that share of the batches only the first k tokens of every order are asked for.
-    Attention is causal, so they see what they always see; a picture costs less, and more of it is spent on the tokens
-    that the caption decides."""
+def loss(model: VisualLM, batch: dict[str, Tensor], rng: torch.Generator, repeats: int = 1) -> Tensor:
+    """Flow-matching loss averaged over all tokens; each row has an order of its own."""
     u = model.standardize(batch["latents"])
     b, n, d = u.shape
-    k = prefix_length(prefixes, n, rng)
-    orders = random_orders(n, b, rng).to(u.device)[:, :k]
+    orders = random_orders(n, b, rng).to(u.device)
     conditions = teacher_forced(model, batch["ids"], batch["mask"], u, orders)
-    targets = u.gather(1, orders[..., None].expand(b, k, d))
+    targets = u.gather(1, orders[..., None].expand(b, n, d))
     return model.image_head.loss(
         targets.flatten(0, 1), conditions.flatten(0, 1), model.config.time_shift, repeats, rng
     ).mean()

@@ -6,6 +6,8 @@ Shapes: B rows, L padded text length, N = h w image tokens, D width of the langu
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -129,14 +131,21 @@ class VisualLM(Pretrained, nn.Module):
 
     def read(self, inputs: Tensor, mask: Tensor, positions: Tensor, cache=None) -> Tensor:
         """Run the language model: inputs [B, q, D], additive mask [B, 1, q, k] -> final hidden states [B, q, D]."""
+        cached = {} if cache is None else {_cache_argument(type(self.language_model)): cache}
         out = self.language_model(
             inputs_embeds=inputs,
             attention_mask=mask.to(inputs.dtype),
             position_ids=positions,
-            past_key_values=cache,
             use_cache=cache is not None,
+            **cached,
         )
         return out.last_hidden_state
+
+
+@functools.cache
+def _cache_argument(model: type[nn.Module]) -> str:
+    """What a language model of transformers calls its key-value cache: another name from 5.24 on."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 def tokenize(tokenizer, captions: Sequence[str | None], device=None) -> tuple[Tensor, Tensor]:

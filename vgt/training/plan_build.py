@@ -26,7 +26,7 @@ from vgt.models.vlm import VisionEncoder, VLMConfig, build, hf_config
 from vgt.models.vlm_training import VLMLossConfig, VLMTraining
 from vgt.training import data as feeds
 from vgt.training.plan_trace import Fakes
-from vgt.training.run import Preset, generator_loss
+from vgt.training.run import LOSSES, Preset
 
 
 @dataclass(frozen=True)
@@ -179,6 +179,11 @@ def _autoencoder_config(preset: Preset, runs: Path, problems: list[str]) -> VGTA
     return configs.validated(VGTAEConfig, {"vlm": None, **values}, "model of the preset")
 
 
+def _missing_weights(preset: Preset, runs: Path) -> list[str]:
+    start = preset.init.weights
+    return [absent("init.weights", start)] if start and _present(start, runs) is None else []
+
+
 # ------------------------------------------------------------------------------------------------------- systems
 
 
@@ -200,7 +205,7 @@ def _plan_vlm(preset: Preset, runs: Path) -> Planned:
         return {**real, "images": fakes.tensor(rows, 3, size, size)}
 
     parts = {name: n for name, n in found.items() if n}
-    return Planned(system, vlm, parts, {}, [], None, batch, size, length)
+    return Planned(system, vlm, parts, {}, [], None, batch, size, length, problems=_missing_weights(preset, runs))
 
 
 def _plan_autoencoder(preset: Preset, runs: Path) -> Planned:
@@ -293,8 +298,7 @@ def _plan_generator(preset: Preset, runs: Path) -> Planned:
     problems: list[str] = []
     ae_config = _autoencoder("init.autoencoder", preset.init.autoencoder, runs, problems)
     backbone = _backbone(preset.init.vlm, runs, problems)
-    if preset.init.weights and _present(preset.init.weights, runs) is None:
-        problems.append(absent("init.weights", preset.init.weights))
+    problems += _missing_weights(preset, runs)
     with torch.device("meta"):
         ae = VGTAE(ae_config).requires_grad_(False)
     _check_image(ae_config, ae)
@@ -313,8 +317,7 @@ def _plan_generator(preset: Preset, runs: Path) -> Planned:
     _check_generator(config, (side, side), ae_config.d_z)
     with torch.device("meta"):
         model = VisualLM(config)
-    generator_loss(preset)  # refuses prefixes that cannot be; the plan is for whole orders, the largest batch
-    system = ARTraining(model, generator_loss(preset.model_copy(update={"prefixes": ()})), preset.repeats)
+    system = ARTraining(model, LOSSES[preset.system], preset.repeats)
     length, tokens = _text_length(preset, backbone), model.tokens
     positions = length + len(config.start_ids) + (2 * tokens - 1 if preset.system == "query_ar" else tokens)
     cached = preset.data.source == "scenes"  # their latents are encoded once, before the first step

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -52,8 +51,8 @@ class InitConfig(Config):
 
 
 class Preset(Config):
-    """A preset file.  ``model`` holds the system's own configuration less what follows from ``init``; ``repeats`` and
-    ``prefixes``: how a generator learns (``query_ar.loss``)."""
+    """A preset file.  ``model`` holds the system's own configuration less what follows from ``init``;
+    ``repeats``: (noise, time) draws of a generator's flow head per token and step."""
 
     system: Literal["vlm", "vgt_ae", "query_ar", "mar"]
     name: str
@@ -63,7 +62,6 @@ class Preset(Config):
     data: feeds.DataConfig = feeds.DataConfig()
     train: TrainConfig
     repeats: int = 1
-    prefixes: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -148,8 +146,12 @@ def read(name: str, settings: list[str]) -> Preset:
 
 
 def _upgraded(identity: dict) -> dict:
-    """The identity of a run that an earlier version stored, with the defaults of the settings that it did not have."""
-    return {**identity, "preset": Preset.model_validate(identity["preset"]).model_dump(mode="json")}
+    """The identity of a run that an earlier version stored, with the defaults of the settings that it did not have and
+    without those, unused in it, that are gone."""
+    preset = identity["preset"]
+    known = Preset.model_validate({key: preset[key] for key in preset if key in Preset.model_fields})
+    gone = {key: value for key, value in preset.items() if value and key not in Preset.model_fields}
+    return {**identity, "preset": known.model_dump(mode="json") | gone}
 
 
 @contextlib.contextmanager
@@ -230,6 +232,9 @@ def _ae_job(preset: Preset, place: _Place) -> _Job:
     return _Job(system, batches, described, None, parents | {"source": source.fingerprint}, None, source.name, skips)
 
 
+LOSSES = {"query_ar": query_ar.loss, "mar": mar.loss}  # of a generator's system: loss(model, batch, rng, repeats)
+
+
 def _ar_job(preset: Preset, place: _Place) -> _Job:
     if not preset.init.autoencoder or not preset.init.vlm:
         raise ValueError("a generator needs init.autoencoder and init.vlm; name a run, a bundled model or a folder")
@@ -247,7 +252,7 @@ def _ar_job(preset: Preset, place: _Place) -> _Job:
         wanted = model.language_model.state_dict().keys()  # the first layers only, where init.layers says so
         state = vlm.model.language.state_dict()
         model.language_model.load_state_dict({key: state[key] for key in wanted})
-    system = ARTraining(model, generator_loss(preset), preset.repeats, ae.model if feed.skips is not None else None)
+    system = ARTraining(model, LOSSES[preset.system], preset.repeats, ae.model if feed.skips is not None else None)
     folder = ae.folder
 
     def sample(state, step: int, out: Path) -> None:
@@ -256,16 +261,6 @@ def _ar_job(preset: Preset, place: _Place) -> _Job:
     described = config.model_dump(mode="json")
     drawn = None if feed.skips is not None else sample
     return _Job(system, feed.batches, described, vlm.tokenizer, parents, drawn, feed.world, feed.skips)
-
-
-def generator_loss(preset: Preset) -> Callable[..., torch.Tensor]:
-    """loss(model, batch, rng, repeats) of a generator's preset.  Raises ValueError for prefixes that cannot be."""
-    query_ar.check_prefixes(preset.prefixes)
-    if preset.system == "query_ar":
-        return functools.partial(query_ar.loss, prefixes=preset.prefixes)
-    if preset.prefixes:
-        raise ValueError("prefixes are of an autoregressive order and MAR has none; set prefixes=[]")
-    return mar.loss
 
 
 @dataclass(frozen=True)
