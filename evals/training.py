@@ -29,7 +29,7 @@ def run(name: str, fingerprint: str, rows: list[dict], parameters: int, *, recor
         "parameters": parameters,
     }
     if "minutes" in rows[-1]:
-        extra["minutes"] = rows[-1]["minutes"]
+        extra["minutes"] = sum(row.get("minutes", 0.0) for row in rows)  # one of the rows of each round
     made = record.make(
         subject=name,
         suite=SUITE,

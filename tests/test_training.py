@@ -17,10 +17,11 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import IMAGE, vlm_values
+from safetensors.torch import load_file
 
 from vgt.core import config, env
 from vgt.inference.load import load
-from vgt.training import loop, run
+from vgt.training import history, loop, run
 
 DECODER = "widths = [8, 16, 16, 16]\nlayers = [0, 1, 1, 1]\nattention = 0\nupsample = 'pixel_shuffle'"
 
@@ -190,23 +191,27 @@ def test_the_same_settings_give_the_same_bits(chain, tmp_path):
 # ------------------------------------------------------------------------------------------ interruptions
 
 
-@pytest.mark.parametrize("name", ["vlm", "stage1", "query_ar", "mar"])
-@pytest.mark.parametrize("at", [1, 3])
-def test_an_interrupted_run_ends_with_the_same_bits(chain, tmp_path, monkeypatch, name, at):
-    """Stopped within step ``at`` (before anything was stored, and after), with EMA and, in stage 1, the critic."""
-    out, calls = tmp_path / name, []
+def interrupted(monkeypatch, at: int, *what) -> None:
+    """``again(*what)``, stopped within step ``at``."""
     turn = loop._turn
 
-    def stop(system, player, module, optimizers, accelerator, train, batch, step):
-        calls.append(step)
-        if step == at:
+    def stop(*args):
+        if args[-1] == at:
             raise KeyboardInterrupt
-        return turn(system, player, module, optimizers, accelerator, train, batch, step)
+        return turn(*args)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "_turn", stop)
         with pytest.raises(KeyboardInterrupt):
-            again(chain, name, out)
+            again(*what)
+
+
+@pytest.mark.parametrize("name", ["vlm", "stage1", "query_ar", "mar"])
+@pytest.mark.parametrize("at", [1, 3])
+def test_an_interrupted_run_ends_with_the_same_bits(chain, tmp_path, monkeypatch, name, at):
+    """Stopped within step ``at`` (before anything was stored, and after), with EMA and, in stage 1, the critic."""
+    out = tmp_path / name
+    interrupted(monkeypatch, at, chain, name, out)
     assert not (out / "model").exists() and (out / "state-00000002").exists() == (at == 3)
     done = again(chain, name, out)
     assert done.result.trained == done.result.step - (2 if at == 3 else 0)
@@ -261,6 +266,55 @@ def test_a_kill_between_the_last_state_and_the_model(chain, tmp_path, monkeypatc
     assert done.result.trained == 0 and weights(tmp_path / "v") == weights(chain / "runs/vlm")
 
 
+def test_a_run_is_published_before_its_end(chain, tmp_path, monkeypatch):
+    """The averaged weights of the last state, with what the card says of them; the run can still go on."""
+    out = tmp_path / "q"
+    with pytest.raises(ValueError, match="q has no stored state to publish; one is written every 2 steps"):
+        again(chain, "query_ar", out, publish=True)
+    interrupted(monkeypatch, 3, chain, "query_ar", out)
+    with pytest.raises(ValueError, match="leave one out"):
+        again(chain, "query_ar", out, publish=True, fresh=True)
+    done = again(chain, "query_ar", out, publish=True)
+    assert (done.result.step, done.result.trained) == (2, 0)
+    stored = load_file(next((out / "state-00000002").glob("*.safetensors")))
+    made = load(out).model.state_dict()
+    averaged = {k.removeprefix("average/"): v for k, v in stored.items() if k.startswith("average/")}
+    assert averaged and all(torch.equal(made[k], v) for k, v in averaged.items())
+    assert "* steps 2 of 4 planned, batch 2, samples seen 4\n" in (out / "model/README.md").read_text()
+    assert again(chain, "query_ar", out).result.trained == 2
+    assert weights(out) == weights(chain / "runs/query_ar")
+    assert "* steps 4, batch 2, samples seen 8\n" in (out / "model/README.md").read_text()
+
+
+def test_a_further_round_continues_the_log(chain, tmp_path):
+    """From weights of the same name; a start from another model, as in stage 2, is a log of its own."""
+    first = chain / "runs/query_ar/model"
+    out = tmp_path / "q"
+    again(chain, "query_ar", out, [f"init.weights={first}", "train.steps=2"])
+    rows, before = history.read(out / "model"), history.read(first)
+    assert rows[:4] == before and [(r["step"], r["samples"]) for r in rows[4:]] == [(5, 10), (6, 12)]
+    assert [r["steps"] for r in history.rounds(rows)] == [4, 2]
+    card = (out / "model/README.md").read_text()
+    assert "* steps 2, batch 2, samples seen 4 (12 in 2 rounds)\n" in card
+    assert "| 1 | 4 x 2 | 8 | " in card and "## Rounds before this one" in card
+    assert [row["step"] for row in loop.read_log(out)] == [1, 2]
+    assert history.read(chain / "runs/stage2/model")[0]["step"] == 1
+
+
+def test_a_log_is_thinned_and_keeps_its_end():
+    rows = [{"step": k, "samples": 2 * k, "loss": 1 / k} for k in range(1, 1001)]
+    first = history.joined([], rows, {"minutes": 3.0, "command": "c", "batch": 2})
+    assert 140 <= len(first) <= 170 and first[0] == rows[0]
+    assert first[-1] == {**rows[-1], "minutes": 3.0, "command": "c", "batch": 2}
+    both = history.joined(first, rows[:10], {"minutes": 1.0})
+    assert both[: len(first)] == first and both[-1]["step"] == 1010 and both[-1]["samples"] == 2020
+    assert history.rounds(both) == [
+        {"steps": 1000, "samples": 2000, "minutes": 3.0, "command": "c", "batch": 2},
+        {"steps": 10, "samples": 20, "minutes": 1.0},
+    ]
+    assert rows[-1] == {"step": 1000, "samples": 2000, "loss": 0.001}  # not changed by the way
+
+
 def test_a_finished_run_is_left_alone(chain):
     folder = chain / "runs/mar"
     before = {p: p.stat().st_mtime_ns for p in (folder / "model").iterdir()}
@@ -275,7 +329,7 @@ def test_killed_by_the_system_and_resumed(chain, tmp_path):
     code = f"""
 import sys, time
 from pathlib import Path
-from vgt.training import loop, run
+from vgt.training import history, loop, run
 turn = loop._turn
 def slow(*args):
     time.sleep(0.05)

@@ -14,6 +14,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     options.add_out(parser, None, "folder of the run (default runs/<name>)")
     parser.add_argument("--fresh", action="store_true", help="start over instead of going on from the last state")
+    parser.add_argument(
+        "--publish", action="store_true", help="train nothing: write the model of the last state, however far that is"
+    )
     options.add_device(parser)
     parser.add_argument("--seed", type=int, default=None, help="short for --set train.seed=...")
     dry = parser.add_argument_group("dry run")
@@ -33,7 +36,8 @@ def run(args: argparse.Namespace) -> dict:
     from vgt.core import files
     from vgt.training.run import run as train
 
-    done = train(args.preset, settings, args.out, options.RUNS, options.device(args.device), args.fresh)
+    device = options.device(args.device)
+    done = train(args.preset, settings, args.out, options.RUNS, device, args.fresh, args.publish)
     print(f"{done.folder}: step {done.result.step}, loss {done.result.loss:.4f}")
     return {
         "checkpoint": str(done.folder),

@@ -66,11 +66,17 @@ def train(
     device: str = "cpu",
     fresh: bool = False,
     upgrade: Callable[[dict], dict] | None = None,
+    publish: bool = False,
 ) -> Result:
     """Train to ``config.steps``.  ``data(index)``: ``micro_rows`` rows, a pure function of the micro-batch's number.
     ``identity``: what the run is (a resumed run must be the same one; ``upgrade`` adds to a stored identity the
     settings that its version did not have).  ``save(state, step)`` writes ``out/model`` from the averaged weights,
-    ``sample(state, step)`` draws pictures, both on the first process only."""
+    ``sample(state, step)`` draws pictures, both on the first process only.  ``publish``: train nothing and save the
+    averaged weights of the last state, however far that is."""
+    if publish and fresh:
+        raise ValueError(
+            "to publish is to write the model of what was trained, and fresh throws that away; leave one out"
+        )
     here = team(device)
     rows = micro_rows(config, here.size)
     _open_folder(out, fresh, here)
@@ -82,9 +88,11 @@ def train(
     model = players["model"]
     average = Average(model, config.ema) if config.ema > 0 else None
     begin = _resume(out, identity, players, trainers, average, upgrade, here)
+    if publish and not begin:
+        raise ValueError(f"{out} has no stored state to publish; one is written every {config.save_every} steps")
     log = _Log(out, begin, here)
     started, values = time.time(), {}
-    for step in log.bar(config.steps):
+    for step in log.bar(begin if publish else config.steps):
         batches = _micro_batches(data, config.batch // rows, rows, step, here)
         parts: dict[str, Tensor] = {}
         for name, player in turns.items():
@@ -95,17 +103,18 @@ def train(
         if average is not None:
             average.update(model, step)
         last, done = step + 1 == config.steps, step + 1
-        if last or done % config.log_every == 0:
+        if last or done % config.log_every == 0 or done % config.save_every == 0:
             values = _mean(parts, here)
             log.write(done, values, config.batch, time.time() - started)
         if last or done % config.save_every == 0:
             _store(out, identity, done, players, trainers, average, log.seconds + time.time() - started, here)
         drawn = sample is not None and config.sample_every and (last or done % config.sample_every == 0)
         _publish(model, average, here, done, [sample if drawn else None, save if last else None])
-    unsaved = here.gather(begin >= config.steps and not (out / MODEL).exists())[0]
+    unsaved = publish or here.gather(begin >= config.steps and not (out / MODEL).exists())[0]
     _publish(model, average, here, begin, [save if unsaved else None])  # killed between the last state and the model
     log.close()
-    return Result(config.steps, values.get("loss", log.last), config.steps - begin)
+    end = begin if publish else config.steps
+    return Result(end, values.get("loss", log.last), end - begin)
 
 
 def _open_folder(out: Path, fresh: bool, here: Team) -> None:

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import platform
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 
 from vgt.core import config as configs
-from vgt.core import env, scenes
+from vgt.core import scenes
 from vgt.core.config import Config
 from vgt.inference.load import Loaded, expect, load
 from vgt.models import checkpoint, mar, query_ar, tokenizer
@@ -28,7 +24,7 @@ from vgt.models.visual_lm import ARTraining, VisualLM, VisualLMConfig
 from vgt.models.vlm import VLMConfig, build
 from vgt.models.vlm_training import VLMLossConfig, VLMTraining
 from vgt.training import data as feeds
-from vgt.training import transforms
+from vgt.training import grids, history, transforms
 from vgt.training.distributed import Team, team
 from vgt.training.loop import MODEL, Result, read_log, seconds_spent, train
 from vgt.training.optim import TrainConfig, micro_rows
@@ -88,7 +84,8 @@ class _Place:
 
 @dataclass(frozen=True)
 class _Job:
-    """What the loop needs of one system, and how its checkpoint is written.  ``skips`` counts bad samples."""
+    """What the loop needs of one system, and how its checkpoint is written.  ``skips`` counts bad samples;
+    ``earlier``: the log of the rounds before this one."""
 
     system: Any
     batches: feeds.Batches
@@ -98,13 +95,15 @@ class _Job:
     sample: Any = None
     world: str = f"the embedded world (`{scenes.WORLD}`)"
     skips: SkipReport | None = None
+    earlier: tuple[dict, ...] = ()
 
 
 def run(
-    name: str, settings: list[str], out: Path | None, runs: Path, device: str = "cpu", fresh: bool = False
-) -> Trained:
+    name: str, settings: list[str], out: Path | None, runs: Path, device: str = "cpu", fresh: bool = False,
+    publish: bool = False,
+) -> Trained:  # fmt: skip
     """Train a preset (or go on with it), alone or as one of the processes of torchrun or ``accelerate launch``.
-    ``out`` defaults to ``runs/<preset name>``."""
+    ``out`` defaults to ``runs/<preset name>``; ``publish``: train nothing, write the model of the run's last state."""
     preset = read(name, settings)
     here = team(device)
     place = _Place(runs, here, micro_rows(preset.train, here.size))
@@ -117,19 +116,39 @@ def run(
     identity = {"preset": preset.model_dump(mode="json"), "parents": job.parents, "world": scenes.WORLD}
     folder = out / MODEL
 
-    def save(state, step: int) -> None:
-        texts = {"README.md": _card(name, settings, preset, job, out, step), "training.jsonl": _curve(out)}
+    def save(state, _: int) -> None:
+        texts = _texts(name, settings, preset, job, out)
         checkpoint.save(
             folder, preset.system, preset.name, job.config, state, job.tokenizer, texts, preset.train.storage
         )
 
     sample = (lambda state, step: job.sample(state, step, out)) if job.sample else None
     with _ahead(job, preset, here) as batches:
-        result = train(job.system, batches, preset.train, out, identity, save, sample, device, fresh, _upgraded)
+        result = train(
+            job.system, batches, preset.train, out, identity, save, sample, device, fresh, _upgraded, publish
+        )
     if job.skips is not None and here.first:
         job.skips.write(out / "skipped.json")
         print(job.skips.summary(), file=sys.stderr)
     return Trained(folder, checkpoint.fingerprint(folder), result)
+
+
+def _texts(name: str, settings: list[str], preset: Preset, job: _Job, out: Path) -> dict[str, str]:
+    """The card and the log that lie beside the weights."""
+    command = " ".join(["vgt train", name, *(f"--set {s}" for s in settings)])
+    end = {"minutes": round(seconds_spent(out) / 60, 1), "command": command, "batch": preset.train.batch}
+    rows = history.joined(job.earlier, read_log(out), end)
+    parameters = sum(p.numel() for p in job.system.players()["model"].parameters())
+    train = preset.train
+    card = history.card(
+        preset.name, preset.system, job.world, parameters, train.steps, train.precision, job.parents, rows
+    )
+    return {"README.md": card, history.LOG: history.lines(rows)}
+
+
+def _earlier(start: Loaded, preset: Preset) -> tuple[dict, ...]:
+    """The log of ``init.weights``, where this run is a further round of the same model."""
+    return tuple(history.read(start.folder)) if start.name == preset.name else ()
 
 
 def _slow(device: torch.device) -> str:
@@ -180,19 +199,19 @@ def _vlm_job(preset: Preset, place: _Place) -> _Job:
         raise ValueError(f"data.source {preset.data.source!r}: a VLM is pretrained on scenes here; leave it at scenes")
     config: VLMConfig = configs.validated(VLMConfig, preset.model, "model of the preset")
     words = tokenizer.build(config.hf["model_type"])
-    vlm, parents = build(config, words), {}
+    vlm, parents, earlier = build(config, words), {}, ()
     if preset.init.weights:
         start = expect(load(preset.init.weights, place.runs), "vlm")
-        parents["weights"] = start.fingerprint
+        parents["weights"], earlier = start.fingerprint, _earlier(start, preset)
         checkpoint.load_into(vlm, start.model.state_dict(), str(start.folder))
     losses: VLMLossConfig = configs.validated(VLMLossConfig, preset.losses, "losses of the preset")
     batches = feeds.conversation_batches(vlm, preset.data, place.rows)
     system = VLMTraining(vlm, losses, feeds.region_choices(words))
-    return _Job(system, batches, config.model_dump(mode="json"), words, parents)
+    return _Job(system, batches, config.model_dump(mode="json"), words, parents, earlier=earlier)
 
 
 def _ae_job(preset: Preset, place: _Place) -> _Job:
-    parents, teacher, start = {}, None, None
+    parents, teacher, start, earlier = {}, None, None, ()
     values = dict(preset.model)
     if preset.init.vlm:
         parent = expect(load(preset.init.vlm, place.runs), "vlm")
@@ -201,7 +220,7 @@ def _ae_job(preset: Preset, place: _Place) -> _Job:
         teacher = parent.model.encoder
     if preset.init.weights:
         start = expect(load(preset.init.weights, place.runs), "vgt_ae")
-        parents["weights"] = start.fingerprint
+        parents["weights"], earlier = start.fingerprint, _earlier(start, preset)
         values = configs.merge(start.model.config.model_dump(mode="json"), values)
     config: VGTAEConfig = configs.validated(VGTAEConfig, {"vlm": None, **values}, "model of the preset")
     ae = VGTAE(config)
@@ -220,16 +239,17 @@ def _ae_job(preset: Preset, place: _Place) -> _Job:
     system = VGTAETraining(ae, losses, teacher, perceptual)
 
     def sample(state, step: int, out: Path) -> None:
-        _reconstruction_grid(config, state, out / "samples" / f"{step:08d}.png")
+        grids.reconstructions(config, state, out / "samples" / f"{step:08d}.png")
 
     described = config.model_dump(mode="json")
     if preset.data.source == "scenes":
         batches = feeds.picture_batches(preset.data, place.rows, config.image_size)
-        return _Job(system, batches, described, None, parents, sample)
+        return _Job(system, batches, described, None, parents, sample, earlier=earlier)
     source, skips = _source(preset, place, captions=False)
     cut = transforms.autoencoder(config.image_size, preset.data.flip)
     batches = feeds.source_picture_batches(source, cut, place.rows, preset.train.seed, skips)
-    return _Job(system, batches, described, None, parents | {"source": source.fingerprint}, None, source.name, skips)
+    parents["source"] = source.fingerprint
+    return _Job(system, batches, described, None, parents, None, source.name, skips, earlier)
 
 
 LOSSES = {"query_ar": query_ar.loss, "mar": mar.loss}  # of a generator's system: loss(model, batch, rng, repeats)
@@ -244,9 +264,10 @@ def _ar_job(preset: Preset, place: _Place) -> _Job:
     config = _generator_config(preset, ae, vlm, feed.statistics)
     model = VisualLM(config)
     parents = {"autoencoder": ae.fingerprint, "vlm": vlm.fingerprint, **feed.parents}
+    earlier: tuple[dict, ...] = ()
     if preset.init.weights:
         start = expect(load(preset.init.weights, place.runs), "query_ar", "mar")
-        parents["weights"] = start.fingerprint
+        parents["weights"], earlier = start.fingerprint, _earlier(start, preset)
         checkpoint.load_into(model, start.model.state_dict(), str(start.folder))
     else:
         wanted = model.language_model.state_dict().keys()  # the first layers only, where init.layers says so
@@ -256,11 +277,11 @@ def _ar_job(preset: Preset, place: _Place) -> _Job:
     folder = ae.folder
 
     def sample(state, step: int, out: Path) -> None:
-        _sample_grid(config, state, vlm.tokenizer, folder, out / "samples" / f"{step:08d}.png")
+        grids.samples(config, state, vlm.tokenizer, folder, out / "samples" / f"{step:08d}.png")
 
     described = config.model_dump(mode="json")
     drawn = None if feed.skips is not None else sample
-    return _Job(system, feed.batches, described, vlm.tokenizer, parents, drawn, feed.world, feed.skips)
+    return _Job(system, feed.batches, described, vlm.tokenizer, parents, drawn, feed.world, feed.skips, earlier)
 
 
 @dataclass(frozen=True)
@@ -309,79 +330,3 @@ def _generator_config(preset: Preset, ae: Loaded, vlm: Loaded, statistics) -> Vi
 
 
 _JOBS = {"vlm": _vlm_job, "vgt_ae": _ae_job, "query_ar": _ar_job, "mar": _ar_job}
-
-
-# ----------------------------------------------------------------------------------------- pictures and card
-
-
-def _reconstruction_grid(config: VGTAEConfig, state, path: Path) -> None:
-    """Originals above reconstructions: eight validation scenes, four training photo crops."""
-    from vgt.core import photos
-    from vgt.inference.pictures import grid, write_png
-    from vgt.inference.tokenizer import reconstruct
-
-    with torch.random.fork_rng(devices=[]):
-        ae = VGTAE(config)
-    checkpoint.load_into(ae, state, "the running model")
-    size = config.image_size
-    originals = np.concatenate([scenes.images("val", range(8), size), photos.images("train", range(4), size)])
-    write_png(path, grid([*originals, *reconstruct(ae.eval(), originals)], 12))
-
-
-def _sample_grid(config: VisualLMConfig, state, words, autoencoder: Path, path: Path) -> None:
-    """Twelve fixed prompts, one image each, at 1x (first row) and 4x."""
-    from vgt.core import suites
-    from vgt.inference.generator import generate
-    from vgt.inference.pictures import grid, write_png
-    from vgt.models.sampling import Sampling
-
-    with torch.random.fork_rng(devices=[]):
-        model = VisualLM(config)
-    checkpoint.load_into(model, state, "the running model")
-    ae = load(autoencoder)
-    prompts = [r["prompt"] for r in suites.geneval_prompts(seed=7, per_task=2)]
-    rows = []
-    for acceleration in (1, 4):
-        settings = Sampling(acceleration=acceleration, guidance=3.0, flow_steps=15)
-        rows += list(generate(model.eval(), ae.model, words, prompts, list(range(len(prompts))), settings))
-    write_png(path, grid(rows, len(prompts)))
-
-
-def _curve(out: Path, points: int = 150) -> str:
-    """The run's log, thinned to about ``points`` lines of JSON; the last line also says the minutes spent."""
-    rows = read_log(out)
-    kept = rows[:: max(1, len(rows) // points)]
-    kept += rows[-1:] if rows and kept[-1] != rows[-1] else []
-    if kept:
-        kept[-1] = {**kept[-1], "minutes": round(seconds_spent(out) / 60, 1)}
-    return "".join(json.dumps(row) + "\n" for row in kept)
-
-
-def _card(name: str, settings: list[str], preset: Preset, job: _Job, out: Path, step: int) -> str:
-    """The model card: how this checkpoint was made, from its own log."""
-    rows = read_log(out)
-    curve = "\n".join(
-        f"| {r['step']} | {r['samples']} | {r['loss']:.4f} |" for r in rows[:: max(1, len(rows) // 12)] + rows[-1:]
-    )
-    parameters = sum(p.numel() for p in job.system.players()["model"].parameters())
-    parents = "".join(f"* {what}: `{mark[:16]}`\n" for what, mark in job.parents.items())
-    overrides = "".join(f" --set {s}" for s in settings)
-    minutes = seconds_spent(out) / 60
-    version = env.versions().get("vgt", "(source tree)")
-    return f"""---
-library_name: vgt
-tags: [vgt, {preset.system}]
----
-# {preset.name}
-
-A {preset.system} checkpoint of {parameters:,} parameters, trained on {job.world}.
-
-* command: `vgt train {name}{overrides}`
-* steps {step}, batch {preset.train.batch}, samples seen {step * preset.train.batch:,}
-* time: about {minutes:.0f} minutes on {env.processor()} ({platform.system()}, {preset.train.precision})
-* written {time.strftime("%Y-%m-%d", time.gmtime())} by vgt {version}, torch {torch.__version__}
-{parents}
-| step | samples | loss |
-|---|---|---|
-{curve}
-"""
