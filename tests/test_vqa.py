@@ -129,11 +129,11 @@ ROWS = [{"step": s, "samples": 4 * s, "loss": 1 / s} for s in range(1, 41)]
 
 
 def test_training_log_becomes_one_record(tmp_path):
-    rows = [*ROWS[:-1], {**ROWS[-1], "minutes": 2.5}]
+    rows = [{**ROWS[0], "minutes": 1.0}, *ROWS[1:-1], {**ROWS[-1], "minutes": 2.5}]  # two rounds
     (record,) = training.run("net", "mark", rows, 7, records=tmp_path).records
     assert record.name == "net/training/loss"
     assert record.value == pytest.approx(sum(1 / s for s in range(37, 41)) / 4)
-    assert record.extra["samples"] == 160 and record.extra["minutes"] == 2.5 and record.extra["parameters"] == 7
+    assert record.extra["samples"] == 160 and record.extra["minutes"] == 3.5 and record.extra["parameters"] == 7
     assert record.extra["curve"][0] == [1, 1.0] and len(record.extra["curve"]) == 40
     assert training.run("net", "mark", rows, 7, records=tmp_path).reused == 1
     assert training.run("net", "mark", rows[:30], 7, records=tmp_path).computed == 1
