@@ -329,7 +329,7 @@ def test_killed_by_the_system_and_resumed(chain, tmp_path):
     code = f"""
 import sys, time
 from pathlib import Path
-from vgt.training import history, loop, run
+from vgt.training import loop, run
 turn = loop._turn
 def slow(*args):
     time.sleep(0.05)

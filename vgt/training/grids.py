@@ -13,7 +13,7 @@ from vgt.inference.load import load
 from vgt.inference.pictures import grid, write_png
 from vgt.inference.tokenizer import reconstruct
 from vgt.models import checkpoint
-from vgt.models.sampling import Sampling
+from vgt.models.sampling import Sampling, usual
 from vgt.models.vgt_ae import VGTAE, VGTAEConfig
 from vgt.models.visual_lm import VisualLM, VisualLMConfig
 
@@ -37,6 +37,6 @@ def samples(config: VisualLMConfig, state, words, autoencoder: Path, path: Path)
     prompts = [r["prompt"] for r in suites.geneval_prompts(seed=7, per_task=2)]
     rows = []
     for acceleration in (1, 4):
-        settings = Sampling(acceleration=acceleration, guidance=3.0, flow_steps=15)
+        settings = Sampling(acceleration=acceleration, **usual(model.tokens))
         rows += list(generate(model.eval(), ae.model, words, prompts, list(range(len(prompts))), settings))
     write_png(path, grid(rows, len(prompts)))

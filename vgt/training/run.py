@@ -14,7 +14,7 @@ import torch
 from vgt.core import config as configs
 from vgt.core import scenes
 from vgt.core.config import Config
-from vgt.inference.load import Loaded, expect, load
+from vgt.inference.load import Loaded, expect, load, locate
 from vgt.models import checkpoint, mar, query_ar, tokenizer
 from vgt.models.backbones import first_layers
 from vgt.models.perceptual import PerceptualLoss
@@ -84,8 +84,7 @@ class _Place:
 
 @dataclass(frozen=True)
 class _Job:
-    """What the loop needs of one system, and how its checkpoint is written.  ``skips`` counts bad samples;
-    ``earlier``: the log of the rounds before this one."""
+    """What the loop needs of one system, and how its checkpoint is written.  ``skips`` counts bad samples."""
 
     system: Any
     batches: feeds.Batches
@@ -95,7 +94,6 @@ class _Job:
     sample: Any = None
     world: str = f"the embedded world (`{scenes.WORLD}`)"
     skips: SkipReport | None = None
-    earlier: tuple[dict, ...] = ()
 
 
 def run(
@@ -114,10 +112,10 @@ def run(
         torch.manual_seed(preset.train.seed)
         job = _JOBS[preset.system](preset, place)
     identity = {"preset": preset.model_dump(mode="json"), "parents": job.parents, "world": scenes.WORLD}
-    folder = out / MODEL
+    folder, earlier = out / MODEL, _earlier(preset, runs)
 
     def save(state, _: int) -> None:
-        texts = _texts(name, settings, preset, job, out)
+        texts = _texts(name, settings, preset, job, out, earlier)
         checkpoint.save(
             folder, preset.system, preset.name, job.config, state, job.tokenizer, texts, preset.train.storage
         )
@@ -133,11 +131,11 @@ def run(
     return Trained(folder, checkpoint.fingerprint(folder), result)
 
 
-def _texts(name: str, settings: list[str], preset: Preset, job: _Job, out: Path) -> dict[str, str]:
+def _texts(name: str, settings: list[str], preset: Preset, job: _Job, out: Path, earlier: list[dict]) -> dict[str, str]:
     """The card and the log that lie beside the weights."""
     command = " ".join(["vgt train", name, *(f"--set {s}" for s in settings)])
     end = {"minutes": round(seconds_spent(out) / 60, 1), "command": command, "batch": preset.train.batch}
-    rows = history.joined(job.earlier, read_log(out), end)
+    rows = history.joined(earlier, read_log(out), end)
     parameters = sum(p.numel() for p in job.system.players()["model"].parameters())
     train = preset.train
     card = history.card(
@@ -146,9 +144,13 @@ def _texts(name: str, settings: list[str], preset: Preset, job: _Job, out: Path)
     return {"README.md": card, history.LOG: history.lines(rows)}
 
 
-def _earlier(start: Loaded, preset: Preset) -> tuple[dict, ...]:
+def _earlier(preset: Preset, runs: Path) -> list[dict]:
     """The log of ``init.weights``, where this run is a further round of the same model."""
-    return tuple(history.read(start.folder)) if start.name == preset.name else ()
+    if not preset.init.weights:
+        return []
+    folder = locate(preset.init.weights, runs)
+    rows = history.read(folder)
+    return rows if rows and checkpoint.read_header(folder)["name"] == preset.name else []
 
 
 def _slow(device: torch.device) -> str:
@@ -199,19 +201,19 @@ def _vlm_job(preset: Preset, place: _Place) -> _Job:
         raise ValueError(f"data.source {preset.data.source!r}: a VLM is pretrained on scenes here; leave it at scenes")
     config: VLMConfig = configs.validated(VLMConfig, preset.model, "model of the preset")
     words = tokenizer.build(config.hf["model_type"])
-    vlm, parents, earlier = build(config, words), {}, ()
+    vlm, parents = build(config, words), {}
     if preset.init.weights:
         start = expect(load(preset.init.weights, place.runs), "vlm")
-        parents["weights"], earlier = start.fingerprint, _earlier(start, preset)
+        parents["weights"] = start.fingerprint
         checkpoint.load_into(vlm, start.model.state_dict(), str(start.folder))
     losses: VLMLossConfig = configs.validated(VLMLossConfig, preset.losses, "losses of the preset")
     batches = feeds.conversation_batches(vlm, preset.data, place.rows)
     system = VLMTraining(vlm, losses, feeds.region_choices(words))
-    return _Job(system, batches, config.model_dump(mode="json"), words, parents, earlier=earlier)
+    return _Job(system, batches, config.model_dump(mode="json"), words, parents)
 
 
 def _ae_job(preset: Preset, place: _Place) -> _Job:
-    parents, teacher, start, earlier = {}, None, None, ()
+    parents, teacher, start = {}, None, None
     values = dict(preset.model)
     if preset.init.vlm:
         parent = expect(load(preset.init.vlm, place.runs), "vlm")
@@ -220,7 +222,7 @@ def _ae_job(preset: Preset, place: _Place) -> _Job:
         teacher = parent.model.encoder
     if preset.init.weights:
         start = expect(load(preset.init.weights, place.runs), "vgt_ae")
-        parents["weights"], earlier = start.fingerprint, _earlier(start, preset)
+        parents["weights"] = start.fingerprint
         values = configs.merge(start.model.config.model_dump(mode="json"), values)
     config: VGTAEConfig = configs.validated(VGTAEConfig, {"vlm": None, **values}, "model of the preset")
     ae = VGTAE(config)
@@ -244,12 +246,11 @@ def _ae_job(preset: Preset, place: _Place) -> _Job:
     described = config.model_dump(mode="json")
     if preset.data.source == "scenes":
         batches = feeds.picture_batches(preset.data, place.rows, config.image_size)
-        return _Job(system, batches, described, None, parents, sample, earlier=earlier)
+        return _Job(system, batches, described, None, parents, sample)
     source, skips = _source(preset, place, captions=False)
     cut = transforms.autoencoder(config.image_size, preset.data.flip)
     batches = feeds.source_picture_batches(source, cut, place.rows, preset.train.seed, skips)
-    parents["source"] = source.fingerprint
-    return _Job(system, batches, described, None, parents, None, source.name, skips, earlier)
+    return _Job(system, batches, described, None, parents | {"source": source.fingerprint}, None, source.name, skips)
 
 
 LOSSES = {"query_ar": query_ar.loss, "mar": mar.loss}  # of a generator's system: loss(model, batch, rng, repeats)
@@ -264,10 +265,9 @@ def _ar_job(preset: Preset, place: _Place) -> _Job:
     config = _generator_config(preset, ae, vlm, feed.statistics)
     model = VisualLM(config)
     parents = {"autoencoder": ae.fingerprint, "vlm": vlm.fingerprint, **feed.parents}
-    earlier: tuple[dict, ...] = ()
     if preset.init.weights:
         start = expect(load(preset.init.weights, place.runs), "query_ar", "mar")
-        parents["weights"], earlier = start.fingerprint, _earlier(start, preset)
+        parents["weights"] = start.fingerprint
         checkpoint.load_into(model, start.model.state_dict(), str(start.folder))
     else:
         wanted = model.language_model.state_dict().keys()  # the first layers only, where init.layers says so
@@ -281,7 +281,7 @@ def _ar_job(preset: Preset, place: _Place) -> _Job:
 
     described = config.model_dump(mode="json")
     drawn = None if feed.skips is not None else sample
-    return _Job(system, feed.batches, described, vlm.tokenizer, parents, drawn, feed.world, feed.skips, earlier)
+    return _Job(system, feed.batches, described, vlm.tokenizer, parents, drawn, feed.world, feed.skips)
 
 
 @dataclass(frozen=True)
