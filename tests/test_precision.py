@@ -72,6 +72,8 @@ def test_latents_are_encoded_in_bf16_only_where_that_is_native(native, tmp_path,
     assert error < 1e-3 if dtype == torch.float32 else 1e-3 < error < 2e-2
     (path,) = tmp_path.glob("latents-*.safetensors")
     assert torch.equal(load_file(path)["latents"], latents)
+    drawn = data.cached_latents(ae, "mark", 8, 32, tmp_path / "drawn by processes", batch=4, processes=2)
+    assert torch.equal(drawn, latents)
     ae.seen.clear()
     monkeypatch.setattr(env, "cpu_multiplies_bf16", lambda: not native)
     assert torch.equal(data.cached_latents(ae, "mark", 8, 32, tmp_path, batch=4), latents) and not ae.seen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 
 import numpy as np
@@ -15,7 +16,7 @@ from vgt.models import prompts
 from vgt.models import tokenizer as words
 from vgt.models.visual_lm import conditional
 from vgt.training import data, transforms
-from vgt.training.prefetch import Prefetch, prefetch
+from vgt.training.prefetch import Forked, Prefetch, each
 from vgt.training.sources import Sample, Skipped, SkipReport, order
 from vgt.training.sources.order import sample_at, shuffled, substitute
 
@@ -368,10 +369,25 @@ def test_prefetched_batches_are_the_same_in_any_order_and_made_once():
             ahead(9)
         assert len(made) == len(set(made)) and set(made) <= set(range(1, 19, 2))
         assert int(ahead(4)["x"]) == 4 and int(ahead(4)["x"]) == 4  # somewhere else, and again
-    assert prefetch(batches, 0) is batches
     for settings in ((0, 1), (1, 0), (1, 1, -1)):
         with pytest.raises(ValueError, match="prefetch of"):
             Prefetch(batches, *settings)
+
+
+def test_processes_make_the_same_batches_in_the_same_order():
+    def batches(index: int) -> dict:
+        if index == 9:
+            raise ValueError("batch 9 is bad")
+        return {"x": torch.tensor([index, os.getpid()])}
+
+    with Forked(batches, 2, stride=2) as ahead:
+        found = [ahead(k)["x"].tolist() for k in (1, 3, 5, 7)]
+        assert [k for k, _ in found] == [1, 3, 5, 7]
+        assert os.getpid() not in {process for _, process in found}
+        with pytest.raises(ValueError, match="batch 9 is bad"):
+            ahead(9)
+        assert [int(ahead(k)["x"][0]) for k in (4, 4, 6)] == [4, 4, 6]  # somewhere else, again, and on
+    assert list(each(lambda k: [k, "text"], range(5), 2)) == list(each(lambda k: [k, "text"], range(5), 0))
 
 
 def test_prefetching_a_source_changes_nothing():

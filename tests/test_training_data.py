@@ -18,12 +18,14 @@ def test_every_pass_over_the_latents_is_a_permutation():
         assert count < 16 or len({tuple(one) for one in passes}) == 6
 
 
-def test_caption_batches_pair_captions_with_their_latents(vlms):
+def test_caption_batches_pair_captions_with_their_latents(vlms, tmp_path):
     from vgt.core import captions
 
     latents = torch.arange(16.0)[:, None, None].expand(16, 4, 3)
     words = vlms["internvl"].tokenizer
-    at = data.caption_batches(latents, words, data.DataConfig(unconditional=0.0, dense=0.5), 8)
+    told = data.cached_captions(16, tmp_path)
+    assert data.cached_captions(16, tmp_path) == told  # read back
+    at = data.caption_batches(latents, told, words, data.DataConfig(unconditional=0.0, dense=0.5), 8)
     lengths = set()
     for step in range(12):
         batch = at(step)
@@ -39,9 +41,9 @@ def test_caption_batches_pair_captions_with_their_latents(vlms):
     assert lengths == {True, False}
 
 
-def test_unconditional_share(vlms):
-    latents = torch.zeros(64, 4, 3)
-    at = data.caption_batches(latents, vlms["internvl"].tokenizer, data.DataConfig(unconditional=0.25), 64)
+def test_unconditional_share(vlms, tmp_path):
+    latents, told = torch.zeros(64, 4, 3), data.cached_captions(64, tmp_path)
+    at = data.caption_batches(latents, told, vlms["internvl"].tokenizer, data.DataConfig(unconditional=0.25), 64)
     share = np.mean([(at(step)["mask"].sum(1) == 12).float().mean() for step in range(20)])
     assert share == pytest.approx(0.25, abs=0.05)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import functools
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -22,6 +24,7 @@ from vgt.models.tokenizer import TURN_END
 from vgt.models.visual_lm import tokenize
 from vgt.models.vlm_training import IGNORED
 from vgt.training.precision import native_bf16
+from vgt.training.prefetch import each
 from vgt.training.sources import Sample, Skipped, SkipReport, Source
 from vgt.training.sources.order import sample_at
 from vgt.training.transforms import Below, Transform
@@ -40,7 +43,7 @@ class DataConfig(Config):
     ``image_column``, ``caption_column``: of tables and JSON files, where they are not found by themselves.  ``flip``:
     mirror pictures for the autoencoder.  ``min_side``: shorter pictures are not for the generator.
     ``caption_tokens``: budget of the templated prompt.  ``skip_limit``: largest share of bad samples.  ``workers``:
-    threads that decode pictures ahead (spec vgt 1.11, 2.2, 2.6)."""
+    threads that decode pictures ahead, or processes that draw scenes ahead for a GPU (spec vgt 1.11, 2.2, 2.6)."""
 
     photos: float = 0.25
     scenes: int = 65_536
@@ -148,21 +151,55 @@ def region_words(item: scenes.Item, tokenizer, stride: int) -> Tensor:
 
 
 @torch.no_grad()
-def cached_latents(ae, fingerprint: str, count: int, size: int, cache: Path, device="cpu", batch: int = 64) -> Tensor:
+def cached_latents(
+    ae, fingerprint: str, count: int, size: int, cache: Path, device="cpu", batch: int = 64, processes: int = 0
+) -> Tensor:
     """Latents fp16 [count, N, d] of training scenes 0 .. count-1 by a frozen autoencoder, kept in
-    ``cache/latents-<hash>.safetensors``."""
+    ``cache/latents-<hash>.safetensors``.  So many ``processes`` draw the scenes; of two runs that need the same
+    latents at once one makes them and the other waits."""
     path = cache / f"latents-{files.digest(scenes.WORLD, fingerprint, str(count), str(size))[:16]}.safetensors"
-    if path.exists():
-        return load_file(path)["latents"]
-    ae.eval().to(device)
-    parts = []
-    for begin in tqdm(range(0, count, batch), file=sys.stderr, desc="latents", mininterval=2):
-        images = to_float(scenes.images("train", range(begin, min(begin + batch, count)), size))
-        parts.append(_latents(ae, images, device))
-    latents = torch.cat(parts).contiguous()
-    with files.atomic(path) as part:
-        save_file({"latents": latents}, part)
-    return latents
+    with _alone(path):
+        if path.exists():
+            return load_file(path)["latents"]
+        ae.eval().to(device)
+        drawn = each(
+            lambda begin: scenes.images("train", range(begin, min(begin + batch, count)), size),
+            range(0, count, batch), processes,
+        )  # fmt: skip
+        bar = tqdm(drawn, total=-(-count // batch), file=sys.stderr, desc="latents", mininterval=2)
+        latents = torch.cat([_latents(ae, to_float(images), device) for images in bar]).contiguous()
+        with files.atomic(path) as part:
+            save_file({"latents": latents}, part)
+        return latents
+
+
+def _alone(path: Path) -> FileLock:
+    """Held while a cached file is made, so that nobody else makes it too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path.with_suffix(".lock"))
+
+
+class Told(NamedTuple):
+    """What the captions of a scene say.  ``short`` is None for scenes laid out for dense captions: a short one would
+    name one object of several."""
+
+    short: str | None
+    dense: str
+
+
+def cached_captions(count: int, cache: Path, processes: int = 0, batch: int = 1024) -> list[Told]:
+    """The captions of training scenes 0 .. count-1, kept in ``cache/captions-<hash>.json``; ``processes`` as above."""
+    path = cache / f"captions-{files.digest(scenes.WORLD, str(count))[:16]}.json"
+    with _alone(path):
+        if not path.exists():
+            made = each(lambda begin: _told(begin, min(begin + batch, count)), range(0, count, batch), processes)
+            files.write_text(path, json.dumps([told for some in made for told in some]))
+        return [Told(*pair) for pair in json.loads(path.read_text(encoding="utf-8"))]
+
+
+def _told(begin: int, end: int) -> list[Told]:
+    drawn = [scenes.scene("train", index) for index in range(begin, end)]
+    return [Told(None if s.task == "dense" else captions.short_caption(s), captions.dense_caption(s)) for s in drawn]
 
 
 def _latents(ae, images: Tensor, device) -> Tensor:
@@ -178,16 +215,10 @@ def statistics(latents: Tensor, sample: int = 4096) -> tuple[tuple[float, ...], 
     return tuple(flat.mean(0).tolist()), tuple(flat.std(0).tolist())
 
 
-def caption_batches(latents: Tensor, tokenizer, data: DataConfig, batch: int) -> Batches:
+def caption_batches(latents: Tensor, told: list[Told], tokenizer, data: DataConfig, batch: int) -> Batches:
     """``latents`` [B, N, d], ``ids``, ``mask`` of their captions.  A batch holds short or dense captions, not both, so
-    that little is padded; scenes come in a new order each pass.  Scenes laid out for dense captions have no other: a
-    short one would name one object of several."""
-    shortly = [i for i in range(len(latents)) if scenes.scene("train", i).task != "dense"]
-
-    @functools.cache
-    def told(index: int, dense: bool) -> str:
-        caption = captions.dense_caption if dense else captions.short_caption
-        return caption(scenes.scene("train", index))
+    that little is padded; scenes come in a new order each pass."""
+    shortly = [i for i, pair in enumerate(told) if pair.short is not None]
 
     def at(step: int) -> dict[str, Tensor]:
         draws = scenes.Draws("captions", step)
@@ -197,7 +228,7 @@ def caption_batches(latents: Tensor, tokenizer, data: DataConfig, batch: int) ->
         texts: list[str | None] = []
         for index in chosen:
             dropped = draws.below(1000) < 1000 * data.unconditional
-            texts.append(None if dropped else told(index, dense))
+            texts.append(None if dropped else told[index].dense if dense else told[index].short)
         ids, mask = tokenize(tokenizer, texts)
         return {"latents": latents[chosen].float(), "ids": ids, "mask": mask}
 

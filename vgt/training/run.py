@@ -29,7 +29,7 @@ from vgt.training.distributed import Team, team
 from vgt.training.loop import MODEL, Result, read_log, seconds_spent, train
 from vgt.training.optim import TrainConfig, micro_rows
 from vgt.training.precision import device_name, native_bf16
-from vgt.training.prefetch import Prefetch
+from vgt.training.prefetch import Forked, Prefetch
 from vgt.training.sources import SkipReport, Source, open_source
 
 
@@ -177,11 +177,13 @@ def _upgraded(identity: dict) -> dict:
 
 @contextlib.contextmanager
 def _ahead(job: _Job, preset: Preset, here: Team) -> Iterator[feeds.Batches]:
-    """The batches, decoded ahead by ``data.workers`` threads where they come from files."""
-    if job.skips is None or not preset.data.workers:
+    """The batches, made ahead: decoded by ``data.workers`` threads where they come from files, drawn by as many
+    processes where they are scenes and a GPU would wait for them."""
+    ahead = Prefetch if job.skips is not None else Forked
+    if not preset.data.workers or (ahead is Forked and here.device.type == "cpu"):
         yield job.batches
         return
-    with Prefetch(job.batches, preset.data.workers, here.size) as batches:
+    with ahead(job.batches, preset.data.workers, here.size) as batches:
         yield batches
 
 
@@ -299,8 +301,12 @@ class _Feed:
 def _generator_feed(preset: Preset, place: _Place, ae: Loaded, vlm: Loaded) -> _Feed:
     data, size = preset.data, ae.model.config.image_size
     if data.source == "scenes":
-        latents = feeds.cached_latents(ae.model, ae.fingerprint, data.scenes, size, place.runs / "cache", place.device)
-        batches = feeds.caption_batches(latents, vlm.tokenizer, data, place.rows)
+        cache, processes = place.runs / "cache", 0 if place.device == "cpu" else data.workers
+        latents = feeds.cached_latents(
+            ae.model, ae.fingerprint, data.scenes, size, cache, place.device, processes=processes
+        )
+        told = feeds.cached_captions(data.scenes, cache, processes)
+        batches = feeds.caption_batches(latents, told, vlm.tokenizer, data, place.rows)
         return _Feed(batches, feeds.statistics(latents) if data.standardize else None, {})
     source, skips = _source(preset, place, captions=True)
     cut = transforms.generator(size, data.min_side)
