@@ -131,9 +131,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=256, help="rows of a generator's step (default 256)")
     parser.add_argument("--scenes", type=int, default=131_072, help="scenes that generators learn (default 131072)")
     parser.add_argument("--workers", type=int, default=6, help="processes that draw scenes, each job (default 6)")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="for every job"
-    )
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for every job")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="then what still runs is ended")
     parser.add_argument("--fresh", action="store_true", help="start over instead of going on")
     options.add_out(parser, options.RUNS / "train_tiny", "folder for the logs and the packed models")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import FAMILIES, IMAGE
 
-from vgt.core import scenes
+from vgt.core import captions, scenes
 from vgt.equations.order import additive
 from vgt.models.attention import PLAIN, plain
 from vgt.models.vlm_training import (
@@ -128,6 +128,31 @@ def test_relations_may_be_asked_more_often(vlms):
         return sum(len(related.findall(text)) for text in asked) / (4 * 16 * 6)
 
     assert share(8) > 2 * share(1) > 0
+
+
+def test_places_are_asked_for_on_demand(vlms):
+    def asked(places: int) -> list[str]:
+        at = data.conversation_batches(vlms["internvl"], data.DataConfig(turns=6, places=places), 16)
+        texts = [vlms["internvl"].tokenizer.decode(ids) for step in range(2) for ids in at(step)["ids"]]
+        return [found for text in texts for found in re.findall(r"Is the (?!background)\w+ at the \w+", text)]
+
+    assert not asked(0) and len(asked(4)) > 30
+
+
+def test_a_place_is_the_side_of_the_middle_on_which_an_object_is():
+    seen = 0
+    for index in range(60):
+        scene = scenes.scene("train", index)
+        where = {o.shape: o for o in scene.objects}
+        for question, told in captions.questions(scene, scenes.Draws("places", index), 2, (0, captions.PLACE)):
+            found = re.fullmatch(r"Is the (\w+) at the (\w+)\?", question)
+            if found is None:
+                continue
+            thing, side = where[found[1]], found[2]
+            sides = {"left" if thing.cx < 128 else "right", "top" if thing.cy < 128 else "bottom"}
+            assert told == ("yes" if side in sides else "no")
+            seen += 1
+    assert seen > 20
 
 
 def test_three_dimensional_positions_are_refused(vlms):

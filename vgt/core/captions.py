@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vgt.core.scenes import (
+    CANVAS,
     COLORS,
     RELATIONS,
     SHADES,
@@ -219,6 +220,7 @@ def _first(found: Sequence[Seen], field: str) -> str:
 
 
 RELATION = 6  # the number of the kind of question that asks for one
+PLACE = 8  # of the kind that asks on which side of the picture an object is: for training, no test asks it
 
 
 def questions(scene: Scene, draws: Draws, n: int, kinds: Sequence[int] = range(8)) -> list[tuple[str, str]]:
@@ -249,6 +251,13 @@ def questions(scene: Scene, draws: Draws, n: int, kinds: Sequence[int] = range(8
             true = relations(a.extent, b.extent)
             relation = true[0] if true and draws.below(2) else draws.choice(RELATIONS)
             question = f"Is the {a.shape} {relation} the {b.shape}?"
+        elif kind == PLACE and shapes.count(o.shape) == 1:
+            side = draws.choice(SHADES[1:])
+            offset = (o.cx if side in ("left", "right") else o.cy) - CANVAS // 2
+            if abs(offset) < CANVAS // 16:
+                continue  # in the middle
+            pairs.append((f"Is the {o.shape} at the {side}?", _yes((offset < 0) == (side in ("left", "top")))))
+            continue
         elif kind == 7:
             question = (
                 "What color is the background?"

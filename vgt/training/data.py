@@ -35,7 +35,8 @@ Batches = Callable[[int], dict[str, Tensor]]
 class DataConfig(Config):
     """``photos``: share of photo crops among autoencoder images.  ``scenes``: how many training scenes the latents of a
     frozen autoencoder are cached for.  ``turns``: questions per picture for the VLM; ``relations``: how many times as
-    often as another kind one about a relation is drawn.  ``dense``: share of batches with dense captions.
+    often as another kind one about a relation is drawn; ``places``: how many times one that asks on which side of the
+    picture an object is.  ``dense``: share of batches with dense captions.
     ``unconditional``: share of captions dropped for guidance (spec vgt 2.5).  ``standardize``: whether a generator sees
     latents with mean 0 and deviation 1 per channel (published models do not).
 
@@ -49,6 +50,7 @@ class DataConfig(Config):
     scenes: int = 65_536
     turns: int = 6
     relations: int = 1
+    places: int = 0
     dense: float = 0.2
     unconditional: float = 0.1
     standardize: bool = True
@@ -80,10 +82,12 @@ def conversation_batches(vlm, data: DataConfig, batch: int) -> Batches:
     """Pictures with some questions and sometimes a request for a description: ``images``, ``ids``, ``targets`` (the
     answers and the ends of their turns; IGNORED elsewhere), ``turns`` (0: the image, k: the k-th question, of which
     each is a first question about the image), ``regions`` (see ``region_words``)."""
-    if data.relations < 1:
-        raise ValueError(f"data.relations {data.relations} is less than once; choose 1 or more")
+    if data.relations < 1 or data.places < 0:
+        raise ValueError(
+            f"data.relations {data.relations} and data.places {data.places}: choose at least 1 and at least 0"
+        )
     tokenizer = vlm.tokenizer
-    kinds = (*range(8), *[captions.RELATION] * (data.relations - 1))
+    kinds = (*range(8), *[captions.RELATION] * (data.relations - 1), *[captions.PLACE] * data.places)
 
     def at(step: int) -> dict[str, Tensor]:
         rows, images, regions = [], [], []
