@@ -21,7 +21,8 @@ from vgt.core import files
 from vgt.training.loop import MODEL, read_log
 
 POLL = 0.5  # seconds
-GENERATORS = ("query_ar_internvl", "mar_internvl", "query_ar_pixel", "query_ar_qwen")
+GENERATORS = ("query_ar_internvl", "mar_internvl", "query_ar_pixel", "query_ar_qwen", "mar_internvl_compute")
+COMPUTE = 1.384  # operations of a step of QueryAR by those of a step of MAR (``vgt train --plan``)
 CHAINS = {  # what must have ended before; what is not among the chosen jobs is taken as it is
     "vgt_ae_internvl_stage1": ("vlm_internvl",),
     "vgt_ae_internvl": ("vgt_ae_internvl_stage1",),
@@ -31,6 +32,7 @@ CHAINS = {  # what must have ended before; what is not among the chosen jobs is 
     "vgt_ae_internvl_nodistill": ("vgt_ae_internvl_nodistill_stage1",),
     "query_ar_internvl": ("vgt_ae_internvl",),
     "mar_internvl": ("vgt_ae_internvl",),
+    "mar_internvl_compute": ("vgt_ae_internvl",),
     "query_ar_pixel": ("pixel_ae",),
     "query_ar_qwen": ("vgt_ae_qwen",),
 }
@@ -53,8 +55,9 @@ def jobs(names: Sequence[str], args: argparse.Namespace) -> list[Job]:
     for name in names:
         settings = [f"data.workers={args.workers}", "train.sample_every=0"]
         if name in GENERATORS:
-            settings += [f"train.batch={args.batch}", f"train.steps={args.steps}", f"data.scenes={args.scenes}"]
-            settings += [f"train.save_every={max(1, min(1000, args.steps))}"]
+            steps = round(args.steps * COMPUTE) if name.endswith("_compute") else args.steps
+            settings += [f"train.batch={args.batch}", f"train.steps={steps}", f"data.scenes={args.scenes}"]
+            settings += ["train.save_every=1000"]
         command = [sys.executable, "-m", "vgt", "train", name, "--device", args.device]
         command += ["--fresh"] if args.fresh else []
         for setting in (*settings, *args.set):

@@ -20,6 +20,7 @@ AUTOENCODERS = {
 GENERATORS = {
     "query_ar_internvl": "QueryAR (InternVL)",
     "mar_internvl": "MAR (InternVL)",
+    "mar_internvl_compute": "MAR (InternVL), computation as QueryAR",
     "query_ar_qwen": "QueryAR (Qwen)",
     "mar_qwen": "MAR (Qwen)",
     "query_ar_pixel": "QueryAR (pixel AE)",
@@ -146,7 +147,7 @@ class Measured:
         for r in self.records:
             if r.subject == generator and isinstance(r.extra.get("autoencoder"), str):
                 return r.extra["autoencoder"]
-        return LATENTS.get(generator.rsplit("_", 1)[-1])
+        return LATENTS.get(generator.removesuffix("_compute").rsplit("_", 1)[-1])
 
 
 def row_label(subject: str, accel: int | None = None) -> str:

@@ -8,8 +8,11 @@ import sys
 import tarfile
 from pathlib import Path
 
+import pytest
+
 from bench import train_tiny
 from bench.train_tiny import CHAINS, JOBS, Job, jobs, side_by_side, table
+from vgt.commands.options import RUNS
 from vgt.commands.reproduce import TRAINING
 
 WRITES = """
@@ -37,6 +40,16 @@ def test_a_job_waits_for_what_it_needs_only_if_that_is_chosen():
     assert chosen["vgt_ae_qwen"].after == () and chosen["query_ar_qwen"].after == ("vgt_ae_qwen",)
     assert "train.steps=10" in chosen["query_ar_qwen"].command and "train.seed=1" in chosen["query_ar_qwen"].command
     assert "train.steps=10" not in chosen["vgt_ae_qwen"].command
+
+
+def test_equal_computation_is_what_the_plan_counts():
+    from vgt.training.plan import plan
+    from vgt.training.run import read
+
+    query, mar, longer = (read(name, []) for name in ("query_ar_internvl", "mar_internvl", "mar_internvl_compute"))
+    counted = [plan(p, RUNS, 1, "h100", None).to_json()["flops_per_step"]["total"] for p in (query, mar)]
+    assert counted[0] / counted[1] == pytest.approx(train_tiny.COMPUTE, rel=0.01)
+    assert longer.train.steps / mar.train.steps == pytest.approx(train_tiny.COMPUTE, rel=0.01)
 
 
 def test_jobs_run_in_order_and_leave_their_models(tmp_path, monkeypatch):

@@ -16,12 +16,14 @@ from vgt.commands import options
 TRAINING = (
     "vlm_internvl", "pixel_ae", "vgt_ae_internvl_stage1", "vgt_ae_internvl", "query_ar_internvl", "mar_internvl",
     "query_ar_pixel", "vlm_qwen", "vgt_ae_qwen_stage1", "vgt_ae_qwen", "query_ar_qwen",
-    "vgt_ae_internvl_nodistill_stage1", "vgt_ae_internvl_nodistill",
+    "vgt_ae_internvl_nodistill_stage1", "vgt_ae_internvl_nodistill", "mar_internvl_compute",
 )  # fmt: skip
 VLMS = ("vlm_internvl", "vlm_qwen")
 AUTOENCODERS = ("vgt_ae_internvl", "vgt_ae_qwen", "pixel_ae")
-ARMS = ("vgt_ae_internvl_nodistill",)  # for comparisons; not bundled, measured where they were trained
 GENERATORS = ("query_ar_internvl", "mar_internvl", "query_ar_qwen", "query_ar_pixel")
+# For comparisons; not bundled, measured where they were trained.
+AUTOENCODER_ARMS = ("vgt_ae_internvl_nodistill",)
+GENERATOR_ARMS = ("mar_internvl_compute",)
 ACCELERATIONS = (1, 4, 16)
 RIVALS = ("query_ar_internvl", "mar_internvl")  # timed against each other in detail
 CLOSENESS = ["--metrics", "kid,prdc"]
@@ -78,13 +80,17 @@ def _measurements(args: argparse.Namespace) -> list[list[str]]:
     from vgt.inference.load import bundled
 
     present = set(bundled()) if not args.train else set(TRAINING)
-    arms = [m for m in ARMS if args.train or (options.RUNS / m / "model").is_dir()]
+    arms, rest = (
+        [m for m in group if args.train or (options.RUNS / m / "model").is_dir()]
+        for group in (AUTOENCODER_ARMS, GENERATOR_ARMS)
+    )
     if not present:
         raise ValueError("no bundled models; reinstall the package, or train them with `vgt reproduce tiny --train`")
     few, sixty = (["-n", "6"], ["-n", "60"]) if args.smoke else ([], [])
     images = ["--images-per-prompt", str(FULL_IMAGES if args.full else QUICK_IMAGES), "--seed", str(args.seed)]
     images += ["--batch", "6"] if args.smoke else []
     vlms, aes, generators = ([m for m in group if m in present] for group in (VLMS, AUTOENCODERS, GENERATORS))
+    generators += rest
     steps = [["eval", "judge", *few]]
     for m in vlms:
         steps += [["eval", "vqa", "--subject", f"vgt:{m}", *few]]
@@ -113,5 +119,5 @@ def _measurements(args: argparse.Namespace) -> list[list[str]]:
     if rivals:
         detail = ["--accel", accels, *smoke] if args.smoke else ["--accel", "1,2,4,8,16", "--batch", "1,8"]
         steps += [["bench", *rivals, *detail, "--against", "eager"]]
-    steps += [["bench", *(m for m in (*generators, *aes) if m not in rivals), "--accel", accels, *smoke]]
+    steps += [["bench", *(m for m in (*generators, *aes) if m not in (*rivals, *rest)), "--accel", accels, *smoke]]
     return steps
