@@ -67,8 +67,7 @@ class VLMTraining:
             raise ValueError("a VLM is pretrained with running positions here; set model.mrope to false")
         self.vlm, self.losses, self.choices = vlm, losses, choices
         if losses.freeze_encoder:
-            for part in (vlm.encoder.tower, vlm.encoder.projector):
-                part.requires_grad_(False)
+            vlm.encoder.requires_grad_(False)
 
     def players(self) -> dict[str, nn.Module]:
         return {"model": self.vlm}
