@@ -48,6 +48,11 @@ class Job:
     run: Path
     after: tuple[str, ...] = ()
 
+    @property
+    def log(self) -> Path:
+        """Beside the run's folder, which a fresh start empties."""
+        return self.run.with_suffix(".log")
+
 
 def jobs(names: Sequence[str], args: argparse.Namespace) -> list[Job]:
     """The chosen trainings as commands."""
@@ -67,7 +72,7 @@ def jobs(names: Sequence[str], args: argparse.Namespace) -> list[Job]:
 
 
 def side_by_side(todo: Sequence[Job], out: Path, seconds: float, tell: Callable[[str], None]) -> dict[str, int | None]:
-    """Run the jobs, each with its log in ``out/<name>.log``; after ``seconds`` what still runs is ended.  Returns the
+    """Run the jobs, each with its log beside its run; after ``seconds`` what still runs is ended.  Returns the
     exit status of every job, None for those that were not begun."""
     began, running = time.monotonic(), {}
     ended: dict[str, int | None] = {}
@@ -82,7 +87,8 @@ def side_by_side(todo: Sequence[Job], out: Path, seconds: float, tell: Callable[
                 ended[name] = None
                 del waiting[name]
             elif all(n in ended for n in job.after):
-                with open(out / f"{name}.log", "w", encoding="utf-8") as log:
+                job.log.parent.mkdir(parents=True, exist_ok=True)
+                with open(job.log, "w", encoding="utf-8") as log:
                     running[name] = (job, subprocess.Popen(job.command, stdout=log, stderr=subprocess.STDOUT))
                 del waiting[name]
         for name, (job, process) in list(running.items()):
@@ -101,12 +107,12 @@ def side_by_side(todo: Sequence[Job], out: Path, seconds: float, tell: Callable[
 def _pack(job: Job, out: Path) -> None:
     """The run's model and metrics as one file."""
     with files.atomic(out / f"{job.name}.tar") as part, tarfile.open(part, "w") as tar:
-        for path in (job.run / MODEL, job.run / "metrics.jsonl"):
+        for path in (job.run / MODEL, job.run / "metrics.jsonl", job.log):
             if path.exists():
                 tar.add(path, f"{job.name}/{path.name}")
 
 
-def table(todo: Sequence[Job], ended: dict[str, int | None], out: Path) -> str:
+def table(todo: Sequence[Job], ended: dict[str, int | None]) -> str:
     """One line a job: status, steps, samples a second over the second half of its log, last loss; the end of the log of
     those that failed."""
     lines = []
@@ -121,8 +127,7 @@ def table(todo: Sequence[Job], ended: dict[str, int | None], out: Path) -> str:
         lines.append(f"{job.name:34} status {ended[job.name]}  {told}")
     for job in todo:
         if ended[job.name]:
-            log = (out / f"{job.name}.log").read_text(encoding="utf-8", errors="replace")
-            lines.append(f"--- {job.name}\n{log[-1500:]}")
+            lines.append(f"--- {job.name}\n{job.log.read_text(encoding='utf-8', errors='replace')[-1500:]}")
     return "\n".join(lines)
 
 
@@ -142,7 +147,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     todo = jobs(args.only, args)
     ended = side_by_side(todo, args.out, args.seconds, lambda text: print(text, flush=True))
-    print(table(todo, ended, args.out))
+    print(table(todo, ended))
     return int(any(status != 0 for status in ended.values()))
 
 

@@ -67,7 +67,7 @@ def test_jobs_run_in_order_and_leave_their_models(tmp_path, monkeypatch):
     assert "c: not begun, bad failed" in told
     with tarfile.open(tmp_path / "out" / "a.tar") as tar:
         assert {"a/model/config.json", "a/metrics.jsonl"} <= set(tar.getnames())
-    text = table(todo, ended, tmp_path / "out")
+    text = table(todo, ended)
     assert "step 4, 8 samples/s, loss 0.2500" in text and "no such preset" in text
 
 
