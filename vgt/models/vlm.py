@@ -6,6 +6,7 @@ Images are float [B, 3, H, W] in [-1, 1].
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import torch
@@ -22,6 +23,12 @@ from vgt.models.tokenizer import TURN_END, TURN_START
 def hf_config(values: dict[str, Any]):
     """A transformers configuration from its dictionary form (needs ``model_type``)."""
     return AutoConfig.for_model(**values)
+
+
+def plain(config) -> dict[str, Any]:
+    """The dictionary form of a transformers configuration as JSON gives it back: some of its keys are numbers at first
+    (``id2label``), and would stand beside those that were read."""
+    return json.loads(config.to_json_string(use_diff=False))
 
 
 def whole_model(config) -> nn.Module:

@@ -205,7 +205,8 @@ def _turn(system, name, player, trainers, here, config, batches, step) -> dict[s
     losses, logged = [], []
     for place, batch in enumerate(batches):
         names = (step, name) if count == 1 else (step, name, here.rank + place * here.size)
-        rng = torch.Generator().manual_seed(seeds.image_seed(config.seed, "step", *names))
+        # Drawn where it is used: a CPU's noise for a large batch takes longer than a GPU's step.
+        rng = torch.Generator(here.device).manual_seed(seeds.image_seed(config.seed, "step", *names))
         with exchanging(player, last=place + 1 == len(batches)):
             with autocast(player, config.precision, here):
                 loss, parts = player(functools.partial(system.loss, name, batch, step, rng))

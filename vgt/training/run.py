@@ -21,7 +21,7 @@ from vgt.models.perceptual import PerceptualLoss
 from vgt.models.pixel_decoder import load_decoder
 from vgt.models.vgt_ae import VGTAE, AELossConfig, VGTAEConfig, VGTAETraining
 from vgt.models.visual_lm import ARTraining, VisualLM, VisualLMConfig
-from vgt.models.vlm import VLMConfig, build
+from vgt.models.vlm import VLMConfig, build, plain
 from vgt.models.vlm_training import VLMLossConfig, VLMTraining
 from vgt.training import data as feeds
 from vgt.training import grids, history, transforms
@@ -220,7 +220,7 @@ def _ae_job(preset: Preset, place: _Place) -> _Job:
     if preset.init.vlm:
         parent = expect(load(preset.init.vlm, place.runs), "vlm")
         parents["vlm"] = parent.fingerprint
-        values = {"vlm": parent.model.config.to_dict(), "image_size": parent.model.image_size, **values}
+        values = {"vlm": plain(parent.model.config), "image_size": parent.model.image_size, **values}
         teacher = parent.model.encoder
     if preset.init.weights:
         start = expect(load(preset.init.weights, place.runs), "vgt_ae")
@@ -317,7 +317,7 @@ def _generator_feed(preset: Preset, place: _Place, ae: Loaded, vlm: Loaded) -> _
 
 def _generator_config(preset: Preset, ae: Loaded, vlm: Loaded, statistics) -> VisualLMConfig:
     side = ae.model.config.image_size // ae.model.stride
-    text = vlm.model.config.text_config.to_dict()
+    text = plain(vlm.model.config.text_config)
     mean, std = statistics or (None, None)
     values = {
         "method": preset.system,
