@@ -65,10 +65,23 @@ def jobs(names: Sequence[str], args: argparse.Namespace) -> list[Job]:
             settings += ["train.save_every=1000"]
         command = [sys.executable, "-m", "vgt", "train", name, "--device", args.device]
         command += ["--fresh"] if args.fresh else []
-        for setting in (*settings, *args.set):
+        for setting in (*settings, *chosen(args.set, name)):
             command += ["--set", setting]
         made.append(Job(name, command, options.RUNS / name, tuple(n for n in CHAINS.get(name, ()) if n in names)))
     return made
+
+
+def chosen(settings: Sequence[str], name: str) -> list[str]:
+    """Those of the settings that are for this job: KEY=VALUE for all, NAME:KEY=VALUE for one."""
+    found = []
+    for setting in settings:
+        key, _, _ = setting.partition("=")
+        whose, colon, _ = key.partition(":")
+        if colon and whose not in JOBS:
+            raise ValueError(f"setting {setting!r} is for {whose!r}, which is no job; choose one of {', '.join(JOBS)}")
+        if not colon or whose == name:
+            found.append(setting[len(whose) + 1 :] if colon else setting)
+    return found
 
 
 def side_by_side(todo: Sequence[Job], out: Path, seconds: float, tell: Callable[[str], None]) -> dict[str, int | None]:
@@ -139,7 +152,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=256, help="rows of a generator's step (default 256)")
     parser.add_argument("--scenes", type=int, default=131_072, help="scenes that generators learn (default 131072)")
     parser.add_argument("--workers", type=int, default=6, help="processes that draw scenes, each job (default 6)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for every job")
+    parser.add_argument("--set", action="append", default=[], metavar="[MODEL:]KEY=VALUE", help="for all, or one")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="then what still runs is ended")
     parser.add_argument("--fresh", action="store_true", help="start over instead of going on")
     options.add_out(parser, options.RUNS / "train_tiny", "folder for the logs and the packed models")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench import train_tiny
-from bench.train_tiny import CHAINS, JOBS, Job, jobs, side_by_side, table
+from bench.train_tiny import CHAINS, JOBS, Job, chosen, jobs, side_by_side, table
 from vgt.commands.options import RUNS
 from vgt.commands.reproduce import TRAINING
 
@@ -40,6 +40,14 @@ def test_a_job_waits_for_what_it_needs_only_if_that_is_chosen():
     assert chosen["vgt_ae_qwen"].after == () and chosen["query_ar_qwen"].after == ("vgt_ae_qwen",)
     assert "train.steps=10" in chosen["query_ar_qwen"].command and "train.seed=1" in chosen["query_ar_qwen"].command
     assert "train.steps=10" not in chosen["vgt_ae_qwen"].command
+
+
+def test_settings_are_for_all_jobs_or_for_one():
+    given = ["train.seed=1", "mar_internvl:init.weights=a:b=c"]
+    assert chosen(given, "mar_internvl") == ["train.seed=1", "init.weights=a:b=c"]
+    assert chosen(given, "pixel_ae") == ["train.seed=1"]
+    with pytest.raises(ValueError, match="'mars', which is no job"):
+        chosen(["mars:train.seed=1"], "pixel_ae")
 
 
 def test_equal_computation_is_what_the_plan_counts():

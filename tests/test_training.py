@@ -298,7 +298,9 @@ def test_a_further_round_continues_the_log(chain, tmp_path):
     assert "* steps 2, batch 2, samples seen 4 (12 in 2 rounds)\n" in card
     assert "| 1 | 4 x 2 | 8 | " in card and "## Rounds before this one" in card
     assert [row["step"] for row in loop.read_log(out)] == [1, 2]
-    assert history.read(chain / "runs/stage2/model")[0]["step"] == 1
+    again(chain, "query_ar", tmp_path / "arm", [f"init.weights={first}", "train.steps=1", "name=arm"])
+    assert [r["samples"] for r in history.read(tmp_path / "arm/model")] == [2, 4, 6, 8, 10]  # it has learnt from them
+    assert history.read(chain / "runs/stage2/model")[0]["step"] == 1  # an autoencoder's second stage is no such round
 
 
 def test_a_log_is_thinned_and_keeps_its_end():

@@ -145,12 +145,14 @@ def _texts(name: str, settings: list[str], preset: Preset, job: _Job, out: Path,
 
 
 def _earlier(preset: Preset, runs: Path) -> list[dict]:
-    """The log of ``init.weights``, where this run is a further round of the same model."""
+    """The log of ``init.weights``, where this run is a further round of that model: one of the same name, or any
+    generator, which has learnt from the samples of the one before."""
     if not preset.init.weights:
         return []
     folder = locate(preset.init.weights, runs)
     rows = history.read(folder)
-    return rows if rows and checkpoint.read_header(folder)["name"] == preset.name else []
+    further = preset.system in LOSSES or (rows and checkpoint.read_header(folder)["name"] == preset.name)
+    return rows if further else []
 
 
 def _slow(device: torch.device) -> str:
