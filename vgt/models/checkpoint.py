@@ -95,7 +95,8 @@ def disk_errors(folder: str | Path) -> Iterator[None]:
 def _pack(state: dict[str, Tensor], storage: str) -> dict[str, Tensor]:
     packed: dict[str, Tensor] = {}
     for key, tensor in state.items():
-        if storage == "int6" and tensor.is_floating_point() and tensor.ndim >= 2 and tensor.numel() >= int6.GROUP:
+        large = tensor.is_floating_point() and tensor.ndim >= 2 and tensor.numel() >= int6.GROUP
+        if storage == "int6" and large and not key.endswith(int6.EXACT):
             packed[key], packed[key + SCALE] = int6.pack(tensor)
             packed[key + SHAPE] = torch.tensor(tensor.shape)
         else:

@@ -17,7 +17,8 @@ import torch
 from vgt.core import env
 
 LOG = "training.jsonl"
-POINTS = 150  # lines of a round, about
+POINTS = 150  # lines of a round, and of all rounds before it together, about
+DIGITS = 5  # significant ones of a number in the log
 
 
 def read(folder: Path) -> list[dict]:
@@ -28,6 +29,8 @@ def read(folder: Path) -> list[dict]:
 
 def joined(earlier: Sequence[dict], rows: Sequence[dict], end: Mapping) -> list[dict]:
     """The rounds before, then this run's ``rows`` thinned to about ``POINTS``, its last one with what ``end`` says."""
+    every = max(1, len(earlier) // POINTS)
+    earlier = [row for k, row in enumerate(earlier) if k % every == 0 or "minutes" in row]
     kept = list(rows[:: max(1, len(rows) // POINTS)])
     kept += [rows[-1]] if rows and kept[-1] != rows[-1] else []
     before = earlier[-1] if earlier else {"step": 0, "samples": 0}
@@ -39,7 +42,11 @@ def joined(earlier: Sequence[dict], rows: Sequence[dict], end: Mapping) -> list[
 
 def lines(rows: Sequence[dict]) -> str:
     """As ``training.jsonl``."""
-    return "".join(json.dumps(row) + "\n" for row in rows)
+    return "".join(json.dumps({key: _short(value) for key, value in row.items()}) + "\n" for row in rows)
+
+
+def _short(value):
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
 
 
 def rounds(rows: Sequence[dict]) -> list[dict]:
@@ -55,11 +62,11 @@ def rounds(rows: Sequence[dict]) -> list[dict]:
 
 
 def card(
-    title: str, system: str, world: str, parameters: int, planned: int, precision: str, parents: Mapping[str, str],
-    rows: Sequence[dict],
+    title: str, system: str, world: str, parameters: int, planned: int, precision: str, device: str,
+    parents: Mapping[str, str], rows: Sequence[dict],
 ) -> str:  # fmt: skip
-    """The model card.  ``planned``: steps that this run was laid out for; ``parents``: what it starts from and with, as
-    hashes; ``rows``: ``joined``."""
+    """The model card.  ``planned``: steps that this run was laid out for; ``device``: what it ran on; ``parents``: what
+    it starts from and with, as hashes; ``rows``: ``joined``."""
     made = rounds(rows)
     last = made[-1]
     early = f" of {planned} planned" if last["steps"] < planned else ""
@@ -79,7 +86,7 @@ A {system} checkpoint of {parameters:,} parameters, trained on {world}.
 
 * command: `{last["command"]}`
 * steps {last["steps"]}{early}, batch {last["batch"]}, samples seen {last["samples"]:,}{total}
-* time: about {last["minutes"]:.0f} minutes on {env.processor()} ({platform.system()}, {precision})
+* time: about {last["minutes"]:.0f} minutes on {device} ({platform.system()}, {precision})
 * written {time.strftime("%Y-%m-%d", time.gmtime())} by {versions}
 {marks}
 | step | samples | loss |

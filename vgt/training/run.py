@@ -115,7 +115,7 @@ def run(
     folder, earlier = out / MODEL, _earlier(preset, runs)
 
     def save(state, _: int) -> None:
-        texts = _texts(name, settings, preset, job, out, earlier)
+        texts = _texts(name, settings, preset, job, out, earlier, device_name(here.device))
         checkpoint.save(
             folder, preset.system, preset.name, job.config, state, job.tokenizer, texts, preset.train.storage
         )
@@ -131,7 +131,9 @@ def run(
     return Trained(folder, checkpoint.fingerprint(folder), result)
 
 
-def _texts(name: str, settings: list[str], preset: Preset, job: _Job, out: Path, earlier: list[dict]) -> dict[str, str]:
+def _texts(
+    name: str, settings: list[str], preset: Preset, job: _Job, out: Path, earlier: list[dict], device: str
+) -> dict[str, str]:  # fmt: skip
     """The card and the log that lie beside the weights."""
     command = " ".join(["vgt train", name, *(f"--set {s}" for s in settings)])
     end = {"minutes": round(seconds_spent(out) / 60, 1), "command": command, "batch": preset.train.batch}
@@ -139,7 +141,7 @@ def _texts(name: str, settings: list[str], preset: Preset, job: _Job, out: Path,
     parameters = sum(p.numel() for p in job.system.players()["model"].parameters())
     train = preset.train
     card = history.card(
-        preset.name, preset.system, job.world, parameters, train.steps, train.precision, job.parents, rows
+        preset.name, preset.system, job.world, parameters, train.steps, train.precision, device, job.parents, rows
     )
     return {"README.md": card, history.LOG: history.lines(rows)}
 
