@@ -11,6 +11,7 @@ from torch import nn
 
 from vgt.inference.load import bundled, load, locate, paired_autoencoder
 from vgt.models import checkpoint, int6
+from vgt.models.flow_head import FREQUENCIES, time_features
 
 
 def tiny(seed: int = 0) -> nn.Module:
@@ -76,6 +77,21 @@ def test_int6_comes_back_within_half_a_step(tmp_path):
         assert (lost.abs() <= 0.41 * reach).all()  # the least scale cuts at 0.6 of the largest
     for key in ("small", "bias", "zero"):
         assert torch.equal(back[key], state[key].half().float())
+
+
+def test_int6_leaves_the_time_embedding_what_it_is(tmp_path):
+    """Most features of a time are nearly constant: beside one large weight the small ones all round to 0, and their sum,
+    which is not small, with them."""
+    weight = torch.full((8, FREQUENCIES), 0.03)
+    weight[:, 0] = 3.0
+    features = time_features(torch.linspace(0, 1, 9))
+    rounded = int6.unpack(*int6.pack(weight), weight.shape)
+    assert (features @ (rounded - weight).T).abs().min() > 1
+    key = "image_head.time_embed.mlp.0.weight"
+    checkpoint.save(tmp_path / "m", "vlm", "t", {}, {key: weight, "other": weight}, storage="int6")
+    state = checkpoint.read_state(tmp_path / "m")
+    assert (features @ (state[key] - weight).T).abs().max() < 1e-2
+    assert (features @ (state["other"] - weight).T).abs().min() > 1
 
 
 def test_int6_writes_every_level_and_every_place():
