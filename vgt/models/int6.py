@@ -1,7 +1,7 @@
 """Weights in six bits: 6.125 bits a number in groups of 128 that share an fp16 scale, four numbers in three bytes.
 
-Of five candidate scales each group takes the one with the least squared error.  Where inputs are nearly equal, errors
-add up instead of averaging out: matrices of that kind (``EXACT``) are left in fp16.
+Of five candidate scales each group takes the one with the least squared error.  A matrix whose inputs are nearly equal
+says what it says in small differences of large weights, which do not outlive that: those (``EXACT``) stay in fp16.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 GROUP = 128
 TOP = 31  # numbers are -31 .. 31 times their scale
-EXACT = ("time_embed.mlp.0.weight",)  # most of a time's 256 features hardly change (EXPERIMENTS.md)
+EXACT = ("time_embed.mlp.0.weight",)  # the features of a time (EXPERIMENTS.md)
 SHRINK = (1.0, 0.9, 0.8, 0.7, 0.6)  # candidate scales, as shares of the one that reaches the largest number
 
 

@@ -17,7 +17,7 @@ import torch
 from vgt.core import env
 
 LOG = "training.jsonl"
-POINTS = 50  # lines of a round, and of all rounds before it together, about
+POINTS = 50  # lines of a round, and about twice as many of all rounds before it
 DIGITS = 5  # significant ones of a number in the log
 
 
@@ -29,7 +29,7 @@ def read(folder: Path) -> list[dict]:
 
 def joined(earlier: Sequence[dict], rows: Sequence[dict], end: Mapping) -> list[dict]:
     """The rounds before, then this run's ``rows`` thinned to about ``POINTS``, its last one with what ``end`` says."""
-    every = max(1, -(-len(earlier) // POINTS))
+    every = max(1, len(earlier) // POINTS)
     earlier = [row for k, row in enumerate(earlier) if k % every == 0 or "minutes" in row]
     kept = list(rows[:: max(1, -(-len(rows) // POINTS))])
     kept += [rows[-1]] if rows and kept[-1] != rows[-1] else []
