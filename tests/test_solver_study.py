@@ -228,13 +228,13 @@ def test_bad_command_lines(tmp_path, capsys, options, message):
 
 
 def test_the_command_line(tmp_path, capsys):
-    call = ["eval", "solvers", "--subject", "vgt:query_ar_internvl", "--accel", "64", "--prompts", "6"]
+    call = ["eval", "solvers", "--subject", "vgt:query_ar_internvl", "--accel", "64", "--prompts", "12"]
     call += ["--images-per-prompt", "1", "--settings", "sde:3,ode:2", "--batch", "6", "-o", str(tmp_path)]
     assert main(call) == 0
     *text, last = capsys.readouterr().out.splitlines()
     assert any(line.startswith("recommended: ") for line in text)
     names = list(json.loads(last)["scores"])
-    assert names[0] == "query_ar_internvl+sde-3@64x/scenes-geneval-6-validation/overall" and len(names) == 3
+    assert names[0] == "query_ar_internvl+sde-3@64x/scenes-geneval-12-validation/overall" and len(names) == 3
 
 
 # ----------------------------------------------------------------------------------------------------- the report
