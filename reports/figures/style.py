@@ -17,6 +17,7 @@ PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
 LOOKS = {
     "query_ar_internvl": (BLUE, "o"),
     "mar_internvl": (VERMILION, "s"),
+    "mar_internvl_compute": (ORANGE, "v"),
     "query_ar_qwen": (GREEN, "D"),
     "query_ar_pixel": (PURPLE, "^"),
     "vgt_ae_internvl": (BLUE, "o"),
