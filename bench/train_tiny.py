@@ -17,26 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vgt.commands import options
+from vgt.commands.reproduce import TRAINING
 from vgt.core import files
 from vgt.training.loop import MODEL, read_log
+from vgt.training.run import LOSSES, read
 
 POLL = 0.5  # seconds
-GENERATORS = ("query_ar_internvl", "mar_internvl", "query_ar_pixel", "query_ar_qwen", "mar_internvl_compute")
 COMPUTE = 1.384  # operations of a step of QueryAR by those of a step of MAR (``vgt train --plan``)
-CHAINS = {  # what must have ended before; what is not among the chosen jobs is taken as it is
-    "vgt_ae_internvl_stage1": ("vlm_internvl",),
-    "vgt_ae_internvl": ("vgt_ae_internvl_stage1",),
-    "vgt_ae_qwen_stage1": ("vlm_qwen",),
-    "vgt_ae_qwen": ("vgt_ae_qwen_stage1",),
-    "vgt_ae_internvl_nodistill_stage1": ("vlm_internvl",),
-    "vgt_ae_internvl_nodistill": ("vgt_ae_internvl_nodistill_stage1",),
-    "query_ar_internvl": ("vgt_ae_internvl",),
-    "mar_internvl": ("vgt_ae_internvl",),
-    "mar_internvl_compute": ("vgt_ae_internvl",),
-    "query_ar_pixel": ("pixel_ae",),
-    "query_ar_qwen": ("vgt_ae_qwen",),
-}
-JOBS = ("vlm_internvl", "vlm_qwen", "pixel_ae", *CHAINS)
 
 
 @dataclass(frozen=True)
@@ -59,7 +46,8 @@ def jobs(names: Sequence[str], args: argparse.Namespace) -> list[Job]:
     made = []
     for name in names:
         settings = [f"data.workers={args.workers}", "train.sample_every=0"]
-        if name in GENERATORS:
+        preset = read(name, [])
+        if preset.system in LOSSES:
             steps = round(args.steps * COMPUTE) if name.endswith("_compute") else args.steps
             settings += [f"train.batch={args.batch}", f"train.steps={steps}", f"data.scenes={args.scenes}"]
             settings += ["train.save_every=1000"]
@@ -67,7 +55,12 @@ def jobs(names: Sequence[str], args: argparse.Namespace) -> list[Job]:
         command += ["--fresh"] if args.fresh else []
         for setting in (*settings, *chosen(args.set, name)):
             command += ["--set", setting]
-        made.append(Job(name, command, options.RUNS / name, tuple(n for n in CHAINS.get(name, ()) if n in names)))
+        needs = (
+            preset.init.vlm,
+            preset.init.weights,
+            preset.init.autoencoder,
+        )  # those not chosen are taken as they are
+        made.append(Job(name, command, options.RUNS / name, tuple(n for n in needs if n in names)))
     return made
 
 
@@ -77,8 +70,10 @@ def chosen(settings: Sequence[str], name: str) -> list[str]:
     for setting in settings:
         key, _, _ = setting.partition("=")
         whose, colon, _ = key.partition(":")
-        if colon and whose not in JOBS:
-            raise ValueError(f"setting {setting!r} is for {whose!r}, which is no job; choose one of {', '.join(JOBS)}")
+        if colon and whose not in TRAINING:
+            raise ValueError(
+                f"setting {setting!r} is for {whose!r}, which is no job; choose one of {', '.join(TRAINING)}"
+            )
         if not colon or whose == name:
             found.append(setting[len(whose) + 1 :] if colon else setting)
     return found
@@ -147,7 +142,7 @@ def table(todo: Sequence[Job], ended: dict[str, int | None]) -> str:
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns 0 if every job ended well."""
     parser = argparse.ArgumentParser(prog="python -m bench.train_tiny", description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", choices=JOBS, default=JOBS, metavar="MODEL", help="these alone")
+    parser.add_argument("--only", nargs="+", choices=TRAINING, default=TRAINING, metavar="MODEL", help="these alone")
     parser.add_argument("--steps", type=int, default=8000, help="steps of every generator (default 8000)")
     parser.add_argument("--batch", type=int, default=256, help="rows of a generator's step (default 256)")
     parser.add_argument("--scenes", type=int, default=131_072, help="scenes that generators learn (default 131072)")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench import train_tiny
-from bench.train_tiny import CHAINS, JOBS, Job, chosen, jobs, side_by_side, table
+from bench.train_tiny import Job, chosen, jobs, side_by_side, table
 from vgt.commands.options import RUNS
 from vgt.commands.reproduce import TRAINING
 
@@ -29,15 +29,14 @@ def job(name: str, folder: Path, code: str, *after: str) -> Job:
     return Job(name, [sys.executable, "-c", code, str(folder / name)], folder / name, after)
 
 
-def test_all_models_are_known():
-    assert set(JOBS) == set(TRAINING)
-    assert all(set(needs) <= set(JOBS) for needs in CHAINS.values())
-
-
 def test_a_job_waits_for_what_it_needs_only_if_that_is_chosen():
     args = argparse.Namespace(workers=2, steps=10, batch=4, scenes=64, device="cpu", fresh=True, set=["train.seed=1"])
     chosen = {j.name: j for j in jobs(["vgt_ae_qwen", "query_ar_qwen"], args)}
     assert chosen["vgt_ae_qwen"].after == () and chosen["query_ar_qwen"].after == ("vgt_ae_qwen",)
+    everything = {j.name: j for j in jobs(TRAINING, args)}
+    assert everything["query_ar_pixel"].after == ("vlm_internvl", "pixel_ae")
+    assert set(everything["vgt_ae_qwen"].after) == {"vlm_qwen", "vgt_ae_qwen_stage1"}
+    assert all(set(j.after) <= set(TRAINING) - {j.name} for j in everything.values())
     assert "train.steps=10" in chosen["query_ar_qwen"].command and "train.seed=1" in chosen["query_ar_qwen"].command
     assert "train.steps=10" not in chosen["vgt_ae_qwen"].command
 

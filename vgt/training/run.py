@@ -183,12 +183,18 @@ def _upgraded(identity: dict) -> dict:
 def _ahead(job: _Job, preset: Preset, here: Team) -> Iterator[feeds.Batches]:
     """The batches, made ahead: decoded by ``data.workers`` threads where they come from files, drawn by as many
     processes where they are scenes and a GPU would wait for them."""
-    ahead = Prefetch if job.skips is not None else Forked
-    if not preset.data.workers or (ahead is Forked and here.device.type == "cpu"):
+    drawn = job.skips is None
+    workers = _drawers(preset.data, here) if drawn else preset.data.workers
+    if not workers:
         yield job.batches
         return
-    with ahead(job.batches, preset.data.workers, here.size) as batches:
+    with (Forked if drawn else Prefetch)(job.batches, workers, here.size) as batches:
         yield batches
+
+
+def _drawers(data: feeds.DataConfig, here: Team) -> int:
+    """Processes that draw scenes ahead; on a CPU they would only take it from the training."""
+    return 0 if here.device.type == "cpu" else data.workers
 
 
 # ------------------------------------------------------------------------------------------------- systems
@@ -305,7 +311,7 @@ class _Feed:
 def _generator_feed(preset: Preset, place: _Place, ae: Loaded, vlm: Loaded) -> _Feed:
     data, size = preset.data, ae.model.config.image_size
     if data.source == "scenes":
-        cache, processes = place.runs / "cache", 0 if place.device == "cpu" else data.workers
+        cache, processes = place.runs / "cache", _drawers(data, place.team)
         latents = feeds.cached_latents(
             ae.model, ae.fingerprint, data.scenes, size, cache, place.device, processes=processes
         )
