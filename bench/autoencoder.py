@@ -1,4 +1,4 @@
-"""Timing of the autoencoders: uint8 pictures to latents, and latents to uint8 pictures."""
+"""Timing of the autoencoders: uint8 images to latents, and latents to uint8 images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from bench.subjects import Subject
 from vgt.core import files, scenes
-from vgt.inference.pictures import to_float, to_uint8
+from vgt.inference.images import to_float, to_uint8
 from vgt.inference.tokenizer import encode
 
 OPERATIONS = ("encode", "decode")
@@ -20,7 +20,7 @@ def workload_hash(subject: Subject, batch: int) -> str:
     return files.digest_json([scenes.WORLD, "test", batch, BATCHES, subject.ae.config.image_size])
 
 
-def pictures(count: int, size: int) -> np.ndarray:
+def test_images(count: int, size: int) -> np.ndarray:
     """Test scenes uint8 [count, size, size, 3]; where scenes are not drawn at that size, the largest, repeated."""
     if size in scenes.SIZES:
         return scenes.images("test", range(count), size)
@@ -30,10 +30,10 @@ def pictures(count: int, size: int) -> np.ndarray:
 
 
 def calls(subject: Subject, batch: int) -> dict[str, Callable[[], object]]:
-    """The two timed calls over ``BATCHES * batch`` pictures."""
+    """The two timed calls over ``BATCHES * batch`` images."""
     ae = subject.ae
     device = next(ae.parameters()).device
-    images = pictures(BATCHES * batch, ae.config.image_size)
+    images = test_images(BATCHES * batch, ae.config.image_size)
     with torch.no_grad():
         latents = [ae.encode(to_float(part, device)) for part in np.split(images, BATCHES)]
 

@@ -32,7 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help=f"images at a time (default {BATCH}), or a list: 1,8,64; rows of flow-head and training, pairs of metrics",
     )
     parser.add_argument(
-        "--against", choices=("eager",), default=None, help="also time the readable loop, in alternation"
+        "--against", choices=("eager",), default=None, help="also time the reference implementation, in alternation"
     )
     parser.add_argument(
         "--mode", choices=("latency", "throughput"), default="latency", help="wait for every batch, or for several"

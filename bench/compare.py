@@ -18,7 +18,7 @@ def compare(a_records: Iterable[Record], b_records: Iterable[Record], threshold:
 
     ``ratio`` is how many times better B is (faster, smaller).  ``verdict``: "regression" below 1 - threshold,
     "improvement" above 1 / (1 - threshold), else "same"; "missing" where a side has no value, "incomparable" where
-    conditions differ.  Ratios (engine over the readable loop, QueryAR over MAR) compare whatever the devices are, all
+    conditions differ.  Ratios (engine over the reference implementation, QueryAR over MAR) compare whatever the devices are, all
     else on one device only.  Weights may differ: their values do not decide the time."""
     if not 0 < threshold < 1:
         raise ValueError(f"threshold {threshold} is not a share; choose one between 0 and 1, for example 0.1")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from vgt.core.config import validated
-from vgt.models.sampling import TINY_TOKENS, Sampling, usual
+from vgt.methods.sampling import TINY_TOKENS, Sampling, usual
 
 PROTOCOL_REPEATS = 3  # fewer are recorded as partial
 FLIGHTS = 4  # batches that follow each other without waiting, in throughput mode
@@ -16,9 +16,9 @@ MODES = ("latency", "throughput")
 @dataclass(frozen=True)
 class Conditions:
     """``batch`` images at a time; ``repeats`` timed rounds after ``warmup`` untimed ones; ``settings``: sampling
-    settings that differ from the model's usual ones; ``eager``: also time the readable loop; ``mode``: latency waits
+    settings that differ from the model's usual ones; ``eager``: also time the reference implementation; ``mode``: latency waits
     for every batch, throughput for every ``FLIGHTS`` of them; ``steps``: only the first so many decode steps, no
-    pictures."""
+    images."""
 
     batch: int = 8
     repeats: int = PROTOCOL_REPEATS

@@ -8,7 +8,7 @@ from bench import roofline, subjects
 from bench.limits import Limits
 from bench.pairs import Pair
 from vgt.inference.hoisted_head import HoistedHead
-from vgt.models.sampling import Sampling, usual
+from vgt.methods.sampling import Sampling, usual
 
 ROWS = (2, 8, 32)  # conditional and unconditional rows together: 1, 4 and 16 tokens
 WHAT = "all evaluations of one decode step with guidance: hoisted, against one call of the head per evaluation"

@@ -39,9 +39,9 @@ def by_square_root(a: Moments, b: Moments) -> float:
 
 def stream(n: int, d: int = DIMENSIONS) -> dict:
     """Moments of n drawn images with a network that is one random matrix: growth of the resident set, MiB, seconds."""
-    from evals.data import ImageSet
+    from evals.engine.images import ImageSet
     from evals.features import Extractor
-    from evals.fidelity_evidence import MOMENTS, Evidence
+    from evals.fidelity.evidence import MOMENTS, Evidence
 
     weights = np.random.default_rng(0).normal(size=(SIDE * SIDE * 3, d)).astype(np.float32) / 255
 

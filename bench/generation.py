@@ -1,7 +1,7 @@
-"""Timing of text to picture: the work, what it consists of, and where its time goes (spec decode_engine).
+"""Timing of text to image: the work, what it consists of, and where its time goes (docs/decode.md).
 
-The timed call is ``vgt.inference.generator.generate``: prompts in, uint8 pictures out, the autoencoder's decoding
-included.  It is made with the decode engine, or with the readable loop ("eager": cached, one call of the flow head per
+The timed call is ``vgt.inference.generator.generate``: prompts in, uint8 images out, the autoencoder's decoding
+included.  It is made with the decode engine, or with the reference implementation ("eager": cached, one call of the flow head per
 evaluation, nothing hoisted, no graphs).
 """
 
@@ -20,15 +20,15 @@ from vgt.core.seeds import image_seed
 from vgt.equations.order import step_sizes
 from vgt.inference.engine import Engine
 from vgt.inference.generator import Decode, eager, generate, latents, pixels
-from vgt.inference.pictures import to_uint8
-from vgt.models.sampling import Sampling
-from vgt.models.visual_lm import tokenize
+from vgt.inference.images import to_uint8
+from vgt.methods.sampling import Sampling
+from vgt.methods.visual_lm import tokenize
 
 PARTS = roofline.PHASES
 
 
 def workload(batch: int, seed: int = 0) -> tuple[list[str], list[int]]:
-    """``batch`` prompts of the embedded world, the six GenEval tasks in turn, and a seed for each."""
+    """``batch`` prompts of the synthetic scenes, the six GenEval tasks in turn, and a seed for each."""
     per_task = max(1, -(-batch // 6))
     records = suites.geneval_prompts(per_task=per_task)
     tasks = [records[k : k + per_task] for k in range(0, len(records), per_task)]
@@ -56,7 +56,7 @@ def _stop_after(steps: int) -> Callable[..., None]:
 
 
 def call(subject: Subject, settings: Sampling, how: Conditions, decode: Decode | None) -> Callable[[], object]:
-    """What is timed: one batch of pictures, ``how.flights`` batches, or the first decode steps of one."""
+    """What is timed: one batch of images, ``how.flights`` batches, or the first decode steps of one."""
     prompts, seeds = workload(how.batch * how.flights, how.seed)
     model, ae, words, steps = subject.model, subject.ae, subject.tokenizer, how.steps
 
@@ -76,7 +76,7 @@ def call(subject: Subject, settings: Sampling, how: Conditions, decode: Decode |
 
 
 def loops(subject: Subject, settings: Sampling, how: Conditions) -> dict[str, Decode | None]:
-    """What decodes, by operation: the engine as "generate", and the readable loop as "eager" where it is asked for.
+    """What decodes, by operation: the engine as "generate", and the reference implementation as "eager" where it is asked for.
 
     Raises ValueError for a comparison with the published way of decoding, which has no engine."""
     if settings.compat != "none":
@@ -106,7 +106,7 @@ def counts(method: str, tokens: int, settings: Sampling, steps: int | None = Non
     """Language-model and flow-head work of one image with ``tokens`` latents behind its prompt, from formulas.
 
     A QueryAR step reads its m queries and what the step before left to read: one latent at m = 1, where the query
-    stays in the cache, else m (query, latent) pairs (spec vgt 2.12).  A MAR step reads all tokens (spec mar 3).
+    stays in the cache, else m (query, latent) pairs (docs/vgt.md 2.12).  A MAR step reads all tokens (docs/mar.md 3).
     Steps and calls serve all images of a batch together; tokens and evaluations are of one image, both branches."""
     drawn = step_sizes(method, tokens, settings.acceleration, settings.mar_schedule)[:steps]
     read = tokens * len(drawn) if method == "mar" else sum(drawn) + sum(roofline.left_over(drawn))
@@ -133,8 +133,8 @@ def floor(subject: Subject, settings: Sampling, how: Conditions, limits: Limits)
         mar_schedule=settings.mar_schedule,
         steps=how.steps,
     )
-    picture = roofline.picture(subject.ae, subject.model.config.latent_grid)
-    return roofline.floor(roofline.sizes(subject.model), decoding, limits, picture)
+    image = roofline.image(subject.ae, subject.model.config.latent_grid)
+    return roofline.floor(roofline.sizes(subject.model), decoding, limits, image)
 
 
 # -------------------------------------------------------------------------------------------------- time split

@@ -14,11 +14,11 @@ from bench.conditions import Conditions
 from bench.subjects import Subject
 from vgt.core import env, record
 from vgt.inference.generator import Decode
-from vgt.models.sampling import Sampling, usual
+from vgt.methods.sampling import Sampling, usual
 from vgt.training.precision import device_name
 
 # Modules that decide how long the work takes, with what they import: a change makes the records stale.
-TIMED = ("bench.timing", "bench.autoencoder", "vgt.inference.pictures", "vgt.inference.tokenizer", "vgt.models.vgt_ae")
+TIMED = ("bench.timing", "bench.autoencoder", "vgt.inference.images", "vgt.inference.tokenizer", "vgt.methods.vgt_ae")
 TIMED_GENERATION = ("bench.generation", "vgt.inference.generator")
 
 
@@ -87,7 +87,7 @@ class Job:
 def _note(found: Subject, how: Conditions, steps: int) -> str | None:
     notes = ["random weights: the time does not depend on their values"] if found.weights == "random" else []
     if how.steps is not None:
-        notes.append(f"the first {how.steps} of {steps} decode steps, no picture: not the time of an image")
+        notes.append(f"the first {how.steps} of {steps} decode steps, no image: not the time of an image")
     return "; ".join(notes) or None
 
 

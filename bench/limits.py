@@ -28,7 +28,7 @@ class Limits:
 
 
 KNOWN = {
-    "h100": Limits("NVIDIA H100", 798e12, 3.0e12, "bf16, both measured (spec decode_engine, floors)"),
+    "h100": Limits("NVIDIA H100", 798e12, 3.0e12, "bf16, both measured (docs/decode.md, floors)"),
     "h200": Limits("NVIDIA H200", 798e12, 4.3e12, "bf16, bandwidth measured, operations assumed as those of an H100"),
 }
 

@@ -44,7 +44,7 @@ class Measuring:
         """Take a job's calls after trying them, or note which have no room."""
         wanted = [name for name in job.operations if operations is None or name in operations]
         if job.settings is None:
-            lost = dict.fromkeys(wanted, _trial_of_pictures(job))
+            lost = dict.fromkeys(wanted, _trial_of_images(job))
         else:
             lost = {name: _trial(job, name) for name in wanted}
         self.lost |= {(job.name, name): found for name, found in lost.items() if found is not None}
@@ -95,7 +95,7 @@ def _trial(job: Job, operation: str) -> dict | None:
     return _halved(how.batch, attempt)
 
 
-def _trial_of_pictures(job: Job) -> dict | None:
+def _trial_of_images(job: Job) -> dict | None:
     """The same for an autoencoder, both ways."""
 
     def attempt(batch: int) -> bool:

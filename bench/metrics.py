@@ -15,7 +15,7 @@ WHAT = "batched, against scikit-image pair by pair"
 MODULES = ("bench.metrics",)
 
 
-def pictures(count: int = IMAGES) -> tuple[np.ndarray, np.ndarray]:
+def images(count: int = IMAGES) -> tuple[np.ndarray, np.ndarray]:
     """Photographs uint8 [count, SIDE, SIDE, 3], and the same with noise."""
     originals = photos.images("test", range(count), SIDE)
     noise = np.random.default_rng(0).normal(0, 10, originals.shape)
@@ -24,7 +24,7 @@ def pictures(count: int = IMAGES) -> tuple[np.ndarray, np.ndarray]:
 
 def ssim_pair(variants: tuple[str, ...], count: int = IMAGES) -> Pair:
     """SSIM of every pair in one variant or all of them.  Raises ValueError where the two do not agree."""
-    pairs = pictures(count)
+    pairs = images(count)
     a, b = (torch.from_numpy(x).permute(0, 3, 1, 2).contiguous().float() / 255 for x in pairs)
     arrays = list(zip(*pairs, strict=True))
 
@@ -39,7 +39,7 @@ def ssim_pair(variants: tuple[str, ...], count: int = IMAGES) -> Pair:
 
 def psnr_pair(count: int = IMAGES) -> Pair:
     """PSNR of every pair.  Raises ValueError where the two do not agree."""
-    pairs = pictures(count)
+    pairs = images(count)
     a, b = (torch.from_numpy(x) for x in pairs)
 
     def ours() -> list[float]:

@@ -4,7 +4,7 @@ Assumptions, which make it a floor:
 
 * A call takes the longer of its bytes at full bandwidth and its operations at full rate (a multiply-add is two); calls
   follow one another.  Calls are: reading the text, each step of the language model, in each of these the modulation of
-  all flow steps at once, each evaluation of the flow head, decoding the pictures.
+  all flow steps at once, each evaluation of the flow head, decoding the images.
 * Every call reads its weights once.  The cache is read once a step and written once; each row reads its own.  What is
   passed on within a call or from call to call stays on the chip; ``activations`` adds the one part that is large, the
   stored modulation.
@@ -29,8 +29,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.limits import Limits
 from vgt.equations.order import step_sizes
-from vgt.models.pixel_decoder import build_decoder
-from vgt.models.visual_lm import VisualLM
+from vgt.methods.pixel_decoder import build_decoder
+from vgt.methods.visual_lm import VisualLM
 
 PHASES = ("prefill", "language_model", "head", "decode")
 
@@ -62,7 +62,7 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class Picture:
+class Image:
     """The autoencoder's decoder: ``parameters``; ``operations`` and ``values`` (latents and pixels) of one image."""
 
     parameters: int
@@ -142,19 +142,19 @@ def sizes(model: VisualLM) -> Sizes:
     )
 
 
-def picture(ae, grid: tuple[int, int]) -> Picture:
+def image(ae, grid: tuple[int, int]) -> Image:
     """Counted in a pass of the decoder of a VGTAE over a latent grid, on the meta device."""
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         decoder = build_decoder(ae.config.decoder, ae.config.d_z)
         z = torch.zeros(1, ae.config.d_z, *grid)
         decoder(z)
     pixels = 3 * grid[0] * grid[1] * ae.stride**2
-    return Picture(_count(decoder), counter.get_total_flops(), z.numel() + pixels)
+    return Image(_count(decoder), counter.get_total_flops(), z.numel() + pixels)
 
 
 def left_over(drawn: list[int]) -> list[int]:
     """What each step of QueryAR still has to read of the step before: one latent where the query stays in the cache,
-    else pairs of query and latent (spec vgt 2.12)."""
+    else pairs of query and latent (docs/vgt.md 2.12)."""
     return [0, *(1 if m == 1 else 2 * m for m in drawn[:-1])]
 
 
@@ -177,7 +177,7 @@ def _read(sizes: Sizes, tokens: int, asked: int, pairs: float) -> float:
 
 
 def head(sizes: Sizes, how: Decoding, rows: int) -> list[Work]:
-    """The flow head over ``rows`` of one decode step (spec decode_engine, hoisting)."""
+    """The flow head over ``rows`` of one decode step (docs/decode.md, hoisting)."""
     once, each = sizes.condition, sizes.velocity
     if not how.hoisted:
         each += sizes.modulation + sizes.condition + sizes.time
@@ -190,7 +190,7 @@ def head(sizes: Sizes, how: Decoding, rows: int) -> list[Work]:
     ]
 
 
-def work(sizes: Sizes, how: Decoding, decoder: Picture | None = None) -> dict[str, list[Work]]:
+def work(sizes: Sizes, how: Decoding, decoder: Image | None = None) -> dict[str, list[Work]]:
     """The calls of one batch by phase.  Raises ValueError for an acceleration that the tokens do not allow."""
     rows, length = how.batch * how.copies, how.text + sizes.start
     prompts = how.batch + (how.copies > 1)
@@ -218,7 +218,7 @@ def work(sizes: Sizes, how: Decoding, decoder: Picture | None = None) -> dict[st
     return found
 
 
-def floor(sizes: Sizes, how: Decoding, limits: Limits, decoder: Picture | None = None) -> Floor:
+def floor(sizes: Sizes, how: Decoding, limits: Limits, decoder: Image | None = None) -> Floor:
     """The least time of one image in a batch; without ``decoder`` up to its latents.
 
     Raises ValueError for an acceleration that the tokens do not allow."""

@@ -12,8 +12,8 @@ import vgt
 from vgt.core import files
 
 ROOTS = {"vgt": Path(vgt.__file__).parent, "bench": Path(bench.__file__).parent}
-WORKING = ("vgt.equations", "vgt.models", "vgt.inference")
-NOT_TIMED = ("vgt.models.pretrained", "vgt.models.tokenizer")  # reading checkpoints, and building a tokenizer
+WORKING = ("vgt.equations", "vgt.methods", "vgt.vlm", "vgt.checkpoints", "vgt.inference")
+NOT_TIMED = ("vgt.checkpoints.pretrained", "vgt.vlm.tokenizer")  # reading checkpoints, building a tokenizer
 
 
 def _path(module: str) -> Path | None:

@@ -13,17 +13,18 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from vgt.checkpoints import checkpoint
+from vgt.checkpoints.pretrained import place
 from vgt.core import config as configs
 from vgt.core import files
 from vgt.inference.engine import Engine
 from vgt.inference.load import bundled, expect, load, paired_autoencoder, zoo
-from vgt.models import checkpoint, known, tokenizer
-from vgt.models.backbones import first_layers
-from vgt.models.flow_head import FlowHead
-from vgt.models.pretrained import place
-from vgt.models.vgt_ae import VGTAE, VGTAEConfig
-from vgt.models.visual_lm import VisualLM, VisualLMConfig
-from vgt.models.vlm import VLMConfig, build, hf_config
+from vgt.methods.flow_head import FlowHead
+from vgt.methods.vgt_ae import VGTAE, VGTAEConfig
+from vgt.methods.visual_lm import VisualLM, VisualLMConfig
+from vgt.vlm import known, tokenizer
+from vgt.vlm.backbones import first_layers
+from vgt.vlm.vlm import VLMConfig, build, hf_config
 
 RANDOM = "random:"
 GENERATORS, AUTOENCODERS = ("query_ar", "mar"), ("vgt_ae",)
@@ -133,7 +134,7 @@ def random_head(model: VisualLM, device: str) -> FlowHead:
 
 @dataclass(frozen=True)
 class Backbone:
-    """What a preset's backbone decides: its transformers configuration, picture size, a tokenizer whose ids it can
+    """What a preset's backbone decides: its transformers configuration, image size, a tokenizer whose ids it can
     embed, and the ids of its start tokens."""
 
     config: dict[str, Any]

@@ -52,7 +52,7 @@ def run(
     settings: dict[str, Any],
 ) -> list[Record]:
     """Time a suite that is not of models, and write its records.  ``batches``: rows of the flow head (default 2, 8 and
-    32), rows of a training step (16; of the tiny size 8), pairs of pictures (8)."""
+    32), rows of a training step (16; of the tiny size 8), pairs of images (8)."""
     preset = PRESETS["query-ar"][size][0]
     if suite == "flow-head":
         rows = batches or flow_head.ROWS

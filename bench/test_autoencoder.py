@@ -1,4 +1,4 @@
-"""Pictures to latents and back: every autoencoder.
+"""Images to latents and back: every autoencoder.
 
 ``pytest bench --benchmark-enable --benchmark-only --benchmark-json=FILE``, then
 ``bench.records.from_benchmark_json(FILE)``.

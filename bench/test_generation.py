@@ -1,4 +1,4 @@
-"""Pictures from prompts: QueryAR and MAR at 1x, 4x and 16x.
+"""Images from prompts: QueryAR and MAR at 1x, 4x and 16x.
 
 ``pytest bench --benchmark-enable --benchmark-only --benchmark-json=FILE``, then
 ``bench.records.from_benchmark_json(FILE)``.

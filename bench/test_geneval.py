@@ -12,9 +12,10 @@ import shutil
 import numpy as np
 import pytest
 
-from evals import geneval, masks
-from evals.generation import Run, place
-from evals.geneval_evidence import Judging, Known, read_judging, write_judging
+from evals.engine.generation import Run, place
+from evals.geneval import masks
+from evals.geneval import run as geneval
+from evals.geneval.evidence import Judging, Known, read_judging, write_judging
 from vgt.core import files, geneval_prompts
 
 SIDE, DETECTIONS = 512, 15

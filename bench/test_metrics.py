@@ -12,10 +12,11 @@ import torch
 
 from bench import metrics, timing
 from bench.pairs import Pair, cpu_ratio
-from evals import recon_evidence, reconstruction
-from evals.data import ImageSet
+from evals.engine.images import ImageSet
 from evals.features import Extractor
 from evals.metrics import ssim
+from evals.recon import evidence as recon_evidence
+from evals.recon import run as reconstruction
 
 ROUNDS = 7
 
@@ -54,7 +55,7 @@ TINY, DIMENSIONS = 16, 32
 
 
 class Dull:
-    """A tokenizer that darkens every picture by one level."""
+    """A tokenizer that darkens every image by one level."""
 
     name = fingerprint = "dull"
     size = TINY

@@ -17,7 +17,7 @@ from bench.timing import quartiles
 from vgt.core import config as configs
 from vgt.core import files, record
 from vgt.core.record import Record
-from vgt.models.visual_lm import ARTraining, VisualLM
+from vgt.methods.visual_lm import ARTraining, VisualLM
 from vgt.training.loop import checkpoint_activations
 from vgt.training.optim import TrainConfig, optimizers
 from vgt.training.precision import device_name

@@ -16,7 +16,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--work", type=Path, default=options.WORK, help=f"folder that evidence lies in (default {options.WORK})"
     )
     parser.add_argument("--publish", type=Path, metavar="FILE", help="also write all records into one .jsonl file")
-    parser.add_argument("--title", default="VGT on the embedded world")
+    parser.add_argument("--title", default="VGT on the synthetic scenes")
     options.add_out(parser, None, "folder of the report (default <work>/report)")
 
 

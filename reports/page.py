@@ -32,7 +32,7 @@ def render(
 ) -> Path:
     """Read the records below ``records_roots`` and write ``out/index.html``, ``out/tables`` and ``out/figures``.
 
-    ``work`` is the folder that the records' evidence paths are relative to (None: no sample pictures).  The same
+    ``work`` is the folder that the records' evidence paths are relative to (None: no sample images).  The same
     records give the same bytes.  Returns the path of the page; raises ValueError where there are no records."""
     roots = [records_roots] if isinstance(records_roots, (str, Path)) else list(records_roots)
     found = record.read(roots)
@@ -51,10 +51,10 @@ def _write_files(made: list[Section], out: Path) -> None:
     for block in (b for s in made for b in s.blocks):
         if block.table:
             formats.write(block.table, out / "tables")
-        pictures = {figure.name: figure.png for figure in block.figures}
+        images = {figure.name: figure.png for figure in block.figures}
         if block.grid:
-            pictures[block.grid.name] = grid.png(block.grid)
-        for name, data in pictures.items():
+            images[block.grid.name] = grid.png(block.grid)
+        for name, data in images.items():
             with files.atomic(out / "figures" / f"{name}.png") as part:
                 part.write_bytes(data)
 

@@ -61,19 +61,19 @@ def _figures(figures: list[Figure | None], caption: str) -> list[Block]:
 
 
 def reconstruction(measured: Measured, work: Path | None) -> Section:
-    pictures = reconstructions.grid(measured, work) if work is not None else None
+    images = reconstructions.grid(measured, work) if work is not None else None
     caption = (
-        "Test pictures above, what each autoencoder makes of them below. Nothing is selected: they are spread evenly "
+        "Test images above, what each autoencoder makes of them below. Nothing is selected: they are spread evenly "
         "over the first twelve of each data set."
     )
     return Section(
         "reconstruction",
         "Reconstruction",
-        "Each autoencoder encodes and decodes test pictures that training never saw, drawn scenes and crops of real "
-        "photographs. PSNR alone misleads in the drawn world: judge agreement says whether the content survives.",
+        "Each autoencoder encodes and decodes test images that training never saw, drawn scenes and crops of real "
+        "photographs. PSNR alone misleads in the synthetic scenes: judge agreement says whether the content survives.",
         [
             *_tables(vgt_tab2_reconstruction.build(measured), vgt_tab2_reconstruction.build_other(measured)),
-            *([Block(grid=pictures, caption=caption)] if pictures else []),
+            *([Block(grid=images, caption=caption)] if images else []),
             *_tables(protocols.build(measured)),
             *_tables(published.table("vgt", "table2")),
             *_tables(vgt_tab2_reconstruction.build_variants(measured), folded="Other definitions of PSNR and SSIM"),
@@ -107,14 +107,14 @@ def decoding(measured: Measured) -> Section:
 def speed(measured: Measured) -> Section:
     rates = (
         "Images a second by acceleration and batch, and the two ratios that matter: QueryAR over MAR, and engine over "
-        "the readable loop that it is compared with."
+        "the reference implementation that it is compared with."
     )
-    latency = "Score against the time of one picture: up and to the left is better."
-    where = "Where the time of a picture goes; the black line is the floor, as a share of the measured time."
+    latency = "Score against the time of one image: up and to the left is better."
+    where = "Where the time of a image goes; the black line is the floor, as a share of the measured time."
     return Section(
         "throughput",
         "Throughput",
-        "How fast pictures come, and how fast they could: each time stands beside the least that reading the weights "
+        "How fast images come, and how fast they could: each time stands beside the least that reading the weights "
         "and computing allow on the same device.",
         [
             *_figures(list(throughput_figures.rates(measured)), rates),
@@ -131,7 +131,7 @@ def sampler(measured: Measured) -> Section:
     shown = [s for s in found if s.suite.endswith("-test")] or found
     caption = (
         "Scores with 95 % intervals; ringed: the recommended setting, the fewest evaluations that were shown to lose "
-        "less than the margin. Floor: right pictures judged against other prompts."
+        "less than the margin. Floor: right images judged against other prompts."
     )
     lead = (
         "Each image token is drawn by integrating the flow head's velocity from noise. The published sampler is "
@@ -188,12 +188,12 @@ def sample_grids(measured: Measured, work: Path | None) -> Section:
     made = samples.grids(measured, work) if work is not None else []
     caption = (
         "The same prompts and the same seed in every row; the oracle draws what the prompt says. Nothing is selected:"
-        " these are the first prompts of each task, always sample 0. Green: the judge found the picture correct; "
+        " these are the first prompts of each task, always sample 0. Green: the judge found the image correct; "
         "orange: it did not."
     )
     lead = "What the generators draw at 1x, 4x and 16x."
     if not made:
-        lead = "No sample grid: the pictures behind the scores were not found (they stay in the folder of the run)."
+        lead = "No sample grid: the images behind the scores were not found (they stay in the folder of the run)."
     blocks = [
         Block(grid=g, caption=caption if i == 0 else "", folded="" if i == 0 else "More prompts")
         for i, g in enumerate(made)
@@ -203,17 +203,17 @@ def sample_grids(measured: Measured, work: Path | None) -> Section:
 
 def latent_space(measured: Measured, work: Path | None) -> Section:
     caption = (
-        "t-SNE of mean-pooled latents of single-object scenes; every point is drawn as the object in its picture. The"
+        "t-SNE of mean-pooled latents of single-object scenes; every point is drawn as the object in its image. The"
         " same scenes, seed and settings for all panels. Distances between clusters, their sizes and densities carry "
         "no meaning."
     )
     maps = (
-        "k-means (k = 6) over latent tokens of test scenes of one shape, laid over the pictures half and half; colors "
+        "k-means (k = 6) over latent tokens of test scenes of one shape, laid over the images half and half; colors "
         "matched to the first row by overlap. Nothing is selected: the first eight."
     )
     spread = (
         "Left: variance of each latent channel, sorted. Right: linear CKA of mean-pooled latents; a random projection "
-        "shows how much two encoders agree that share nothing but the pictures."
+        "shows how much two encoders agree that share nothing but the images."
     )
     return Section(
         "latents",
@@ -233,10 +233,10 @@ def latent_space(measured: Measured, work: Path | None) -> Section:
 
 def judge(measured: Measured) -> Section:
     caption = (
-        "Share of pictures judged right as they are degraded. Gray: the six tasks; blue: their mean; orange: exact set "
+        "Share of images judged right as they are degraded. Gray: the six tasks; blue: their mean; orange: exact set "
         "of (color, shape)."
     )
-    lead = "How far the judge itself can be trusted: pictures with known content, clean and degraded."
+    lead = "How far the judge itself can be trusted: images with known content, clean and degraded."
     return Section(
         "judge",
         "Calibration of the judge",

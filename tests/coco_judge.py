@@ -7,11 +7,11 @@ import string
 
 import numpy as np
 
-from evals.api import Detection
+from evals.engine.api import Detection
 from evals.judges.canary import PHOTOGRAPHS
 from evals.subjects.folder import read_image
 from vgt.core.geneval_prompts import CLASSES
-from vgt.core.photos import picture_path
+from vgt.core.photos import image_path
 from vgt.core.scenes import COLORS
 
 # The hub's spellings, some of them as in VOC.
@@ -31,7 +31,7 @@ class Scripted:
     def __init__(self, found=(), name="scripted", said="red", shift=0, stretch=1.0, blind=False):
         self.name, self.fingerprint = name, f"{name}-{found}-{said}"
         self.found, self.said, self.shift, self.stretch, self.blind = found, said, shift, stretch, blind
-        self.photos = {read_image(picture_path(*key)).tobytes(): told for key, told in PHOTOGRAPHS.items()}
+        self.photos = {read_image(image_path(*key)).tobytes(): told for key, told in PHOTOGRAPHS.items()}
         self.looked = 0
 
     def detect(self, image):

@@ -82,7 +82,7 @@ def vlms() -> dict:
     """family -> a small random VLM in eval mode."""
     import torch
 
-    from vgt.models import tokenizer, vlm
+    from vgt.vlm import tokenizer, vlm
 
     made = {}
     for seed, family in enumerate(FAMILIES):
@@ -97,8 +97,8 @@ def visual_lms(vlms) -> dict:
     """family -> a small random VisualLM (QueryAR and MAR share it) in eval mode, with a latent standardisation."""
     import torch
 
-    from vgt.models.flow_head import FlowHeadConfig
-    from vgt.models.visual_lm import VisualLM, VisualLMConfig
+    from vgt.methods.flow_head import FlowHeadConfig
+    from vgt.methods.visual_lm import VisualLM, VisualLMConfig
 
     made = {}
     for seed, (family, vlm) in enumerate(vlms.items()):
@@ -127,8 +127,8 @@ def pixel_autoencoder():
     """A small random pixel-only autoencoder whose latents fit the VisualLMs: stride 8, 8 channels, 4 x 4 at 32 px."""
     import torch
 
-    from vgt.models.pixel_decoder import DecoderConfig
-    from vgt.models.vgt_ae import VGTAE, VGTAEConfig
+    from vgt.methods.pixel_decoder import DecoderConfig
+    from vgt.methods.vgt_ae import VGTAE, VGTAEConfig
 
     decoder = DecoderConfig(widths=(8, 16, 16, 16), layers=(0, 1, 1, 1), attention=0, upsample="pixel_shuffle")
     with torch.random.fork_rng(devices=[]):

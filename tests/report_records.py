@@ -1,4 +1,4 @@
-"""Made-up records and pictures for the tests of the report; they are no results."""
+"""Made-up records and images for the tests of the report; they are no results."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def invented() -> list[Record]:
                 ("ssim-taming", ssim + 0.04, 0.01),
                 ("fd-efflite2", 900 / db, 1.2),
             ):
-                extra = {"picture": f"recon/{name}/{suite}/pairs.png"} if metric == "psnr-mean" else {}
+                extra = {"image": f"recon/{name}/{suite}/pairs.png"} if metric == "psnr-mean" else {}
                 found.append(make(name, suite, metric, value, spread, n, extra=extra))
         found.append(make(name, "scenes", "judge-agreement", agreement, 0.02, 500, judge="analytic-1"))
         kinds = [(s, c) for s in scenes.SHAPES for c in scenes.COLORS for _ in range(3)]
@@ -158,7 +158,7 @@ def draw_strips(work: Path) -> None:
 
 
 def draw_samples(work: Path) -> None:
-    """GenEval-layout folders with oracle pictures (blurred by the acceleration) and the judge's verdicts."""
+    """GenEval-layout folders with oracle images (blurred by the acceleration) and the judge's verdicts."""
     prompts = suites.geneval_prompts(per_task=3)
     names = [f"{g}@{a}x" for g, (_, overall, _) in GENERATORS.items() for a in overall] + ["oracle"]
     for name in names:

@@ -8,7 +8,7 @@ import torch
 from conftest import IMAGE, vlm_values, widen
 from safetensors.torch import save_file
 
-from vgt.models import tokenizer, vlm
+from vgt.vlm import tokenizer, vlm
 
 TEXT = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16,
@@ -105,7 +105,7 @@ def original_config(config) -> dict:
 
 
 def original_state(state: dict) -> dict:
-    """The authors' keys (spec vgt 4.3) of a native state, by plain replacement; fused attention matrices."""
+    """The authors' keys (docs/vgt.md 4.3) of a native state, by plain replacement; fused attention matrices."""
     made = {}
     for key, value in state.items():
         if ".attention.k_proj" in key or ".attention.v_proj" in key:

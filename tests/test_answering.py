@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import vlm_values, widen
 
-from evals import dpg
+from evals.dpg import run as dpg
 from evals.judges import answering, mplug, process, scripted, vqa_canary
 from evals.judges.analytic import AnalyticJudge
 from evals.subjects import fake
@@ -104,7 +104,7 @@ def test_transformers_judges_answer_and_tell_their_probability(kind, blip_folder
     shares = [r.yes_share for r in together]
     assert all(0 < share < 1 for share in shares) and len(set(shares)) == 3  # questions of other lengths, padded
     other = judge.replies(255 - IMAGE, QUESTIONS)
-    assert other[0].yes_share != pytest.approx(shares[0], abs=1e-6)  # the picture is looked at
+    assert other[0].yes_share != pytest.approx(shares[0], abs=1e-6)  # the image is looked at
     assert judge.name == f"{kind}-{folder.name}"
     again = answering.load(f"{kind}:{folder}").answerer
     assert again.fingerprint == judge.fingerprint and again.replies(IMAGE, QUESTIONS) == together
@@ -166,7 +166,7 @@ for count, line in enumerate(sys.stdin):
         if how == "chat":
             print("loading...", flush=True)
         if how == "error":
-            print(json.dumps({"error": "odd picture"}), flush=True)
+            print(json.dumps({"error": "odd image"}), flush=True)
             continue
     names = {(220, 20, 20): "red", (20, 160, 40): "green", (30, 60, 220): "blue", (0, 0, 0): "black"}
     word = asked["question"].rstrip("?").split()[-1]
@@ -189,13 +189,13 @@ def child(tmp_path):
         judge.close()
 
 
-def test_a_process_judge_sees_the_picture_and_passes_its_canary(child):
+def test_a_process_judge_sees_the_image_and_passes_its_canary(child):
     judge = child()
     vqa_canary.check_plain(judge)
-    assert judge.name == "process-judge" and judge.answer(vqa_canary.plain_picture("red"), "Is it red?") == "yes"
+    assert judge.name == "process-judge" and judge.answer(vqa_canary.plain_image("red"), "Is it red?") == "yes"
     judge.close()
     judge.close()
-    assert judge.answer(vqa_canary.plain_picture("blue"), "Is it red?") == "no"  # starts anew
+    assert judge.answer(vqa_canary.plain_image("blue"), "Is it red?") == "no"  # starts anew
 
 
 @pytest.mark.parametrize(
@@ -204,11 +204,11 @@ def test_a_process_judge_sees_the_picture_and_passes_its_canary(child):
 )
 def test_a_process_that_fails_is_named(child, how, words):
     judge = child(2, how)
-    picture = vqa_canary.plain_picture("red")
+    image = vqa_canary.plain_image("red")
     for _ in range(2):
-        judge.answer(picture, "Is it red?")
+        judge.answer(image, "Is it red?")
     with pytest.raises(answering.JudgeLost, match=words):
-        judge.answer(picture, "Is it red?")
+        judge.answer(image, "Is it red?")
 
 
 def colored_stars(questions: int) -> list[dict]:
@@ -241,9 +241,9 @@ def test_a_judge_that_dies_loses_nothing_that_was_answered(child, tmp_path):
     assert not (tmp_path / "r").exists()
 
 
-def test_an_error_of_one_picture_is_that_pictures_own(child, tmp_path):
+def test_an_error_of_one_image_is_that_images_own(child, tmp_path):
     record = run_on_stars(child(1, "error"), tmp_path, 1)[0]
-    assert (record.n, record.n_failed, record.value) == (2, 1, None) and "odd picture" in record.note
+    assert (record.n, record.n_failed, record.value) == (2, 1, None) and "odd image" in record.note
 
 
 def test_mplug_runs_in_an_environment_that_has_modelscope(tmp_path, monkeypatch):
@@ -278,7 +278,7 @@ def test_mplug_runs_in_an_environment_that_has_modelscope(tmp_path, monkeypatch)
 # -------------------------------------------------------------------------------------------------- tables, canaries
 
 
-def test_a_table_prefers_the_picture_it_names(tmp_path):
+def test_a_table_prefers_the_image_it_names(tmp_path):
     path = tmp_path / "table.jsonl"
     rows = [{"question": "A?", "answer": "no"}, {"image": scripted.mark(IMAGE), "question": "A?", "answer": "yes"}]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -304,7 +304,7 @@ class Always:
         return self.words
 
 
-@pytest.mark.parametrize("words", ["yes", "no", "a picture"])
+@pytest.mark.parametrize("words", ["yes", "no", "a image"])
 def test_a_judge_that_says_one_thing_fails_both_canaries(words):
     for check in (vqa_canary.check_plain, vqa_canary.check_world):
         with pytest.raises(ValueError, match="fails its canary"):

@@ -12,10 +12,12 @@ from conftest import FAMILIES, IMAGE, vlm_values, widen
 from safetensors.torch import load_file, save_file
 from small_vlms import further, original_config, original_state, untied, words, write_shards
 
+from vgt.checkpoints import checkpoint
 from vgt.inference.load import expect, load, locate, paired_autoencoder
-from vgt.models import backbones, checkpoint, internvl_layout, known, vlm
+from vgt.vlm import backbones, known, vlm
+from vgt.vlm import layouts as internvl_layout
 
-PICTURES = 2 * torch.rand(2, 3, IMAGE, IMAGE, generator=torch.Generator().manual_seed(0)) - 1
+IMAGES = 2 * torch.rand(2, 3, IMAGE, IMAGE, generator=torch.Generator().manual_seed(0)) - 1
 
 
 def random_vlm(values: dict, tokenizer) -> vlm.VLM:
@@ -77,10 +79,10 @@ def ask(model: vlm.VLM, text: str = "What color is the star?") -> torch.Tensor:
 
 def assert_equal(found: vlm.VLM, model: vlm.VLM) -> None:
     """Features, logits and parameters are the same to the bit."""
-    assert torch.equal(found.encoder(PICTURES), model.encoder(PICTURES))
+    assert torch.equal(found.encoder(IMAGES), model.encoder(IMAGES))
     ids = ask(found)
     running = vlm.VLM(found.hf, found.tokenizer, IMAGE)
-    assert torch.equal(running.logits(running.hidden(ids, PICTURES)), model.logits(model.hidden(ids, PICTURES)))
+    assert torch.equal(running.logits(running.hidden(ids, IMAGES)), model.logits(model.hidden(ids, IMAGES)))
     ours, theirs = found.state_dict(), model.state_dict()
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
     assert not found.training
@@ -138,7 +140,7 @@ def test_a_fused_matrix_is_queries_keys_values_in_this_order():
 
 @pytest.mark.parametrize("hub", ["OpenGVLab/InternVL3-1B", "OpenGVLab/InternVL3-2B"])
 def test_every_name_of_the_published_original_layout(hub):
-    """The keys of spec vgt 4.2 and 4.3 at full size name every native parameter once, with its shape."""
+    """The keys of docs/vgt.md 4.2 and 4.3 at full size name every native parameter once, with its shape."""
     values = known.hf_config_of(hub)
     with torch.device("meta"):
         native = {k: tuple(v.shape) for k, v in vlm.whole_model(vlm.hf_config(values)).state_dict().items()}
@@ -239,7 +241,7 @@ def test_dtypes(models, tmp_path):
     assert {p.dtype for p in whole.parameters()} == {torch.float32}
     narrow = backbones.load_backbone(folder, dtype=None)
     assert {p.dtype for p in narrow.parameters()} == {torch.bfloat16}
-    assert narrow.encoder(PICTURES).dtype == torch.bfloat16
+    assert narrow.encoder(IMAGES).dtype == torch.bfloat16
     assert all(torch.equal(v.float(), whole.state_dict()[k]) for k, v in narrow.state_dict().items())
     narrow.hf.save_pretrained(tmp_path / "native")
     narrow.tokenizer.save_pretrained(tmp_path / "native")
@@ -301,14 +303,14 @@ def test_the_first_layers(name, folders, models):
     model = models["internvl" if name == "original" else name]
     found = backbones.load_backbone(folders[name], layers=1, image_size=IMAGE)
     assert found.config.text_config.num_hidden_layers == len(found.language.layers) == 1
-    assert torch.equal(found.encoder(PICTURES), model.encoder(PICTURES))
+    assert torch.equal(found.encoder(IMAGES), model.encoder(IMAGES))
     ids, seen = ask(found), {}
     hook = model.language.layers[0].register_forward_hook(lambda m, i, o: seen.update(out=o))
-    model.hidden(ids, PICTURES)
+    model.hidden(ids, IMAGES)
     hook.remove()
     first = seen["out"][0] if isinstance(seen["out"], tuple) else seen["out"]
     running = vlm.VLM(found.hf, found.tokenizer, IMAGE)
-    assert torch.equal(running.hidden(ids, PICTURES), model.language.norm(first))
+    assert torch.equal(running.hidden(ids, IMAGES), model.language.norm(first))
 
 
 def test_pruned_configurations():
@@ -327,7 +329,7 @@ def test_pruned_configurations():
 
 
 def test_parameters_of_a_pruned_qwen():
-    """18 of 36 layers: 1.387 B in layers, 1.699 B with the embeddings (spec vgt 2.10)."""
+    """18 of 36 layers: 1.387 B in layers, 1.699 B with the embeddings (docs/vgt.md 2.10)."""
     from transformers import AutoModel
 
     config = vlm.hf_config(known.hf_config_of("Qwen/Qwen2.5-VL-3B-Instruct")).text_config
@@ -363,7 +365,7 @@ def test_loading_is_strict(name, change, message, copied):
 
 
 def test_layers_behind_the_configuration_are_left_over(copied):
-    """Unlike with ``layers=``, a file deeper than its configuration is an error (spec vgt 2.10)."""
+    """Unlike with ``layers=``, a file deeper than its configuration is an error (docs/vgt.md 2.10)."""
     folder = copied("internvl")
     values = json.loads((folder / "config.json").read_text())
     values["text_config"] |= {"num_hidden_layers": 1, "layer_types": None}
@@ -522,7 +524,7 @@ def test_hub_ids(folders, tmp_path, monkeypatch):
 def test_load_takes_a_backbone(family, folders, models):
     found = expect(load(folders[family]), "vlm")
     assert found.name == family and found.tokenizer is found.model.tokenizer
-    assert torch.equal(found.model.encoder(PICTURES), models[family].encoder(PICTURES))
+    assert torch.equal(found.model.encoder(IMAGES), models[family].encoder(IMAGES))
     assert not any(p.requires_grad for p in found.model.parameters())
 
 
@@ -560,7 +562,7 @@ def test_a_backbone_saved_as_our_checkpoint(name, folders, tmp_path):
     found = load(tmp_path / "ours").model
     ids = ask(model)
     assert found.mrope is model.mrope and found.context_id == model.context_id
-    assert torch.equal(found.hidden(ids, PICTURES), model.hidden(ids, PICTURES))
+    assert torch.equal(found.hidden(ids, IMAGES), model.hidden(ids, IMAGES))
 
 
 def test_pipeline_folders(tmp_path, visual_lms, vlms, pixel_autoencoder):

@@ -20,12 +20,12 @@ from bench.conditions import Conditions
 from bench.limits import KNOWN
 from bench.subjects import Subject, subject
 from vgt.__main__ import dispatch, main
+from vgt.checkpoints import checkpoint
 from vgt.commands import options
 from vgt.core import config as configs
 from vgt.core import record
 from vgt.core.record import SPEED
-from vgt.models import checkpoint
-from vgt.models.sampling import Sampling
+from vgt.methods.sampling import Sampling
 
 FAST = {"flow_steps": 3, "guidance": 3.0}
 QUICK = Sampling(**FAST, acceleration=4)
@@ -182,7 +182,7 @@ CASES = [
 
 @pytest.mark.parametrize("method, acceleration, guidance, schedule", CASES)
 def test_counts_are_those_of_both_loops(loaded, method, acceleration, guidance, schedule):
-    """The readable loop by hooks on its modules, the engine by the tensors that its parts are given."""
+    """The reference implementation by hooks on its modules, the engine by the tensors that its parts are given."""
     found, how = loaded[f"tiny_{method}"], Conditions(3, eager=True)
     settings = Sampling(acceleration=acceleration, guidance=guidance, flow_steps=3, mar_schedule=schedule)
     wanted = generation.counts(method, found.model.tokens, settings)
@@ -219,7 +219,7 @@ def test_counts_are_those_of_both_loops(loaded, method, acceleration, guidance, 
 def test_the_first_decode_steps_alone(loaded, method, steps, monkeypatch):
     found, settings = loaded[f"tiny_{method}"], QUICK
     how = Conditions(2, steps=steps, eager=True)
-    monkeypatch.setattr(found.ae, "decode", None)  # no pictures
+    monkeypatch.setattr(found.ae, "decode", None)  # no images
     for loop in generation.loops(found, settings, how).values():
         reads = []
         owner = found.engine if loop is found.engine else found.model
@@ -227,7 +227,9 @@ def test_the_first_decode_steps_alone(loaded, method, steps, monkeypatch):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(owner, "read", lambda *x, read=original, seen=reads: seen.append(1) or read(*x))
             generation.call(found, settings, how, loop)()
-        assert len(reads) == steps + (loop is not found.engine), "the readable loop also reads the text with it"
+        assert len(reads) == steps + (loop is not found.engine), (
+            "the reference implementation also reads the text with it"
+        )
 
 
 def test_throughput_makes_several_batches(loaded):
@@ -236,7 +238,7 @@ def test_throughput_makes_several_batches(loaded):
     made = generation.call(found, QUICK, how, found.engine)()
     assert len(made) == how.flights and all(x.shape == (2, 32, 32, 3) for x in made)
     one = generation.call(found, QUICK, Conditions(2 * how.flights), found.engine)()
-    assert sum(np.abs(np.concatenate(made).astype(int) - one) > 1).sum() == 0, "the same pictures to a rounding"
+    assert sum(np.abs(np.concatenate(made).astype(int) - one) > 1).sum() == 0, "the same images to a rounding"
 
 
 def test_names_of_suites():
@@ -364,14 +366,14 @@ def names(outcome) -> list[str]:
 
 
 RATES = ("images-per-second", "ms-per-image", "floor-ms-per-image", "energy-mj-per-image", "peak-memory-mib")
-PICTURES = ("encode-images-per-second", "decode-images-per-second", "peak-memory-mib")
+IMAGES = ("encode-images-per-second", "decode-images-per-second", "peak-memory-mib")
 
 
 def test_run_records_every_model(bench, runs, tmp_path):
     found = bench("tiny_query_ar", "tiny_mar", "tiny_ae", accelerations=(1, 4))
     speeds = [f"{m}+sde-3@{a}x" for m in ("tiny_query_ar", "tiny_mar") for a in (1, 4)]
     assert sorted(names(found)) == sorted(
-        [f"{m}/bench-b2/{k}" for m in speeds for k in RATES] + [f"tiny_ae/bench-b2/{k}" for k in PICTURES]
+        [f"{m}/bench-b2/{k}" for m in speeds for k in RATES] + [f"tiny_ae/bench-b2/{k}" for k in IMAGES]
     )
     assert (found.computed, found.reused) == (23, 0)
     assert names(found) == [r.name for r in found.records] and record.read(tmp_path / "records") == sorted(
@@ -553,10 +555,10 @@ def test_what_decides_the_time_is_in_the_key(bench, monkeypatch):
 def test_all_of_the_engine_decides_the_time():
     found = sources.timed(*jobs.TIMED_GENERATION)
     wanted = {f"vgt.inference.{name}" for name in ("engine", "generator", "graphs", "hoisted_head", "static_lm")}
-    wanted |= {f"vgt.models.{name}" for name in ("query_ar", "mar", "reference", "sampling", "visual_lm", "flow_head")}
+    wanted |= {f"vgt.methods.{name}" for name in ("query_ar", "mar", "sampling", "visual_lm", "flow_head")}
     assert wanted | {"vgt.equations.flow", "vgt.equations.order", "vgt.equations.solvers"} <= set(found)
     assert not {name for name in found if "released" in name or "pretrained" in name}
-    assert "vgt.models.pixel_decoder" in sources.timed(*jobs.TIMED)
+    assert "vgt.methods.pixel_decoder" in sources.timed(*jobs.TIMED)
     assert sources.code(jobs.TIMED) != sources.code(jobs.TIMED_GENERATION)
 
 
@@ -665,7 +667,7 @@ def test_compare_refuses_other_conditions():
 
 
 def test_ratios_compare_across_devices():
-    """Engine over readable loop, and QueryAR over MAR, wherever they were measured; times only where both were."""
+    """Engine over reference implementation, and QueryAR over MAR, wherever they were measured; times only where both were."""
 
     def side(device: str, threads: int, query_ar: float, gain: float):
         where = {"device": device, "protocol_params": {"batch": 8, "device": device, "threads": threads}}

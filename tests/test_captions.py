@@ -8,12 +8,12 @@ from collections import Counter
 import pytest
 
 from vgt.core import captions, scenes, suites
-from vgt.core.captions import Seen, Sight, answer
+from vgt.core.captions import SceneText, Seen, answer
 
 WORDS = re.compile(r"[\w'-]+|[^\w\s]")
 
 # A large red star left of a small blue circle above a small blue star, on an even sandy background.
-SIGHT = Sight(
+SIGHT = SceneText(
     (
         Seen("star", "red", "large", (0, 0, 50, 50)),
         Seen("circle", "blue", "small", (100, 0, 130, 30)),
@@ -71,7 +71,7 @@ def test_answers(question, expected):
 
 
 def test_background_answers_follow_the_shade():
-    seen = Sight((), "gray", "left")
+    seen = SceneText((), "gray", "left")
     assert answer(seen, "Is the background darker at the left?") == "yes"
     assert answer(seen, "Is the background darker at the right?") == "no"
     assert answer(seen, "Is the background even?") == "no"
@@ -80,7 +80,7 @@ def test_background_answers_follow_the_shade():
 
 @pytest.mark.parametrize("question", ["What texture is it?", "Is there a dog?", "How many dogs are there?", "", "Why?"])
 def test_unknown_questions_are_errors(question):
-    with pytest.raises(ValueError, match="embedded world"):
+    with pytest.raises(ValueError, match="synthetic scenes"):
         answer(SIGHT, question)
 
 
@@ -108,7 +108,7 @@ def test_dense_captions_tell_only_what_is_true():
     told = 0
     for index in range(150):
         scene = scenes.scene("val", index, "dense")
-        seen, text = captions.sight(scene), captions.dense_caption(scene)
+        seen, text = captions.scene_text(scene), captions.dense_caption(scene)
         assert text.count("object") == 1
         for size, color, shape in re.findall(r"an? (small|large) (\w+) (\w+)", text):
             assert answer(seen, f"Is the {color} {shape} {size}?") == "yes"
@@ -125,7 +125,7 @@ def test_every_question_can_be_answered_in_one_known_word():
     for index in range(400):
         scene = scenes.scene("val", index)
         for question, reply in captions.questions(scene, scenes.Draws("questions", index), 6):
-            assert reply == answer(captions.sight(scene), question)
+            assert reply == answer(captions.scene_text(scene), question)
             assert reply in words
             assert set(WORDS.findall(question)) <= words
             tally[reply] += 1
@@ -175,7 +175,7 @@ def test_every_geneval_prompt_leads_to_a_scene_that_fulfils_it(seed):
 def test_every_dense_prompt_leads_to_a_scene_that_fulfils_it():
     for record in suites.dpg_prompts():
         drawn = captions.scene_from_text(record["prompt"], 5)
-        seen = captions.sight(drawn)
+        seen = captions.scene_text(drawn)
         assert all(answer(seen, q["question"]) == "yes" for q in record["questions"]), record["prompt"]
 
 

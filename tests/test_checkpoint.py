@@ -1,4 +1,4 @@
-"""Checkpoints: strict, content-addressed, without pickle, and with readable complaints (spec vgt 7, "loader")."""
+"""Checkpoints: strict, content-addressed, without pickle, and with readable complaints (docs/vgt.md 7, "loader")."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from vgt.checkpoints import checkpoint, int6
 from vgt.inference.load import bundled, load, locate, paired_autoencoder
-from vgt.models import checkpoint, int6
-from vgt.models.flow_head import FREQUENCIES, time_features
+from vgt.methods.flow_head import FREQUENCIES, time_features
 
 
 def tiny(seed: int = 0) -> nn.Module:

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evals import cka, probes
-from evals.cli import cka as command
-from evals.cli.probes import images
-from evals.protocols import registry
+from evals.engine.protocol import registry
+from evals.probes import cka
+from evals.probes import cka_cli as command
+from evals.probes import run as probes
+from evals.probes.cli import images
 from evals.subjects.fake import Identity
 from evals.subjects.pca import random_projection
 from reports.figures import clusters, latents, similarity
@@ -124,7 +125,7 @@ def test_cluster_grid_draws_the_scenes_again(measured):
     (grid,) = clusters.grids(found)
     record = found.get("identity", "scenes-latents", "cluster-maps")
     index = record.extra["scenes"]["indices"][0]
-    assert grid.name == "clusters_scenes" and [name for name, _ in grid.rows][0] == "Picture"
+    assert grid.name == "clusters_scenes" and [name for name, _ in grid.rows][0] == "Image"
     plain = np.asarray(Image.open(io.BytesIO(grid.rows[0][1][0].png)))
     assert np.array_equal(plain, scenes.item("test", index, 64, "colors").image)
     laid = np.asarray(Image.open(io.BytesIO(grid.rows[1][1][0].png))).astype(float)
@@ -133,7 +134,7 @@ def test_cluster_grid_draws_the_scenes_again(measured):
     assert np.abs(laid - plain).mean() > 5
 
 
-def test_other_pictures_are_not_laid_beside_each_other(measured):
+def test_other_images_are_not_laid_beside_each_other(measured):
     _, found, _ = measured
     other = found.get("identity", "scenes-latents", "cluster-maps")
     moved = other.model_copy(
@@ -148,12 +149,12 @@ def test_strips_are_read_from_the_run_alone(measured, tmp_path):
     where, found, _ = measured
     record = found.get("identity", "scenes-latents", "cluster-maps")
     extra = {k: v for k, v in record.extra.items() if k != "scenes"}
-    pictures = np.random.default_rng(0).integers(0, 255, (32, 32 * len(extra["maps"]), 3), np.uint8)
-    Image.fromarray(pictures).save(tmp_path / "strip.png")
-    with_strip = record.model_copy(update={"extra": extra | {"picture": "strip.png"}})
+    images = np.random.default_rng(0).integers(0, 255, (32, 32 * len(extra["maps"]), 3), np.uint8)
+    Image.fromarray(images).save(tmp_path / "strip.png")
+    with_strip = record.model_copy(update={"extra": extra | {"image": "strip.png"}})
     (grid,) = clusters.grids(Measured([with_strip]), tmp_path)
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(grid.rows[0][1][1].png))), pictures[:, 32:64])
-    outside = record.model_copy(update={"extra": extra | {"picture": "../strip.png"}})
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(grid.rows[0][1][1].png))), images[:, 32:64])
+    outside = record.model_copy(update={"extra": extra | {"image": "../strip.png"}})
     (tmp_path / "work").mkdir()
     assert clusters.grids(Measured([outside]), tmp_path / "work") == []
 

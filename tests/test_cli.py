@@ -31,7 +31,7 @@ def call(capsys, *argv):
     return status, result, "\n".join(lines[:-1]), err
 
 
-def picture(path):
+def image(path):
     with Image.open(path) as opened:
         return np.asarray(opened)
 
@@ -128,23 +128,23 @@ def test_prompts_go_to_stdout_alone(capsys):
 
 
 def test_generate_is_seeded_and_warns_of_unknown_words(capsys):
-    pictures = []
+    images = []
     for name, seed in (("a.png", 3), ("b.png", 3), ("c.png", 4)):
         argv = ["generate", "a photo of a red zebra", "--accel", "16", "--seed", seed, "-o", name]
         status, result, _, err = call(capsys, *argv)
         assert status == 0 and result == {"files": [name]} and "'zebra'" in err
-        pictures.append(picture(name))
-    assert pictures[0].shape == (64, 64, 3)
-    assert np.array_equal(pictures[0], pictures[1]) and not np.array_equal(pictures[0], pictures[2])
+        images.append(image(name))
+    assert images[0].shape == (64, 64, 3)
+    assert np.array_equal(images[0], images[1]) and not np.array_equal(images[0], images[2])
 
 
 def test_reconstruct_tiles_or_crops(capsys):
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 256, (70, 100, 3), dtype=np.uint8)).save("photo.jpg")
     assert call(capsys, "reconstruct", "photo.jpg", "-o", "t.png")[0] == 0
-    assert picture("t.png").shape == (70, 100, 3)
+    assert image("t.png").shape == (70, 100, 3)
     assert call(capsys, "reconstruct", "photo.jpg", "--fit", "crop", "-o", "c.png")[0] == 0
-    assert picture("c.png").shape == (64, 64, 3)
+    assert image("c.png").shape == (64, 64, 3)
 
 
 def test_eval_pairs_prints_psnr_mean_first_then_every_ssim(capsys):

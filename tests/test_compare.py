@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from two_runs import draw, make, names, put, shares
 
-from evals import compare, contrasts, directions, pairs
+from evals.compare import compare, contrasts, directions, pairs
 from vgt.__main__ import main
 from vgt.core import record
 from vgt.core.samples import Samples

@@ -1,5 +1,5 @@
-"""Decoding as the published code does it, against plain sequences written from spec vgt 2.11 and 3.2, and its name in
-records.  KL autoencoders (spec vgt 1.4)."""
+"""Decoding as the published code does it, against plain sequences written from docs/vgt.md 2.11 and 3.2, and its name in
+records.  KL autoencoders (docs/vgt.md 1.4)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ import pytest
 import torch
 from conftest import CAPTIONS, FAMILIES, IMAGE
 
+from vgt.checkpoints import reference
 from vgt.equations import solvers
 from vgt.inference import generator
-from vgt.models import query_ar, reference
-from vgt.models.pixel_decoder import DecoderConfig
-from vgt.models.sampling import Sampling, draws
-from vgt.models.vgt_ae import VGTAE, AELossConfig, VGTAEConfig, VGTAETraining
-from vgt.models.visual_lm import tokenize
+from vgt.methods import query_ar
+from vgt.methods.pixel_decoder import DecoderConfig
+from vgt.methods.sampling import Sampling, draws
+from vgt.methods.vgt_ae import VGTAE, AELossConfig, VGTAEConfig, VGTAETraining
+from vgt.methods.visual_lm import tokenize
 
 SEEDS = [11, 5, 2**40 + 3]
 N = 16
@@ -154,7 +155,7 @@ def test_conditions_are_those_of_a_plain_sequence(visual_lms, vlms, family, m, m
 
 @torch.no_grad()
 def test_positions_by_family(visual_lms, vlms, family, monkeypatch):
-    """InternVL3 counts on, Qwen2.5-VL counts from the padded length; another family must be told (spec vgt 2.11)."""
+    """InternVL3 counts on, Qwen2.5-VL counts from the padded length; another family must be told (docs/vgt.md 2.11)."""
     model = visual_lms[family]
     ids, mask = tokenize(vlms[family].tokenizer, [CAPTIONS[0], CAPTIONS[1]])
     seen, read = [], model.read
@@ -306,7 +307,7 @@ def test_the_command_line_says_what_belongs_together():
     ],
 )
 def test_records_name_mode_and_sampler(fields, name):
-    from evals import generation
+    from evals.engine import generation
     from evals.subjects import load_generator
 
     found = load_generator("vgt:query_ar_internvl", accel=4, settings=fields)

@@ -71,10 +71,10 @@ def test_unknown_presets(name):
 
 
 def test_every_preset_says_what_it_is_and_is_valid():
-    from vgt.models import known
-    from vgt.models.vgt_ae import AELossConfig
-    from vgt.models.vlm import VLMConfig
+    from vgt.methods.vgt_ae import AELossConfig
     from vgt.training.run import Preset
+    from vgt.vlm import known
+    from vgt.vlm.vlm import VLMConfig
 
     names = config.preset_names()
     assert {"vlm_internvl", "vlm_qwen", "pixel_ae", "vgt_ae_internvl", "query_ar_internvl", "mar_internvl"} <= set(

@@ -13,13 +13,13 @@ import released_checkpoints as rc
 import torch
 from conftest import FAMILIES, IMAGE
 
+from vgt.checkpoints import checkpoint, released, shards
 from vgt.commands import convert
 from vgt.core.seeds import image_seed
 from vgt.inference import generator
 from vgt.inference.load import load, paired_autoencoder
 from vgt.inference.pipeline import VGTPipeline
-from vgt.models import checkpoint, released, shards
-from vgt.models.sampling import Sampling
+from vgt.methods.sampling import Sampling
 
 FAST = Sampling(acceleration=8, flow_steps=2, guidance=2.0)
 

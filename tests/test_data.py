@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evals import data
+from evals.engine import images as data
 from vgt.core import photos, scenes
 
 
@@ -19,34 +19,34 @@ def test_a_crop_is_a_pure_function_of_its_name():
     np.testing.assert_array_equal(first[0].image, again[2].image)
     assert first[0].image.shape == (64, 64, 3) and first[0].image.dtype == np.uint8
     assert not np.array_equal(first[0].image, first[1].image)
-    # PNG pictures and Pillow's integer resampling: the same bytes on every machine.
+    # PNG images and Pillow's integer resampling: the same bytes on every machine.
     cat = photos.crop("test", 0, 64)
-    assert cat.picture == "cat"
+    assert cat.photo == "cat"
     assert hashlib.sha256(cat.image.tobytes()).hexdigest()[:16] == "5df96b8194ed0ff6"
 
 
-def test_splits_share_no_picture_and_the_stereo_pair_stays_together():
-    paths = {split: {photos.picture_path(split, name) for name in names} for split, names in photos.PICTURES.items()}
+def test_splits_share_no_image_and_the_stereo_pair_stays_together():
+    paths = {split: {photos.image_path(split, name) for name in names} for split, names in photos.IMAGES.items()}
     assert not paths["train"] & paths["test"]
-    assert {"motorcycle-left", "motorcycle-right"} <= set(photos.PICTURES["train"])
-    assert {photos.crop("train", i).picture for i in range(100)} == set(photos.PICTURES["train"])
-    counts = [photos.crop("test", i).picture for i in range(256)]
-    assert {counts.count(name) for name in photos.PICTURES["test"]} == {64}
+    assert {"motorcycle-left", "motorcycle-right"} <= set(photos.IMAGES["train"])
+    assert {photos.crop("train", i).photo for i in range(100)} == set(photos.IMAGES["train"])
+    counts = [photos.crop("test", i).photo for i in range(256)]
+    assert {counts.count(name) for name in photos.IMAGES["test"]} == {64}
 
 
-def test_pictures_are_in_color_and_ship_with_their_packages():
-    for split, names in photos.PICTURES.items():
+def test_images_are_in_color_and_ship_with_their_packages():
+    for split, names in photos.IMAGES.items():
         for name in names:
-            with Image.open(photos.picture_path(split, name)) as opened:
+            with Image.open(photos.image_path(split, name)) as opened:
                 assert opened.mode == "RGB" and min(opened.size) >= 300
 
 
-def test_crops_come_at_several_scales_inside_their_picture():
+def test_crops_come_at_several_scales_inside_their_image():
     crops = [photos.crop("test", i, 64) for i in range(200)]
     sides = np.array([c.square[2] for c in crops])
     assert sides.min() < 80 and sides.max() > 250 and np.median(sides) < 190
     for c in crops:
-        with Image.open(photos.picture_path("test", c.picture)) as opened:
+        with Image.open(photos.image_path("test", c.photo)) as opened:
             x, y, side = c.square
             assert x >= 0 and y >= 0 and x + side <= opened.width and y + side <= opened.height
     assert len({c.square for c in crops}) == 200
@@ -64,7 +64,7 @@ def test_photo_errors(monkeypatch):
         photos.crop("test", -1)
     monkeypatch.setattr(photos.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="pip install scikit-image"):
-        photos.picture_path("test", "cat")
+        photos.image_path("test", "cat")
 
 
 def test_image_sets_of_the_embedded_world_and_of_photos():
@@ -149,7 +149,7 @@ def saved(path, image, **options):
 
 
 @pytest.fixture
-def picture():
+def image():
     noise = np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8)
     return Image.fromarray(noise).resize((48, 40), Image.Resampling.BICUBIC)
 
@@ -197,9 +197,9 @@ def test_sixteen_bit_colour_keeps_its_high_byte(tmp_path):
         ("RGBA", "opaque alpha", {"format": "PNG"}),
     ],
 )
-def test_other_kinds_are_converted_and_named(tmp_path, picture, mode, kind, options):
-    saved(tmp_path / f"kinds/one.{options['format'].lower()}", picture.convert(mode), **options)
-    saved(tmp_path / "kinds/plain.png", picture)
+def test_other_kinds_are_converted_and_named(tmp_path, img, mode, kind, options):
+    saved(tmp_path / f"kinds/one.{options['format'].lower()}", img.convert(mode), **options)
+    saved(tmp_path / "kinds/plain.png", img)
     image, found = loaded(tmp_path, "one")
     assert found == kind and image.shape == (32, 32, 3)
     plain, nothing = loaded(tmp_path, "plain")
@@ -208,11 +208,11 @@ def test_other_kinds_are_converted_and_named(tmp_path, picture, mode, kind, opti
         assert np.abs(image.astype(int) - plain).mean() < (1 if mode == "RGBA" else 12)
 
 
-def test_transparency_and_floats_are_errors_of_their_picture(tmp_path, picture):
-    clear = picture.convert("RGBA")
+def test_transparency_and_floats_are_errors_of_their_image(tmp_path, image):
+    clear = image.convert("RGBA")
     clear.putalpha(128)
     saved(tmp_path / "kinds/clear.png", clear)
-    palette = picture.convert("P")
+    palette = image.convert("P")
     saved(tmp_path / "kinds/hole.png", palette, transparency=palette.getpixel((0, 0)))
     float_tiff = Image.fromarray(np.zeros((40, 40), np.float32))
     saved(tmp_path / "kinds/floats.tif", float_tiff)
@@ -241,8 +241,8 @@ def shard(path, members):
 
 
 @pytest.fixture
-def pieces(picture):
-    turned = [picture.rotate(90 * i, expand=True) for i in range(4)]
+def pieces(img):
+    turned = [img.rotate(90 * i, expand=True) for i in range(4)]
     return [encoded(image) for image in turned]
 
 
@@ -283,7 +283,7 @@ def test_shard_errors(tmp_path, pieces):
     shard(tmp_path / "double.tar", [("1.png", pieces[0]), ("1.jpg", pieces[1])])
     with pytest.raises(ValueError, match="two images for the key 1"):
         data.folder(tmp_path / "double.tar")
-    shard(tmp_path / "broken.tar", [("1.png", pieces[0]), ("2.png", b"no picture")])
+    shard(tmp_path / "broken.tar", [("1.png", pieces[0]), ("2.png", b"no image")])
     found = data.folder(tmp_path / "broken.tar", size=32)
     assert found.load(0).shape == (32, 32, 3)
     with pytest.raises(ValueError, match="2.png cannot be read"):

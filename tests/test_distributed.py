@@ -63,16 +63,16 @@ def pair(tmp_path_factory) -> Path:
     """What two processes trained; ``split`` began in one process and went on in two."""
     folder = tmp_path_factory.mktemp("pair")
     alone(folder / "split", "stopped")
-    jobs = ["critic=autoencoder", "split=generator strategy=fsdp", "broken=broken"]
+    jobs = ["discriminator=autoencoder", "split=generator strategy=fsdp", "broken=broken"]
     launch([str(HERE / "two_processes.py"), str(folder), *jobs], folder)
     return folder
 
 
-def test_copies_of_an_autoencoder_and_its_critic(pair, tmp_path):
+def test_copies_of_an_autoencoder_and_its_discriminator(pair, tmp_path):
     """Four micro-batches in one process or two and two; running statistics are means over all four."""
-    same(alone(tmp_path / "one", "autoencoder"), pair / "critic")
-    stored = load_file(sorted((pair / "critic/state-00000003").glob("training-*"))[0])
-    assert len(list((pair / "critic/state-00000003").glob("training-*"))) > 2 and stored
+    same(alone(tmp_path / "one", "autoencoder"), pair / "discriminator")
+    stored = load_file(sorted((pair / "discriminator/state-00000003").glob("training-*"))[0])
+    assert len(list((pair / "discriminator/state-00000003").glob("training-*"))) > 2 and stored
 
 
 def test_a_run_goes_on_split_over_two_processes(pair, tmp_path):
@@ -92,7 +92,7 @@ def more(tmp_path_factory) -> Path:
     jobs = [
         "copies=generator precision=bf16 activation_checkpointing=true",
         "exact=generator micro=4 optimizer=muon",
-        "critic=autoencoder strategy=fsdp",
+        "discriminator=autoencoder strategy=fsdp",
         "frozen=frozen strategy=fsdp",
         "ties=understanding strategy=fsdp activation_checkpointing=true ema=0",
         "half=stopped strategy=fsdp precision=bf16",
@@ -118,8 +118,8 @@ def test_one_micro_batch_each_gives_the_same_bits(more, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "job"), [("critic", "autoencoder"), ("frozen", "frozen")])
-def test_a_split_autoencoder_with_a_whole_critic(more, tmp_path, name, job):
+@pytest.mark.parametrize(("name", "job"), [("discriminator", "autoencoder"), ("frozen", "frozen")])
+def test_a_split_autoencoder_with_a_whole_discriminator(more, tmp_path, name, job):
     """The encoder trains with it, or is frozen."""
     same(alone(tmp_path / "one", job), more / name)
 

@@ -6,9 +6,11 @@ import json
 
 import pytest
 
-from evals import dpg, dpg_measures, dpg_rules
+from evals.dpg import measures as dpg_measures
+from evals.dpg import rules as dpg_rules
+from evals.dpg import run as dpg
+from evals.engine.shards import Shard
 from evals.judges.analytic import AnalyticJudge
-from evals.shards import Shard
 from evals.subjects import fake
 from vgt.core import record, suites
 
@@ -40,7 +42,7 @@ def test_zeroing_of_the_spec():
 
 
 def test_zeroing_follows_the_graph_not_the_file():
-    """The official walk in file order would leave question 3 at 1 here (spec evaluators 3.3)."""
+    """The official walk in file order would leave question 3 at 1 here (docs/evaluators.md 3.3)."""
     _, zeroed = dpg_rules.score_tile({1: "no", 2: "yes", 3: "yes"}, [CHAIN[2], CHAIN[1], CHAIN[0]])
     assert set(zeroed.values()) == {0.0}
 
@@ -123,7 +125,7 @@ def test_unparsed_answers_count_as_no_and_are_counted(tmp_path):
     one = options(tmp_path, images_per_prompt=1, prompts=PROMPTS[:3], check_judge=lambda judge: None)
     scores = {r.metric: r for r in dpg.run(fake.Oracle(), Mumbling(), **one).records}
     assert scores["global[mumbling]"].value == 0 and scores["entity[mumbling]"].value == 100
-    assert scores["dpg[mumbling]"].extra["unparsed"] == 6  # two questions about the background a picture
+    assert scores["dpg[mumbling]"].extra["unparsed"] == 6  # two questions about the background a image
     assert scores["dpg[mumbling]"].extra["headline"] == "DPG[mumbling]"
     lines = (tmp_path / scores["dpg[mumbling]"].evidence).read_text().splitlines()
     assert "perhaps" in json.loads(lines[0])["answers"].values()
@@ -245,7 +247,7 @@ def test_a_run_computes_all_protocols_from_the_same_answers_and_rescoring_needs_
         dpg.rescore(answers, records=tmp_path / "again")
 
 
-def test_parts_ask_their_own_pictures_and_the_whole_asks_nothing_more(tmp_path):
+def test_parts_ask_their_own_images_and_the_whole_asks_nothing_more(tmp_path):
     whole = dpg.run(fake.Oracle(), JUDGE, **options(tmp_path / "whole"))
     asked = []
 

@@ -1,9 +1,9 @@
 """DPG-Bench and understanding against independent formulations."""
 
 import pytest
+from parity import dpg, understanding
 
-from evals.checks import dpg, understanding
-from evals.dpg_rules import RULES
+from evals.dpg.rules import RULES
 
 
 @pytest.mark.parametrize("check", [*dpg.CHECKS, *understanding.CHECKS], ids=lambda c: f"{c.protocol}-{c.against}")

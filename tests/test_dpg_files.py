@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evals import dpg, dpg_data, dpg_grids, dpg_rules
+from evals.dpg import data as dpg_data
+from evals.dpg import grids as dpg_grids
+from evals.dpg import rules as dpg_rules
+from evals.dpg import run as dpg
 from evals.judges.analytic import AnalyticJudge
 from evals.judges.scripted import Scripted
 from evals.subjects import fake
@@ -133,7 +136,7 @@ def test_tiles_come_in_reading_order():
 
 
 class Asked:
-    """Says yes to bright pictures."""
+    """Says yes to bright images."""
 
     name, fingerprint = "bright", "bright"
 
@@ -173,7 +176,7 @@ def test_missing_broken_and_extra_grids_withhold_the_score(tmp_path):
     root = grids(tmp_path / "shown", ["7.png"])
     scores = score(tmp_path, dpg_grids.unpack(root, items, tmp_path, SIZE), items)
     assert scores["dpg[bright]"].value is None and "4 of 8 samples judged, 4 missing" in scores["dpg[bright]"].note
-    (root / "partiprompts0.png").write_bytes(b"no picture")
+    (root / "partiprompts0.png").write_bytes(b"no image")
     scores = score(tmp_path, dpg_grids.unpack(root, items, tmp_path, SIZE), items)
     assert scores["dpg[bright]"].n_failed == 4 and "4 failed" in scores["dpg[bright]"].note
     grids(root, ["partiprompts0.png", "other.png"])
@@ -201,7 +204,7 @@ def test_wrong_grids_are_errors(tmp_path):
         dpg_grids.unpack(tmp_path / "nowhere", items, tmp_path, SIZE)
 
 
-def test_exported_grids_come_back_as_the_same_pictures(tmp_path):
+def test_exported_grids_come_back_as_the_same_images(tmp_path):
     prompts = suites.dpg_prompts(n=2)
     shared = {"work": tmp_path, "suite": "scenes-dpg", "prompts": prompts, "batch": 2}
     live = dpg.run(fake.Oracle(), AnalyticJudge(), records=tmp_path / "records", **shared)
@@ -278,7 +281,7 @@ def test_the_command_says_what_is_missing(tmp_path, capsys):
         assert why in capsys.readouterr().err.splitlines()[-1], more
 
 
-def test_a_table_without_an_answer_fails_the_picture_not_the_run(tmp_path):
+def test_a_table_without_an_answer_fails_the_image_not_the_run(tmp_path):
     items = dpg_data.load(write_csv(tmp_path / "q.csv"))
     folder = dpg_grids.unpack(grids(tmp_path / "shown"), items, tmp_path, SIZE)
     judge = Scripted("short", {("", ROWS[3][-1]): "yes"})

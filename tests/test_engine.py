@@ -1,4 +1,4 @@
-"""The decode engine draws what the readable loops draw (spec decode_engine: how parity is tested)."""
+"""The decode engine draws what the reference implementations draw (docs/decode.md: how parity is tested)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from vgt.equations import solvers
 from vgt.inference import engine as engines
 from vgt.inference import generator, graphs, hoisted_head, static_lm
 from vgt.inference.engine import Engine
-from vgt.models.flow_head import FlowHead, FlowHeadConfig
-from vgt.models.sampling import Sampling
-from vgt.models.visual_lm import VisualLM, VisualLMConfig, tokenize
+from vgt.methods.flow_head import FlowHead, FlowHeadConfig
+from vgt.methods.sampling import Sampling
+from vgt.methods.visual_lm import VisualLM, VisualLMConfig, tokenize
 
 SEEDS = [11, 5, 2**40 + 3]
 N = 16
@@ -157,7 +157,7 @@ def test_hoisted_head_is_the_head(sampler, guidance, rows, monkeypatch):
 @pytest.mark.parametrize("method", METHODS)
 @torch.no_grad()
 def test_narrow_weights(method, visual_lms, vlms, pixel_autoencoder):
-    """bf16 weights with fp32 state: as close to the readable loop in bf16 as that is to fp32."""
+    """bf16 weights with fp32 state: as close to the reference implementation in bf16 as that is to fp32."""
     exact = by_method(visual_lms["internvl"], method)
     narrow = copy.deepcopy(exact).bfloat16()
     how = settings(4, 1.0)
@@ -196,7 +196,7 @@ def test_rows_do_not_depend_on_their_neighbours(family, method, acceleration, vi
 
 @torch.no_grad()
 def test_every_distinct_prompt_is_read_once(visual_lms, vlms, monkeypatch):
-    """Unconditional rows share one reading, and so do pictures of one prompt; chunks have one size."""
+    """Unconditional rows share one reading, and so do images of one prompt; chunks have one size."""
     monkeypatch.setitem(engines.PREFILL_ROWS, "cpu", 2)
     model, how = visual_lms["internvl"], settings(16)
     decode, read = Engine(model), []
@@ -274,7 +274,7 @@ class Replayed:
 @pytest.mark.parametrize("method", METHODS)
 @torch.no_grad()
 def test_steps_can_be_graphs(family, method, acceleration, visual_lms, vlms, monkeypatch):
-    """With steps replayed from fixed places, as a GPU does, latents are those of the readable loop; nothing in a step
+    """With steps replayed from fixed places, as a GPU does, latents are those of the reference implementation; nothing in a step
     looks at values; and steps differ in few shapes."""
     monkeypatch.setattr(engines, "Graphed", Replayed)
     monkeypatch.setattr(Replayed, "made", [])
@@ -337,9 +337,9 @@ def test_out_of_memory_halves_the_batch(method, visual_lms, vlms, monkeypatch):
     seen, steps = out_of_memory(decode, 4, monkeypatch), []
     found = decode(*rows, seeds, how, lambda done, total, u: steps.append((done, total, u.shape)))
     assert torch.allclose(found, expected, atol=2e-5)
-    assert decode.limit == 1 and set(seen) == {2}  # 7 -> 3 -> 1 pictures, two rows each
+    assert decode.limit == 1 and set(seen) == {2}  # 7 -> 3 -> 1 images, two rows each
     assert decode.notes[1:] == [
-        "out of memory with 7 pictures at a time: 3 instead", "out of memory with 3 pictures at a time: 1 instead"
+        "out of memory with 7 images at a time: 3 instead", "out of memory with 3 images at a time: 1 instead"
     ]  # fmt: skip
     assert {s[1:] for s in steps} == {(N, (7, N, 8))} and steps[-1][0] == N
     again = len(seen)
@@ -348,7 +348,7 @@ def test_out_of_memory_halves_the_batch(method, visual_lms, vlms, monkeypatch):
 
 
 class SmallDecoder:
-    """An autoencoder that decodes two pictures at a time at most."""
+    """An autoencoder that decodes two images at a time at most."""
 
     def decode(self, z):
         if len(z) > 2:
@@ -362,7 +362,7 @@ def test_out_of_memory_in_the_autoencoder_halves_too():
 
 
 @torch.no_grad()
-def test_out_of_memory_with_one_picture_is_an_error(visual_lms, vlms, monkeypatch):
+def test_out_of_memory_with_one_image_is_an_error(visual_lms, vlms, monkeypatch):
     how = settings(8)
     decode = Engine(visual_lms["internvl"])
     out_of_memory(decode, 1, monkeypatch)
@@ -373,7 +373,7 @@ def test_out_of_memory_with_one_picture_is_an_error(visual_lms, vlms, monkeypatc
 @pytest.mark.parametrize("method", METHODS)
 @torch.no_grad()
 def test_numbers_that_are_not_finite_are_named(method, visual_lms, vlms, monkeypatch):
-    """The first decode step with one, the picture, and the token's place on the grid."""
+    """The first decode step with one, the image, and the token's place on the grid."""
     model, how = by_method(visual_lms["internvl"], method), settings(4, order="raster", mar_schedule="uniform")
     decode, calls = Engine(model), []
     head = decode.head
@@ -386,7 +386,7 @@ def test_numbers_that_are_not_finite_are_named(method, visual_lms, vlms, monkeyp
         return made
 
     monkeypatch.setattr(decode, "head", broken)
-    with pytest.raises(ValueError, match=r"not finite in float32 from decode step 2 on \(picture 1, token 10\)"):
+    with pytest.raises(ValueError, match=r"not finite in float32 from decode step 2 on \(image 1, token 10\)"):
         decode(*prompts(vlms["internvl"].tokenizer, how), SEEDS, how)
 
 

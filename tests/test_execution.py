@@ -1,4 +1,4 @@
-"""Who does what, what is kept, what a kill costs: shards, evidence, coverage, launching (spec evaluators 0, 2.2)."""
+"""Who does what, what is kept, what a kill costs: shards, evidence, coverage, launching (docs/evaluators.md 0, 2.2)."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evals import evidence, generation, launch
-from evals.generation import Run
-from evals.shards import WHOLE, Shard, alone, parse
+from evals.engine import evidence, generation, launch
+from evals.engine.generation import Run
+from evals.engine.shards import WHOLE, Shard, alone, parse
 from evals.subjects.folder import folder, read_image
 from vgt.core import files, record, samples
 
-PROMPTS = [{"id": f"p{i}", "prompt": f"picture {i}"} for i in range(5)]
+PROMPTS = [{"id": f"p{i}", "prompt": f"image {i}"} for i in range(5)]
 FORK = multiprocessing.get_context("fork")
 
 
 class Painter:
-    """Draws slow 8 x 8 pictures and notes every batch in a log.  A picture depends on its whole batch, as the last bits
+    """Draws slow 8 x 8 images and notes every batch in a log.  A image depends on its whole batch, as the last bits
     of a network's do."""
 
     name, fingerprint = "painter", "painter-1"
@@ -59,7 +59,7 @@ def evaluate(work: Path, log: Path | None = None, pause: float = 0.0, shard: Sha
     """Draw and judge as an evaluator does; the judge measures the mean level."""
     run = job(Painter(log, pause))
     out = run.folder(work, "test")
-    shown = generation.pictures(run, out, shard)
+    shown = generation.images(run, out, shard)
     names = {shown.name(*where): path for where, path in sorted(shown.paths.items())}
 
     def judge(name: str) -> dict:
@@ -132,7 +132,7 @@ def until(condition) -> None:
         time.sleep(0.005)
 
 
-# ------------------------------------------------------------------------------------------- pictures and evidence
+# ------------------------------------------------------------------------------------------- images and evidence
 
 
 @pytest.mark.parametrize("count", [2, 4])
@@ -141,7 +141,7 @@ def test_any_number_of_parts_ends_with_the_same_bytes(unbroken, tmp_path, count)
     for index in reversed(range(count)):
         out = evaluate(tmp_path, log, shard=Shard(index, count))
     assert sorted(p.name for p in out.glob("*.jsonl")) == [f"means.{k + 1}-of-{count}.jsonl" for k in range(count)]
-    assert len(log.read_text().splitlines()) == 8 + 15  # batches of two, 15 pictures
+    assert len(log.read_text().splitlines()) == 8 + 15  # batches of two, 15 images
     evaluate(tmp_path, log)
     assert visible(out) == unbroken
     assert len(log.read_text().splitlines()) == 8 + 15
@@ -160,7 +160,7 @@ def test_another_division_goes_on_where_the_first_stopped(unbroken, tmp_path):
 
 def test_killed_twice_and_finished_by_two_processes(unbroken, tmp_path):
     """SIGKILL at random places; then the rest in two processes, then the whole: same bytes, and at most the batch or
-    picture in hand is done again."""
+    image in hand is done again."""
     log, rng = tmp_path / "log", np.random.default_rng(7)
     log.touch()
     for _ in range(2):
@@ -184,7 +184,7 @@ def test_killed_twice_and_finished_by_two_processes(unbroken, tmp_path):
     assert not list(out.glob("*/samples/.*"))
 
 
-def test_pictures_stream_through_full_batches():
+def test_images_stream_through_full_batches():
     """Sample by sample without a gap; what fills the last batch is what would come next."""
     three = generation._batches(job(images_per_prompt=3))
     assert all(len(batch) == 2 for batch in three)
@@ -205,21 +205,21 @@ def test_a_subject_whose_batches_matter_keeps_them():
 
 @pytest.mark.parametrize("matters", [False, True])
 def test_more_samples_later_end_with_the_same_bytes(tmp_path, matters):
-    """Though the painter's pictures depend on all of their batch."""
+    """Though the painter's images depend on all of their batch."""
 
     def draw(work: Path, *counts: int) -> dict[str, bytes]:
         for count in counts:
             subject = Painter(work / "log")
             subject.batch_matters = matters
             run = job(subject, images_per_prompt=count)
-            generation.pictures(run, work / "out")
+            generation.images(run, work / "out")
         return visible(work / "out")
 
     (tmp_path / "once").mkdir()
     (tmp_path / "more").mkdir()
     assert draw(tmp_path / "once", 3) == draw(tmp_path / "more", 1, 2, 3)
     made = [len((tmp_path / name / "log").read_text().splitlines()) for name in ("once", "more")]
-    # 15 pictures in 8 batches, of which the one between samples 0 and 1 is made twice; or 3 of their own each sample
+    # 15 images in 8 batches, of which the one between samples 0 and 1 is made twice; or 3 of their own each sample
     assert made == ([9, 9] if matters else [8, 9])
 
 
@@ -248,19 +248,19 @@ def test_an_end_costs_one_batch_at_most(unbroken, tmp_path, monkeypatch, end, ba
     run, write = job(Doomed(batches, end)), generation._write
     out = run.folder(tmp_path, "test")
     monkeypatch.setattr(generation, "_write", lambda *args: time.sleep(0.1) or write(*args))
-    process = FORK.Process(target=generation.pictures, args=(run, out))
+    process = FORK.Process(target=generation.images, args=(run, out))
     process.start()
     process.join()
     assert process.exitcode == (1 if end is interrupt else -signal.SIGKILL)
     drawn = {name: data for name, data in visible(out).items() if name.endswith(".png")}
     finished = batches if end is interrupt else batches - 1
     assert 2 * finished <= len(drawn) <= 2 * batches and drawn.items() <= unbroken.items()
-    generation.pictures(job(Doomed(8 - max(0, finished), interrupt)), out)
+    generation.images(job(Doomed(8 - max(0, finished), interrupt)), out)
     assert {name: data for name, data in unbroken.items() if "means" not in name} == visible(out)
     assert not list(out.glob("*/samples/.*"))
 
 
-def test_a_picture_that_cannot_be_written_stops_the_run(tmp_path, monkeypatch):
+def test_a_image_that_cannot_be_written_stops_the_run(tmp_path, monkeypatch):
     subject = Doomed(8, interrupt)
 
     def full(path: Path, image) -> None:
@@ -268,7 +268,7 @@ def test_a_picture_that_cannot_be_written_stops_the_run(tmp_path, monkeypatch):
 
     monkeypatch.setattr(generation, "_write", full)
     with pytest.raises(OSError, match="No space left"):
-        generation.pictures(job(subject), tmp_path / "out")
+        generation.images(job(subject), tmp_path / "out")
     assert subject.batches == 6  # it went on for one batch only
 
 
@@ -279,20 +279,20 @@ def no_room() -> None:
 def test_out_of_memory_names_the_batch_and_keeps_what_is_drawn(unbroken, tmp_path):
     out = job().folder(tmp_path, "test")
     with pytest.raises(ValueError) as caught:
-        generation.pictures(job(Doomed(3, no_room)), out)
+        generation.images(job(Doomed(3, no_room)), out)
     told = str(caught.value)
     assert "\n" not in told and "'painter' ran out of memory on a batch of 2; give --batch 1" in told
     assert len(list(out.glob("*/samples/*.png"))) == 6
-    generation.pictures(job(Doomed(5, no_room)), out)  # the five batches that are missing
+    generation.images(job(Doomed(5, no_room)), out)  # the five batches that are missing
     assert {name: data for name, data in unbroken.items() if "means" not in name} == visible(out)
     with pytest.raises(ValueError, match="on a batch of 1; give another --device"):
-        generation.pictures(job(Doomed(0, no_room), batch=1), tmp_path / "one")
+        generation.images(job(Doomed(0, no_room), batch=1), tmp_path / "one")
 
     def broken() -> None:
         raise RuntimeError("shapes do not fit")
 
     with pytest.raises(RuntimeError, match="shapes do not fit"):
-        generation.pictures(job(Doomed(0, broken)), tmp_path / "broken")
+        generation.images(job(Doomed(0, broken)), tmp_path / "broken")
 
 
 def test_other_weights_or_another_batch_size_never_meet_what_is_there(tmp_path):
@@ -349,7 +349,7 @@ def test_a_judge_that_raises_is_an_entry_and_is_asked_again(tmp_path):
     assert found["b"]["value"] == 1 and evidence.failures(found) is None
 
 
-def test_drawing_holds_one_batch_and_judging_one_picture(tmp_path):
+def test_drawing_holds_one_batch_and_judging_one_image(tmp_path):
     alive: list[int] = []
 
     class Watched(Painter):
@@ -362,13 +362,13 @@ def test_drawing_holds_one_batch_and_judging_one_picture(tmp_path):
             return found
 
     run = job(Watched(), images_per_prompt=20)
-    shown = generation.pictures(run, run.folder(tmp_path, "test"))
+    shown = generation.images(run, run.folder(tmp_path, "test"))
     assert len(alive) == 50 and max(alive) <= 1
     watched: list[weakref.ref] = []
     names = {shown.name(*where): path for where, path in shown.paths.items()}
 
     def judge(name: str) -> dict:
-        assert not any(ref() is not None for ref in watched), "a picture that was judged is still held"
+        assert not any(ref() is not None for ref in watched), "a image that was judged is still held"
         image = read_image(names[name]).copy()
         watched.append(weakref.ref(image))
         return {"mean": float(image.mean())}
@@ -425,14 +425,14 @@ def test_missing_and_extra_samples_withhold_the_value(tmp_path, changes, words):
 def test_images_that_nobody_asked_for_are_named(tmp_path):
     out = evaluate(tmp_path)
     subject = folder(out)
-    shown = generation.pictures(job(subject), Path("unused"))
+    shown = generation.images(job(subject), Path("unused"))
     assert len(shown.paths) == 15 and shown.extra == ()
     (out / "00001" / "samples" / "spare.png").write_bytes((out / "00001" / "samples" / "0000.png").read_bytes())
-    fewer = generation.pictures(job(folder(out), images_per_prompt=2, prompts=PROMPTS[:4]), Path("unused"))
+    fewer = generation.images(job(folder(out), images_per_prompt=2, prompts=PROMPTS[:4]), Path("unused"))
     assert len(fewer.paths) == 8
     extra = [f"0000{i}/samples/0002.png" for i in range(4)] + [f"00004/samples/000{k}.png" for k in range(3)]
     assert sorted(fewer.extra) == sorted([*extra, "00001/samples/spare.png"])
-    part = generation.pictures(job(folder(out)), Path("unused"), Shard(0, 2))
+    part = generation.images(job(folder(out)), Path("unused"), Shard(0, 2))
     assert 0 < len(part.paths) < 15
 
 

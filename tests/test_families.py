@@ -7,9 +7,9 @@ import torch
 from conftest import IMAGE, vlm_values
 from small_vlms import FURTHER, further, words
 
-from vgt.models import families, vlm
-from vgt.models.families import FAMILIES, family_of
-from vgt.models.vgt_ae import VGTAE, VGTAEConfig
+from vgt.methods.vgt_ae import VGTAE, VGTAEConfig
+from vgt.vlm import families, vlm
+from vgt.vlm.families import FAMILIES, family_of
 
 STRIDES = {"llava": 4, "gemma3": 8, "idefics3": 8, "smolvlm": 8, "paligemma": 4}
 
@@ -19,7 +19,7 @@ def models() -> dict:
     return {family: further(family) for family in FURTHER}
 
 
-def pictures(n: int = 2, size: int = IMAGE, seed: int = 0) -> torch.Tensor:
+def sample_images(n: int = 2, size: int = IMAGE, seed: int = 0) -> torch.Tensor:
     return 2 * torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(seed)) - 1
 
 
@@ -28,7 +28,7 @@ def normalised(model: vlm.VLM, images: torch.Tensor) -> torch.Tensor:
 
 
 def by_transformers(family: str, model: vlm.VLM, pixels: torch.Tensor) -> torch.Tensor:
-    nested = family in ("idefics3", "smolvlm")  # they take several pictures a row
+    nested = family in ("idefics3", "smolvlm")  # they take several images a row
     found = model.hf.model.get_image_features(pixel_values=pixels[:, None] if nested else pixels)
     found = getattr(found, "pooler_output", found)
     return torch.stack(list(found)) if isinstance(found, (list, tuple)) else found
@@ -38,7 +38,7 @@ def by_transformers(family: str, model: vlm.VLM, pixels: torch.Tensor) -> torch.
 @torch.no_grad()
 def test_features_are_those_of_transformers(family, models):
     """Inside the whole model, and alone from configuration and state."""
-    model, images = models[family], pictures()
+    model, images = models[family], sample_images()
     theirs = by_transformers(family, model, normalised(model, images))
     side = IMAGE // STRIDES[family]
     ours = model.encoder(images)
@@ -68,7 +68,7 @@ def test_features_are_in_raster_order(family, models):
 @torch.no_grad()
 def test_logits_are_those_of_the_whole_model(family, models):
     """Question with an image, the whole model given ids and pixels (Gemma 3 also which of them are the image's)."""
-    model, images = models[family], pictures(1)
+    model, images = models[family], sample_images(1)
     ids = torch.tensor([model.ids(model.question("Is there a star?"))])
     pixels = normalised(model, images)
     inputs = {"input_ids": ids, "pixel_values": pixels[:, None] if family in ("idefics3", "smolvlm") else pixels}
@@ -78,12 +78,12 @@ def test_logits_are_those_of_the_whole_model(family, models):
 
 
 @torch.no_grad()
-def test_features_of_a_picture_see_each_other_in_gemma3(models):
+def test_features_of_a_image_see_each_other_in_gemma3(models):
     """The mask is not causal there: the first feature's state knows the last feature."""
     model = models["gemma3"]
     ids = torch.tensor([model.ids(model.question("Is there a star?"))])
     first = int((ids[0] == model.context_id).nonzero()[0])
-    images = pictures(1)
+    images = sample_images(1)
     changed = images.clone()
     changed[:, :, -8:, -8:] = 0.9
     features = [model.encoder(x) for x in (images, changed)]
@@ -93,19 +93,19 @@ def test_features_of_a_picture_see_each_other_in_gemma3(models):
 
 
 @torch.no_grad()
-def test_an_even_grey_picture_is_no_padding(models):
-    """Its normalised pixels are all zero, which Idefics 3's own function takes for an absent picture."""
+def test_an_even_grey_image_is_no_padding(models):
+    """Its normalised pixels are all zero, which Idefics 3's own function takes for an absent image."""
     model = models["idefics3"]
     grey = torch.zeros(1, 3, IMAGE, IMAGE)
     assert not normalised(model, grey).any()
-    assert model.encoder(torch.cat([grey, pictures(1)])).shape == (2, 16, 32)
+    assert model.encoder(torch.cat([grey, sample_images(1)])).shape == (2, 16, 32)
     assert model.encoder(grey).isfinite().all()
 
 
 @pytest.mark.parametrize("family", ["llava", "smolvlm"])
 @torch.no_grad()
 def test_an_autoencoder_stands_on_any_family(family, models):
-    from vgt.models.pixel_decoder import DecoderConfig
+    from vgt.methods.pixel_decoder import DecoderConfig
 
     model = models[family]
     step = model.encoder.stride
@@ -116,9 +116,9 @@ def test_an_autoencoder_stands_on_any_family(family, models):
     with torch.random.fork_rng(devices=[]):
         ae = VGTAE(VGTAEConfig(vlm=model.config.to_dict(), image_size=IMAGE, d_z=8, decoder=decoder)).eval()
     ae.encoder.load_state_dict(model.encoder.state_dict())
-    assert torch.equal(ae.features(pictures()), model.encoder(pictures()))
-    assert ae.encode(pictures()).shape == (2, 8, IMAGE // step, IMAGE // step)
-    assert ae(pictures()).shape == (2, 3, IMAGE, IMAGE)
+    assert torch.equal(ae.features(sample_images()), model.encoder(sample_images()))
+    assert ae.encode(sample_images()).shape == (2, 8, IMAGE // step, IMAGE // step)
+    assert ae(sample_images()).shape == (2, 3, IMAGE, IMAGE)
 
 
 # ------------------------------------------------------------------------------------------------ what does not fit

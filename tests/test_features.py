@@ -3,17 +3,17 @@
 import numpy as np
 import pytest
 import torch
+from parity.fidelity import random_inception
 from PIL import Image
 
 from evals import features
-from evals.checks.fidelity import random_inception
 from evals.features import inception, source, vit
-from evals.protocols.fidelity import EXTRACTORS, INCEPTION_SHA256
+from evals.fidelity.protocol import EXTRACTORS, INCEPTION_SHA256
 from vgt.core import photos
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     return photos.images("test", range(3), 48)
 
 
@@ -76,11 +76,11 @@ def test_a_file_that_runs_code_is_refused(tmp_path):
     assert not (tmp_path / "was-run").exists()
 
 
-def test_inception_variants_share_the_network_and_differ_in_the_input(inception_file, pictures):
+def test_inception_variants_share_the_network_and_differ_in_the_input(inception_file, images):
     net = inception.network(inception_file)
-    raw = torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()
+    raw = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
     compat = features.load("tf-compat", inception_file, any_weights=True)
-    found = compat.embed(pictures)
+    found = compat.embed(images)
     assert {view: x.shape for view, x in found.items()} == {v: (3, d) for v, d in compat.dims.items()}
     with torch.inference_mode():
         pool, logits = net(raw)  # the class's own resizing and forward pass
@@ -135,25 +135,25 @@ def clip_folder(tmp_path_factory):
     return folder
 
 
-def test_dinov2_is_the_class_token_of_a_pillow_resized_image(dinov2_folder, pictures):
+def test_dinov2_is_the_class_token_of_a_pillow_resized_image(dinov2_folder, images):
     from transformers import AutoModel
 
     with pytest.raises(ValueError, match="hidden_size 16, not 1024.*--any-weights"):
         features.load("dinov2", dinov2_folder)
     extractor = features.load("dinov2", dinov2_folder, any_weights=True)
     assert extractor.dims == {"pool": 16} and "not verified" in extractor.protocol["weights_label"]
-    x = np.stack([np.asarray(Image.fromarray(p).resize((224, 224), Image.Resampling.BICUBIC)) for p in pictures])
+    x = np.stack([np.asarray(Image.fromarray(p).resize((224, 224), Image.Resampling.BICUBIC)) for p in images])
     x = (x / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     model = AutoModel.from_pretrained(dinov2_folder).eval()
     with torch.inference_mode():
         expected = model(pixel_values=torch.from_numpy(x).permute(0, 3, 1, 2).float()).pooler_output
-    np.testing.assert_allclose(extractor.embed(pictures)["pool"], expected.numpy(), atol=1e-4)
+    np.testing.assert_allclose(extractor.embed(images)["pool"], expected.numpy(), atol=1e-4)
     assert extractor.embed(photos.images("test", range(2), 224))["pool"].shape == (2, 16)
 
 
-def test_clip_embeddings_have_length_one(clip_folder, pictures):
+def test_clip_embeddings_have_length_one(clip_folder, images):
     extractor = features.load("clip", clip_folder, any_weights=True)
-    found = extractor.embed(pictures)["pool"]
+    found = extractor.embed(images)["pool"]
     assert found.shape == (3, 8)
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
     features.canary(extractor)
@@ -189,15 +189,15 @@ def test_canaries_stop_a_network_that_sees_nothing():
             features.canary(extractor)
 
 
-def test_efflite0_is_labelled(pictures):
+def test_efflite0_is_labelled(images):
     with_label, without = features.load("efflite0"), features.load("efflite2")
     assert "training loss" in with_label.caution and not without.caution
-    found = [features.extract(e, pictures) for e in (with_label, without)]
+    found = [features.extract(e, images) for e in (with_label, without)]
     assert [f.shape for f in found] == [(3, 1280), (3, 1280)] and not np.allclose(*found)
 
 
 @pytest.mark.slow
-def test_inception_with_the_published_weights(pictures):
+def test_inception_with_the_published_weights(images):
     try:
         extractor = features.load("tf-compat")
     except ValueError as error:

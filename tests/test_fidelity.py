@@ -8,16 +8,18 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from parity.fidelity import CHECKS, tiny_network
 from PIL import Image
 
-from evals import features, fidelity, references
-from evals.checks.fidelity import CHECKS, tiny_network
-from evals.cli import fidelity as command
+from evals import features
+from evals.engine.protocol import registry as protocols
+from evals.engine.shards import Shard
 from evals.features.source import Source
+from evals.fidelity import cli as command
+from evals.fidelity import references
+from evals.fidelity import run as fidelity
+from evals.fidelity.protocol import EXTRACTORS
 from evals.metrics import frechet, inception_score, kernel, manifold
-from evals.protocols import registry as protocols
-from evals.protocols.fidelity import EXTRACTORS
-from evals.shards import Shard
 from vgt.core import record, samples
 
 N, D, SIDE = 60, 12, 16
@@ -64,7 +66,7 @@ def tiny(tmp_path, monkeypatch):
     features._loaded.cache_clear()
 
 
-def pictures(seed, n=N, top=256):
+def sample_images(seed, n=N, top=256):
     """Images that differ in brightness, so that features spread."""
     rng = np.random.default_rng(seed)
     return (rng.integers(0, top, (n, SIDE, SIDE, 3)) * rng.uniform(0.2, 1, (n, 1, 1, 3))).astype(np.uint8)
@@ -80,7 +82,9 @@ def folder(path, images):
 @pytest.fixture
 def sides(tmp_path):
     """(generated, real): two folders, as a subject and as a reference."""
-    return f"folder:{folder(tmp_path / 'generated', pictures(1, top=200))}", str(folder(tmp_path / "real", pictures(2)))
+    return f"folder:{folder(tmp_path / 'generated', sample_images(1, top=200))}", str(
+        folder(tmp_path / "real", sample_images(2))
+    )
 
 
 @pytest.fixture
@@ -110,7 +114,7 @@ def test_every_metric_is_a_record_with_an_interval_or_a_reason(sides, score, tmp
         assert r.protocol_params["features"] == "tiny" and r.protocol_params["preprocessing"] == f"adm-crop {SIDE}"
     assert found["fd-tiny"].protocol == "frechet-unpaired" and len(found["fd-tiny"].extra["replicates"]) == 20
     raw = [tiny_network(torch.from_numpy(x).permute(0, 3, 1, 2)).double().numpy() for x in
-           (pictures(1, top=200), pictures(2))]  # fmt: skip
+           (sample_images(1, top=200), sample_images(2))]  # fmt: skip
     assert found["fd-tiny"].value == pytest.approx(frechet.from_features(*raw), rel=1e-6)
     assert found["precision-tiny"].value == manifold.precision_recall(*raw)[0].mean()
     stored = samples.read(tmp_path / "work" / "records", found["recall-tiny"])
@@ -119,7 +123,7 @@ def test_every_metric_is_a_record_with_an_interval_or_a_reason(sides, score, tmp
 
 
 def test_equal_sets(tmp_path, score):
-    spec = str(folder(tmp_path / "real", pictures(2)))
+    spec = str(folder(tmp_path / "real", sample_images(2)))
     outcome = score(f"folder:{spec}", real=spec, paired=True, metrics=["fd", "kid", "prdc"])
     found = {r.metric: r.value for r in outcome.records}
     assert found["fd-tiny"] < 1e-6 and found["precision-tiny"] == found["recall-tiny"] == found["coverage-tiny"] == 1
@@ -205,10 +209,10 @@ def test_a_killed_run_and_shards_end_with_the_same_bytes(sides, score, tiny, tmp
 
 
 def test_features_that_are_not_finite_name_the_image(tmp_path, score, tiny):
-    images = pictures(1)
+    images = sample_images(1)
     images[45] = 7
     subject = f"folder:{folder(tmp_path / 'generated', images)}"
-    real = str(folder(tmp_path / "real", pictures(2)))
+    real = str(folder(tmp_path / "real", sample_images(2)))
     tiny.blind = 7
     with pytest.raises(ValueError, match=r"image 0045 are not finite"):
         score(subject, real=real)
@@ -313,15 +317,15 @@ def test_statistics_of_another_kind_are_refused(sides, score, tmp_path):
         score(sides[0], real=str(path), metrics=["fd"], extractors=["tiny-2"])
     score(sides[0], real=str(path), metrics=["fd"], paired=True)  # the same names: these are its originals
     shutil.rmtree(tmp_path / "generated")
-    training = f"folder:{folder(tmp_path / 'generated', pictures(1, n=N + 1))}"
+    training = f"folder:{folder(tmp_path / 'generated', sample_images(1, n=N + 1))}"
     with pytest.raises(ValueError, match="60 other images than the 61.*rFID compares"):
         score(training, real=str(path), metrics=["fd"], paired=True)
 
 
 def test_statistics_made_elsewhere(sides, score, tmp_path):
-    raw = tiny_network(torch.from_numpy(pictures(2)).permute(0, 3, 1, 2)).double().numpy()
+    raw = tiny_network(torch.from_numpy(sample_images(2)).permute(0, 3, 1, 2)).double().numpy()
     arrays = {"mu": raw.mean(0), "sigma": np.cov(raw, rowvar=False)}
-    np.savez(tmp_path / "adm.npz", **arrays, arr_0=pictures(2))
+    np.savez(tmp_path / "adm.npz", **arrays, arr_0=sample_images(2))
     found = {r.metric: r for r in score(sides[0], real=str(tmp_path / "adm.npz"), metrics=["fd", "prdc"]).records}
     direct = {r.metric: r for r in score(sides[0], real=sides[1], metrics=["fd", "prdc"]).records}
     assert "unverified" in found["fd-tiny"].note and not found["recall-tiny"].note
@@ -349,7 +353,7 @@ def test_damaged_statistics(tmp_path):
 
 
 def test_samples_as_npz(sides, score, tmp_path):
-    np.savez(tmp_path / "samples.npz", arr_0=pictures(1, top=200))
+    np.savez(tmp_path / "samples.npz", arr_0=sample_images(1, top=200))
     (found,) = score(str(tmp_path / "samples.npz"), real=sides[1], metrics=["fd"]).records
     direct = score(sides[0], real=sides[1], metrics=["fd"]).records[0]
     assert found.subject == "npz:samples" and found.value == pytest.approx(direct.value, rel=1e-9)
@@ -359,7 +363,7 @@ def test_samples_as_npz(sides, score, tmp_path):
 
 
 def test_overviews_of_genevals_layout_are_no_samples(tmp_path, score, sides):
-    for i, image in enumerate(pictures(1, n=15)):
+    for i, image in enumerate(sample_images(1, n=15)):
         folder(tmp_path / "geneval" / f"{i:05d}" / "samples", [image])
         Image.fromarray(np.tile(image, (2, 2, 1))).save(tmp_path / "geneval" / f"{i:05d}" / "grid.png")
     (found,) = score(f"folder:{tmp_path / 'geneval'}", real=sides[1], metrics=["kid"]).records
@@ -405,8 +409,8 @@ def test_moments_are_merged_in_a_fixed_order():
     np.testing.assert_array_equal(frechet.total(parts).outer, frechet.total(list(parts)).outer)
 
 
-def test_pictures_that_geneval_drew(tiny, tmp_path):
-    """They carry the generator's name and acceleration, and any other model's pictures can be the reference."""
+def test_images_that_geneval_drew(tiny, tmp_path):
+    """They carry the generator's name and acceleration, and any other model's images can be the reference."""
     rng = np.random.default_rng(0)
     for model in ("oracle", "star@4x"):
         folder = tmp_path / "work/geneval" / model / "scenes-geneval-0-s0"
@@ -416,8 +420,8 @@ def test_pictures_that_geneval_drew(tiny, tmp_path):
             Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), np.uint8)).save(where)
         (folder / "subject.json").write_text("{}")
     common = {"work": tmp_path / "work", "records": tmp_path / "records", "extractors": ["tiny"], "metrics": ["kid"]}
-    (found,) = fidelity.run("pictures:star@4x", real="pictures:oracle", **common).records
-    assert found.name == "star@4x/pictures-oracle/kid-tiny" and found.accel == 4 and found.n == N
-    assert fidelity.run("pictures:star@4x", real="pictures:oracle", **common).reused == 1
-    with pytest.raises(ValueError, match="holds no pictures; draw them first"):
-        fidelity.run("pictures:nobody", real="pictures:oracle", **common)
+    (found,) = fidelity.run("images:star@4x", real="images:oracle", **common).records
+    assert found.name == "star@4x/images-oracle/kid-tiny" and found.accel == 4 and found.n == N
+    assert fidelity.run("images:star@4x", real="images:oracle", **common).reused == 1
+    with pytest.raises(ValueError, match="holds no images; draw them first"):
+        fidelity.run("images:nobody", real="images:oracle", **common)

@@ -1,4 +1,4 @@
-"""Flow matching against closed forms: path, time law, guidance (spec vgt 2.7 - 2.9, 7)."""
+"""Flow matching against closed forms: path, time law, guidance (docs/vgt.md 2.7 - 2.9, 7)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_path_runs_from_noise_to_data():
 
 @pytest.mark.parametrize("shift", [1.0, 1.4, 3.0])
 def test_time_shift_moves_the_logit_toward_noise(shift):
-    """The mean logit is -ln a (-0.336 for 1.4), its spread stays 1 (spec vgt 2.8)."""
+    """The mean logit is -ln a (-0.336 for 1.4), its spread stays 1 (docs/vgt.md 2.8)."""
     n = 200_000
     t = flow.logit_normal_time(n, shift, rng(2)).double()
     assert t.shape == (n,) and t.min() > 0 and t.max() < 1
@@ -51,7 +51,7 @@ def test_guidance():
 
 @pytest.mark.parametrize(("total", "group"), [(256, 1), (256, 4), (64, 16)])
 def test_guidance_schedules(total, group):
-    """w_0 = w and w_{G-1} = 1 + (w - 1) / G falling (spec vgt 7); from about 1 up to w rising (spec mar 1.3)."""
+    """w_0 = w and w_{G-1} = 1 + (w - 1) / G falling (docs/vgt.md 7); from about 1 up to w rising (docs/mar.md 1.3)."""
     w, g = 4.5, total // group
     falling = [flow.cfg_scale("falling", w, k * group, (k + 1) * group, total) for k in range(g)]
     rising = [flow.cfg_scale("rising", w, k * group, (k + 1) * group, total) for k in range(g)]
@@ -69,9 +69,9 @@ def test_unknown_schedule():
 
 
 def test_adversarial_terms():
-    """Hinge and LeCam by hand (spec vgt 1.8)."""
+    """Hinge and LeCam by hand (docs/vgt.md 1.8)."""
     real, fake = torch.tensor([2.0, 0.5]), torch.tensor([-3.0, 0.0])
-    assert adversarial.hinge_critic(real, fake).item() == pytest.approx(0.5 * (0.25 + 0.5))
+    assert adversarial.hinge_discriminator(real, fake).item() == pytest.approx(0.5 * (0.25 + 0.5))
     assert adversarial.hinge_generator(fake).item() == pytest.approx(1.5)
     penalty = adversarial.lecam(real, fake, torch.tensor(0.25), torch.tensor(-0.5))
     assert penalty.item() == pytest.approx((1.25 + 0.5) ** 2 + (0.25 + 1.5) ** 2)

@@ -1,4 +1,4 @@
-"""The flow head: its structure written out by hand, its loss and its sampler (spec vgt 2.7 - 2.9, 7)."""
+"""The flow head: its structure written out by hand, its loss and its sampler (docs/vgt.md 2.7 - 2.9, 7)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from conftest import widen
 from torch.nn import functional as F
 
 from vgt.equations import flow, solvers
-from vgt.models.flow_head import FlowHead, FlowHeadConfig, time_features
+from vgt.methods.flow_head import FlowHead, FlowHeadConfig, time_features
 
 D_Z, CONDITION, WIDTH = 6, 10, 32
 
@@ -46,7 +46,7 @@ def test_output_at_initialisation_is_exactly_zero(fresh):
 
 
 def test_initialisation(fresh):
-    """Xavier, time weights N(0, 0.02), biases 0, adaLN and final layers 0 (spec vgt 2.7)."""
+    """Xavier, time weights N(0, 0.02), biases 0, adaLN and final layers 0 (docs/vgt.md 2.7)."""
     for name, p in fresh.named_parameters():
         if name.endswith("bias") or "adaLN" in name or "final_layer" in name:
             assert not p.any()
@@ -68,7 +68,7 @@ def test_time_features():
 
 
 def test_structure(head):
-    """The whole network once more from its weights alone (spec vgt 2.7)."""
+    """The whole network once more from its weights alone (docs/vgt.md 2.7)."""
     w = {k: v.double() for k, v in head.state_dict().items()}
 
     def linear(name, x):
@@ -130,7 +130,7 @@ def test_loss_reaches_the_condition():
 @pytest.mark.parametrize("sampler", ["sde", "ode"])
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_sampler_step_by_step(head, sampler, guidance):
-    """K evaluations at the grid's times, dt = 0.96 / (K - 1), a last Euler step of 0.04 (spec vgt 2.9)."""
+    """K evaluations at the grid's times, dt = 0.96 / (K - 1), a last Euler step of 0.04 (docs/vgt.md 2.9)."""
     n, steps = 4, 6
     conditional, unconditional = torch.randn(2, n, CONDITION, generator=rng(10))
     c = conditional if guidance == 1 else torch.cat([conditional, unconditional])

@@ -39,8 +39,7 @@ def test_equals_torch_fidelity_on_moments():
 def test_equals_torch_fidelity_on_images_with_a_registered_extractor():
     import torch
     import torch_fidelity
-
-    from evals.checks.fidelity import registered
+    from parity.fidelity import registered
 
     kernel = torch.randn(12, 3, 3, 3, generator=torch.Generator().manual_seed(0))
 

@@ -1,5 +1,5 @@
 """The README's path to a VLM of one's own, on stand-ins: a Hugging Face folder of the same class, a diffusers decoder,
-tar shards with bad samples among them, the full-size presets made small by settings, and pictures at the end."""
+tar shards with bad samples among them, the full-size presets made small by settings, and images at the end."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ SMALL = ("train.batch=4", "train.micro=2", "train.steps=2", "train.warmup=1", "t
 
 
 def write_shard(path: Path, count: int) -> None:
-    """Pictures of scenes with captions; number 1 is torn, number 2 has an empty caption, number 3 a very long one."""
+    """Images of scenes with captions; number 1 is torn, number 2 has an empty caption, number 3 a very long one."""
     with tarfile.open(path, "w") as archive:
         for i in range(count):
             scene = scenes.item("train", i, 128)
             png = io.BytesIO()
             Image.fromarray(scene.image).save(png, "png")
-            picture = png.getvalue()[:200] if i == 1 else png.getvalue()
+            image = png.getvalue()[:200] if i == 1 else png.getvalue()
             caption = {2: "", 3: "a red star " * 400}.get(i, captions.dense_caption(scene.scene))
-            for end, content in (("png", picture), ("txt", caption.encode())):
+            for end, content in (("png", image), ("txt", caption.encode())):
                 member = tarfile.TarInfo(f"{i:04d}.{end}")
                 member.size = len(content)
                 archive.addfile(member, io.BytesIO(content))
@@ -73,7 +73,7 @@ def trained(place) -> Path:
 def test_every_stage_is_a_checkpoint_that_names_its_data(trained):
     for name in ("vgt_ae_internvl3_stage1", "vgt_ae_internvl3_stage2", "query_ar_internvl3_1b"):
         card = (trained / name / "model" / "README.md").read_text()
-        assert "webdataset:" in card and "embedded world" not in card
+        assert "webdataset:" in card and "synthetic scenes" not in card
     ae = load("vgt_ae_internvl3_stage2", trained)
     assert ae.model.config.image_size == IMAGE and ae.model.stride == 8
 

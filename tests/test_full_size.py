@@ -6,7 +6,9 @@ import json
 
 import pytest
 
-from bench import decode_errand, full_size, training
+from bench import training
+from bench.gpu import decode as decode_errand
+from bench.gpu import full_size
 from vgt.core import record
 
 
@@ -59,5 +61,5 @@ def test_slow_groups_time_their_first_steps():
     scope = decode_errand.Scope()
     found = {(a, how.batch, how.eager): how.steps for a, how, _ in decode_errand.groups("mar", "0.6b", scope)}
     assert found[1, 64, False] == 8 and found[1, 1, False] is None and found[16, 64, False] is None
-    assert found[1, 1, True] == 8, "the readable loop, extrapolated from its first steps"
+    assert found[1, 1, True] == 8, "the reference implementation, extrapolated from its first steps"
     assert sum(seconds for *_, seconds in decode_errand.groups("query-ar", "0.6b", scope)) < 200

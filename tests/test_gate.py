@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from two_runs import draw, make, names, put, shares
 
-from evals import contrasts, pairs, policy
-from evals import gate as gates
-from evals.gate import FAIL, INCOMPARABLE, INCONCLUSIVE, PASS
+from evals.compare import contrasts, pairs, policy
+from evals.compare import gate as gates
+from evals.compare.gate import FAIL, INCOMPARABLE, INCONCLUSIVE, PASS
 from vgt.__main__ import main
 from vgt.core import record, samples
 from vgt.core.samples import REPLICATES

@@ -8,8 +8,9 @@ import shutil
 import numpy as np
 import pytest
 
-from evals import geneval, masks
-from evals.api import Detection
+from evals.engine.api import Detection
+from evals.geneval import masks
+from evals.geneval import run as geneval
 from evals.judges.analytic import AnalyticJudge
 from evals.subjects import fake
 from evals.subjects.folder import folder
@@ -266,7 +267,7 @@ def test_missing_and_unreadable_images_withhold_the_value(oracle, tmp_path):
     copy = tmp_path / "images"
     shutil.copytree(run_folder(oracle[0]), copy)
     (copy / "00000" / "samples" / "0001.png").unlink()
-    (copy / "00004" / "samples" / "0002.png").write_bytes(b"not a picture")
+    (copy / "00004" / "samples" / "0002.png").write_bytes(b"not a image")
     for allowed in (False, True):
         outcome = geneval.run(folder(copy), JUDGE, **options(tmp_path, partial_ok=allowed))
         scores = {r.metric: r for r in outcome.records}
@@ -317,7 +318,7 @@ def test_bad_input_is_refused(tmp_path):
 @pytest.mark.parametrize("option", ["--batch", "--images-per-prompt"])
 @pytest.mark.parametrize("given", ["0", "-4", "many"])
 def test_counts_below_one_are_refused_before_anything_is_loaded(option, given, monkeypatch, capsys):
-    monkeypatch.setattr("evals.cli.common.generator", lambda *_: pytest.fail("a subject was loaded"))
+    monkeypatch.setattr("evals.engine.options.generator", lambda *_: pytest.fail("a subject was loaded"))
     with pytest.raises(SystemExit) as caught:
         main(["eval", "geneval", "--subject", "vgt:query_ar_internvl", option, given])
     assert caught.value.code == 2

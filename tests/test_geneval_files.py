@@ -9,14 +9,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from coco_judge import Scripted
+from parity import geneval as geneval_checks
 from PIL import Image
 from sklearn.metrics import cohen_kappa_score
 
-from evals import agreement, geneval, geneval_evidence, geneval_import
-from evals.checks import geneval as geneval_checks
-from evals.geneval_rules import Thresholds, check_prompts
+from evals.agreement import geneval as agreement
+from evals.engine.shards import Shard
+from evals.geneval import evidence as geneval_evidence
+from evals.geneval import official as geneval_import
+from evals.geneval import run as geneval
+from evals.geneval.rules import Thresholds, check_prompts
 from evals.judges.analytic import AnalyticJudge
-from evals.shards import Shard
 from evals.subjects import fake
 from vgt.__main__ import main
 from vgt.core import geneval_prompts, samples, suites
@@ -247,10 +250,10 @@ def test_prompt_records_that_cannot_be_scored(change, match):
         check_prompts("mine", [OFFICIAL[0], prompt])
 
 
-# ------------------------------------------------------------------------------------------------ bad pictures
+# ------------------------------------------------------------------------------------------------ bad images
 
 
-def test_a_folder_of_coco_pictures(tmp_path):
+def test_a_folder_of_coco_images(tmp_path):
     """A corrupt PNG, a missing sample and one too many are counted; the official layout is read and judged."""
     prompts = OFFICIAL[:2]
     for index, prompt in enumerate(prompts):
@@ -334,11 +337,11 @@ def test_agreement_needs_the_same_images(imported, judged, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(judged[2], other, ignore=shutil.ignore_patterns("0*"))
     same = agreement.run(judged[2] / "results.jsonl", other / "results.jsonl", records=records)
-    assert "same pictures" not in (same.records[0].note or "")
+    assert "same images" not in (same.records[0].note or "")
     entries = [json.loads(line) for line in (other / "detections.jsonl").read_text().splitlines()]
     entries[0]["image"] = "0" * 64
     (other / "detections.jsonl").write_text("".join(json.dumps(e) + "\n" for e in entries))
-    with pytest.raises(ValueError, match="another picture"):
+    with pytest.raises(ValueError, match="another image"):
         agreement.pair(*(agreement.read(f / "results.jsonl") for f in (judged[2], other)))
     with pytest.raises(ValueError, match="line 1: not a result"):
         fewer.write_text("[]\n")

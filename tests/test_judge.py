@@ -1,4 +1,4 @@
-"""The analytic judge: what it sees on clean, degraded and senseless pictures, its answers, its calibration."""
+"""The analytic judge: what it sees on clean, degraded and senseless images, its answers, its calibration."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from evals import calibration
-from evals.api import Answerer, Detector
+from evals.calibration import run as calibration
+from evals.engine.api import Answerer, Detector
 from evals.judges import canary, segmentation
 from evals.judges.analytic import AnalyticJudge, color_name, confidence
 from evals.subjects.fake import Noise
@@ -68,12 +68,12 @@ def test_boxes_masks_and_scores_of_clean_objects():
             assert np.abs(np.subtract(best.box, box)).max() <= 2
 
 
-def test_masks_have_the_size_of_the_picture():
+def test_masks_have_the_size_of_the_image():
     image = np.kron(item("test", 3).image, np.ones((3, 3, 1), np.uint8))  # 192 x 192
     wide = np.concatenate([image, image[:, :50][:, ::-1]], 1)
-    for picture in (image, wide, item("test", 3, 32).image):
-        for d in JUDGE.detect(picture):
-            assert d.mask.shape == picture.shape[:2]
+    for img in (image, wide, item("test", 3, 32).image):
+        for d in JUDGE.detect(img):
+            assert d.mask.shape == img.shape[:2]
             x1, y1, x2, y2 = map(int, d.box)
             assert d.mask[y1:y2, x1:x2].sum() == d.mask.sum() > 0
     assert canary.pairs(JUDGE, image) == truth(item("test", 3))
@@ -90,7 +90,7 @@ def test_touching_objects_of_two_colors_are_two():
     assert seen == Counter([("square", "red"), ("square", "blue")])
 
 
-def test_senseless_pictures_show_nothing():
+def test_senseless_images_show_nothing():
     rng = np.random.default_rng(0)
     flat = [np.full((64, 64, 3), level, np.uint8) for level in (0, 130, 255)]
     noise = list(Noise().generate(["x"] * 20, range(20)))
@@ -140,12 +140,12 @@ def test_answers_agree_with_the_scene():
 def test_background_is_named():
     for index in range(60):
         drawn = item("test", index)
-        sight, ground = JUDGE.sight(drawn.image), drawn.scene.background
+        sight, ground = JUDGE.scene_text(drawn.image), drawn.scene.background
         assert (sight.tint, sight.shade) == (ground.tint, ground.shade)
         assert sight.tint in TINTS
 
 
-def test_refuses_what_is_not_a_picture():
+def test_refuses_what_is_not_a_image():
     with pytest.raises(ValueError, match="uint8"):
         JUDGE.detect(np.zeros((64, 64, 3)))
     with pytest.raises(ValueError, match="8 pixels"):

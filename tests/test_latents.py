@@ -1,4 +1,4 @@
-"""Latent equations against transformers' own code and against definitions (spec vgt 1.2 - 1.6, 2.1)."""
+"""Latent equations against transformers' own code and against definitions (docs/vgt.md 1.2 - 1.6, 2.1)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_pixel_shuffle_is_internvls(vlms, side):
 
 
 def test_pixel_shuffle_layout():
-    """Channel layout (dh, dw, c), rows and columns in place (spec vgt 1.2, decode_engine)."""
+    """Channel layout (dh, dw, c), rows and columns in place (docs/vgt.md 1.2, decode_engine)."""
     x = torch.arange(2 * 4 * 6 * 3).view(2, 4, 6, 3).float()
     folded = latents.pixel_shuffle(x)
     assert folded.shape == (2, 2, 3, 12)
@@ -56,7 +56,7 @@ def test_position_norm():
     normed = latents.position_norm(z)
     assert normed.mean(-1).abs().max() < 1e-5
     assert (normed.var(-1, unbiased=False) - 1).abs().max() < 1e-4
-    assert torch.allclose(normed.norm(dim=-1), torch.full((2, 7), 32**0.5), rtol=1e-4)  # the sphere of spec vgt 1.5
+    assert torch.allclose(normed.norm(dim=-1), torch.full((2, 7), 32**0.5), rtol=1e-4)  # the sphere of docs/vgt.md 1.5
     assert torch.allclose(latents.position_norm(normed), normed, atol=1e-4)
 
 
@@ -69,7 +69,7 @@ def test_batch_norm_is_per_channel():
 
 
 def test_noise_modes():
-    """fixed: deviation gamma everywhere; uniform_max: one factor per image, RMS gamma / sqrt 3 (spec vgt 1.6)."""
+    """fixed: deviation gamma everywhere; uniform_max: one factor per image, RMS gamma / sqrt 3 (docs/vgt.md 1.6)."""
     z, gamma = torch.zeros(4000, 8, 6), 0.1
     fixed = latents.add_noise(z, gamma, "fixed", rng(4))
     assert fixed.std().item() == pytest.approx(gamma, rel=0.02)
@@ -93,7 +93,7 @@ def test_noise_is_added_and_seeded():
 
 
 def test_crop_takes_the_centre():
-    """A 16 x 16 grid is rows and columns 24 .. 39 of 64 x 64, raster order (spec vgt 2.1, 7)."""
+    """A 16 x 16 grid is rows and columns 24 .. 39 of 64 x 64, raster order (docs/vgt.md 2.1, 7)."""
     grid = torch.arange(2 * 64 * 64).view(1, 2, 64, 64).float()
     crop = latents.crop_grid(grid, 16, 16)
     assert crop.shape == (256, 2)

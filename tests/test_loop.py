@@ -23,7 +23,7 @@ class Toy:
         self.line = nn.Linear(1, 1)
         nn.init.zeros_(self.line.weight), nn.init.zeros_(self.line.bias)
 
-    def players(self):
+    def trainable_modules(self):
         return {"model": self.line}
 
     def lr_scale(self, name):
@@ -120,7 +120,7 @@ def test_learning_rate_schedule():
 
 
 def test_parameter_groups():
-    """Decay on matrices only, the scale of the system on the learning rate (spec vgt 1.11)."""
+    """Decay on matrices only, the scale of the system on the learning rate (docs/vgt.md 1.11)."""
     module = nn.ModuleDict({"slow": nn.Linear(2, 3), "fast": nn.Linear(3, 2)})
     module["fast"].bias.requires_grad_(False)
     train = TrainConfig(steps=1, batch=1, lr=0.1, weight_decay=0.3)
@@ -209,9 +209,11 @@ def test_activations_computed_again_give_the_same_bits(tmp_path, monkeypatch, jo
     prepare = loop._prepare
     for again in (False, True):
 
-        def count(system, players, config, here, again=again):
-            prepare(system, players, config, here)
-            blocks = [m for n, m in players["model"].named_modules() if n.endswith("layers.0.mlp") or ".0.mlp" in n]
+        def count(system, trainable_modules, config, here, again=again):
+            prepare(system, trainable_modules, config, here)
+            blocks = [
+                m for n, m in trainable_modules["model"].named_modules() if n.endswith("layers.0.mlp") or ".0.mlp" in n
+            ]
             blocks[0].register_forward_pre_hook(lambda *_: runs.update({again: runs.get(again, 0) + 1}))
 
         monkeypatch.setattr(loop, "_prepare", count)

@@ -1,4 +1,4 @@
-"""MAR inside the VLM: bidirectional image block, causal text, the parameters of QueryAR (spec mar 3, 4)."""
+"""MAR inside the VLM: bidirectional image block, causal text, the parameters of QueryAR (docs/mar.md 3, 4)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from conftest import CAPTIONS, FAMILIES
 
 from vgt.equations import flow
 from vgt.equations.order import additive, cosine_sizes, positions, prefix_mask
-from vgt.models import mar
-from vgt.models.sampling import Sampling, draws
-from vgt.models.visual_lm import VisualLM, tokenize
+from vgt.methods import mar
+from vgt.methods.sampling import Sampling, draws
+from vgt.methods.visual_lm import VisualLM, tokenize
 
 SEEDS = [11, 5, 8]
 N = 16

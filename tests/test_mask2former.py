@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 from coco_judge import LABELS, Scripted, save_clip, save_mask2former
+from parity.geneval import _bilinear, plain_instances
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from evals import geneval
-from evals.api import Detection, Detector
-from evals.checks.geneval import _bilinear, plain_instances
-from evals.geneval_evidence import KEPT
+from evals.engine.api import Detection, Detector
+from evals.geneval import run as geneval
+from evals.geneval.evidence import KEPT
 from evals.judges import canary, clip_colors, instances, mask2former
 from vgt.__main__ import main
 from vgt.core import suites
@@ -39,7 +39,7 @@ def judge(weights):
     return mask2former.load(*map(str, weights), sides=SIDES)
 
 
-def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+def sample_image(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
@@ -55,7 +55,7 @@ def test_input_size(sides, size):
 
 
 def test_prepare_resizes_pads_and_normalises():
-    image = picture(20, 33)
+    image = sample_image(20, 33)
     pixels, size = instances.prepare(torch.tensor(image), *SIDES)
     assert size == (64, 106) and pixels.shape == (1, 3, 64, 128)
     assert (pixels[..., 106:] == 0).all()
@@ -69,7 +69,7 @@ def test_prepare_resizes_pads_and_normalises():
 
 
 def test_detections_are_those_of_plain_loops(judge):
-    image = picture(30, 41)
+    image = sample_image(30, 41)
     pixels, size = instances.prepare(torch.tensor(image), *SIDES)
     with torch.no_grad():
         out = judge.model(pixel_values=pixels)
@@ -114,7 +114,7 @@ def disc(height: int = 40, width: int = 90) -> Detection:
 
 
 def test_crop_stands_on_grey():
-    image, found = picture(40, 90), disc()
+    image, found = sample_image(40, 90), disc()
     cut = np.asarray(clip_colors.crop(image, found))
     inside = found.mask[9:32, 6:85]
     assert cut.shape == (23, 79, 3)
@@ -124,8 +124,8 @@ def test_crop_stands_on_grey():
 
 
 def test_colors_are_those_of_the_formula(judge):
-    """Each text and the picture alone, averaged by hand in float64; the centre crop cuts off the ends."""
-    colors, image, found = judge.colors, picture(40, 90, 3), disc()
+    """Each text and the image alone, averaged by hand in float64; the centre crop cuts off the ends."""
+    colors, image, found = judge.colors, sample_image(40, 90, 3), disc()
     model, words = colors.model, colors.tokenizer
 
     def unit(vector):
@@ -217,7 +217,7 @@ def test_the_published_key_layout_loads(weights, judge, tmp_path):
     shutil.copy(weights[0] / "config.json", tmp_path)
     save_file(old, tmp_path / "model.safetensors", metadata={"format": "pt"})
     again = mask2former.load(str(tmp_path), str(weights[1]), sides=SIDES)
-    image = picture(30, 41)
+    image = sample_image(30, 41)
     pairs = zip(judge.detect(image), again.detect(image), strict=True)
     assert all((a.label, a.score, a.box) == (b.label, b.score, b.box) for a, b in pairs)
 
@@ -250,7 +250,7 @@ def images(root, prompts):
     for index, prompt in enumerate(prompts):
         (root / f"{index:05d}" / "samples").mkdir(parents=True)
         (root / f"{index:05d}" / "metadata.jsonl").write_text(json.dumps(prompt) + "\n")
-        Image.fromarray(picture(32, 40, index)).save(root / f"{index:05d}" / "samples" / "0000.png")
+        Image.fromarray(sample_image(32, 40, index)).save(root / f"{index:05d}" / "samples" / "0000.png")
 
 
 def test_a_random_model_is_stopped_by_its_canary_and_judges_nothing(weights, judge, tmp_path, capsys):

@@ -1,12 +1,12 @@
 """PSNR and the SSIM variants against independent definitions, LPIPS with random weights, codebooks."""
 
 import numpy as np
+import parity as checks
 import pytest
 import torch
+from parity import recon
 from scipy.signal import convolve2d
 
-from evals import checks
-from evals.checks import recon
 from evals.metrics import codebook, lpips, psnr, ssim
 from vgt.core import files, photos
 

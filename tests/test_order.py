@@ -1,4 +1,4 @@
-"""Orders, group sizes, schedules and attention layouts against slow loops (spec vgt 2.4, 2.11, 2.12; mar 1.3, 3)."""
+"""Orders, group sizes, schedules and attention layouts against slow loops (docs/vgt.md 2.4, 2.11, 2.12; mar 1.3, 3)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from vgt.equations import order
 
 ONES = [1] * 13
-COSINE = {  # spec mar 1.3, 256 tokens
+COSINE = {  # docs/mar.md 1.3, 256 tokens
     256: [1] * 256,
     64: ONES + [2, 3, 2, 2, 3, 3, 3, 3, 3, 3, 4, 3, 4, 4, 4, 4, 4, 4, 4, 5, 5, 4, 5, 5, 5, 5, 5, 6, 5, 5, 6, 5, 6, 6, 6,
                 5, 6, 6, 6, 6, 6, 6, 7, 6, 6, 6, 6, 7, 6, 6, 6],
@@ -71,7 +71,7 @@ def test_random_orders_are_uniform_permutations():
 
 
 def test_mask_counts_follow_the_truncated_normal():
-    """Mean about 222 of 256, at least 180, all masked in about 1.6 % (spec mar 1.2, 3.2)."""
+    """Mean about 222 of 256, at least 180, all masked in about 1.6 % (docs/mar.md 1.2, 3.2)."""
     counts = order.mask_counts(100_000, 256, torch.Generator().manual_seed(1))
     assert counts.dtype == torch.int64
     assert counts.min() >= 180 and counts.max() == 256

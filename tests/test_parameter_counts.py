@@ -1,16 +1,16 @@
-"""The full-size configurations have the paper's parameter counts (spec vgt 1.7, 2.7, 7), built without memory."""
+"""The full-size configurations have the paper's parameter counts (docs/vgt.md 1.7, 2.7, 7), built without memory."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from vgt.models import known
-from vgt.models.critic import Critic, CriticConfig
-from vgt.models.flow_head import FlowHead, FlowHeadConfig
-from vgt.models.pixel_decoder import DecoderConfig, build_decoder
-from vgt.models.vgt_ae import VGTAE, VGTAEConfig
-from vgt.models.visual_lm import VisualLM, VisualLMConfig
+from vgt.methods.discriminator import Discriminator, DiscriminatorConfig
+from vgt.methods.flow_head import FlowHead, FlowHeadConfig
+from vgt.methods.pixel_decoder import DecoderConfig, build_decoder
+from vgt.methods.vgt_ae import VGTAE, VGTAEConfig
+from vgt.methods.visual_lm import VisualLM, VisualLMConfig
+from vgt.vlm import known
 
 INTERNVL3_1B = known.KNOWN["OpenGVLab/InternVL3-1B"]
 INTERNVL3_2B = known.KNOWN["OpenGVLab/InternVL3-2B"]
@@ -53,8 +53,8 @@ def test_flow_head(width, total):
     assert count(FlowHead(FlowHeadConfig(), 32, width)) == total
 
 
-def test_critic():
-    assert count(Critic(CriticConfig())) == 1_909_889
+def test_discriminator():
+    assert count(Discriminator(DiscriminatorConfig())) == 1_909_889
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_critic():
     ids=["internvl-1b", "internvl-2b", "qwen"],
 )
 def test_what_the_generator_adds_to_the_language_model(vlm, layers):
-    """Two grids of 4096 D, in-projector 33 D, out-projector D (D + 1), flow head (spec vgt 2.10); transformer layers
+    """Two grids of 4096 D, in-projector 33 D, out-projector D (D + 1), flow head (docs/vgt.md 2.10); transformer layers
     as in section 0."""
     text = vlm["text_config"]
     d = text["hidden_size"]

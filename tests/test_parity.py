@@ -1,5 +1,5 @@
 """Parity: the published computations written again from the specification, in double precision and without the
-project's equations, against the modules with equal weights, to 1e-5 of the whole (spec vgt 1.2 - 1.4, 1.7, 2.1, 2.7).
+project's equations, against the modules with equal weights, to 1e-5 of the whole (docs/vgt.md 1.2 - 1.4, 1.7, 2.1, 2.7).
 
 Shapes of the references: plain lists of tokens, [n, C] each."""
 
@@ -14,11 +14,11 @@ import torch
 from conftest import vlm_values, widen
 from torch import Tensor
 
-from vgt.models import vlm
-from vgt.models.flow_head import FlowHead, FlowHeadConfig
-from vgt.models.pixel_decoder import DecoderConfig
-from vgt.models.vgt_ae import VGTAE, VGTAEConfig
-from vgt.models.visual_lm import VisualLM, VisualLMConfig
+from vgt.methods.flow_head import FlowHead, FlowHeadConfig
+from vgt.methods.pixel_decoder import DecoderConfig
+from vgt.methods.vgt_ae import VGTAE, VGTAEConfig
+from vgt.methods.visual_lm import VisualLM, VisualLMConfig
+from vgt.vlm import vlm
 
 LIMIT = 1e-5
 
@@ -27,7 +27,7 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def pictures(n: int, height: int, width: int, seed: int = 1) -> Tensor:
+def sample_images(n: int, height: int, width: int, seed: int = 1) -> Tensor:
     return 2 * torch.rand(n, 3, height, width, generator=torch.Generator().manual_seed(seed)) - 1
 
 
@@ -81,7 +81,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, allowed: Tensor | None =
 
 
 def intern_features(w: dict[str, Tensor], image: Tensor, patch: int, heads: int, layers: int) -> Tensor:
-    """One image [3, H, H] in [-1, 1] -> [hw, A] (spec vgt 1.2)."""
+    """One image [3, H, H] in [-1, 1] -> [hw, A] (docs/vgt.md 1.2)."""
     mean = torch.tensor([0.485, 0.456, 0.406], dtype=torch.float64)
     std = torch.tensor([0.229, 0.224, 0.225], dtype=torch.float64)
     x = ((image.double() + 1) / 2 - mean[:, None, None]) / std[:, None, None]
@@ -111,7 +111,7 @@ def intern_features(w: dict[str, Tensor], image: Tensor, patch: int, heads: int,
 
 
 def qwen_features(w: dict[str, Tensor], image: Tensor, vision) -> Tensor:
-    """One image [3, H, W] in [-1, 1] -> [hw, A] (spec vgt 1.3), in raster order all the way: windows are a mask."""
+    """One image [3, H, W] in [-1, 1] -> [hw, A] (docs/vgt.md 1.3), in raster order all the way: windows are a mask."""
     mean = torch.tensor([0.48145466, 0.4578275, 0.40821073], dtype=torch.float64)
     std = torch.tensor([0.26862954, 0.26130258, 0.27577711], dtype=torch.float64)
     x = ((image.double() + 1) / 2 - mean[:, None, None]) / std[:, None, None]
@@ -170,7 +170,7 @@ def quiet(encoder, *parts: str):
 @pytest.mark.parametrize("small", [False, True])
 @torch.no_grad()
 def test_intern_vision_path(vlms, small):
-    encoder, images = vlms["internvl"].encoder, pictures(2, 32, 32)
+    encoder, images = vlms["internvl"].encoder, sample_images(2, 32, 32)
     if small:
         encoder = quiet(encoder, ".embeddings.", "lambda")
     expected = [intern_features(weights(encoder), image, 4, 2, 2) for image in images]
@@ -182,7 +182,7 @@ def test_intern_vision_path(vlms, small):
 @torch.no_grad()
 def test_qwen_vision_path(vlms, height, width, small):
     """Patch order, windows (also cut ones), rotary positions, merger."""
-    encoder, images = vlms["qwen2_5_vl"].encoder, pictures(2, height, width)
+    encoder, images = vlms["qwen2_5_vl"].encoder, sample_images(2, height, width)
     if small:
         encoder = quiet(encoder, "patch_embed", "attn.proj", "down_proj")
     expected = [qwen_features(weights(encoder), image, encoder.config.vision_config) for image in images]
@@ -198,7 +198,7 @@ def test_intern_features_equal_transformers_to_the_bit(vlms):
     """``InternVLModel.get_image_features``, at the size of the tower and at another one."""
     model = vlms["internvl"]
     for size in (32, 48):
-        images = pictures(3, size, size)
+        images = sample_images(3, size, size)
         theirs = model.hf.model.get_image_features(pixel_values=normalised(model.encoder, images)).pooler_output
         assert torch.equal(model.encoder(images), theirs)
 
@@ -209,7 +209,7 @@ def test_qwen_features_equal_transformers_to_the_bit(vlms, height, width):
     """``Qwen2_5_VLModel.get_image_features`` on patches that its image processor cut from the same pixels."""
     from transformers import Qwen2VLImageProcessor
 
-    model, images = vlms["qwen2_5_vl"], pictures(3, height, width)
+    model, images = vlms["qwen2_5_vl"], sample_images(3, height, width)
     processor = Qwen2VLImageProcessor(
         do_resize=False, do_rescale=False, do_normalize=False, patch_size=4, merge_size=2, temporal_patch_size=2
     )
@@ -244,21 +244,21 @@ def autoencoder(family: str) -> VGTAE:
 
 @pytest.mark.parametrize("family", ["internvl", "qwen2_5_vl"])
 def test_sizes_at_the_published_stride(family):
-    """28 px a token: 256 px is an error for both (not cut silently), 252 and 84 are 9 and 3 tokens (spec vgt 1.7)."""
+    """28 px a token: 256 px is an error for both (not cut silently), 252 and 84 are 9 and 3 tokens (docs/vgt.md 1.7)."""
     ae = autoencoder(family)
     assert ae.stride == 28
-    assert ae.encode(pictures(1, 252, 252)).shape == (1, 16, 9, 9)
+    assert ae.encode(sample_images(1, 252, 252)).shape == (1, 16, 9, 9)
     for size in (256, 70):
         with pytest.raises(ValueError, match=f"{size} x {size} px: sides must be multiples of 28 px"):
-            ae.encode(pictures(1, size, size))
+            ae.encode(sample_images(1, size, size))
     if family == "qwen2_5_vl":
-        assert ae.encode(pictures(1, 84, 140)).shape == (1, 16, 3, 5)
+        assert ae.encode(sample_images(1, 84, 140)).shape == (1, 16, 3, 5)
 
 
 @pytest.mark.parametrize("small", [False, True])
 @torch.no_grad()
 def test_residual_projection(small):
-    """Three residual blocks without expansion, then the reduction (spec vgt 1.4)."""
+    """Three residual blocks without expansion, then the reduction (docs/vgt.md 1.4)."""
     ae, features = autoencoder("internvl"), drawn(5, 32)
     if small:
         ae, features = quiet(ae, "mlp.3"), 2e-3 * features
@@ -288,7 +288,7 @@ def resized(image: Tensor, size: int) -> Tensor:
 
 @torch.no_grad()
 def test_path_around_the_dc_ae_decoder():
-    """Latents go in as they are (no scaling factor), 32 px a token come out and are resized to 28 (spec vgt 1.7)."""
+    """Latents go in as they are (no scaling factor), 32 px a token come out and are resized to 28 (docs/vgt.md 1.7)."""
     from diffusers import AutoencoderDC
 
     ae, z = autoencoder("internvl"), drawn(2, 16, 3, 3)
@@ -318,7 +318,7 @@ def test_path_around_the_dc_ae_decoder():
 
 @torch.no_grad()
 def test_position_queries_and_latent_inputs(vlms):
-    """Grids of 64 x 64, centre crops of 16 x 16 in raster order, Q = M + P, E = W z + b + P (spec vgt 2.1)."""
+    """Grids of 64 x 64, centre crops of 16 x 16 in raster order, Q = M + P, E = W z + b + P (docs/vgt.md 2.1)."""
     config = VisualLMConfig(
         method="query_ar", text=vlms["internvl"].config.text_config.to_dict(), start_ids=(1,), latent_grid=(16, 16),
         d_z=8, head=FlowHeadConfig(width=16, depth=1),
@@ -342,7 +342,7 @@ def test_position_queries_and_latent_inputs(vlms):
 
 @torch.no_grad()
 def test_velocity_of_the_flow_head():
-    """Token by token, the time in its own cosines and sines (spec vgt 2.7)."""
+    """Token by token, the time in its own cosines and sines (docs/vgt.md 2.7)."""
     head = widen(FlowHead(FlowHeadConfig(width=32, depth=3), 6, 10), 5).eval()
     w, x, c = weights(head), drawn(4, 6), drawn(4, 10, seed=1)
     times = [0.0, 0.37, 0.5, 0.96]
@@ -399,7 +399,7 @@ def test_logits_of_qwen_with_three_dimensional_positions(published):
     model = published
     running = vlm.VLM(model.hf, model.tokenizer, model.image_size)
     ids = torch.tensor([model.ids(model.question("What color is the star?"))] * 2)
-    images = pictures(2, 32, 32)
+    images = sample_images(2, 32, 32)
     ours = model.logits(model.hidden(ids, images))
     assert torch.equal(ours, transformers_logits(model, ids, images))
     assert (ours - running.logits(running.hidden(ids, images))).abs().max() > 1e-2
@@ -415,7 +415,7 @@ def test_logits_of_qwen_over_an_oblong_image_and_padding(published):
     pad = model.tokenizer.pad_token_id
     ids = torch.tensor([row + [pad] * (length - len(row)) for row in rows])
     mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows])
-    images = pictures(2, 24, 40)
+    images = sample_images(2, 24, 40)
     ours, theirs = model.logits(model.hidden(ids, images)), transformers_logits(model, ids, images, mask)
     for k, row in enumerate(rows):
         assert torch.allclose(ours[k, : len(row)], theirs[k, : len(row)], atol=1e-5, rtol=1e-5)
@@ -423,7 +423,7 @@ def test_logits_of_qwen_over_an_oblong_image_and_padding(published):
 
 def test_answers_of_qwen_are_greedy_under_three_dimensional_positions(published):
     model = published
-    image, text = pictures(1, 32, 32), "What shape is the blue object?"
+    image, text = sample_images(1, 32, 32), "What shape is the blue object?"
     ids = torch.tensor([model.ids(model.question(text))])
     words = []
     for _ in range(3):

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 
 from evals import features  # noqa: E402
 from vgt.core import files, photos  # noqa: E402
-from vgt.models import lpips, perceptual  # noqa: E402
+from vgt.methods import lpips, perceptual  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_the_network_recognizes_a_cat_and_a_cup_of_coffee():
     state = torch.load(perceptual.weights_path("efflite0"), weights_only=True)
     found = []
     for name in ("cat", "coffee"):
-        with Image.open(photos.picture_path("test", name)) as opened:
+        with Image.open(photos.image_path("test", name)) as opened:
             side = min(opened.size)
             left, top = (opened.width - side) // 2, (opened.height - side) // 2
             square = opened.convert("RGB").crop((left, top, left + side, top + side)).resize((224, 224))

@@ -12,12 +12,12 @@ import pytest
 import torch
 from conftest import CAPTIONS
 
+from vgt.checkpoints import checkpoint
 from vgt.inference import generator as reference
 from vgt.inference.load import load, paired_autoencoder
 from vgt.inference.pipeline import VGTPipeline
-from vgt.models import checkpoint
-from vgt.models.sampling import Sampling
-from vgt.models.visual_lm import conditional
+from vgt.methods.sampling import Sampling
+from vgt.methods.visual_lm import conditional
 
 FAST = {"num_flow_steps": 3, "acceleration": 4, "guidance_scale": 2.0}
 SETTINGS = Sampling(flow_steps=3, acceleration=4, guidance=2.0)
@@ -49,12 +49,12 @@ def pixels(images) -> np.ndarray:
     return np.stack([np.asarray(image) for image in images])
 
 
-# ------------------------------------------------------------------------------------------ pictures
+# ------------------------------------------------------------------------------------------ images
 
 
 @pytest.mark.parametrize("family", ["internvl", "qwen2_5_vl"])
 @pytest.mark.parametrize("method", ["query_ar", "mar"])
-def test_the_same_pictures_as_generate(pipes, family, method):
+def test_the_same_images_as_generate(pipes, family, method):
     pipe = pipes[family, method]
     out = pipe(list(CAPTIONS), generator=[7, 8, 9], **FAST)
     wanted = reference.generate(pipe.generator, pipe.autoencoder, pipe.tokenizer, CAPTIONS, [7, 8, 9], SETTINGS)
@@ -74,7 +74,7 @@ def test_bundled_model_by_name():
     assert (pipe.name, pipe.autoencoder_name) == (found.name, decoder.name)
 
 
-def test_a_picture_depends_on_its_own_seed_only(pipes):
+def test_a_image_depends_on_its_own_seed_only(pipes):
     pipe = pipes["internvl", "query_ar"]
     settings = {**FAST, "output_type": "latent"}
     whole = pipe(list(CAPTIONS), num_images_per_prompt=2, generator=list(range(6)), **settings)
@@ -87,7 +87,7 @@ def test_a_picture_depends_on_its_own_seed_only(pipes):
     assert not torch.allclose(other, alone, atol=0.1)
 
 
-def test_returned_seeds_repeat_the_pictures(pipes):
+def test_returned_seeds_repeat_the_images(pipes):
     pipe = pipes["internvl", "query_ar"]
     for generator in (None, 5, torch.Generator().manual_seed(1)):
         out = pipe(CAPTIONS[0], num_images_per_prompt=2, generator=generator, **FAST)
@@ -97,7 +97,7 @@ def test_returned_seeds_repeat_the_pictures(pipes):
 
 
 def test_settings_reach_the_sampler(pipes):
-    """Each argument that changes pictures changes them as Sampling does."""
+    """Each argument that changes images changes them as Sampling does."""
     pipe, call = pipes["internvl", "mar"], {**FAST, "generator": [1], "output_type": "latent"}
     base = pipe(CAPTIONS[0], **call).images
     for ours, theirs in (
@@ -200,11 +200,11 @@ def test_the_progress_bar(pipe, capsys):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        ({"prompt": ""}, "prompt 0 is empty; describe the picture"),
+        ({"prompt": ""}, "prompt 0 is empty; describe the image"),
         ({"prompt": []}, "no prompt; give a text or a list of texts"),
         ({"prompt": "a star " * 300}, r"prompt of \d+ tokens is longer than the 256 .* truncate=True"),
         ({"output_type": "tiff"}, "output_type 'tiff' is unknown; choose one of pil, np, pt, latent"),
-        ({"generator": [1, 2, 3]}, "3 generators for 2 pictures"),
+        ({"generator": [1, 2, 3]}, "3 generators for 2 images"),
         ({"num_images_per_prompt": 0}, "num_images_per_prompt 0 must be 1 or more"),
         ({"batch_size": 0}, "batch_size 0 must be 1 or more, or None"),
         ({"acceleration": 17}, "acceleration 17 is impossible with 16 image tokens; choose 1 .. 16"),
@@ -250,7 +250,7 @@ def test_an_autoencoder_that_does_not_fit(pipe):
 @pytest.mark.parametrize("method", ["query_ar", "mar"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_narrow_precision(pipes, method, dtype):
-    """Half-precision networks, fp32 latents: near the fp32 pictures, and not equal to them."""
+    """Half-precision networks, fp32 latents: near the fp32 images, and not equal to them."""
     wide = pipes["internvl", method]
     model, ae = copy.deepcopy(wide.generator), copy.deepcopy(wide.autoencoder)
     narrow = VGTPipeline(model, ae, wide.tokenizer).to(dtype)
@@ -362,7 +362,7 @@ def test_faulty_folders(pipe, tmp_path):
 
 
 def test_a_full_disk_leaves_the_old_pipeline(pipe, tmp_path, monkeypatch):
-    from vgt.models import shards
+    from vgt.checkpoints import shards
 
     folder = pipe.save_pretrained(tmp_path / "p")
     old = checkpoint.fingerprint(folder / "generator")

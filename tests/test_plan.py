@@ -13,17 +13,19 @@ from conftest import GRID, IMAGE, vlm_values
 from torch import nn
 
 from vgt.core import config as configs
-from vgt.models import known, mar, query_ar
-from vgt.models.flow_head import FlowHead, FlowHeadConfig
-from vgt.models.pixel_decoder import DecoderConfig
-from vgt.models.vgt_ae import VGTAE, AELossConfig, VGTAEConfig, VGTAETraining
-from vgt.models.visual_lm import VisualLM, VisualLMConfig
-from vgt.training.plan import DEVICES, plan
-from vgt.training.plan_build import build_planned
-from vgt.training.plan_memory import COMPONENTS, FP32, Sizes, memory
-from vgt.training.plan_text import render
-from vgt.training.plan_trace import Fakes, Traced, inference, recomputed, step
+from vgt.methods import mar, query_ar
+from vgt.methods.flow_head import FlowHead, FlowHeadConfig
+from vgt.methods.pixel_decoder import DecoderConfig
+from vgt.methods.vgt_ae import VGTAE, AELossConfig, VGTAEConfig, VGTAETraining
+from vgt.methods.visual_lm import VisualLM, VisualLMConfig
+from vgt.training.plan import plan
+from vgt.training.plan.build import build_planned
+from vgt.training.plan.memory import COMPONENTS, FP32, Sizes, memory
+from vgt.training.plan.plan import DEVICES
+from vgt.training.plan.text import render
+from vgt.training.plan.trace import Fakes, Traced, inference, recomputed, step
 from vgt.training.run import Preset
+from vgt.vlm import known
 
 GIB = 2**30
 ROWS, LENGTH = 2, 12  # rows and padded text length of the small generators here
@@ -107,13 +109,13 @@ INTERNVL3_AE = {"tower": 304_012_288, "projector": 4_482_816, "residual_projecti
     [
         (
             "vgt_ae_internvl3_stage1", INTERNVL3_AE,
-            {"teacher": 308_495_104, "critic": 1_909_889, "perceptual": 14_716_160}, 472_577_475,
+            {"teacher": 308_495_104, "discriminator": 1_909_889, "perceptual": 14_716_160}, 472_577_475,
         ),
         ("vgt_ae_internvl3_stage2", INTERNVL3_AE, {"perceptual": 14_716_160}, 472_577_475),
         (
             "vgt_ae_qwen25vl_stage1",
             {"tower": 668_684_288, "residual_projection": 25_261_120, "decoder": 159_223_171},
-            {"teacher": 668_684_288, "critic": 1_909_889, "perceptual": 14_716_160}, 853_168_579,
+            {"teacher": 668_684_288, "discriminator": 1_909_889, "perceptual": 14_716_160}, 853_168_579,
         ),
     ],
 )  # fmt: skip
@@ -284,15 +286,15 @@ def test_a_frozen_network_keeps_nothing_and_works_forward_only():
 
 
 def test_two_rows_extend_exactly_to_more():
-    """An autoencoder's step with critic, teacher and depth-wise convolutions is linear in its rows."""
+    """An autoencoder's step with discriminator, teacher and depth-wise convolutions is linear in its rows."""
     config = autoencoder_config()
     with torch.device("meta"):
         ae = VGTAE(config)
-        losses = AELossConfig(perceptual=0.0, adversarial_start=0, critic={"widths": (8, 16), "grid": 4})
+        losses = AELossConfig(perceptual=0.0, adversarial_start=0, discriminator={"widths": (8, 16), "grid": 4})
         teacher = VGTAE(config).encoder
     fakes = Fakes()
     system = VGTAETraining(ae, losses, teacher, None)
-    for module in (*system.players().values(), teacher):
+    for module in (*system.trainable_modules().values(), teacher):
         fakes.imitate(module)
 
     def traced(rows: int) -> Traced:
@@ -412,7 +414,7 @@ def test_full_size_plans_fit_their_device(name, tmp_path):
 
 def problems(name: str, tmp_path, *settings: str) -> str:
     """Problems of building a preset and of its data, in one text."""
-    from vgt.training.plan_problems import data_problems
+    from vgt.training.plan.problems import data_problems
 
     given = preset(name, *settings)
     return "\n".join([*build_planned(given, tmp_path).problems, *data_problems(given)])
@@ -433,8 +435,8 @@ def test_absent_parents_are_problems_and_say_what_to_do(tmp_path, monkeypatch):
 
 def test_a_present_folder_of_shards_is_no_problem(tmp_path):
     (tmp_path / "a-000.tar").write_bytes(b"")
-    (tmp_path / "pictures").mkdir()
-    for source in (f"webdataset:{tmp_path}/a-000.tar", f"folder:{tmp_path}/pictures", "scenes"):
+    (tmp_path / "images").mkdir()
+    for source in (f"webdataset:{tmp_path}/a-000.tar", f"folder:{tmp_path}/images", "scenes"):
         assert "data.source" not in problems("query_ar_internvl", tmp_path, f"data.source={source}")
     assert "there is no folder" in problems("query_ar_internvl", tmp_path, f"data.source=folder:{tmp_path}/none")
 
@@ -454,7 +456,7 @@ def test_a_trained_run_is_read_from_its_folder(tmp_path, monkeypatch):
     """The autoencoder's own configuration decides, not its preset."""
     from vgt.inference.load import zoo
 
-    monkeypatch.setattr("vgt.models.known.KNOWN", {})
+    monkeypatch.setattr("vgt.vlm.known.KNOWN", {})
     shutil.copytree(zoo() / "vgt_ae_internvl", tmp_path / "mine" / "model")
     planned = build_planned(preset("query_ar_internvl", "init.autoencoder=mine"), tmp_path)
     assert planned.problems == []
@@ -462,7 +464,7 @@ def test_a_trained_run_is_read_from_its_folder(tmp_path, monkeypatch):
 
 
 def test_a_full_disk_is_a_problem(tmp_path, monkeypatch):
-    from vgt.training.plan_problems import disk_problems
+    from vgt.training.plan.problems import disk_problems
 
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=GIB))
@@ -502,7 +504,7 @@ def test_requests_that_make_no_plan(tmp_path):
         plan(small, tmp_path, processes=0)
     with pytest.raises(ValueError, match="train.batch 32 .*3 process"):
         plan(small, tmp_path, processes=3)
-    with pytest.raises(ValueError, match=r"data.source 'pictures' is unknown; write scenes, folder:DIR"):
-        plan(preset("query_ar_internvl", "data.source=pictures"), tmp_path, device="cpu")
+    with pytest.raises(ValueError, match=r"data.source 'images' is unknown; write scenes, folder:DIR"):
+        plan(preset("query_ar_internvl", "data.source=images"), tmp_path, device="cpu")
     with pytest.raises(ValueError, match="preset: .*train.stepz"):
         plan({**configs.read_preset("query_ar_internvl"), "train": {"stepz": 1}}, tmp_path)

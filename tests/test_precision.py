@@ -78,7 +78,7 @@ def test_latents_are_encoded_in_bf16_only_where_that_is_native(native, tmp_path,
     monkeypatch.setattr(env, "cpu_multiplies_bf16", lambda: not native)
     assert torch.equal(data.cached_latents(ae, "mark", 8, 32, tmp_path, batch=4), latents) and not ae.seen
     monkeypatch.setattr(env, "cpu_multiplies_bf16", lambda: native)
-    at = data.picture_batches(data.DataConfig(photos=0.0), 4, 32)
+    at = data.image_batches(data.DataConfig(photos=0.0), 4, 32)
     assert data.source_statistics(ae, at, 8) == data.statistics(latents)
     assert ae.seen == [dtype] * 2
 

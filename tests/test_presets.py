@@ -8,10 +8,10 @@ from importlib import resources
 import pytest
 
 from vgt.core import config as configs
-from vgt.models import known
-from vgt.models.vgt_ae import AELossConfig, VGTAEConfig
+from vgt.methods.vgt_ae import AELossConfig, VGTAEConfig
 from vgt.training.optim import learning_rate, micro_rows
 from vgt.training.run import Preset
+from vgt.vlm import known
 
 FULL = sorted(
     name for name in configs.preset_names() if re.search(r"internvl3|qwen25vl|dcae|448", name)

@@ -7,11 +7,11 @@ import json
 import pytest
 import torch
 
+from vgt.checkpoints import checkpoint, pretrained
 from vgt.inference.load import load
-from vgt.models import checkpoint, pretrained
-from vgt.models.vgt_ae import VGTAE
-from vgt.models.visual_lm import VisualLM
-from vgt.models.vlm import VLM, hf_config, whole_model
+from vgt.methods.vgt_ae import VGTAE
+from vgt.methods.visual_lm import VisualLM
+from vgt.vlm.vlm import VLM, hf_config, whole_model
 
 
 def same(one, other) -> bool:

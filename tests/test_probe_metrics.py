@@ -4,14 +4,14 @@ import inspect
 
 import numpy as np
 import pytest
+from parity.probes import CHECKS
 from scipy import stats
 from sklearn.metrics import silhouette_score
 
-from evals.checks.probes import CHECKS
+from evals.engine.protocol import registry
 from evals.metrics import cka, clusters, labelled, spectra
 from evals.metrics import latents as space
 from evals.probes import content, findings, views
-from evals.protocols import registry
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda c: f"{c.protocol}: {c.against}")

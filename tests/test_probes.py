@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evals import probes
+from evals.engine.protocol import registry
 from evals.probes import data, findings, views
-from evals.protocols import registry
+from evals.probes import run as probes
 from evals.subjects.fake import Identity
 from vgt.core import samples, scenes
 
@@ -16,7 +16,7 @@ N = 160
 
 
 def colors_of(images: np.ndarray) -> np.ndarray:
-    """Which of the ten colors the object of each picture has: the one nearest to any pixel's."""
+    """Which of the ten colors the object of each image has: the one nearest to any pixel's."""
     palette = np.array(list(scenes.COLORS.values()), float)
     distance = np.abs(images[:, ::2, ::2, None, :].astype(float) - palette).sum(-1)
     return distance.reshape(len(images), -1, len(palette)).min(1).argmin(1)
@@ -24,7 +24,7 @@ def colors_of(images: np.ndarray) -> np.ndarray:
 
 @dataclass
 class Planted:
-    """Latents that hold the color of an image, or nothing at all (evals.api.Tokenizer)."""
+    """Latents that hold the color of an image, or nothing at all (evals.engine.api.Tokenizer)."""
 
     informed: bool
     size: int | None = 64
@@ -77,7 +77,7 @@ def flat(monkeypatch):
 @pytest.fixture(scope="module")
 def photo_folder(tmp_path_factory):
     """An ImageFolder of two classes, drawn scenes with a red and with a blue object."""
-    root = tmp_path_factory.mktemp("pictures") / "classes"
+    root = tmp_path_factory.mktemp("images") / "classes"
     for i in range(70):
         item = scenes.item("test", i, 64, "colors")
         (root / f"class{i % 2}").mkdir(parents=True, exist_ok=True)
@@ -125,7 +125,7 @@ def test_samples_stand_beside_what_is_a_mean_over_images(informed):
     assert samples.read(where / "records", found["effective-rank"]) is None
 
 
-def test_tsne_record_holds_the_picture(informed):
+def test_tsne_record_holds_the_image(informed):
     tsne = informed[2]["tsne"]
     assert tsne.extra["chance"] < tsne.value <= 1 and "no meaning" in tsne.note
     assert len(tsne.extra["points"]) == len(tsne.extra["labels"]) == len(tsne.extra["colors"]) == N
@@ -197,7 +197,7 @@ def test_max_view_and_class_token(tmp_path, flat):
         score(Identity(), tmp_path, n=60, through="class")
 
 
-def test_an_image_folder_gives_labels_and_pictures(photo_folder, tmp_path, flat):
+def test_an_image_folder_gives_labels_and_images(photo_folder, tmp_path, flat):
     images = data.folder(photo_folder)
     assert set(images.labels) == {"class"} and len(images) == 70
     outcome = probes.run(Identity(), work=tmp_path, records=tmp_path / "records", images=images)
@@ -205,7 +205,7 @@ def test_an_image_folder_gives_labels_and_pictures(photo_folder, tmp_path, flat)
     assert found["linear-probe-class"].value == 1 and found["knn-accuracy"].value > 0.9
     assert found["linear-probe-class"].suite == "folder-classes-latents" and not found["knn-accuracy"].partial
     assert found["cluster-maps"].extra["class"] == "class0"
-    with Image.open(tmp_path / found["cluster-maps"].extra["picture"]) as strip:
+    with Image.open(tmp_path / found["cluster-maps"].extra["image"]) as strip:
         assert strip.size == (8 * 64, 64)
     assert found["alignment"].protocol_params["positive"] == "mirrored left to right"
     assert "object-clusters" not in found
@@ -226,9 +226,9 @@ def test_a_folder_without_labels_gives_what_needs_none(photo_folder, tmp_path, f
     assert "labels" not in next(r for r in outcome.records if r.metric == "tsne").extra
 
 
-def test_an_unreadable_picture_withholds_the_values(photo_folder, tmp_path, flat):
+def test_an_unreadable_image_withholds_the_values(photo_folder, tmp_path, flat):
     broken = photo_folder / "class0" / "broken.png"
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"no image")
     try:
         images = data.folder(photo_folder, size=32)
         run = {"work": tmp_path, "records": tmp_path / "records", "images": images}

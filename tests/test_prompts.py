@@ -1,4 +1,4 @@
-"""Prompts within the token budget, one seed per picture."""
+"""Prompts within the token budget, one seed per image."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from vgt.core.seeds import image_seed
-from vgt.inference.prompts import picture_seeds, prompt_list, within_budget
-from vgt.models.visual_lm import conditional
+from vgt.inference.prompts import image_seeds, prompt_list, within_budget
+from vgt.methods.visual_lm import conditional
 
 LONG = "a photo of " + "a red star left of " * 100 + "a blue ring"
 
@@ -15,7 +15,7 @@ LONG = "a photo of " + "a red star left of " * 100 + "a blue ring"
 def test_prompts_as_a_list():
     assert prompt_list("a star") == ["a star"] and prompt_list(("a", "b")) == ["a", "b"]
     for wrong, message in (
-        ("", "prompt 0 is empty"), (["a", " \n"], "prompt 1 is empty; describe the picture"),
+        ("", "prompt 0 is empty"), (["a", " \n"], "prompt 1 is empty; describe the image"),
         ([], "no prompt; give a text"), (["a", None], "prompt 1 is a NoneType, not a text"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
@@ -45,31 +45,31 @@ def test_long_prompts(vlms, family):
 
 
 def test_seeds_of_an_integer():
-    """The rule of ``vgt generate``; a repeated prompt goes on counting, so no two pictures are equal."""
-    seeds = picture_seeds(3, ["a", "a", "b", "a"])
+    """The rule of ``vgt generate``; a repeated prompt goes on counting, so no two images are equal."""
+    seeds = image_seeds(3, ["a", "a", "b", "a"])
     assert seeds == [image_seed(3, "a", 0), image_seed(3, "a", 1), image_seed(3, "b", 0), image_seed(3, "a", 2)]
-    assert seeds != picture_seeds(4, ["a", "a", "b", "a"])
+    assert seeds != image_seeds(4, ["a", "a", "b", "a"])
 
 
 def test_seeds_of_generators():
     rng = torch.Generator().manual_seed(5)
-    first, second = picture_seeds(rng, "ab"), picture_seeds(rng, "ab")
+    first, second = image_seeds(rng, "ab"), image_seeds(rng, "ab")
     assert len({*first, *second}) == 4  # it moves on
-    assert picture_seeds(torch.Generator().manual_seed(5), "abcd") == [*first, *second]
-    mixed = picture_seeds([torch.Generator().manual_seed(5), 17, torch.Generator().manual_seed(5)], "abc")
+    assert image_seeds(torch.Generator().manual_seed(5), "abcd") == [*first, *second]
+    mixed = image_seeds([torch.Generator().manual_seed(5), 17, torch.Generator().manual_seed(5)], "abc")
     assert mixed == [first[0], 17, first[0]]
 
 
 def test_seeds_of_the_system():
     state = torch.random.get_rng_state()
-    assert len({*picture_seeds(None, "abc"), *picture_seeds(None, "abc")}) == 6
+    assert len({*image_seeds(None, "abc"), *image_seeds(None, "abc")}) == 6
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ([1, 2], "2 generators for 3 pictures; give one per picture, or a single one"),
+        ([1, 2], "2 generators for 3 images; give one per image, or a single one"),
         ([1, 2, "x"], "generator 'x' is a str; give integers or torch.Generators"),
         ([1, 2, True], "generator True is a bool"),
         ("seed", "generator is a str; give an integer"),
@@ -78,4 +78,4 @@ def test_seeds_of_the_system():
 )
 def test_seeds_that_are_none(wrong, message):
     with pytest.raises(ValueError, match=message):
-        picture_seeds(wrong, "abc")
+        image_seeds(wrong, "abc")

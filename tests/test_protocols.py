@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 
-from evals import protocol_page
-from evals.checks import checks
-from evals.command import evaluators
-from evals.protocols import registry
+from parity import checks
+
+from evals.engine import protocol_page
+from evals.engine.protocol import registry
+from evals.engine.registry import EVALUATORS
 
 
 def test_every_protocol_belongs_to_an_evaluator_and_says_what_it_is():
     for name, protocol in registry().items():
-        assert protocol.evaluator in {*evaluators(), "gate"}, name
+        assert protocol.evaluator in {*EVALUATORS, "gate"}, name
         assert protocol.summary and not protocol.summary.endswith("."), name
 
 
@@ -22,7 +23,7 @@ def test_checks_name_registered_protocols():
 
 def test_the_page_is_the_one_that_the_registry_gives():
     assert protocol_page.PAGE.read_text(encoding="utf-8") == protocol_page.page(), (
-        "run `python -m evals.checks && python -m evals.protocol_page`"
+        "run `python -m parity && python -m evals.engine.protocol_page`"
     )
 
 

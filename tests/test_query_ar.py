@@ -1,5 +1,5 @@
 """QueryAR decodes exactly as it was trained, whatever the group size, the prompt's padding and the neighbours
-(spec vgt 2.4, 2.11, 2.12, 7; decode_engine: how parity is tested)."""
+(docs/vgt.md 2.4, 2.11, 2.12, 7; decode_engine: how parity is tested)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from conftest import CAPTIONS, FAMILIES
 from vgt.equations import flow
 from vgt.equations.order import random_orders
 from vgt.inference import generator
-from vgt.models import query_ar
-from vgt.models.sampling import Sampling, draws
-from vgt.models.visual_lm import tokenize
+from vgt.methods import query_ar
+from vgt.methods.sampling import Sampling, draws
+from vgt.methods.visual_lm import tokenize
 
 SEEDS = [11, 5, 2**40 + 3]
 N = 16
@@ -89,7 +89,7 @@ def test_every_query_of_a_group_is_in_its_training_context(family, acceleration,
 @pytest.mark.parametrize("acceleration", [1, 4])
 @torch.no_grad()
 def test_cache_holds_the_training_prefix(family, acceleration, visual_lms, vlms, monkeypatch):
-    """Cache lengths, tokens fed and position ids of every call (spec vgt 2.11, 2.12; costs of spec mar 3.4)."""
+    """Cache lengths, tokens fed and position ids of every call (docs/vgt.md 2.11, 2.12; costs of docs/mar.md 3.4)."""
     model = visual_lms[family]
     run = Watched(model, vlms[family].tokenizer, list(CAPTIONS), settings(acceleration), monkeypatch=monkeypatch)
     (length,), s = run.ids.shape[1:], len(model.config.start_ids)
@@ -119,7 +119,7 @@ def test_start_token_counts(visual_lms):
 
 @torch.no_grad()
 def test_training_positions_and_layout(family, visual_lms, vlms, monkeypatch):
-    """Q_p(k) at T + s + 2 (k - 1), latents one later, pads repeating T - 1 (spec vgt 2.4); inputs are Q = M + P and
+    """Q_p(k) at T + s + 2 (k - 1), latents one later, pads repeating T - 1 (docs/vgt.md 2.4); inputs are Q = M + P and
     E = W u + b + P at their places."""
     model = visual_lms[family]
     ids, mask = tokenize(vlms[family].tokenizer, list(CAPTIONS))
@@ -174,14 +174,14 @@ def test_a_row_does_not_depend_on_its_neighbours(family, acceleration, visual_lm
     how = settings(acceleration, guidance=3.0)
     longest = CAPTIONS[1]
 
-    def pictures(captions, seeds):
+    def images(captions, seeds):
         return generator.generate(model, pixel_autoencoder, words, captions, seeds, how)
 
-    base = pictures([CAPTIONS[0], longest, CAPTIONS[2]], SEEDS)
-    permuted = pictures([CAPTIONS[2], CAPTIONS[0], longest], [SEEDS[2], SEEDS[0], SEEDS[1]])
+    base = images([CAPTIONS[0], longest, CAPTIONS[2]], SEEDS)
+    permuted = images([CAPTIONS[2], CAPTIONS[0], longest], [SEEDS[2], SEEDS[0], SEEDS[1]])
     assert base.shape == (3, 32, 32, 3)
     assert (permuted[[1, 2, 0]] == base).all()
-    others = pictures([CAPTIONS[0], longest, "a photo of a black moon"], [SEEDS[0], 99, 98])
+    others = images([CAPTIONS[0], longest, "a photo of a black moon"], [SEEDS[0], 99, 98])
     assert (others[0] == base[0]).all() and (others[1:] != base[1:]).any((1, 2, 3)).all()
 
 
@@ -270,14 +270,14 @@ def test_guidance_schedule_reaches_the_head(schedule, expected, visual_lms, vlms
 
 @torch.no_grad()
 def test_sampled_tokens_lie_on_the_autoencoders_set(family, visual_lms, vlms):
-    """Mean 0 and variance 1 over channels after every step (spec vgt 2.9); off where the autoencoder has no norm."""
+    """Mean 0 and variance 1 over channels after every step (docs/vgt.md 2.9); off where the autoencoder has no norm."""
     model = visual_lms[family]
     z = query_ar.generate(model, *tokenize(vlms[family].tokenizer, list(CAPTIONS)), SEEDS, settings(4))
     assert z.shape == (3, N, 8)
     assert z.mean(-1).abs().max() < 1e-4 and (z.var(-1, unbiased=False) - 1).abs().max() < 1e-3
     u = model.standardize(z)
     assert torch.allclose(model.restore(u), z, atol=1e-5) and not torch.allclose(u, z, atol=0.1)
-    assert torch.allclose(model.accept(u), u, atol=1e-4)
+    assert torch.allclose(model.renormalise(u), u, atol=1e-4)
 
 
 def test_impossible_acceleration(visual_lms, vlms):

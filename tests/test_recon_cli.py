@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
+from parity.fidelity import random_inception
 from PIL import Image
 
-from evals.checks.fidelity import random_inception
 from vgt.__main__ import main
 from vgt.core import photos, record, samples
 

@@ -6,12 +6,12 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from evals import recon_pipeline
-from evals.data import pictures
+from evals.engine.images import resize as images
+from evals.engine.protocol import registry
 from evals.metrics import psnr
-from evals.protocols import registry
-from evals.protocols.recon import PIPELINES
-from evals.recon_pipeline import compare, quantize, resolve
+from evals.recon import pipeline as recon_pipeline
+from evals.recon.pipeline import compare, quantize, resolve
+from evals.recon.protocol import PIPELINES
 from vgt.core import photos
 
 LEVELS = torch.arange(256).float().view(1, 1, 16, 16).expand(1, 3, 16, 16) / 255
@@ -83,13 +83,13 @@ def test_rounding_of_exact_levels():
 
 def test_vgt_is_bilinear_in_bfloat16_and_its_truncation_feeds_the_networks(pair):
     found = compare(resolve("vgt", 56), *pair)
-    assert found.a.shape == (3, 3, 32, 32) and found.pictures_b.shape == (3, 32, 32, 3)
+    assert found.a.shape == (3, 3, 32, 32) and found.images_b.shape == (3, 32, 32, 3)
     b = torch.from_numpy(pair[1]).permute(0, 3, 1, 2).float() / 255
     wanted = functional.interpolate(b.bfloat16().double(), (32, 32), mode="bilinear", align_corners=False)
     wanted = wanted.bfloat16().float()
     torch.testing.assert_close(found.b, wanted, rtol=0, atol=0)
     truncated = (wanted.double() * 255).floor().permute(0, 2, 3, 1).numpy()
-    assert np.abs(found.pictures_b - truncated).max() <= 1 and (found.pictures_b <= wanted.amax().item() * 255).all()
+    assert np.abs(found.images_b - truncated).max() <= 1 and (found.images_b <= wanted.amax().item() * 255).all()
     same = compare(resolve("vgt", 56), pair[0], pair[0])
     caps = [psnr.psnr(float(e)) for e in psnr.squared_errors(same.a, same.b)]
     assert all(50 < cap < 75 for cap in caps), caps
@@ -127,22 +127,22 @@ def test_llamagen_is_bicubic_without_antialias(pair):
 def test_vfmtok_resizes_uint8_with_pillow(pair):
     found = compare(resolve("vfmtok", 56), *pair)
     wanted = np.asarray(Image.fromarray(pair[1][2]).resize((43, 43), Image.Resampling.BICUBIC))
-    np.testing.assert_array_equal(found.pictures_b[2], wanted)
+    np.testing.assert_array_equal(found.images_b[2], wanted)
     np.testing.assert_array_equal((found.b[2] * 255).round().byte().permute(1, 2, 0).numpy(), wanted)
 
 
 @pytest.mark.parametrize("name", ["default", "llamagen", "lightningdit", "vfmtok"])
 def test_an_identical_image_stays_identical(pair, name):
     found = compare(resolve(name, 56), pair[0], pair[0])
-    assert torch.equal(found.a, found.b) and np.array_equal(found.pictures_a, found.pictures_b)
+    assert torch.equal(found.a, found.b) and np.array_equal(found.images_a, found.images_b)
     if found.a.shape[-1] == 56:
-        np.testing.assert_array_equal(found.pictures_a, pair[0])
+        np.testing.assert_array_equal(found.images_a, pair[0])
 
 
 def test_float_reconstructions_are_rounded_as_the_protocol_says(pair):
     floats = (pair[0] / 255 + 0.4 / 255).clip(0, 1).astype(np.float32)
-    assert np.array_equal(compare(resolve("default", 56), pair[0], floats).pictures_b, pair[0])
-    half = compare(resolve("lightningdit", 56), pair[0], floats + np.float32(0.2 / 255)).pictures_b
+    assert np.array_equal(compare(resolve("default", 56), pair[0], floats).images_b, pair[0])
+    half = compare(resolve("lightningdit", 56), pair[0], floats + np.float32(0.2 / 255)).images_b
     assert np.array_equal(half, np.minimum(pair[0].astype(int) + 1, 255))
 
 
@@ -160,19 +160,19 @@ def test_resize_crop_is_torchvision_on_a_float_tensor(wide):
 
     chain = transforms.Compose([transforms.ToTensor(), transforms.Resize(64), transforms.CenterCrop(64)])
     wanted = (chain(wide) * 255 + 0.5).floor().clamp(0, 255).byte().permute(1, 2, 0).numpy()
-    np.testing.assert_array_equal(pictures.resize_crop(wide, 64), wanted)
+    np.testing.assert_array_equal(images.resize_crop(wide, 64), wanted)
 
 
 def test_squash_is_torchvision_on_a_pillow_image(wide):
     from torchvision import transforms
 
     wanted = np.asarray(transforms.Resize((64, 64))(wide))
-    np.testing.assert_array_equal(pictures.squash(wide, 64), wanted)
+    np.testing.assert_array_equal(images.squash(wide, 64), wanted)
 
 
 def test_geometries_differ_and_are_checked(wide):
-    found = [pictures.bring(wide, 64, name) for name in pictures.GEOMETRIES]
+    found = [images.resize(wide, 64, name) for name in images.GEOMETRIES]
     assert all(x.shape == (64, 64, 3) and x.dtype == np.uint8 for x in found)
     assert all(not np.array_equal(found[i], found[i - 1]) for i in range(3))
     with pytest.raises(ValueError, match="'stretch'.*adm-crop"):
-        pictures.bring(wide, 64, "stretch")
+        images.resize(wide, 64, "stretch")

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from evals import recon_metrics, reconstruction
+from evals.engine.shards import Shard
 from evals.features import Extractor
-from evals.shards import Shard
+from evals.recon import metrics as recon_metrics
+from evals.recon import run as reconstruction
 from vgt.core import record
 
 METRICS = ("psnr-mean", "ssim-wang", "fd-efflite2", "judge-agreement")

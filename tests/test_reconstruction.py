@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evals import reconstruction
-from evals.api import Tokenizer
+from evals.engine.api import Tokenizer
 from evals.metrics import ssim
-from evals.protocols.recon import PIPELINES
+from evals.recon import run as reconstruction
+from evals.recon.protocol import PIPELINES
 from evals.subjects import pca
 from vgt.core import photos, record, samples, scenes
 
@@ -67,7 +67,7 @@ def test_a_lossy_model_is_scored_with_intervals_and_provenance(tmp_path):
         assert one.low <= one.value <= one.high, metric
         assert (one.subject, one.suite, one.protocol) == ("blur4", "photos", metric)
         assert one.partial and (one.n, one.n_expected, one.n_failed) == (N, 256, 0)
-        assert one.protocol_params["quantize"] == "round" and one.protocol_params["cluster"] == "picture"
+        assert one.protocol_params["quantize"] == "round" and one.protocol_params["cluster"] == "image"
         assert (tmp_path / one.evidence).exists() and str(tmp_path) not in one.model_dump_json()
     assert found["psnr-global"].value <= found["psnr-mean"].value < 40
     assert found["ssim-taming"].value > found["ssim-sk"].value
@@ -79,8 +79,8 @@ def test_a_lossy_model_is_scored_with_intervals_and_provenance(tmp_path):
     assert found["psnr-mean"].value == pytest.approx(np.mean([r["psnr"] for r in rows]))
     assert found["psnr-global"].value == pytest.approx(-10 * np.log10(np.mean([r["mse"] for r in rows])))
     assert rows[0]["id"] == "test-00000" and rows[0]["cluster"] == "cat"
-    with Image.open(tmp_path / found["psnr-mean"].extra["picture"]) as picture:
-        assert picture.size == (64 * 10, 128)
+    with Image.open(tmp_path / found["psnr-mean"].extra["image"]) as image:
+        assert image.size == (64 * 10, 128)
 
 
 def test_worse_models_score_worse(tmp_path):

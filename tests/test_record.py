@@ -52,7 +52,7 @@ def test_reuse_needs_the_same_key(tmp_path):
 
 
 def test_find_takes_subjects_that_are_paths(tmp_path):
-    r = make(subject="folder:some/pictures")
+    r = make(subject="folder:some/images")
     record.write(r, tmp_path)
     assert record.find(tmp_path, r.name, r.key) == r
 

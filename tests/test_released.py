@@ -1,4 +1,4 @@
-"""Published checkpoints, written here with the documented keys and shapes (spec vgt 4): nothing missing, nothing left
+"""Published checkpoints, written here with the documented keys and shapes (docs/vgt.md 4): nothing missing, nothing left
 over, nothing run, and the same numbers."""
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from conftest import FAMILIES, IMAGE
 from safetensors.torch import save_file
 from small_vlms import original_state
 
-from vgt.models import released, released_config, released_files, released_keys
-from vgt.models.checkpoint import load_into
-from vgt.models.pixel_decoder import DecoderConfig
-from vgt.models.vgt_ae import VGTAE
-from vgt.models.visual_lm import VisualLM
+from vgt.checkpoints import released, released_config, released_files, released_keys
+from vgt.checkpoints.checkpoint import load_into
+from vgt.methods.pixel_decoder import DecoderConfig
+from vgt.methods.vgt_ae import VGTAE
+from vgt.methods.visual_lm import VisualLM
 
 
 @pytest.fixture(params=FAMILIES)
@@ -99,7 +99,7 @@ def test_sizes_are_read_from_the_tensors(file, folders, family):
     assert (config.query_grid, config.d_z, config.head.width, config.head.depth) == (16, 8, 32, 2)
     assert config.latent_norm and config.method == "query_ar" and ae.normalize == "position" and not ae.kl
     assert ae.decoder == DecoderConfig(widths=(32, 32), layers=(1, 1), attention=1)
-    assert len(config.start_ids) == (1 if family == "internvl" else 2)  # spec vgt 2.3
+    assert len(config.start_ids) == (1 if family == "internvl" else 2)  # docs/vgt.md 2.3
     side = IMAGE // 8 if family == "internvl" else 16  # a tower of any size: 256 tokens, as published
     assert config.latent_grid == (side, side) and ae.image_size == 8 * side
     assert config.time_shift == (1.4 if family == "internvl" else 1.0)
@@ -192,7 +192,7 @@ def test_kl_variant(sizes, family, folders, tmp_path):
 
 
 def test_an_autoencoder_of_another_width(vlms, folders, tmp_path):
-    """The 1.6B InternVL3 has the autoencoder of the 1B model (spec vgt 0)."""
+    """The 1.6B InternVL3 has the autoencoder of the 1B model (docs/vgt.md 0)."""
     s = rc.small(len(vlms["internvl"].tokenizer), "internvl", ae=24)
     torch.save(rc.drawn(rc.whole("internvl", s)), tmp_path / "a.pth")
     found = released.load(tmp_path / "a.pth", folders["internvl"])
@@ -237,7 +237,7 @@ def training_file(path, family, sizes, **more):
     ],
 )
 def test_which_weights(weights, which, told, family, sizes, folders, tmp_path):
-    """The reference prefers ema_state_dict and so takes the raw weights; the account says so (spec vgt 4.4, D7)."""
+    """The reference prefers ema_state_dict and so takes the raw weights; the account says so (docs/vgt.md 4.4, D7)."""
     both = training_file(tmp_path / "t.pth", family, sizes)
     found = released.load(tmp_path / "t.pth", folders[family], weights=weights)
     key = "image_in_projector.weight"
@@ -367,7 +367,7 @@ def test_two_different_copies_of_the_language_model(vlms, folders, tmp_path):
 
 
 def test_depth_is_counted_and_not_believed(family, vlms, folders, tmp_path):
-    """Fewer layers than the VLM has: a pruned model. More: another VLM (spec vgt 2.10)."""
+    """Fewer layers than the VLM has: a pruned model. More: another VLM (docs/vgt.md 2.10)."""
     words = len(vlms[family].tokenizer)
     torch.save(rc.drawn(rc.whole(family, rc.small(words, family, layers=1))), tmp_path / "one.pth")
     found = released.load(tmp_path / "one.pth", folders[family])

@@ -41,7 +41,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory) -> Path:
-    """A rendered report; beside it the records and pictures that it was made from."""
+    """A rendered report; beside it the records and images that it was made from."""
     folder = tmp_path_factory.mktemp("report")
     for r in invented():
         record.write(r, folder / "work" / "records")
@@ -237,7 +237,7 @@ def test_samples_share_prompts_and_carry_verdicts(report):
     first, second = samples.grids(measured, report.parent / "work")
     assert [name for name, _ in first.rows][:2] == ["Oracle (as drawn)", "QueryAR (InternVL) 1x"]
     assert len(first.prompts) == len(TASKS) and not set(first.prompts) & set(second.prompts[1:])
-    assert all(picture for _, pictures in first.rows for picture in pictures)
+    assert all(image for _, images in first.rows for image in images)
     assert first.rows[0][1][0].correct is False and first.rows[1][1][0].correct is True
     assert "MAR (InternVL) 16x" not in dict(first.rows)
 
@@ -264,7 +264,7 @@ def test_reconstructions_stand_below_their_originals(report, tmp_path):
     other = work / "recon" / "pca" / "scenes" / "pairs.png"
     Image.fromarray(255 - np.asarray(Image.open(other))).save(other)
     row = dict(reconstructions.grid(measured, work).rows)["PCA on patches"]
-    assert row[0] is None and row[3] is not None, "strips of other pictures are left out"
+    assert row[0] is None and row[3] is not None, "strips of other images are left out"
 
 
 def test_chance_level_stands_below_the_probes(report):
@@ -325,9 +325,7 @@ def test_models_of_unequal_training_are_not_compared():
         return next(r.cells["verdict"].value for r in vgt_claims.build(given).rows if r.label == "C11")
 
     assert decision(query_ar_internvl=500, mar_internvl=500).startswith("as claimed")
-    assert (
-        decision(query_ar_internvl=192_000, mar_internvl=64_000) == "not comparable: 192,000 and 64,000 pictures seen"
-    )
+    assert decision(query_ar_internvl=192_000, mar_internvl=64_000) == "not comparable: 192,000 and 64,000 images seen"
 
 
 def test_self_distillation_stands_beside_the_untuned_vlm():
@@ -368,8 +366,8 @@ def test_calibration_verdict():
 
 
 def test_other_data_sets_get_a_table():
-    table = vgt_tab2_reconstruction.build_other(Measured([make("pca", "my-pictures", "psnr-mean", 25.0)]))
-    assert "| PCA on patches | my-pictures | 25.00 |" in formats.markdown(table)
+    table = vgt_tab2_reconstruction.build_other(Measured([make("pca", "my-images", "psnr-mean", 25.0)]))
+    assert "| PCA on patches | my-images | 25.00 |" in formats.markdown(table)
 
 
 def test_summary_reads_well_on_a_console():

@@ -13,11 +13,11 @@ from bench.limits import KNOWN, Limits
 from bench.roofline import Decoding
 from bench.subjects import random_generator
 from vgt.equations.order import group_mask
-from vgt.models import mar, query_ar
-from vgt.models.sampling import Sampling
-from vgt.models.visual_lm import tokenize
+from vgt.methods import mar, query_ar
+from vgt.methods.sampling import Sampling
+from vgt.methods.visual_lm import tokenize
 
-# Milliseconds an image by (acceleration, batch): hoisted and not on an H100, hoisted on an H200 (spec decode_engine,
+# Milliseconds an image by (acceleration, batch): hoisted and not on an H100, hoisted on an H200 (docs/decode.md,
 # floors; prompts of 64 tokens, guidance, 30 evaluations, no autoencoder).
 TABLE = {
     "query_ar_internvl3_1b": {
@@ -87,7 +87,7 @@ def small():
 @pytest.mark.parametrize("method", ["query_ar", "mar"])
 @pytest.mark.parametrize("acceleration", [8, 24])
 def test_operations_are_those_that_torch_counts(small, vlms, method, acceleration):
-    """Matrix products of the readable loop, attention left out: all of them, nothing hoisted, no guidance."""
+    """Matrix products of the reference implementation, attention left out: all of them, nothing hoisted, no guidance."""
     settings = Sampling(acceleration=acceleration, guidance=1.0, flow_steps=3)
     ids, mask = tokenize(vlms["internvl"].tokenizer, ["a photo of a star", "a photo of a red star"])
     loop = {"query_ar": query_ar.generate, "mar": mar.generate}[method]
@@ -155,8 +155,8 @@ def test_hoisting_and_stored_modulation():
     )
 
 
-def test_fewer_steps_leave_the_pictures_out():
-    decoder = roofline.Picture(10**6, 10**9, 100)
+def test_fewer_steps_leave_the_images_out():
+    decoder = roofline.Image(10**6, 10**9, 100)
     how = Decoding("query_ar", 1, 4, text=8)
     whole, bare = roofline.floor(SIZES, how, H100, decoder), roofline.floor(SIZES, how, H100)
     assert whole.ms["decode"] > bare.ms["decode"] == 0
@@ -186,11 +186,11 @@ def test_impossible_acceleration():
 
 
 def test_the_decoder_is_counted_where_its_weights_are(pixel_autoencoder):
-    found = roofline.picture(pixel_autoencoder, (4, 4))
+    found = roofline.image(pixel_autoencoder, (4, 4))
     assert found.parameters == sum(p.numel() for p in pixel_autoencoder.decoder.parameters())
     assert found.values == 8 * 16 + 3 * 32 * 32
     assert found.operations > found.parameters, "every weight of a convolution is used more than once"
-    assert roofline.picture(pixel_autoencoder, (8, 8)).operations > 3 * found.operations
+    assert roofline.image(pixel_autoencoder, (8, 8)).operations > 3 * found.operations
 
 
 def test_limits_are_measured_at_hand():

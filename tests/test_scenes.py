@@ -1,4 +1,4 @@
-"""The embedded world is the same everywhere, its splits are apart, and its pictures show what its scenes say."""
+"""The synthetic scenes is the same everywhere, its splits are apart, and its images show what its scenes say."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def content(scene: scenes.Scene) -> tuple:
     return tuple(sorted((o.shape, o.color, o.cx, o.cy, o.radius) for o in scene.objects))
 
 
-def test_golden_pictures():
+def test_golden_images():
     assert golden() == json.loads(GOLDEN.read_text())
 
 
@@ -145,7 +145,7 @@ def test_objects_keep_their_distance():
 
 
 def test_every_color_stands_out_from_every_background():
-    """Lab distance between each painted object and the background pixels of its own picture, and between any two of
+    """Lab distance between each painted object and the background pixels of its own image, and between any two of
     the ten colours, whatever their jitter."""
     nearest: dict[str, float] = {}
     for index in range(500):
@@ -173,7 +173,7 @@ def test_position_scenes_fulfil_genevals_rule(size):
 
 @pytest.mark.parametrize(
     ("a", "b", "expected"),
-    [  # spec evaluators 8
+    [  # docs/evaluators.md 8
         ((0, 0, 10, 10), (30, 0, 40, 10), {"left of"}),
         ((0, 0, 10, 10), (30, 30, 40, 40), {"left of", "above"}),
         ((0, 0, 10, 10), (30, 12, 40, 22), {"left of"}),

@@ -10,8 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from test_checkpoint import save, tiny
 
-from vgt.models import checkpoint
-from vgt.models import shards as shard_files
+from vgt.checkpoints import checkpoint
+from vgt.checkpoints import shards as shard_files
 
 
 @pytest.mark.parametrize("storage", ["fp32", "bf16", "int6"])

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from two_runs import draw, make, put, shares
 
-from evals import solvers
+from evals.compare.pairs import Stored
 from evals.judges.analytic import AnalyticJudge
-from evals.pairs import Stored
+from evals.solvers import run as solvers
 from evals.subjects.fake import Oracle
 from reports.figures import solvers as figures
 from reports.measured import Measured
@@ -183,7 +183,7 @@ def test_a_study_recommends_and_records(done):
         if one.metric == "overall":
             assert "not the benchmark suite" in one.protocol_params["prompt_variant"]
             assert one.extra["head_evaluations"] == one.extra["settings"]["flow_steps"]
-            assert one.extra["seconds_per_picture"] > 0 and one.low is not None
+            assert one.extra["seconds_per_image"] > 0 and one.low is not None
 
 
 def test_a_study_resumes(done):

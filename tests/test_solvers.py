@@ -1,4 +1,4 @@
-"""Samplers as tables: against the textbook step by step, their order, and examples by hand (spec vgt 2.9)."""
+"""Samplers as tables: against the textbook step by step, their order, and examples by hand (docs/vgt.md 2.9)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vgt.equations import solvers
-from vgt.models.flow_head import FlowHead
+from vgt.methods.flow_head import FlowHead
 
 MEAN, STD = 1.5, 0.6  # the data of the Gaussian tests
 DETERMINISTIC = ("ode", "heun", "ab2", "dpmpp")
@@ -52,7 +52,7 @@ def test_score_of_the_oracle():
 @pytest.mark.parametrize("schedule", ["linear", "power:1.5"])
 @pytest.mark.parametrize("steps", [2, 3, 15, 30])
 def test_sde_is_the_published_loop(steps, schedule):
-    """v + (1 - t) score as drift, sqrt(2 (1 - t) dt) w as noise, and a last step without either (spec vgt 2.9)."""
+    """v + (1 - t) score as drift, sqrt(2 (1 - t) dt) w as noise, and a last step without either (docs/vgt.md 2.9)."""
     grid = [*(0.96 * k / (steps - 1) for k in range(steps)), 1]
     grid = grid if schedule == "linear" else [(k / steps) ** 1.5 for k in range(steps + 1)]
     start, *noise = torch.randn(steps, 50, generator=rng(1), dtype=torch.float64)
@@ -132,7 +132,7 @@ def test_sde2_solves_the_published_equation_between_two_times(now, then):
 
 
 @pytest.mark.parametrize("sampler", ["sde2", "dpmpp"])
-def test_one_picture_is_drawn_exactly(sampler):
+def test_one_image_is_drawn_exactly(sampler):
     """Where the data is a single value, every number of evaluations ends there, whatever the noise."""
     for steps in (2, 3, 5, 12):
         noise = torch.randn(steps, 9, generator=rng(3), dtype=torch.float64)

@@ -11,18 +11,18 @@ import pytest
 import torch
 from PIL import Image
 
-from vgt.core.pictures import PictureError
-from vgt.models import prompts
-from vgt.models import tokenizer as words
-from vgt.models.visual_lm import conditional
+from vgt.core.images import ImageError
+from vgt.methods.visual_lm import conditional
 from vgt.training import data, transforms
 from vgt.training.prefetch import Forked, Prefetch, each
 from vgt.training.sources import Sample, Skipped, SkipReport, order
 from vgt.training.sources.order import sample_at, shuffled, substitute
+from vgt.vlm import prompts
+from vgt.vlm import tokenizer as words
 
 
 class Listed:
-    """A source of ``count`` pictures, each of one colour and size; those in ``bad`` are torn."""
+    """A source of ``count`` images, each of one colour and size; those in ``bad`` are torn."""
 
     name, fingerprint = "listed", "f"
 
@@ -48,7 +48,7 @@ def numbers(source, positions, report=None, seed: int = 0) -> list[int]:
 
 
 def red(images: torch.Tensor) -> list[int]:
-    """The number of each picture of a ``Listed``: its red channel."""
+    """The number of each image of a ``Listed``: its red channel."""
     return ((images[:, 0, 0, 0] + 1) * 127.5).round().int().tolist()
 
 
@@ -170,7 +170,7 @@ def photo() -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 150, 3), dtype=np.uint8))
 
 
-def test_the_autoencoder_sees_crops_of_the_reduced_picture(photo):
+def test_the_autoencoder_sees_crops_of_the_reduced_image(photo):
     below, asked = fixed(x=5, mirror=0)
     plain = transforms.autoencoder(64)(photo, below)
     reduced = photo.resize((106, 64), Image.Resampling.BICUBIC)  # 64 * 150 / 90 = 106.7
@@ -195,15 +195,15 @@ def test_the_generator_sees_squares_of_the_short_side_never_mirrored(photo):
     np.testing.assert_array_equal(transforms.generator(90)(photo, fixed(x=7)[0]), np.asarray(photo)[:, 7:97])
 
 
-def test_pictures_that_must_not_be_trained_on():
+def test_images_that_must_not_be_trained_on():
     for size, reason in (((80, 200), "below 81 px"), ((200, 80), "below 81 px"), ((90, 901), "aspect beyond 1:10")):
-        with pytest.raises(PictureError) as caught:
+        with pytest.raises(ImageError) as caught:
             transforms.generator(64)(Image.new("RGB", size), fixed()[0])
         assert caught.value.reason == reason
     for size in ((81, 81), (81, 810), (810, 81)):
         assert transforms.generator(64)(Image.new("RGB", size), fixed()[0]).shape == (64, 64, 3)
     assert transforms.generator(64, min_side=8)(Image.new("RGB", (20, 30)), fixed()[0]).shape == (64, 64, 3)
-    with pytest.raises(PictureError, match="1 x 11 px is beyond 1:10"):
+    with pytest.raises(ImageError, match="1 x 11 px is beyond 1:10"):
         transforms.autoencoder(64)(Image.new("RGB", (1, 11)), fixed()[0])
 
 
@@ -269,7 +269,7 @@ def test_a_budget_that_the_template_fills_is_refused(vocabulary):
 
 
 def test_batches_are_pure_functions_of_their_number_whatever_the_rows():
-    make = lambda rows, seed=0: data.source_picture_batches(  # noqa: E731
+    make = lambda rows, seed=0: data.source_image_batches(  # noqa: E731
         Listed(60, {4, 9}, size=(50, 70)), transforms.autoencoder(32), rows, seed, quiet()
     )
     four, eight = make(4), make(8)
@@ -286,11 +286,11 @@ def test_crops_change_from_pass_to_pass(photo):
         def item(self, index: int):
             return Sample(photo, "x", "photo")
 
-    at = data.source_picture_batches(One(1), transforms.autoencoder(32), 1, 0, quiet())
+    at = data.source_image_batches(One(1), transforms.autoencoder(32), 1, 0, quiet())
     assert len({at(k)["images"].numpy().tobytes() for k in range(12)}) > 6
 
 
-def test_caption_batches_pair_captions_with_their_pictures(vocabulary):
+def test_caption_batches_pair_captions_with_their_images(vocabulary):
     class Told(Listed):
         def item(self, index: int):
             found = super().item(index)
@@ -329,7 +329,7 @@ def test_captions_are_skipped_for_markup_and_counted_when_cut(vocabulary):
 
 
 def test_rejected_crops_are_skipped(vocabulary):
-    at = data.source_picture_batches(Listed(3, size=(64, 64)), transforms.generator(32), 2, 0, quiet())
+    at = data.source_image_batches(Listed(3, size=(64, 64)), transforms.generator(32), 2, 0, quiet())
     with pytest.raises(ValueError, match="3 x below 81 px"):
         at(0)
 
@@ -342,7 +342,7 @@ class Folded(torch.nn.Module):
 
 
 def test_statistics_of_a_source_are_those_of_its_latents():
-    at = data.source_picture_batches(Listed(60, size=(40, 40)), transforms.autoencoder(32), 8, 0, quiet())
+    at = data.source_image_batches(Listed(60, size=(40, 40)), transforms.autoencoder(32), 8, 0, quiet())
     mean, std = data.source_statistics(Folded(), at, 20)
     z = Folded().encode(torch.cat([at(k)["images"] for k in range(3)])[:20])
     assert mean == pytest.approx(z.mean((0, 2, 3)).tolist(), abs=0.01)
@@ -392,6 +392,6 @@ def test_processes_make_the_same_batches_in_the_same_order():
 
 def test_prefetching_a_source_changes_nothing():
     source = Listed(40, {3, 30}, size=(60, 50))
-    at = data.source_picture_batches(source, transforms.autoencoder(32), 4, 0, quiet())
-    with Prefetch(data.source_picture_batches(source, transforms.autoencoder(32), 4, 0, quiet()), 4) as ahead:
+    at = data.source_image_batches(source, transforms.autoencoder(32), 4, 0, quiet())
+    with Prefetch(data.source_image_batches(source, transforms.autoencoder(32), 4, 0, quiet()), 4) as ahead:
         assert all(torch.equal(at(k)["images"], ahead(k)["images"]) for k in range(12))

@@ -1,4 +1,4 @@
-"""Training pictures from folders, tar shards and Hugging Face data sets: the same samples, and reasons for the rest."""
+"""Training images from folders, tar shards and Hugging Face data sets: the same samples, and reasons for the rest."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def pictures() -> list[bytes]:
+def images() -> list[bytes]:
     rng = np.random.default_rng(0)
     drawn = [Image.fromarray(rng.integers(0, 255, (20 + i, 30, 3), dtype=np.uint8)) for i in range(3)]
     return [encoded(image) for image in drawn]
@@ -67,23 +67,23 @@ def everything(source) -> list[tuple[str, str | None]]:
 
 
 @pytest.fixture
-def folder(tmp_path, pictures):
-    return write(tmp_path / "mine", b__2_png=pictures[1], a_PNG=pictures[0], b__c__3_webp=pictures[2], notes_md="no")
+def folder(tmp_path, images):
+    return write(tmp_path / "mine", b__2_png=images[1], a_PNG=images[0], b__c__3_webp=images[2], notes_md="no")
 
 
-def test_a_folder_without_captions_is_sorted_by_path(tmp_path, folder, pictures):
+def test_a_folder_without_captions_is_sorted_by_path(tmp_path, folder, images):
     source = open_source(f"folder:{folder}", tmp_path)
     assert everything(source) == [("a.PNG", None), ("b/2.png", None), ("b/c/3.webp", None)]
-    np.testing.assert_array_equal(np.asarray(source.item(1).image), pixels(pictures[1]))
+    np.testing.assert_array_equal(np.asarray(source.item(1).image), pixels(images[1]))
     before = source.fingerprint
     shutil.move(folder, tmp_path / "moved")
     assert open_source(f"folder:{tmp_path / 'moved'}", tmp_path).fingerprint == before
-    write(tmp_path / "moved", **{"z_png": pictures[0], ".hidden_png": pictures[0]})
+    write(tmp_path / "moved", **{"z_png": images[0], ".hidden_png": images[0]})
     more = open_source(f"folder:{tmp_path / 'moved'}", tmp_path)
     assert len(more) == 4 and more.fingerprint != before
 
 
-def test_captions_beside_the_pictures(tmp_path, folder):
+def test_captions_beside_the_images(tmp_path, folder):
     write(folder, a_txt="\ufeff  a red star\n", b__c__3_txt=" \n", b__2_txt=b"\xff\xfe\x00")
     source = open_source(f"folder:{folder}", tmp_path, captions=True)
     expected = ["a red star", "caption is not UTF-8", "no caption"]
@@ -109,15 +109,15 @@ def test_captions_in_a_table(tmp_path, folder, table):
 
 
 def test_columns_of_a_table_can_be_named(tmp_path, folder):
-    row = {"picture": "a.PNG", "text": "short", "long": "a long one", "list": ["x"]}
+    row = {"image": "a.PNG", "text": "short", "long": "a long one", "list": ["x"]}
     (folder / "metadata.jsonl").write_text(json.dumps(row) + "\n\n")
-    named = open_source(f"folder:{folder}", tmp_path, True, image_column="picture", caption_column="long")
+    named = open_source(f"folder:{folder}", tmp_path, True, image_column="image", caption_column="long")
     assert named.item(0).caption == "a long one"
-    lists = open_source(f"folder:{folder}", tmp_path, True, image_column="picture", caption_column="list")
+    lists = open_source(f"folder:{folder}", tmp_path, True, image_column="image", caption_column="list")
     assert lists.item(0) == Skipped("a.PNG", "caption is not text")
-    with pytest.raises(ValueError, match="has no 'wide'; set data.caption_column to one of picture, text, long"):
-        open_source(f"folder:{folder}", tmp_path, True, image_column="picture", caption_column="wide")
-    with pytest.raises(ValueError, match="columns picture, text, long, list; name the files file_name"):
+    with pytest.raises(ValueError, match="has no 'wide'; set data.caption_column to one of image, text, long"):
+        open_source(f"folder:{folder}", tmp_path, True, image_column="image", caption_column="wide")
+    with pytest.raises(ValueError, match="columns image, text, long, list; name the files file_name"):
         open_source(f"folder:{folder}", tmp_path, captions=True)
 
 
@@ -145,16 +145,16 @@ def test_a_table_in_another_encoding_is_refused(tmp_path, folder):
         open_source(f"folder:{folder}", tmp_path, captions=True)
 
 
-def test_folder_errors(tmp_path, folder, pictures):
+def test_folder_errors(tmp_path, folder, images):
     with pytest.raises(ValueError, match="there is no folder .*absent"):
         open_source(f"folder:{tmp_path / 'absent'}", tmp_path)
-    with pytest.raises(ValueError, match="has no captions; add NAME.txt beside each picture"):
+    with pytest.raises(ValueError, match="has no captions; add NAME.txt beside each image"):
         open_source(f"folder:{folder}", tmp_path, captions=True)
     write(folder, metadata_jsonl="", captions_csv="")
     with pytest.raises(ValueError, match="metadata.jsonl and captions.csv; keep one"):
         open_source(f"folder:{folder}", tmp_path, captions=True)
-    shard(tmp_path / "tars/1.tar", ("1.png", pictures[0]))
-    with pytest.raises(ValueError, match="holds no pictures; write webdataset:"):
+    shard(tmp_path / "tars/1.tar", ("1.png", images[0]))
+    with pytest.raises(ValueError, match="holds no images; write webdataset:"):
         open_source(f"folder:{tmp_path / 'tars'}", tmp_path)
 
 
@@ -166,7 +166,7 @@ def test_links_to_folders_are_followed_once(tmp_path, folder):
     assert names == ["a.PNG", "b/2.png", "b/c/3.webp", "linked/x.png"]
 
 
-# -------------------------------------------------------------------------------------- pictures that are none
+# -------------------------------------------------------------------------------------- images that are none
 
 
 def sixteen_bit_colour() -> bytes:
@@ -178,8 +178,8 @@ def sixteen_bit_colour() -> bytes:
     return content
 
 
-def test_bad_pictures_are_skipped_with_a_reason_and_others_converted(tmp_path, pictures, monkeypatch):
-    with Image.open(io.BytesIO(pictures[0])) as opened:
+def test_bad_images_are_skipped_with_a_reason_and_others_converted(tmp_path, images, monkeypatch):
+    with Image.open(io.BytesIO(images[0])) as opened:
         plain = opened.convert("RGB")
     clear = plain.convert("RGBA")
     clear.putalpha(100)
@@ -196,7 +196,7 @@ def test_bad_pictures_are_skipped_with_a_reason_and_others_converted(tmp_path, p
         grey_png=encoded(plain.convert("L")),
         page_jpg="<html>404</html>",
         torn_jpg=jpeg[: len(jpeg) // 2],
-        tornpng_png=pictures[0][:200],
+        tornpng_png=images[0][:200],
     )
     (tmp_path / "bad/dangling.png").symlink_to(tmp_path / "nowhere.png")
     (tmp_path / "bad/folder.png").mkdir()  # no file: not listed
@@ -210,7 +210,7 @@ def test_bad_pictures_are_skipped_with_a_reason_and_others_converted(tmp_path, p
         "dangling.png": "missing file",
         "empty.png": "empty file",
         "float.png": "pixels of mode F",
-        "page.jpg": "not a picture",
+        "page.jpg": "not a image",
         "torn.jpg": "torn file",
         "tornpng.png": "torn file",
     }
@@ -224,21 +224,21 @@ def test_bad_pictures_are_skipped_with_a_reason_and_others_converted(tmp_path, p
 
 
 @pytest.fixture
-def tars(tmp_path, pictures):
-    """Two shards with six samples, one of them without a picture, one without a caption."""
+def tars(tmp_path, images):
+    """Two shards with six samples, one of them without a image, one without a caption."""
     shard(
         tmp_path / "tars/t-000.tar",
-        ("x/0.png", pictures[0]),
+        ("x/0.png", images[0]),
         ("x/0.txt", CAPTIONS[0].encode()),
         ("x/0.json", b'{"text": "from json", "alt": "alternative"}'),
         ("1.json", json.dumps({"caption": CAPTIONS[1], "width": 3}).encode()),
-        ("1.PNG", pictures[1]),
-        ("only.txt", b"no picture"),
+        ("1.PNG", images[1]),
+        ("only.txt", b"no image"),
     )
     shard(
         tmp_path / "tars/t-001.tar",
-        ("2.webp", pictures[2]),
-        ("2.seg.png", pictures[0]),
+        ("2.webp", images[2]),
+        ("2.seg.png", images[0]),
         ("3.json", b"{torn"),
         ("3.jpg", b"unread"),
         ("4.json", b'{"width": 3}'),
@@ -247,7 +247,7 @@ def tars(tmp_path, pictures):
     return tmp_path / "tars"
 
 
-def test_shards_are_indexed_once_and_read_by_offset(tmp_path, tars, pictures, monkeypatch):
+def test_shards_are_indexed_once_and_read_by_offset(tmp_path, tars, images, monkeypatch):
     cache = tmp_path / "cache"
     source = open_source(f"webdataset:{tars}/t-{{000..001}}.tar", cache, captions=True)
     assert everything(source) == [
@@ -257,18 +257,18 @@ def test_shards_are_indexed_once_and_read_by_offset(tmp_path, tars, pictures, mo
         ("t-001.tar:3.jpg", "caption is not valid JSON"),
         ("t-001.tar:4.jpg", "no caption"),
     ]
-    np.testing.assert_array_equal(np.asarray(source.item(1).image), pixels(pictures[1]))
+    np.testing.assert_array_equal(np.asarray(source.item(1).image), pixels(images[1]))
     assert sorted(p.name for p in tars.iterdir()) == ["t-000.tar", "t-001.tar"], "nothing is written beside the shards"
     built = []
     monkeypatch.setattr(webdataset, "_rows", lambda path, make=webdataset._rows: built.append(path.name) or make(path))
     again = open_source(f"webdataset:{tars}/*.tar", cache, captions=True)
     assert not built and everything(again) == everything(source) and again.fingerprint == source.fingerprint
-    shard(tars / "t-001.tar", ("9.png", pictures[0]), ("9.txt", b"new"))
+    shard(tars / "t-001.tar", ("9.png", images[0]), ("9.txt", b"new"))
     changed = open_source(f"webdataset:{tars}", cache, captions=True)
     assert built == ["t-001.tar"] and everything(changed)[-1] == ("t-001.tar:9.png", "new")
     assert changed.fingerprint != source.fingerprint
     size = (tars / "t-001.tar").stat().st_size
-    shard(tars / "t-001.tar", ("9.txt", b"now"), ("9.png", pictures[0]))  # of the same size
+    shard(tars / "t-001.tar", ("9.txt", b"now"), ("9.png", images[0]))  # of the same size
     os.utime(tars / "t-001.tar", (1, 1))
     assert (tars / "t-001.tar").stat().st_size == size
     turned = open_source(f"webdataset:{tars}", cache, captions=True)
@@ -296,17 +296,17 @@ def test_braces():
             webdataset.braced(text)
 
 
-def test_shard_errors(tmp_path, tars, pictures):
+def test_shard_errors(tmp_path, tars, images):
     for pattern in ("t-{000..002}.tar", "other-*.tar", "absent.tar"):
         with pytest.raises(ValueError, match="names no .tar file on this machine"):
             open_source(f"webdataset:{tars}/{pattern}", tmp_path)
-    shard(tmp_path / "bare.tar", ("1.png", pictures[0]), ("2.cls", b"7"))
+    shard(tmp_path / "bare.tar", ("1.png", images[0]), ("2.cls", b"7"))
     with pytest.raises(ValueError, match=r"bare.tar has no captions; add KEY.txt or KEY.json"):
         open_source(f"webdataset:{tmp_path / 'bare.tar'}", tmp_path, captions=True)
     shard(tmp_path / "none.tar", ("2.cls", b"7"))
     with pytest.raises(ValueError, match="1 shards hold no .jpg"):
         open_source(f"webdataset:{tmp_path / 'none.tar'}", tmp_path)
-    shard(tmp_path / "twice.tar", ("1.png", pictures[0]), ("1.jpg", pictures[0]))
+    shard(tmp_path / "twice.tar", ("1.png", images[0]), ("1.jpg", images[0]))
     with pytest.raises(ValueError, match="twice.tar has two files of one kind for the key 1"):
         open_source(f"webdataset:{tmp_path / 'twice.tar'}", tmp_path)
     with tarfile.open(tmp_path / "packed.tar", "w:gz") as archive:
@@ -323,10 +323,10 @@ def test_shard_errors(tmp_path, tars, pictures):
 
 
 @pytest.fixture
-def saved(tmp_path, pictures):
-    """A data set on disk: pictures, one of them torn and one absent, and captions."""
+def saved(tmp_path, images):
+    """A data set on disk: images, one of them torn and one absent, and captions."""
     datasets = pytest.importorskip("datasets", reason="needs the datasets package")
-    content = [pictures[0], pictures[1][:100], None, pictures[2]]
+    content = [images[0], images[1][:100], None, images[2]]
     rows = {
         "photo": [None if c is None else {"bytes": c, "path": None} for c in content],
         "text": [*CAPTIONS, None],
@@ -342,12 +342,12 @@ def saved(tmp_path, pictures):
     return tmp_path
 
 
-def test_a_dataset_on_disk(saved, pictures):
+def test_a_dataset_on_disk(saved, images):
     source = open_source(f"datasets:{saved / 'one'}", saved)
-    assert everything(source) == [("row 0", None), ("row 1", "torn file"), ("row 2", "no picture"), ("row 3", None)]
-    np.testing.assert_array_equal(np.asarray(source.item(3).image), pixels(pictures[2]))
+    assert everything(source) == [("row 0", None), ("row 1", "torn file"), ("row 2", "no image"), ("row 3", None)]
+    np.testing.assert_array_equal(np.asarray(source.item(3).image), pixels(images[2]))
     told = open_source(f"datasets:{saved / 'one'}", saved, captions=True)
-    assert [said for _, said in everything(told)] == [CAPTIONS[0], "torn file", "no picture", "no caption"]
+    assert [said for _, said in everything(told)] == [CAPTIONS[0], "torn file", "no image", "no caption"]
     assert told.fingerprint != source.fingerprint
     again = open_source(f"datasets:{saved / 'one'}", saved, captions=True)
     assert again.fingerprint == told.fingerprint
@@ -362,7 +362,7 @@ def test_splits_and_columns_of_a_dataset(saved):
         ("parts@val", {}, "has no split 'val'; write datasets:.*@ and one of train, test"),
         ("other", {}, "has no split 'train'.*one of a, b"),
         ("one@train", {}, "has no splits"),
-        ("one", {"image_column": "n"}, "column 'n' holds Value.*it must hold pictures"),
+        ("one", {"image_column": "n"}, "column 'n' holds Value.*it must hold images"),
         ("one", {"image_column": "gone"}, "has no 'gone'; set data.image_column to one of photo, text, raw, n"),
         ("one", {"captions": True, "caption_column": "gone"}, "set data.caption_column"),
         ("absent", {}, "there is no data set at"),
@@ -371,10 +371,10 @@ def test_splits_and_columns_of_a_dataset(saved):
             open_source(f"datasets:{saved / text}", saved, **options)
 
 
-def test_a_folder_that_load_dataset_reads(tmp_path, pictures, monkeypatch):
+def test_a_folder_that_load_dataset_reads(tmp_path, images, monkeypatch):
     datasets = pytest.importorskip("datasets", reason="needs the datasets package")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
-    rows = {"image": [{"bytes": c, "path": None} for c in pictures], "caption": list(CAPTIONS)}
+    rows = {"image": [{"bytes": c, "path": None} for c in images], "caption": list(CAPTIONS)}
     features = datasets.Features({"image": datasets.Image(), "caption": datasets.Value("string")})
     (tmp_path / "parquet").mkdir()
     datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "parquet/train.parquet")

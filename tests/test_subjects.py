@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evals import geneval
-from evals.api import Generator, Tokenizer
+from evals.engine.api import Generator, Tokenizer
+from evals.geneval import run as geneval
 from evals.judges import canary
 from evals.judges.analytic import AnalyticJudge
 from evals.subjects import fake, load_generator, load_tokenizer, parse_settings
@@ -62,7 +62,7 @@ def test_through_is_named_and_fingerprinted_by_both():
 
 
 def test_the_published_way_of_decoding_says_that_batches_matter():
-    """There the first picture's order is that of its whole batch."""
+    """There the first image's order is that of its whole batch."""
     marked = [load_generator("vgt:query_ar_internvl", settings={"compat": c}) for c in ("none", "reference")]
     assert [subject.batch_matters for subject in marked] == [False, True]
     assert [fake.through(fake.Identity(), subject).batch_matters for subject in marked] == [False, True]
@@ -115,23 +115,23 @@ def test_what_is_read_and_what_is_refused(tmp_path):
     """Conversions that lose nothing are made, everything else names the file and the remedy."""
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (6, 5, 3), np.uint8)
-    picture = Image.fromarray(pixels)
+    img = Image.fromarray(pixels)
     opaque = Image.fromarray(np.dstack([pixels, np.full((6, 5), 255, np.uint8)]))
     seen_through = opaque.copy()
     seen_through.putpixel((2, 3), (9, 9, 9, 254))
     palette = Image.fromarray(pixels // 128 * 255).quantize(8)
-    good = {"plain": (picture, pixels), "opaque": (opaque, pixels), "palette": (palette, pixels // 128 * 255)}
+    good = {"plain": (img, pixels), "opaque": (opaque, pixels), "palette": (palette, pixels // 128 * 255)}
     for name, (image, expected) in good.items():
         image.save(tmp_path / f"{name}.png")
         assert np.array_equal(read_image(tmp_path / f"{name}.png"), expected), name
     Image.fromarray(rng.integers(0, 2**16, (6, 5), np.uint16)).save(tmp_path / "grey16.png")
     (tmp_path / "color16.png").write_bytes(png16(rng.integers(0, 2**16, (6, 5, 3))))
-    picture.convert("CMYK").save(tmp_path / "print.jpg")
+    img.convert("CMYK").save(tmp_path / "print.jpg")
     seen_through.save(tmp_path / "glass.png")
     palette.save(tmp_path / "glass8.png", transparency=0)
     whole = (tmp_path / "plain.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
-    (tmp_path / "text.png").write_bytes(b"no picture")
+    (tmp_path / "text.png").write_bytes(b"no image")
     (tmp_path / "flipped.png").write_bytes(whole[:60] + bytes([whole[60] ^ 1]) + whole[61:])
     for name, words in {
         "grey16.png": "16 bits", "color16.png": "16 bits", "print.jpg": "mode CMYK", "glass.png": "transparent",
@@ -306,7 +306,7 @@ def test_pipelines_that_cannot_be_used(pipeline, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["oracle", "pipeline"])
-def test_a_live_model_and_the_folder_of_its_pictures_give_the_same_records(kind, pipeline, tmp_path):
+def test_a_live_model_and_the_folder_of_its_images_give_the_same_records(kind, pipeline, tmp_path):
     prompts = [p for p in suites.prompts("scenes-geneval") if p["tag"] in ("colors", "counting")][::8]
     live = fake.Oracle() if kind == "oracle" else load_generator(f"diffusers:{pipeline}", settings={"steps": 1})
 

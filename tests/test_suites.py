@@ -68,7 +68,7 @@ def test_geneval_counts_and_ids():
 
 
 def test_geneval_records_are_in_the_official_format():
-    """Key order, counts, exclude and the reference clause first (spec evaluators 2.1)."""
+    """Key order, counts, exclude and the reference clause first (docs/evaluators.md 2.1)."""
     for r in suites.geneval_prompts():
         keys = [k for k in r if k not in ("id", "held_out")]
         assert keys == ["tag", "include", *(["exclude"] if r["tag"] == "counting" else []), "prompt"]
@@ -148,8 +148,8 @@ def test_questions_are_answered_yes_on_the_truth_and_not_always_elsewhere():
     for k, r in enumerate(records):
         truth = scenes.scene("test", first + k, task="dense")
         assert captions.dense_caption(truth) == r["prompt"]
-        assert all(captions.answer(captions.sight(truth), q["question"]) == "yes" for q in r["questions"])
-        other = captions.sight(scenes.scene("test", first + k + 1, task="dense"))
+        assert all(captions.answer(captions.scene_text(truth), q["question"]) == "yes" for q in r["questions"])
+        other = captions.scene_text(scenes.scene("test", first + k + 1, task="dense"))
         elsewhere += [captions.answer(other, q["question"]) == "yes" for q in r["questions"]]
     assert sum(elsewhere) / len(elsewhere) < 0.4
 

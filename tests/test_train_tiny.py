@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import train_tiny
-from bench.train_tiny import Job, chosen, jobs, side_by_side, table
+from bench.gpu import train_tiny
+from bench.gpu.train_tiny import Job, chosen, jobs, side_by_side, table
 from vgt.commands.options import RUNS
 from vgt.commands.reproduce import TRAINING
 

@@ -63,8 +63,8 @@ def test_conversations_ask_to_learn_the_answers_only(vlms):
         assert (batch["ids"][row] == context).sum() == 16 and not (batch["targets"][row] == context).any()
 
 
-def test_pictures_come_from_training_scenes_and_photos():
-    at = data.picture_batches(data.DataConfig(photos=0.25), 8, 32)
+def test_images_come_from_training_scenes_and_photos():
+    at = data.image_batches(data.DataConfig(photos=0.25), 8, 32)
     batch = at(3)["images"]
     assert batch.shape == (8, 3, 32, 32) and torch.equal(batch, at(3)["images"])
     drawn = data.to_float(scenes.images("train", range(24, 30), 32))

@@ -7,8 +7,9 @@ import json
 
 import pytest
 
-from evals import harness_files, understanding
-from evals import understanding_rules as rules
+from evals.understanding import harnesses as harness_files
+from evals.understanding import rules
+from evals.understanding import run as understanding
 from vgt.__main__ import main
 from vgt.core import record, samples
 

@@ -1,4 +1,4 @@
-"""VGT-AE: shapes behind the three decoders, latents, losses, what trains and what is saved (spec vgt 1, 7)."""
+"""VGT-AE: shapes behind the three decoders, latents, losses, what trains and what is saved (docs/vgt.md 1, 7)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from conftest import FAMILIES, IMAGE, vlm_values, widen
 from torch import nn
 from torch.nn import functional as F
 
-from vgt.models.critic import BlurDown, Critic, CriticConfig
-from vgt.models.pixel_decoder import DecoderConfig, build_decoder
-from vgt.models.vgt_ae import VGTAE, AELossConfig, VGTAEConfig, VGTAETraining
-from vgt.models.vlm import VisionEncoder, hf_config
+from vgt.methods.discriminator import BlurDown, Discriminator, DiscriminatorConfig
+from vgt.methods.pixel_decoder import DecoderConfig, build_decoder
+from vgt.methods.vgt_ae import VGTAE, AELossConfig, VGTAEConfig, VGTAETraining
+from vgt.vlm.vlm import VisionEncoder, hf_config
 
 SMALL = DecoderConfig(widths=(8, 16, 16, 16), layers=(0, 1, 1, 1), attention=0, upsample="pixel_shuffle")
 DECODERS = {
@@ -37,7 +37,7 @@ def build(family: str | None = "internvl", decoder: DecoderConfig = SMALL, seed:
     return ae
 
 
-def pictures(n: int = 3, seed: int = 1) -> torch.Tensor:
+def sample_images(n: int = 3, seed: int = 1) -> torch.Tensor:
     """Smooth random images in [-1, 1]."""
     coarse = 2 * torch.rand(n, 3, 4, 4, generator=rng(seed)) - 1
     return F.interpolate(coarse, size=IMAGE, mode="bilinear")
@@ -52,15 +52,15 @@ def teacher_of(ae: VGTAE) -> VisionEncoder:
 def training(ae: VGTAE, teacher=None, network=None, **losses) -> VGTAETraining:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(4)
-        critic = CriticConfig(widths=(8, 16), grid=4)
-        return VGTAETraining(ae, AELossConfig(critic=critic, **losses), teacher, network)
+        discriminator = DiscriminatorConfig(widths=(8, 16), grid=4)
+        return VGTAETraining(ae, AELossConfig(discriminator=discriminator, **losses), teacher, network)
 
 
 @pytest.mark.parametrize("kind", DECODERS)
 @torch.no_grad()
 def test_shapes_behind_every_decoder(kind):
     ae = build(decoder=DECODERS[kind]).eval()
-    x = pictures()
+    x = sample_images()
     z = ae.encode(x)
     assert z.shape == (3, 8, 4, 4) and z.dtype == torch.float32
     out = ae.decode(z)
@@ -80,7 +80,7 @@ def test_latents_must_suit_the_decoder():
 @torch.no_grad()
 def test_latent_tokens_are_normalised_per_position(family):
     ae = build(family).eval()
-    z = ae.encode(pictures())
+    z = ae.encode(sample_images())
     assert z.mean(1).abs().max() < 1e-5
     assert (z.var(1, unbiased=False) - 1).abs().max() < 1e-3
 
@@ -89,7 +89,7 @@ def test_latent_tokens_are_normalised_per_position(family):
 @torch.no_grad()
 def test_latents_lie_in_raster_order(family):
     ae = build(family, normalize="none").eval()
-    images = pictures(2)
+    images = sample_images(2)
     features = ae.features(images)
     assert features.shape[:2] == (2, 16)
     flat = ae.project(features)
@@ -98,7 +98,7 @@ def test_latents_lie_in_raster_order(family):
 
 @torch.no_grad()
 def test_projection_structure():
-    """Three pre-norm residual blocks without expansion, then norm and a two-layer reduction (spec vgt 1.4)."""
+    """Three pre-norm residual blocks without expansion, then norm and a two-layer reduction (docs/vgt.md 1.4)."""
     ae = build(normalize="none").eval()
     y = torch.randn(2, 5, 32, generator=rng(2))
     expected = y
@@ -114,7 +114,7 @@ def test_projection_structure():
 
 
 def test_projection_starts_narrow():
-    """Truncated normal weights of 0.02, zero biases, norms 1 and 0 (spec vgt 1.4)."""
+    """Truncated normal weights of 0.02, zero biases, norms 1 and 0 (docs/vgt.md 1.4)."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         ae = VGTAE(VGTAEConfig(vlm=None, d_z=8, decoder=SMALL, pixel_width=64))
@@ -126,13 +126,13 @@ def test_projection_starts_narrow():
 
 
 @torch.no_grad()
-def test_pictures_do_not_see_each_other():
-    ae, x = build().eval(), pictures()
+def test_images_do_not_see_each_other():
+    ae, x = build().eval(), sample_images()
     assert torch.allclose(ae(x)[1:2], ae(x[1:2]), atol=1e-5)
 
 
 def test_losses_fall():
-    """A few steps of everything at once: reconstruction, perceptual, distillation, critic, noise."""
+    """A few steps of everything at once: reconstruction, perceptual, distillation, discriminator, noise."""
     ae = build(seed=5)
     teacher = ae.encoder.state_dict()
     frozen = teacher_of(ae)
@@ -143,15 +143,15 @@ def test_losses_fall():
             return F.mse_loss(a.diff(dim=-1), b.diff(dim=-1))
 
     system = training(ae, frozen, Edges(), adversarial=0.01, adversarial_start=5, distill=0.1, noise=0.1)
-    optimizers = {k: torch.optim.AdamW(m.parameters(), lr=3e-3) for k, m in system.players().items()}
+    optimizers = {k: torch.optim.AdamW(m.parameters(), lr=3e-3) for k, m in system.trainable_modules().items()}
     history = []
     for step in range(25):
-        for name in system.players():
+        for name in system.trainable_modules():
             if system.skips(name, step):
                 continue
             for other in optimizers.values():
                 other.zero_grad()
-            loss, parts = system.loss(name, {"images": pictures(8)}, step, rng(step))
+            loss, parts = system.loss(name, {"images": sample_images(8)}, step, rng(step))
             loss.backward()
             optimizers[name].step()
             if name == "model":
@@ -163,11 +163,11 @@ def test_losses_fall():
 
 
 def test_loss_terms_by_hand():
-    """On [0, 1] (so a quarter of the [-1, 1] error), weighted, PSNR beside it (spec vgt 1.8)."""
+    """On [0, 1] (so a quarter of the [-1, 1] error), weighted, PSNR beside it (docs/vgt.md 1.8)."""
     ae = build().train()
     teacher = teacher_of(ae)
     system = training(ae, teacher, reconstruction=2.0, perceptual=0.0, distill=0.5, adversarial=0.0)
-    x = pictures()
+    x = sample_images()
     total, parts = system.loss("model", {"images": x}, 0, rng())
     made = ae(x)
     mse = F.mse_loss(made, x) / 4
@@ -180,7 +180,7 @@ def test_loss_terms_by_hand():
 
 def test_noise_is_for_training_only():
     ae = build().eval()
-    x = pictures()
+    x = sample_images()
     quiet = training(ae, noise=0.0, distill=0.0, adversarial=0.0, perceptual=0.0)
     noisy = training(ae, noise=0.5, noise_mode="fixed", distill=0.0, adversarial=0.0, perceptual=0.0)
     losses = [s.loss("model", {"images": x}, 0, rng(k))[1]["mse"].item() for s in (quiet, noisy) for k in (0, 0, 1)]
@@ -192,7 +192,7 @@ def test_noise_is_for_training_only():
 def test_stage_two_freezes_the_encoder(freeze):
     ae = build()
     system = training(ae, freeze_encoder=freeze, distill=0.0, adversarial=0.0, perceptual=0.0, noise=0.1)
-    system.loss("model", {"images": pictures()}, 0, rng())[0].backward()
+    system.loss("model", {"images": sample_images()}, 0, rng())[0].backward()
     moved = {name.split(".")[0] for name, p in ae.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
     assert moved == {"down_blocks", "down_mlp", "decoder"} | (set() if freeze else {"encoder"})
     from vgt.training.optim import TrainConfig, optimizers
@@ -208,9 +208,9 @@ def test_teacher_and_its_gradients_stay_out():
     teacher = teacher_of(ae)
     before = {k: v.clone() for k, v in teacher.state_dict().items()}
     system = training(ae, teacher, distill=1.0, adversarial=0.1, adversarial_start=0, perceptual=0.0)
-    players = system.players()
-    assert set(players) == {"model", "critic"} and players["model"] is ae
-    system.loss("model", {"images": pictures()}, 0, rng())[0].backward()
+    trainable_modules = system.trainable_modules()
+    assert set(trainable_modules) == {"model", "discriminator"} and trainable_modules["model"] is ae
+    system.loss("model", {"images": sample_images()}, 0, rng())[0].backward()
     assert all(p.grad is None for p in teacher.parameters())
     assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
     parts = {key.split(".")[0] for key in ae.state_dict()}
@@ -218,7 +218,7 @@ def test_teacher_and_its_gradients_stay_out():
 
 
 def test_the_vision_tower_learns_slower_than_its_projector():
-    """Factor 0.5 for encoder.*, not for mlp1 (spec vgt 1.11)."""
+    """Factor 0.5 for encoder.*, not for mlp1 (docs/vgt.md 1.11)."""
     system = training(build(), encoder_lr=0.5)
     scales = {name: system.lr_scale(name) for name, _ in system.ae.named_parameters()}
     assert {s for n, s in scales.items() if n.startswith("encoder.tower")} == {0.5}
@@ -229,7 +229,7 @@ def test_the_vision_tower_learns_slower_than_its_projector():
 def test_batch_rule_keeps_running_statistics():
     """VGT Eq. 5, the ablation: channels are normalised over the batch, and later by what was seen in training."""
     ae = build(normalize="batch").train()
-    images = pictures(16)
+    images = sample_images(16)
     z = ae.encode(images)
     assert z.mean((0, 2, 3)).abs().max() < 1e-3 and z.mean(1).abs().max() > 0.1
     raw = ae.project(ae.features(images))
@@ -244,17 +244,17 @@ def test_batch_rule_keeps_running_statistics():
     assert {"batch_mean", "batch_var"} <= ae.state_dict().keys()
 
 
-# ------------------------------------------------------------------------------------------------- critic
+# ------------------------------------------------------------------------------------------------- discriminator
 
 
-def test_critic_shapes_and_order():
-    critic = Critic(CriticConfig(widths=(8, 16, 32), grid=4))
-    assert critic(torch.rand(2, 3, 32, 32)).shape == (2, 1, 4, 4)
-    kinds = [type(layer).__name__ for layer in critic.layers]
+def test_discriminator_shapes_and_order():
+    discriminator = Discriminator(DiscriminatorConfig(widths=(8, 16, 32), grid=4))
+    assert discriminator(torch.rand(2, 3, 32, 32)).shape == (2, 1, 4, 4)
+    kinds = [type(layer).__name__ for layer in discriminator.layers]
     stage = ["Conv2d", "BlurDown", "GroupNorm", "LeakyReLU"]
     assert kinds == ["Conv2d", "LeakyReLU", *stage, *stage, "AdaptiveMaxPool2d", "Conv2d", "LeakyReLU", "Conv2d"]
-    assert critic.layers[1].negative_slope == 0.1
-    full = Critic(CriticConfig())
+    assert discriminator.layers[1].negative_slope == 0.1
+    full = Discriminator(DiscriminatorConfig())
     assert [tuple(m.weight.shape) for m in full.layers if isinstance(m, nn.Conv2d)] == [
         (128, 3, 5, 5), (128, 128, 3, 3), (256, 128, 3, 3), (512, 256, 3, 3), (512, 512, 1, 1), (1, 512, 5, 5),
     ]  # fmt: skip
@@ -274,28 +274,28 @@ def test_blur_keeps_constants_and_halves():
     )
 
 
-def test_critic_tracks_its_logits():
-    critic = Critic(CriticConfig(widths=(8, 16), grid=4))
-    critic.track(torch.full((4,), 2.0), torch.full((4,), -1.0), decay=0.9)
-    critic.track(torch.full((4,), 2.0), torch.full((4,), -1.0), decay=0.9)
-    assert critic.mean_real.item() == pytest.approx(2 * 0.19)
-    assert critic.mean_fake.item() == pytest.approx(-0.19)
+def test_discriminator_tracks_its_logits():
+    discriminator = Discriminator(DiscriminatorConfig(widths=(8, 16), grid=4))
+    discriminator.track(torch.full((4,), 2.0), torch.full((4,), -1.0), decay=0.9)
+    discriminator.track(torch.full((4,), 2.0), torch.full((4,), -1.0), decay=0.9)
+    assert discriminator.mean_real.item() == pytest.approx(2 * 0.19)
+    assert discriminator.mean_fake.item() == pytest.approx(-0.19)
 
 
-def test_critic_learns_from_the_reconstruction_of_the_step():
+def test_discriminator_learns_from_the_reconstruction_of_the_step():
     ae = build()
     system = training(ae, distill=0.0, perceptual=0.0, adversarial=0.5, adversarial_start=3, lecam=0.0)
-    assert system.skips("critic", 2) and not system.skips("critic", 3) and not system.skips("model", 0)
-    x = pictures()
+    assert system.skips("discriminator", 2) and not system.skips("discriminator", 3) and not system.skips("model", 0)
+    x = sample_images()
     total, parts = system.loss("model", {"images": x}, 3, rng())
     fake = (ae(x) + 1) / 2
-    expected = parts["mse"] - 0.5 * system.critic(fake).mean()
+    expected = parts["mse"] - 0.5 * system.discriminator(fake).mean()
     assert total.item() == pytest.approx(expected.item(), rel=1e-4)
-    loss, _ = system.loss("critic", {"images": x}, 3, rng())
-    real, made = system.critic((x + 1) / 2), system.critic(fake.detach())
+    loss, _ = system.loss("discriminator", {"images": x}, 3, rng())
+    real, made = system.discriminator((x + 1) / 2), system.discriminator(fake.detach())
     hinge = 0.5 * (F.relu(1 - real).mean() + F.relu(1 + made).mean())
     assert loss.item() == pytest.approx(hinge.item(), rel=1e-4)
     ae.zero_grad()
     loss.backward()
     assert all(p.grad is None or not p.grad.any() for p in ae.parameters())
-    assert any(p.grad.any() for p in system.critic.parameters())
+    assert any(p.grad.any() for p in system.discriminator.parameters())

@@ -9,11 +9,11 @@ from conftest import FAMILIES, IMAGE, vlm_values
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from vgt.core import captions, scenes, suites
-from vgt.models import tokenizer
-from vgt.models.visual_lm import UNCONDITIONAL, conditional, template, tokenize
-from vgt.models.vlm import VisionEncoder, family_of, hf_config
+from vgt.methods.visual_lm import UNCONDITIONAL, conditional, template, tokenize
+from vgt.vlm import tokenizer
+from vgt.vlm.vlm import VisionEncoder, family_of, hf_config
 
-PICTURES = scenes.images("val", range(3), IMAGE)  # uint8 [3, 32, 32, 3]
+IMAGES = scenes.images("val", range(3), IMAGE)  # uint8 [3, 32, 32, 3]
 
 
 def to_float(images: np.ndarray) -> torch.Tensor:
@@ -38,15 +38,15 @@ def features_by_transformers(vlm, images: np.ndarray) -> torch.Tensor:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_encoder_equals_the_whole_models_features(vlms, family):
-    """Built alone from configuration and state dict, on uint8 pictures through each side's own arithmetic."""
+    """Built alone from configuration and state dict, on uint8 images through each side's own arithmetic."""
     vlm = vlms[family]
     with torch.random.fork_rng(devices=[]):
         encoder = VisionEncoder(hf_config(vlm.config.to_dict())).eval()
     encoder.load_state_dict(vlm.encoder.state_dict())
-    ours, theirs = encoder(to_float(PICTURES)), features_by_transformers(vlm, PICTURES)
+    ours, theirs = encoder(to_float(IMAGES)), features_by_transformers(vlm, IMAGES)
     assert ours.shape == theirs.shape == (3, 16, 32)
     assert torch.allclose(ours, theirs, atol=1e-4, rtol=1e-4)
-    assert torch.equal(vlm.encoder(to_float(PICTURES)), ours)
+    assert torch.equal(vlm.encoder(to_float(IMAGES)), ours)
     assert (ours[0] - ours[1]).abs().max() > 0.1
 
 
@@ -64,8 +64,8 @@ def test_features_are_in_raster_order(vlms, family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_pictures_of_a_batch_do_not_see_each_other(vlms, family):
-    encoder, images = vlms[family].encoder, to_float(PICTURES)
+def test_images_of_a_batch_do_not_see_each_other(vlms, family):
+    encoder, images = vlms[family].encoder, to_float(IMAGES)
     whole = encoder(images)
     for k in range(3):
         assert torch.allclose(encoder(images[k : k + 1])[0], whole[k], atol=1e-5)
@@ -91,7 +91,7 @@ def test_image_size_errors(vlms, family, height, width, message):
 
 def test_positions_run_unless_a_configuration_says_otherwise(vlms):
     """The bundled Qwen2.5-VL was trained with running positions (test_parity.py has the others)."""
-    from vgt.models import vlm as adapter
+    from vgt.vlm import vlm as adapter
 
     values, words = vlm_values("qwen2_5_vl"), vlms["qwen2_5_vl"].tokenizer
     for config in (
@@ -122,8 +122,8 @@ def test_logits_equal_the_whole_model(vlms, family):
     """Question with image through our pieces and through transformers' forward, with plain 1-D positions."""
     vlm = vlms[family]
     ids = torch.tensor([vlm.tokenizer(vlm.question("What color is the star?")).input_ids])
-    ours = vlm.logits(vlm.hidden(ids, to_float(PICTURES[:1])))
-    features = features_by_transformers(vlm, PICTURES[:1])
+    ours = vlm.logits(vlm.hidden(ids, to_float(IMAGES[:1])))
+    features = features_by_transformers(vlm, IMAGES[:1])
     embedded = vlm.hf.get_input_embeddings()(ids).clone()
     embedded[ids == vlm.tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")] = features[0]
     positions = torch.arange(ids.shape[1])[None]
@@ -143,7 +143,7 @@ def test_image_places_match_the_features(vlms, family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_answers_do_not_depend_on_neighbours(vlms, family):
-    vlm, images = vlms[family], to_float(PICTURES)
+    vlm, images = vlms[family], to_float(IMAGES)
     questions = ["What color is the star?", "How many objects are there?", "Is there a red ring?"]
     together = vlm.answer(images, questions, 3)
     assert together == [vlm.answer(images[k : k + 1], questions[k : k + 1], 3)[0] for k in range(3)]
@@ -152,7 +152,7 @@ def test_answers_do_not_depend_on_neighbours(vlms, family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_answers_are_greedy(vlms, family):
-    vlm, image = vlms[family], to_float(PICTURES[1:2])
+    vlm, image = vlms[family], to_float(IMAGES[1:2])
     text = "What shape is the blue object?"
     ids = vlm.tokenizer(vlm.question(text)).input_ids
     words = []
@@ -166,7 +166,7 @@ def test_answers_are_greedy(vlms, family):
 
 def test_casting_reaches_the_encoders_statistics(vlms):
     """They lie outside the registered modules; a VLM moved to a GPU must take them along."""
-    from vgt.models import vlm as adapter
+    from vgt.vlm import vlm as adapter
 
     with torch.random.fork_rng(devices=[]):
         config = adapter.VLMConfig(hf=vlm_values("internvl"), image_size=IMAGE)
@@ -182,7 +182,7 @@ def test_casting_reaches_the_encoders_statistics(vlms):
 
 @pytest.mark.parametrize(("family", "start"), [("internvl", ["<img>"]), ("qwen2_5_vl", ["<img", ">"])])
 def test_start_tokens(vlms, family, start):
-    """s = 1 for InternVL, s = 2 for Qwen2.5-VL (spec vgt 2.3)."""
+    """s = 1 for InternVL, s = 2 for Qwen2.5-VL (docs/vgt.md 2.3)."""
     words = vlms[family].tokenizer
     ids = words("<img>", add_special_tokens=False).input_ids
     assert words.convert_ids_to_tokens(ids) == start
@@ -191,7 +191,7 @@ def test_start_tokens(vlms, family, start):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_prompts(vlms, family):
-    """The strings of spec vgt 2.2, no token before them, right padding."""
+    """The strings of docs/vgt.md 2.2, no token before them, right padding."""
     words = vlms[family].tokenizer
     assert conditional("  a photo of a star ") == (
         "<|im_start|>user\nGenerate an image: a photo of a star<|im_end|>\n<|im_start|>assistant\n"

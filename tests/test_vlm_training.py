@@ -11,8 +11,9 @@ from conftest import FAMILIES, IMAGE
 
 from vgt.core import captions, scenes
 from vgt.equations.order import additive
-from vgt.models.attention import PLAIN, plain
-from vgt.models.vlm_training import (
+from vgt.training import data
+from vgt.training.attention import PLAIN, plain
+from vgt.vlm.training import (
     IGNORED,
     TEMPERATURE,
     VLMLossConfig,
@@ -21,7 +22,6 @@ from vgt.models.vlm_training import (
     turns_mask,
     turns_positions,
 )
-from vgt.training import data
 
 
 @pytest.fixture

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from conftest import FAMILIES, IMAGE, widen
 
-from evals import training, vqa
-from evals.shards import Shard
+from evals.engine.shards import Shard
+from evals.training import run as training
+from evals.vqa import run as vqa
 from vgt.core import captions, scenes
-from vgt.inference.pictures import to_float
+from vgt.inference.images import to_float
 
 
 class Scripted:
@@ -28,7 +29,7 @@ class Scripted:
         found = []
         for image, question in zip(images, questions, strict=True):
             index = self.truth[np.asarray(image).tobytes()]
-            right = captions.answer(captions.sight(scenes.scene("test", index)), question)
+            right = captions.answer(captions.scene_text(scenes.scene("test", index)), question)
             found.append("perhaps" if index in self.blind else right)
         return found
 
@@ -98,8 +99,8 @@ def test_the_tuned_encoder_takes_the_place_of_the_vlms_own(family, vlms, tmp_pat
     import torch
 
     from evals.subjects.vgt import AutoencoderSubject, VLMSubject
-    from vgt.models.pixel_decoder import DecoderConfig
-    from vgt.models.vgt_ae import VGTAE, VGTAEConfig
+    from vgt.methods.pixel_decoder import DecoderConfig
+    from vgt.methods.vgt_ae import VGTAE, VGTAEConfig
 
     decoder = DecoderConfig(widths=(8, 16, 16, 16), layers=(0, 1, 1, 1), attention=0, upsample="pixel_shuffle")
     with torch.random.fork_rng(devices=[]):

@@ -14,16 +14,17 @@ from conftest import IMAGE, vlm_values, widen
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vgt.models import query_ar, tokenizer, vlm
-from vgt.models.flow_head import FlowHeadConfig
-from vgt.models.pixel_decoder import DecoderConfig
-from vgt.models.vgt_ae import VGTAE, AELossConfig, VGTAEConfig, VGTAETraining
-from vgt.models.visual_lm import ARTraining, VisualLM, VisualLMConfig
-from vgt.models.vlm_training import VLMLossConfig, VLMTraining
+from vgt.methods import query_ar
+from vgt.methods.flow_head import FlowHeadConfig
+from vgt.methods.pixel_decoder import DecoderConfig
+from vgt.methods.vgt_ae import VGTAE, AELossConfig, VGTAEConfig, VGTAETraining
+from vgt.methods.visual_lm import ARTraining, VisualLM, VisualLMConfig
 from vgt.training import loop, state
 from vgt.training.data import DataConfig, conversation_batches, region_choices
 from vgt.training.distributed import team
 from vgt.training.optim import TrainConfig, micro_rows
+from vgt.vlm import tokenizer, vlm
+from vgt.vlm.training import VLMLossConfig, VLMTraining
 
 Batches = Callable[[int], dict[str, Tensor]]
 DECODER = DecoderConfig(widths=(8, 16, 16, 16), layers=(0, 1, 1, 1), attention=0, upsample="pixel_shuffle")
@@ -68,20 +69,20 @@ def generator(rows: int) -> tuple[ARTraining, Batches]:
 
 
 def autoencoder(rows: int, frozen: bool = False) -> tuple[VGTAETraining, Batches]:
-    """Everything at once: teacher, noise, a critic from step 1 on, running statistics."""
+    """Everything at once: teacher, noise, a discriminator from step 1 on, running statistics."""
     values = small_vlm()
     config = VGTAEConfig(
         vlm=values.config.to_dict(), image_size=IMAGE, d_z=8, normalize="batch", decoder=DECODER,
     )  # fmt: skip
-    critic = {"widths": (8, 16), "grid": 4}
+    discriminator = {"widths": (8, 16), "grid": 4}
     losses = AELossConfig(
-        perceptual=0.0, distill=0.1, noise=0.1, adversarial=0.1, adversarial_start=1, lecam=0.1, critic=critic,
+        perceptual=0.0, distill=0.1, noise=0.1, adversarial=0.1, adversarial_start=1, lecam=0.1, discriminator=discriminator,
         freeze_encoder=frozen,
     )  # fmt: skip
     ae = VGTAE(config)
     ae.down_mlp[3].bias.requires_grad_(False)  # the batch norm takes it off again: its gradient is noise
     system = VGTAETraining(ae, losses, values.encoder, None)
-    widen(system.critic, 3)
+    widen(system.discriminator, 3)
 
     def batch(index: int) -> dict[str, Tensor]:
         return {"images": torch.rand(rows, 3, IMAGE, IMAGE, generator=drawn(index)) * 2 - 1}

@@ -27,7 +27,7 @@ VERBS = {
     ),
     "reconstruct": (
         "vgt.commands.reconstruct",
-        "send a picture through an autoencoder",
+        "send a image through an autoencoder",
         "vgt reconstruct my_photo.jpg -o out.png",
     ),
     "convert": (
@@ -40,14 +40,14 @@ VERBS = {
         "write a prompt suite as JSON lines",
         "vgt prompts scenes-geneval -o prompts.jsonl",
     ),
-    "eval": ("evals.command", "score a subject", "vgt eval geneval --subject vgt:query_ar_internvl --accel 4"),
+    "eval": ("evals.engine.registry", "score a subject", "vgt eval geneval --subject vgt:query_ar_internvl --accel 4"),
     "compare": (
-        "evals.verbs.compare",
+        "evals.compare.compare_cli",
         "compare two models or two runs, metric by metric, from their records",
         "vgt compare runs/tiny:query_ar_internvl@4x runs/tiny:query_ar_internvl@16x --metric overall dpg",
     ),
     "gate": (
-        "evals.verbs.gate",
+        "evals.compare.gate_cli",
         "hold a candidate's records against a baseline's; exit status 0 pass, 1 fail, 2 incomparable",
         "vgt gate --baseline runs/main --candidate runs/branch --junit gate.xml",
     ),

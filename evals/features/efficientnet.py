@@ -11,11 +11,11 @@ import torch
 from torch.nn import functional
 
 from evals.features.source import Embed, Source, tensor
-from evals.protocols.fidelity import EXTRACTORS
-from vgt.models import perceptual
+from evals.fidelity.protocol import EXTRACTORS
+from vgt.methods import perceptual
 
 # The network saw 260 px in training.  Here every image is brought to 128 px: four times as fast, and enough for the
-# 64 px images of the embedded world.  The size is part of the protocol: distances at other sizes do not compare.
+# 64 px images of the synthetic scenes.  The size is part of the protocol: distances at other sizes do not compare.
 SIDE: int = EXTRACTORS["efflite2"]["side"]
 
 

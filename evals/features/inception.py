@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from evals.features.source import Embed, Source, levels
-from evals.protocols.fidelity import EXTRACTORS, INCEPTION_SHA256
+from evals.fidelity.protocol import EXTRACTORS, INCEPTION_SHA256
 
 NAMES = ("weights-inception-2015-12-05-6726825d.pth", "pt_inception-2015-12-05-6726825d.pth")
 DIMS = {"pool": 2048, "spatial": 2023, "logits": 1008}

@@ -1,4 +1,4 @@
-"""A feature network before and after its weights are known, and the checks in between (spec evaluators 0.7, 1.8)."""
+"""A feature network before and after its weights are known, and the checks in between (docs/evaluators.md 0.7, 1.8)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from evals.protocols.fidelity import CAUTIONS, EXTRACTORS
+from evals.fidelity.protocol import CAUTIONS, EXTRACTORS
 from vgt.core import files
 
 # uint8 [N, H, W, 3] -> {view: float [N, d]}

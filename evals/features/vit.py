@@ -1,4 +1,4 @@
-"""DINOv2 and CLIP features through transformers, from a local folder (spec evaluators 6)."""
+"""DINOv2 and CLIP features through transformers, from a local folder (docs/evaluators.md 6)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 from torch.nn import functional
 
 from evals.features.source import Embed, Source, levels, tensor
-from evals.protocols.fidelity import EXTRACTORS
+from evals.fidelity.protocol import EXTRACTORS
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))

@@ -1,7 +1,7 @@
-"""The judge of the embedded world: training-free, for pictures of any size.  A Detector and an Answerer.
+"""The judge of the synthetic scenes: training-free, for images of any size.  A Detector and an Answerer.
 
 What it sees follows from segmentation.py (where objects are) and shapes.py (what they are); colors are names of the
-nearest palette color in CIE Lab.  Its accuracy on clean and on degraded pictures is measured by evals/calibration.py.
+nearest palette color in CIE Lab.  Its accuracy on clean and on degraded images is measured by evals/calibration/run.py.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import numpy as np
 from skimage.color import rgb2lab
 from skimage.transform import resize
 
-from evals.api import Detection
+from evals.engine.api import Detection
 from evals.judges import segmentation, shapes
 from evals.judges.segmentation import Blob, segment
 from evals.judges.shapes import match
 from vgt.core import captions, files
-from vgt.core.captions import Seen, Sight
+from vgt.core.captions import SceneText, Seen
 from vgt.core.scenes import COLORS, SHAPES, TINTS, WORLD
 
 PRESENT = 0.3  # GenEval's threshold of presence: what the judge calls seen
@@ -39,7 +39,7 @@ def confidence(fit: float, margin: float, contrast: float, calm: float) -> float
       until a person hesitates 0.85 to 0.9, random blobs about 0.8);
     * ``margin``: lead over the second best class (a tie gives one half; clean shapes lead by 0.05 and more);
     * ``contrast``: Delta E against the background (18 gives one half; the world's palette has 30 and more);
-    * ``calm``: share of the picture that is background (0.4 gives one half; scenes have 0.57 and more).
+    * ``calm``: share of the image that is background (0.4 gives one half; scenes have 0.57 and more).
 
     A clean or mildly degraded object scores above 0.9 (GenEval's counting threshold), a blob that could be two things
     about one half, a speck, a shadow or noise below 0.3 (GenEval's presence threshold)."""
@@ -70,7 +70,7 @@ def tint_and_shade(ground: np.ndarray) -> tuple[str, str]:
 
 
 def _detection(blob: Blob, calm: float, height: int, width: int) -> tuple[Detection, str] | None:
-    """A blob named and brought back to the picture's own pixels, and whether it is small or large; None where nothing
+    """A blob named and brought back to the image's own pixels, and whether it is small or large; None where nothing
     is left of it there."""
     fit, radius = match(blob.alpha)
     order = np.argsort(fit)
@@ -96,13 +96,13 @@ def _paint(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 class AnalyticJudge:
-    """Detector (``detect``, ``color``) and Answerer (``answer``) of the embedded world."""
+    """Detector (``detect``, ``color``) and Answerer (``answer``) of the synthetic scenes."""
 
     name = "judge-analytic"
     classes = SHAPES
 
     def __init__(self):
-        self._last: tuple[tuple, Sight] | None = None  # the picture asked about last, and what was seen
+        self._last: tuple[tuple, SceneText] | None = None  # the image asked about last, and what was seen
 
     @cached_property
     def fingerprint(self) -> str:
@@ -124,15 +124,15 @@ class AnalyticJudge:
         """Name of the nearest palette color to the median of the detection's inside."""
         return color_name(_paint(image, detection.mask))
 
-    def sight(self, image: np.ndarray) -> Sight:
+    def scene_text(self, image: np.ndarray) -> SceneText:
         """What the judge sees with a score above PRESENT; boxes in pixels."""
         found, ground = self.look(image)
         objects = [Seen(d.label, self.color(image, d), size, d.box) for d, size in found if d.score > PRESENT]
-        return Sight(tuple(objects), *tint_and_shade(ground))
+        return SceneText(tuple(objects), *tint_and_shade(ground))
 
     def answer(self, image: np.ndarray, question: str) -> str:
         """Answer a question of the world's grammar, e.g. "yes".  Raises ValueError for other questions."""
-        picture = (image.shape, image.tobytes())  # questions about a picture come one after another: look once
-        if self._last is None or self._last[0] != picture:
-            self._last = (picture, self.sight(image))
+        key = (image.shape, image.tobytes())  # questions about a image come one after another: look once
+        if self._last is None or self._last[0] != key:
+            self._last = (key, self.scene_text(image))
         return captions.answer(self._last[1], question)

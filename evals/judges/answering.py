@@ -1,4 +1,4 @@
-"""Judges that answer questions about pictures: how evaluators ask them, and how ``--judge`` names them."""
+"""Judges that answer questions about images: how evaluators ask them, and how ``--judge`` names them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from evals.api import Answerer
+from evals.engine.api import Answerer
 from evals.judges import canary, vqa_canary, vqa_checkpoint
 
 JUDGES = "analytic, mplug, blip:<folder>, vlm:<folder>, vgt:<checkpoint>, process:<command> or scripted:<file>"
@@ -18,7 +18,7 @@ YES_NO = "Answer yes or no."  # what chat models are told beside a yes/no questi
 
 
 class JudgeLost(ValueError):
-    """The judge itself is gone (its process ended): asking it on is of no use, unlike after one bad picture."""
+    """The judge itself is gone (its process ended): asking it on is of no use, unlike after one bad image."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Reply:
 
 
 def replies(answerer: Answerer, image: np.ndarray, questions: Sequence[str]) -> list[Reply]:
-    """Answers to all questions about one picture, uint8 [H, W, 3].
+    """Answers to all questions about one image, uint8 [H, W, 3].
 
     A judge with ``replies(image, questions)`` sees them in one call, so the batch that an answer is computed in depends
     on the item alone; so does one with ``answers(images, questions)``; others are asked one by one."""

@@ -1,6 +1,6 @@
-"""Canaries (spec evaluators 0.4): a few pictures with known answers go before every judging.
+"""Canaries (docs/evaluators.md 0.4): a few images with known answers go before every judging.
 
-Judges of the embedded world see drawn scenes, judges of COCO's classes photographs that scikit-image ships.
+Judges of the synthetic scenes see drawn scenes, judges of COCO's classes photographs that scikit-image ships.
 
 A wrong configuration of a judge does not crash, it gives low scores; so these functions raise instead.
 """
@@ -12,12 +12,12 @@ from typing import NoReturn
 
 import numpy as np
 
-from evals.api import Answerer, Detection, Detector
-from evals.geneval_rules import overlap
+from evals.engine.api import Answerer, Detection, Detector
+from evals.geneval.rules import overlap
 from evals.subjects.folder import read_image
 from vgt.core.captions import questions
 from vgt.core.geneval_prompts import CLASSES
-from vgt.core.photos import picture_path
+from vgt.core.photos import image_path
 from vgt.core.scenes import COLORS, SHAPES, Draws, item
 
 SCENES = tuple(range(6))  # indices into the validation split: drawn like the test scenes, never judged otherwise
@@ -49,7 +49,7 @@ def check_detector(detector: Detector) -> None:
         check_colors(detector)
     else:
         raise ValueError(
-            f"judge {detector.name!r} knows neither COCO's classes nor the embedded world's: no canary fits"
+            f"judge {detector.name!r} knows neither COCO's classes nor the synthetic scenes': no canary fits"
         )
 
 
@@ -71,9 +71,9 @@ def check_scenes(detector: Detector) -> None:
 
 def check_photos(detector: Detector) -> None:
     """Raises ValueError unless each of PHOTOGRAPHS shows its object: present, where it is, and the best of all that
-    was detected wherever it fills the picture."""
+    was detected wherever it fills the image."""
     for (split, name), (label, box, alone) in PHOTOGRAPHS.items():
-        found = sorted(detector.detect(read_image(picture_path(split, name))), key=lambda d: -d.score)
+        found = sorted(detector.detect(read_image(image_path(split, name))), key=lambda d: -d.score)
         right = [d for d in found if d.label == label and d.score > PRESENT]
         seen = ", ".join(f"{d.label} {d.score:.2f}" for d in found[:3]) or "nothing"
         if not right or (alone and found[0].label != label):

@@ -1,4 +1,4 @@
-"""The color of a detected object by CLIP, as GenEval asks for it (spec evaluators 2.5)."""
+"""The color of a detected object by CLIP, as GenEval asks for it (docs/evaluators.md 2.5)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torchvision.transforms import v2
 
-from evals.api import Detection
+from evals.engine.api import Detection
 from evals.judges import weights
 from vgt.core.scenes import COLORS
 
@@ -24,7 +24,7 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 
 
 def crop(image: np.ndarray, detection: Detection) -> Image.Image:
-    """The object's pixels on GROUND, cut to its box: uint8 [H, W, 3] -> an RGB picture of the box's size.
+    """The object's pixels on GROUND, cut to its box: uint8 [H, W, 3] -> an RGB image of the box's size.
 
     Raises ValueError for a box without area."""
     x1, y1, x2, y2 = (round(v) for v in detection.box)

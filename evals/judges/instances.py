@@ -1,4 +1,4 @@
-"""From Mask2Former's queries to instances, as mmdet does it (spec evaluators 2.8): pure functions of tensors.
+"""From Mask2Former's queries to instances, as mmdet does it (docs/evaluators.md 2.8): pure functions of tensors.
 
 Q queries, C classes, (h, w) the mask logits' grid, (H, W) sides of an image in pixels.
 """
@@ -21,7 +21,7 @@ def input_size(height: int, width: int, short: int = SHORT, long: int = LONG) ->
 
 
 def prepare(image: Tensor, short: int = SHORT, long: int = LONG) -> tuple[Tensor, tuple[int, int]]:
-    """uint8 [H, W, 3] -> normalised float32 [1, 3, H', W'], and the sides of what is picture in it.
+    """uint8 [H, W, 3] -> normalised float32 [1, 3, H', W'], and the sides of what is image in it.
 
     Bilinear without antialiasing to whole grey levels, ImageNet normalisation, then zeros at the right and below up
     to multiples of DIVISOR."""

@@ -1,7 +1,7 @@
-"""Judge ``m2f-hf``: GenEval's detector and color classifier with transformers' classes (spec evaluators 2.3, 2.5, 2.8).
+"""Judge ``m2f-hf``: GenEval's detector and color classifier with transformers' classes (docs/evaluators.md 2.3, 2.5, 2.8).
 
 The published checkpoint is another training run than mmdet's, so results are labelled ``geneval[m2f-hf]`` and are
-comparable with official ones only as far as their agreement was measured (evals/agreement.py).
+comparable with official ones only as far as their agreement was measured (evals/agreement/geneval.py).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from evals.api import Detection
+from evals.engine.api import Detection
 from evals.judges import clip_colors, instances, weights
 from evals.judges.clip_colors import ClipColors
 from vgt.core import files

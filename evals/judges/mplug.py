@@ -1,4 +1,4 @@
-"""Judge ``mplug``: DPG-Bench's official one, mPLUG-large VQA through modelscope (spec evaluators 3.4).
+"""Judge ``mplug``: DPG-Bench's official one, mPLUG-large VQA through modelscope (docs/evaluators.md 3.4).
 
 Its dependencies are old and pinned, so it runs in an environment of its own, as a child process."""
 

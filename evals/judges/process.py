@@ -2,7 +2,7 @@
 
 We write ``{"image": <path of a PNG>, "question": ...}`` to its standard input, one line a question; it writes
 ``{"answer": ...}`` to its standard output, one line an answer, in order and flushed.  What it writes to standard error
-is shown where it fails.  ``{"error": ...}`` in place of an answer marks that picture as failed and the run goes on; a
+is shown where it fails.  ``{"error": ...}`` in place of an answer marks that image as failed and the run goes on; a
 program that ends or writes anything else ends the run."""
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class ProcessAnswerer:
         self.name, self.command, self.fingerprint = name, list(command), fingerprint
         self._child: subprocess.Popen | None = None
         self._answered = 0
-        self._shown: tuple[bytes, Path] | None = None  # the picture asked about last, and its file
+        self._shown: tuple[bytes, Path] | None = None  # the image asked about last, and its file
 
     def _start(self) -> subprocess.Popen:
         """The running child.  Raises ValueError for a command that cannot be started."""
@@ -63,7 +63,7 @@ class ProcessAnswerer:
         return self._child
 
     def _file(self, image: np.ndarray) -> Path:
-        """The picture as a PNG; questions about one picture come one after another, so one file is kept."""
+        """The image as a PNG; questions about one image come one after another, so one file is kept."""
         content = str(image.shape).encode() + image.tobytes()
         if self._shown is None or self._shown[0] != content:
             path = Path(self._folder.name) / f"{files.digest(content)[:16]}.png"
@@ -80,7 +80,7 @@ class ProcessAnswerer:
         answered = self._answered
         self.close()
         return JudgeLost(
-            f"judge process {shlex.join(self.command)!r} {what} after {answered} answers{words}; pictures answered so "
+            f"judge process {shlex.join(self.command)!r} {what} after {answered} answers{words}; images answered so "
             f"far are kept: mend it and run again"
         )
 

@@ -1,7 +1,7 @@
 """Judge ``scripted:<file>``: answers looked up in a table, for tests and for answers gathered elsewhere.
 
-JSON lines ``{"question": ..., "answer": ...}``; with ``"image"``, the mark of a picture's pixels, the answer is for
-that picture only and goes before one without."""
+JSON lines ``{"question": ..., "answer": ...}``; with ``"image"``, the mark of a image's pixels, the answer is for
+that image only and goes before one without."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from vgt.core import files
 
 
 def mark(image: np.ndarray) -> str:
-    """Content hash of a picture, uint8 [H, W, 3]."""
+    """Content hash of a image, uint8 [H, W, 3]."""
     return files.digest(str(image.shape), np.ascontiguousarray(image).tobytes())
 
 
 @dataclass(frozen=True)
 class Scripted:
-    """An Answerer; ``table``: (mark of the picture or "", question) -> answer."""
+    """An Answerer; ``table``: (mark of the image or "", question) -> answer."""
 
     name: str
     table: dict[tuple[str, str], str] = field(repr=False)
@@ -35,7 +35,7 @@ class Scripted:
         for key in ((mark(image), question), ("", question)):
             if key in self.table:
                 return self.table[key]
-        raise ValueError(f"judge {self.name!r} has no answer to {question!r} about picture {mark(image)[:12]}")
+        raise ValueError(f"judge {self.name!r} has no answer to {question!r} about image {mark(image)[:12]}")
 
 
 def scripted(path: str | Path) -> Scripted:

@@ -1,9 +1,9 @@
 """Finds the objects of a drawn scene: a smooth background, then one object after another peeled off it.
 
-Every step works on a copy of the picture whose longer side is ``SIDE`` pixels, so that thresholds in pixels mean the
-same for a picture of 32, 64 or 512 pixels.  Colors are sRGB in 0..255; differences of color are CIE Lab Delta E (1976).
+Every step works on a copy of the image whose longer side is ``SIDE`` pixels, so that thresholds in pixels mean the
+same for a image of 32, 64 or 512 pixels.  Colors are sRGB in 0..255; differences of color are CIE Lab Delta E (1976).
 
-Shape legend: h, w = working height and width; H, W = the picture's own.
+Shape legend: h, w = working height and width; H, W = the image's own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from skimage.restoration import denoise_tv_chambolle
 from skimage.transform import resize
 
 SIDE = 64  # working size of the longer side, pixels
-NOISY = 3.5  # noise (standard deviation, 0..255) above which the picture is denoised
+NOISY = 3.5  # noise (standard deviation, 0..255) above which the image is denoised
 FAINT = 14.0  # an object starts where the color differs by at least this much Delta E from the background
 SPECK = 40  # smallest area of an object, working pixels; the world's smallest shape covers about 80
 NOISE_CONTRAST = 0.55  # contrast that white noise of standard deviation 1 can leave behind after denoising, Delta E
@@ -39,7 +39,7 @@ class Blob:
 @dataclass(frozen=True)
 class Segmentation:
     """The objects, most conspicuous first, the background float64 [h, w, 3] (sRGB 0..255) and ``calm``, the share of
-    the picture that is background: above 0.57 in the world's scenes however degraded, below 0.4 in random textures."""
+    the image that is background: above 0.57 in the world's scenes however degraded, below 0.4 in random textures."""
 
     blobs: list[Blob]
     ground: np.ndarray
@@ -56,7 +56,7 @@ def working_copy(image: np.ndarray) -> np.ndarray:
         return pixels
     scale = SIDE / max(height, width)
     shape = (max(8, round(height * scale)), max(8, round(width * scale)))
-    # A cubic spline overshoots at edges: keep to the range of a picture.
+    # A cubic spline overshoots at edges: keep to the range of a image.
     order = 3 if scale > 1 else 1
     return np.clip(resize(pixels, shape, order=order, mode="edge", anti_aliasing=scale < 1), 0, 255).astype(np.float32)
 
@@ -68,7 +68,7 @@ def noise_level(pixels: np.ndarray) -> float:
 
 
 def denoise(pixels: np.ndarray, level: float) -> np.ndarray:
-    """Total-variation denoising with a weight that follows the noise; quiet pictures come back as they are."""
+    """Total-variation denoising with a weight that follows the noise; quiet images come back as they are."""
     if level < NOISY:
         return pixels
     return denoise_tv_chambolle(pixels / 255, weight=1.1 * level / 255, max_num_iter=60, channel_axis=-1) * 255

@@ -1,4 +1,4 @@
-"""Names the shape of a segmented object by its best match among pictures of the world's own shapes.
+"""Names the shape of a segmented object by its best match among images of the world's own shapes.
 
 The templates go through the same segmentation and the same normalization as the object, at several sizes, sub-pixel
 positions and blurs, so that whatever the measurement does to an edge it does to both sides.
@@ -18,7 +18,7 @@ from vgt.core.scenes import SHAPES, Background, Object, Scene, render
 GRID = 24  # samples along a side of a normalized shape
 SPAN = 2.0  # half the side of the normalized window, in radii of gyration
 RADII = (34, 38, 50, 58)  # canvas units: the ends of the world's two size ranges
-BLURS = (0.0, 0.8, 1.2, 1.8)  # standard deviations, pixels of a 64-pixel picture
+BLURS = (0.0, 0.8, 1.2, 1.8)  # standard deviations, pixels of a 64-pixel image
 PHASES = ((128, 128), (130, 131))  # centres, canvas units
 
 
@@ -48,24 +48,24 @@ def templates() -> tuple[np.ndarray, np.ndarray]:
     """Every shape at every radius, blur and phase: float32 [len(SHAPES), variants, GRID*GRID], and float64
     [len(SHAPES), variants], the drawn radius (canvas units) that stands behind one pixel of gyration."""
     plain = Background("gray", "none", (138, 138, 138), 0, (0,) * 25)
-    pictures, units = [], []
+    images, units = [], []
     for shape in SHAPES:
         for radius, (cx, cy), blur in itertools.product(RADII, PHASES, BLURS):
             drawn = render(Scene((Object(shape, "black", cx, cy, radius, (22, 22, 22)),), plain, "colors")).image
             seen = segment(ndimage.gaussian_filter(drawn, (blur, blur, 0)) if blur else drawn)
-            picture, gyration = normalize(seen.blobs[0].alpha)
-            pictures.append(picture)
+            image, gyration = normalize(seen.blobs[0].alpha)
+            images.append(image)
             units.append(radius / gyration)
     variants = len(RADII) * len(PHASES) * len(BLURS)
-    return np.array(pictures).reshape(len(SHAPES), variants, -1), np.array(units).reshape(len(SHAPES), variants)
+    return np.array(images).reshape(len(SHAPES), variants, -1), np.array(units).reshape(len(SHAPES), variants)
 
 
 def match(alpha: np.ndarray) -> tuple[np.ndarray, float]:
     """(float64 [len(SHAPES)], radius): the soft intersection over union (Tanimoto: ab / (aa + bb - ab)) with the best
     template of each shape, and the drawn radius in canvas units that the best of all implies (blur hardly moves it)."""
     bank, units = templates()
-    picture, gyration = normalize(alpha)
-    both = bank @ picture
-    overlap = both / ((bank * bank).sum(-1) + picture @ picture - both)
+    image, gyration = normalize(alpha)
+    both = bank @ image
+    overlap = both / ((bank * bank).sum(-1) + image @ image - both)
     shape, variant = np.unravel_index(np.argmax(overlap), overlap.shape)
     return overlap.max(1).astype(np.float64), float(units[shape, variant] * gyration)

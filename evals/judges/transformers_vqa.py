@@ -1,6 +1,6 @@
 """Judges from transformers, by local folder: ``blip:<folder>`` (BlipForQuestionAnswering) and ``vlm:<folder>`` (any
 image-text-to-text model: Qwen2.5-VL, InternVL, ...).  Greedy; the first token's logits give P(yes) / (P(yes) + P(no))
-(spec evaluators 3.4).
+(docs/evaluators.md 3.4).
 
 Nothing is downloaded, no code of a checkpoint is run."""
 
@@ -44,7 +44,7 @@ def yes_shares(logits: torch.Tensor, yes: Sequence[int], no: Sequence[int]) -> l
 
 class Transformers:
     """An Answerer over a transformers model.  Subclasses say how a batch of questions becomes the model's inputs.
-    ``batch``: questions about one picture that are computed together."""
+    ``batch``: questions about one image that are computed together."""
 
     batch = 16
 
@@ -59,7 +59,7 @@ class Transformers:
         return fingerprint(self.folder, kind, dtype, self.use, f"greedy {WORDS}, batches of {self.batch}")
 
     def inputs(self, image: Image.Image, questions: list[str]) -> dict:
-        """Model inputs for some questions about one picture."""
+        """Model inputs for some questions about one image."""
         raise NotImplementedError
 
     def answer(self, image: np.ndarray, question: str) -> str:
@@ -94,7 +94,7 @@ class Blip(Transformers):
 
 
 class Chat(Transformers):
-    """A chat model: one user turn with the picture, the question and the instruction ``use``."""
+    """A chat model: one user turn with the image, the question and the instruction ``use``."""
 
     def inputs(self, image: Image.Image, questions: list[str]):
         turns = [

@@ -1,4 +1,4 @@
-"""Canaries of judges that answer questions (spec evaluators 0.4): pictures whose answers are known beyond doubt.
+"""Canaries of judges that answer questions (docs/evaluators.md 0.4): images whose answers are known beyond doubt.
 
 A wrong checkpoint or prompt format does not crash, it answers "no" to everything; so a judge must get both the yes and
 the no questions right, and in these words."""
@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from evals.api import Answerer
-from evals.dpg_rules import verdict
+from evals.dpg.rules import verdict
+from evals.engine.api import Answerer
 from vgt.core.captions import questions
 from vgt.core.scenes import Draws, item
 
@@ -17,8 +17,8 @@ RIGHT = 0.75  # share of the yes questions, and of the no questions, that must b
 SCENES = tuple(range(6))  # indices into the validation split
 
 
-def plain_picture(color: str, side: int = 224) -> np.ndarray:
-    """uint8 [side, side, 3]: a filled circle of ``color`` in the middle of a white picture."""
+def plain_image(color: str, side: int = 224) -> np.ndarray:
+    """uint8 [side, side, 3]: a filled circle of ``color`` in the middle of a white image."""
     rows, columns = np.mgrid[:side, :side] - (side - 1) / 2
     image = np.full((side, side, 3), 255, np.uint8)
     image[rows**2 + columns**2 < (side / 3) ** 2] = PLAIN[color]
@@ -26,18 +26,18 @@ def plain_picture(color: str, side: int = 224) -> np.ndarray:
 
 
 def plain_questions() -> list[tuple[np.ndarray, str, str]]:
-    """(picture, question, answer): each color asked of its own circle and of the next one's."""
+    """(image, question, answer): each color asked of its own circle and of the next one's."""
     colors = list(PLAIN)
     asked = []
     for place, color in enumerate(colors):
         other = colors[(place + 1) % len(colors)]
         for name in (color, other):
-            asked.append((plain_picture(color), f"Is the circle {name}?", "yes" if name == color else "no"))
+            asked.append((plain_image(color), f"Is the circle {name}?", "yes" if name == color else "no"))
     return asked
 
 
 def world_questions() -> list[tuple[np.ndarray, str, str]]:
-    """(picture, question, answer) with yes or no for an answer, about drawn scenes of the validation split."""
+    """(image, question, answer) with yes or no for an answer, about drawn scenes of the validation split."""
     asked = []
     for index in SCENES:
         drawn = item("val", index)
@@ -70,7 +70,7 @@ def check_plain(answerer: Answerer) -> None:
 
 
 def check_world(answerer: Answerer) -> None:
-    """Drawn scenes, for judges that only know the embedded world.  Raises ValueError where the judge fails."""
+    """Drawn scenes, for judges that only know the synthetic scenes.  Raises ValueError where the judge fails."""
     _check(answerer, world_questions())
 
 

@@ -1,4 +1,4 @@
-"""Linear centred kernel alignment of two representations of the same images (spec evaluators 5): pure functions.
+"""Linear centred kernel alignment of two representations of the same images (docs/evaluators.md 5): pure functions.
 
 1 where one is a rotated and uniformly scaled copy of the other, near 0 where they share nothing.  The plain version is
 biased upwards when there are few images for the dimensions; the unbiased estimator of HSIC (Song et al. 2012) is not,

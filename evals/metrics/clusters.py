@@ -1,4 +1,4 @@
-"""Clusters of latents (spec evaluators 5): against labels, and as maps over images; pure functions of numpy arrays."""
+"""Clusters of latents (docs/evaluators.md 5): against labels, and as maps over images; pure functions of numpy arrays."""
 
 from __future__ import annotations
 

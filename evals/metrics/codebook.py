@@ -1,4 +1,4 @@
-"""How a quantised tokenizer uses its codebook over a whole set of images (spec evaluators 1.6)."""
+"""How a quantised tokenizer uses its codebook over a whole set of images (docs/evaluators.md 1.6)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fréchet distance between two sets of features (spec evaluators 1.6, 7.4).
+"""Fréchet distance between two sets of features (docs/evaluators.md 1.6, 7.4).
 
 ||mu_1 - mu_2||^2 + Tr S_1 + Tr S_2 - 2 Tr (S_1 S_2)^(1/2), covariances with N - 1, everything in float64.
 A distance goes by the name of its features; only the Inception network's is called FID.
@@ -110,7 +110,7 @@ def factor(covariance: np.ndarray) -> np.ndarray:
 
 def trace_root(factor_a: np.ndarray, sigma_b: np.ndarray) -> float:
     """Tr (S_1 S_2)^(1/2) with S_1 = F F^T: S_1 S_2 has the eigenvalues of the symmetric F^T S_2 F, so the trace is the
-    sum of their roots and never has an imaginary part (spec evaluators 1.6)."""
+    sum of their roots and never has an imaginary part (docs/evaluators.md 1.6)."""
     eigenvalues = linalg.eigvalsh(factor_a.T @ sigma_b @ factor_a, overwrite_a=True, check_finite=False)
     return float(np.sqrt(np.clip(eigenvalues, 0, None)).sum())
 
@@ -160,7 +160,7 @@ def _checked(features: np.ndarray) -> np.ndarray:
 
 
 def blocks_jackknife(a: Sequence[Moments], b: Sequence[Moments] | Gaussian) -> Jackknife:
-    """Distance from block moments, and without each block (spec evaluators 7.4).
+    """Distance from block moments, and without each block (docs/evaluators.md 7.4).
 
     Block k leaves both sides at once: for paired sets these are the same images; for independent ones the two
     variances add all the same.  A fixed ``b`` (published statistics) loses nothing and adds no variance.  FID must
@@ -222,7 +222,7 @@ POINTS, SMALLEST = 15, 10  # subsets; the smallest is a tenth of the images
 
 
 def infinite(features: np.ndarray, reference: Gaussian, rng: np.random.Generator) -> tuple[float, list[list[float]]]:
-    """Distance extrapolated to infinitely many generated images (spec evaluators 7.4): least squares of the distance
+    """Distance extrapolated to infinitely many generated images (docs/evaluators.md 7.4): least squares of the distance
     of random subsets on 1/N, evenly spaced sizes from N/10 to N.  -> (intercept, [[size, distance], ...])
 
     Raises ValueError where the smallest subset would not fill the dimensions."""

@@ -1,4 +1,4 @@
-"""Inception score: exp of the mean divergence of an image's classes from those of its split (spec evaluators 1.6, 1.7).
+"""Inception score: exp of the mean divergence of an image's classes from those of its split (docs/evaluators.md 1.6, 1.7).
 
 How images are split changes the number, so the variants have names: ``is-10``, ``is-5000``, ``is-1``.
 

@@ -1,4 +1,4 @@
-"""Delete-one-block jackknife of numbers that are no mean over images (spec evaluators 7.4)."""
+"""Delete-one-block jackknife of numbers that are no mean over images (docs/evaluators.md 7.4)."""
 
 from __future__ import annotations
 

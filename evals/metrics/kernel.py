@@ -1,4 +1,4 @@
-"""Squared maximum mean discrepancies of two feature sets: KID and CMMD (spec evaluators 6).
+"""Squared maximum mean discrepancies of two feature sets: KID and CMMD (docs/evaluators.md 6).
 
 Kernel sums are kept per pair of blocks, so that the jackknife without any block costs nothing more.
 Time is N M d; memory one tile of kernel values besides the features.

@@ -1,4 +1,4 @@
-"""What latents tell of labels (spec evaluators 5): pure functions of points X [N, d] and labels [N].
+"""What latents tell of labels (docs/evaluators.md 5): pure functions of points X [N, d] and labels [N].
 
 Points are standardized per dimension first.  ``groups`` [N] names what must not be told from itself, for example
 the tokens of one image: no point is judged with the help of its own group.

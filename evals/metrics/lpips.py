@@ -1,4 +1,4 @@
-"""LPIPS v0.1 as a metric (spec evaluators 1.5); the network and its backbone files: vgt/models/lpips.py."""
+"""LPIPS v0.1 as a metric (docs/evaluators.md 1.5); the network and its backbone files: vgt/methods/lpips.py."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from vgt.models import lpips as networks
-from vgt.models.lpips import BACKBONES, checksum, find, network
+from vgt.methods import lpips as networks
+from vgt.methods.lpips import BACKBONES, checksum, find, network
 
 __all__ = ["METRICS", "checksum", "distance", "find", "load", "network", "protocol"]
 

@@ -1,4 +1,4 @@
-"""Precision, recall, density and coverage: who lies in whose nearest-neighbour balls (spec evaluators 1.7, 6).
+"""Precision, recall, density and coverage: who lies in whose nearest-neighbour balls (docs/evaluators.md 1.7, 6).
 
 The ball of an image reaches to its k-th neighbour in its own set, itself not counted.  Distances are computed in
 float64 tiles, so memory is the features and a few tiles; time is N M d.

@@ -1,4 +1,4 @@
-"""Peak signal-to-noise ratio (spec evaluators 1.3)."""
+"""Peak signal-to-noise ratio (docs/evaluators.md 1.3)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def squared_errors(a: Tensor, b: Tensor) -> Tensor:
 
 
 def psnr(mse: float) -> float:
-    """10 log10(1 / MSE) in dB, at most CAP (spec evaluators 1.3)."""
+    """10 log10(1 / MSE) in dB, at most CAP (docs/evaluators.md 1.3)."""
     if mse < 0:
         raise ValueError(f"mean squared error {mse} is negative")
     return min(CAP, -10 * float(np.log10(mse))) if mse > 0 else CAP

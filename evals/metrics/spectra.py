@@ -1,4 +1,4 @@
-"""How the variance of latents is spread over dimensions (spec evaluators 5): pure functions of covariances and of sums
+"""How the variance of latents is spread over dimensions (docs/evaluators.md 5): pure functions of covariances and of sums
 of powers, which are mergeable, so that a delete-one-block jackknife costs no second look at the points."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Structural similarity in the variants in use (spec evaluators 1.4).
+"""Structural similarity in the variants in use (docs/evaluators.md 1.4).
 
 They differ by up to 0.2 for the same pair, so a value goes by its variant's id.  ``batch`` is what the evaluator uses:
 all variants of many pairs at once, sharing the local moments.  ``ssim`` is scikit-image's answer for one pair of uint8

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from evals.engine.protocol import registry
 from evals.metrics import spectra
 from evals.metrics.clusters import AGREEMENT
 from evals.probes import content, geometry
 from evals.probes.data import ProbeSet
 from evals.probes.geometry import Probe
 from evals.probes.views import VIEWS
-from evals.protocols import registry
 
 CLUSTERS = 6
 

@@ -1,4 +1,4 @@
-"""Probes of what the latents tell: labels, clusters against labels, clusters over the picture."""
+"""Probes of what the latents tell: labels, clusters against labels, clusters over the image."""
 
 from __future__ import annotations
 
@@ -150,8 +150,8 @@ def object_clusters(wanted: str | None, k: int) -> Probe:
 
 
 def strip(found: Latents, ids: list[str], path: Path) -> Path:
-    """The pictures behind stored maps side by side, for reports that cannot draw them again."""
-    pictures = [found.images.load(found.images.ids.index(name)) for name in ids]
+    """The images behind stored maps side by side, for reports that cannot draw them again."""
+    images = [found.images.load(found.images.ids.index(name)) for name in ids]
     with files.atomic(path) as part:
-        Image.fromarray(np.concatenate(pictures, 1)).save(part)
+        Image.fromarray(np.concatenate(images, 1)).save(part)
     return path

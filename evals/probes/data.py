@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evals import data
+from evals.engine import images as data
 from vgt.core import files
 from vgt.core import scenes as world
 
@@ -19,7 +19,7 @@ FOLDER = 2000  # images of a folder that the full protocol asks for
 
 @dataclass(frozen=True)
 class ProbeSet:
-    """``load(i)`` -> uint8 [H, W, 3], ValueError where it cannot be read; ``positive(i)``: another picture of the same
+    """``load(i)`` -> uint8 [H, W, 3], ValueError where it cannot be read; ``positive(i)``: another image of the same
     content, ``positives`` says which.  ``labels``: name -> one label per image, the main one first; ``covered(i,
     side)``: bool [side, side], the cells that show the object.  ``expected``: how many images the full protocol has.
     ``map_class``: the class of the main label whose images are clustered; ``redraw``: arguments of vgt.core.scenes.item
@@ -101,14 +101,14 @@ def _from(images: data.ImageSet, chosen: list[int], labels: dict, expected: int)
 
 
 def photos(n: int | None = None, size: int = SIZE) -> ProbeSet:
-    """Crops of the photographs; a cluster is a picture.  No labels."""
+    """Crops of the photographs; a cluster is a image.  No labels."""
     images = data.photos(n, size)
     return _from(images, list(range(len(images))), {}, images.expected)
 
 
 def folder(path: str | Path, n: int | None = None, size: int = SIZE) -> ProbeSet:
     """``n`` (default 2,000) images spread evenly over a folder.  In an ImageFolder, where every image lies in one of
-    two sub-folders or more, the sub-folder is the label ``class``.  Raises ValueError as evals.data.folder does."""
+    two sub-folders or more, the sub-folder is the label ``class``.  Raises ValueError as evals.engine.images.folder does."""
     images = data.folder(path, None, size)
     full = min(len(images), FOLDER)
     count = min(len(images), full if n is None else n)

@@ -1,4 +1,4 @@
-"""Probes that need no labels: the picture, the spectrum, the distribution, the sphere, the grid of tokens."""
+"""Probes that need no labels: the image, the spectrum, the distribution, the sphere, the grid of tokens."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def every_token(found: Latents) -> Points:
 
 
 def tsne(found: Latents, seen: Points) -> Finding:
-    """The points of the picture in ``extra``; the value is their trustworthiness."""
+    """The points of the image in ``extra``; the value is their trustworthiness."""
     rng = np.random.default_rng(SEED)
     rows = np.sort(rng.choice(len(seen.points), min(TOKENS, len(seen.points)), replace=False))
     points = seen.points[rows]
-    picture = space.tsne(points, SEED)
+    image = space.tsne(points, SEED)
     drawn = replace(seen, points=points, image=seen.image[rows], cluster=seen.cluster[rows])
     extra: dict = {
-        "points": np.round(picture, 3).tolist(),
-        "chance": float(space.trustworthiness(points, rng.permutation(picture)).mean()),
+        "points": np.round(image, 3).tolist(),
+        "chance": float(space.trustworthiness(points, rng.permutation(image)).mean()),
     }
     for key, name in zip(("labels", "colors"), seen.labels, strict=False):
         extra[key] = seen.labels[name][rows].tolist()
     note = "value is trustworthiness (5 neighbors); distances between clusters of a t-SNE carry no meaning"
-    return average(space.trustworthiness(points, picture), drawn, _ids(found), note=note, extra=extra)
+    return average(space.trustworthiness(points, image), drawn, _ids(found), note=note, extra=extra)
 
 
 def spectral(measure: Callable[[np.ndarray], float], tokens: bool = False, standardized: bool = True) -> Probe:

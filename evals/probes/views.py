@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from evals.api import Tokenizer
-from evals.data import padded
+from evals.engine.api import Tokenizer
+from evals.engine.images import padded
 from evals.metrics.clusters import k_means
 from evals.metrics.latents import standardize
 from evals.probes.data import ProbeSet

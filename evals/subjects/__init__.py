@@ -10,7 +10,7 @@ from evals.subjects import fake
 from evals.subjects.folder import Folder, folder
 
 if TYPE_CHECKING:
-    from evals.api import Generator, Tokenizer
+    from evals.engine.api import Generator, Tokenizer
 
 GENERATORS = "vgt:<checkpoint>, diffusers:<folder or id>, folder:<dir>, fake:oracle, fake:noise or fake:shuffled"
 TOKENIZERS = "vgt:<checkpoint> or fake:identity"

@@ -40,11 +40,11 @@ class PipelineSubject:
 
     @property
     def batch_matters(self) -> bool:
-        """Whether the neighbours in a batch decide a picture, as they do in our pipeline's ``compat="reference"``."""
+        """Whether the neighbours in a batch decide a image, as they do in our pipeline's ``compat="reference"``."""
         return self.settings.get("compat") == "reference"
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
-        """uint8 [N, H, W, 3], rounded to the nearest level (spec evaluators 1.2, ``round``); one batch.  Noise comes
+        """uint8 [N, H, W, 3], rounded to the nearest level (docs/evaluators.md 1.2, ``round``); one batch.  Noise comes
         from one generator per image on the CPU, so it does not depend on the device.
 
         Raises ValueError where a pixel is not a number."""
@@ -61,7 +61,7 @@ class PipelineSubject:
 
 def generator(path: str, device: str = "cpu", settings: Mapping[str, Any] | None = None) -> PipelineSubject:
     """The pipeline in the folder ``path``, or of that name on the Hugging Face hub (where there is no network: in its
-    cache).  A safety checker, which would replace pictures by black ones in silence, is left out.
+    cache).  A safety checker, which would replace images by black ones in silence, is left out.
 
     Raises ValueError for what is no pipeline, cannot be loaded, does not draw from text, or has no such setting."""
     import diffusers
@@ -112,7 +112,7 @@ def call_arguments(kind: type, settings: Mapping[str, Any]) -> dict[str, Any]:
     known = inspect.signature(kind.__call__).parameters
     lacking = [name for name in OURS if name not in known]
     if lacking:
-        raise ValueError(f"{kind.__name__} takes no {lacking[0]}: it does not draw pictures from text")
+        raise ValueError(f"{kind.__name__} takes no {lacking[0]}: it does not draw images from text")
     taken: dict[str, Any] = {}
     for key, value in settings.items():
         if key in ("dtype", "variant"):

@@ -1,7 +1,7 @@
 """Subjects without a model: what a perfect, a blind and a random generator score.
 
 ``oracle`` draws the right scene (the judge's own ceiling), ``shuffled`` the right scene of another prompt (the floor
-of anything that draws well but does not read), ``noise`` nothing at all.  ``through`` passes a generator's pictures
+of anything that draws well but does not read), ``noise`` nothing at all.  ``through`` passes a generator's images
 through an autoencoder: ``oracle`` through one is the ceiling of every generator on it.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from evals.api import Generator, Tokenizer
+from evals.engine.api import Generator, Tokenizer
 from vgt.core import files
 from vgt.core.captions import scene_from_text
 from vgt.core.scenes import WORLD, render
@@ -72,7 +72,7 @@ class Shuffled:
 
 
 def shuffled(prompts: Sequence[str], seed: int = 0, size: int = 64) -> Shuffled:
-    """The ``shuffled`` subject of a suite's prompts; no prompt keeps its own picture.
+    """The ``shuffled`` subject of a suite's prompts; no prompt keeps its own image.
 
     Raises ValueError for fewer than two different prompts."""
     texts = sorted(set(prompts))
@@ -104,7 +104,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class Through:
-    """A generator's pictures after an autoencoder."""
+    """A generator's images after an autoencoder."""
 
     tokenizer: Tokenizer
     generator: Generator
@@ -119,7 +119,7 @@ class Through:
 
     @property
     def batch_matters(self) -> bool:
-        """Whether the neighbours in a batch decide a picture (evals/generation.py)."""
+        """Whether the neighbours in a batch decide a image (evals/engine/generation.py)."""
         return getattr(self.generator, "batch_matters", False)
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Subject ``folder:<dir>``: images made elsewhere, in GenEval's layout or flat.
 
-GenEval's layout (spec evaluators 2.2) is ``<index>/metadata.jsonl`` and ``<index>/samples/<digits>.png``, index and
+GenEval's layout (docs/evaluators.md 2.2) is ``<index>/metadata.jsonl`` and ``<index>/samples/<digits>.png``, index and
 digits numeric; it may have gaps, and images that nobody asked for, both of which the evaluator reports.  A flat folder
 holds PNG or JPEG files only; sorted by name they are the samples of the first prompt, then of the second, and so on, so
 their number must be exact.  Images may differ in size; each is judged at its own.
@@ -24,10 +24,10 @@ EIGHT_BITS = ("RGB", "RGBA", "RGBX", "L", "LA", "P", "PA", "1")
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """uint8 [H, W, 3], turned upright as its EXIF says.  Grey and palette pictures become RGB, which loses nothing, and
+    """uint8 [H, W, 3], turned upright as its EXIF says.  Grey and palette images become RGB, which loses nothing, and
     an alpha channel that is opaque everywhere goes.
 
-    Raises OSError for a file that is not there, and ValueError naming one that is not a whole picture or whose colors
+    Raises OSError for a file that is not there, and ValueError naming one that is not a whole image or whose colors
     depend on what is done with it: transparent, 16 bits a channel, CMYK, floating point."""
     name = Path(path).name
     try:
@@ -38,7 +38,7 @@ def read_image(path: str | Path) -> np.ndarray:
     except FileNotFoundError:
         raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{name} is not a whole picture ({type(error).__name__}); make it again") from error
+        raise ValueError(f"{name} is not a whole image ({type(error).__name__}); make it again") from error
     if ";16" in tiles or upright.mode not in EIGHT_BITS:
         kind = "16 bits a channel" if ";16" in tiles or upright.mode.startswith("I") else f"mode {upright.mode}"
         raise ValueError(f"{name} has {kind}; convert it to 8-bit RGB")

@@ -1,7 +1,7 @@
 """Linear autoencoders on 16-pixel patches: the untrained baseline rows.
 
 ``pca``: the leading principal components of training patches.  ``random_projection``: random directions, the chance
-anchor of the latent probes (spec evaluators 5).  Both keep 64 numbers per patch, so a 64-pixel image has 16 x 64 =
+anchor of the latent probes (docs/evaluators.md 5).  Both keep 64 numbers per patch, so a 64-pixel image has 16 x 64 =
 1024, as many as the learned autoencoders' 64 tokens x 16 dimensions.
 """
 
@@ -30,14 +30,14 @@ def to_patches(images: np.ndarray) -> np.ndarray:
 
 
 def from_patches(patches: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The inverse of ``to_patches``, rounded to uint8 (spec evaluators 1.2, ``round``)."""
+    """The inverse of ``to_patches``, rounded to uint8 (docs/evaluators.md 1.2, ``round``)."""
     grid = patches.reshape(len(patches), height // PATCH, width // PATCH, PATCH, PATCH, 3).transpose(0, 1, 3, 2, 4, 5)
     return np.rint(255 * np.clip(grid, 0, 1)).astype(np.uint8).reshape(len(patches), height, width, 3)
 
 
 @dataclass(frozen=True)
 class PatchAutoencoder:
-    """``mean`` float32 [768], ``axes`` float32 [768, 64] with orthonormal columns (evals.api.Tokenizer)."""
+    """``mean`` float32 [768], ``axes`` float32 [768, 64] with orthonormal columns (evals.engine.api.Tokenizer)."""
 
     name: str
     mean: np.ndarray

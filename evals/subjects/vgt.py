@@ -14,8 +14,8 @@ import numpy as np
 from vgt.core import files
 from vgt.core.config import validated
 from vgt.inference.generator import Engine, Sampling, generate, usual
+from vgt.inference.images import to_float
 from vgt.inference.load import Loaded, expect, load, paired_autoencoder
-from vgt.inference.pictures import to_float
 from vgt.inference.pipeline import VGTPipeline
 from vgt.inference.tokenizer import encode, reconstruct
 
@@ -58,7 +58,7 @@ class GeneratorSubject:
 
     @property
     def batch_matters(self) -> bool:
-        """Whether the neighbours in a batch decide a picture: the published code has one order for all of them."""
+        """Whether the neighbours in a batch decide a image: the published code has one order for all of them."""
         return self.sampling.compat == "reference"
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:

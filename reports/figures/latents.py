@@ -1,4 +1,4 @@
-"""Latents in pictures: t-SNE as the probes made it, a panel per autoencoder with every point drawn as the object it
+"""Latents in images: t-SNE as the probes made it, a panel per autoencoder with every point drawn as the object it
 stands for; and how the variance is shared out among channels."""
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Originals and their reconstructions, from the strips that the reconstruction scores left beside their evidence.
 
-Nothing is selected by looking: columns are spread evenly over the first test pictures."""
+Nothing is selected by looking: columns are spread evenly over the first test images."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from reports.figures.grid import Grid, picture
+from reports.figures.grid import Grid, cell
 from reports.measured import Measured, label
 
-COLUMNS = {"scenes": 3, "photos": 4}  # data -> how many of its pictures are shown
+COLUMNS = {"scenes": 3, "photos": 4}  # data -> how many of its images are shown
 
 
 def strip(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
-    """(originals, reconstructions), uint8 [N, S, S, 3] each, from a picture with the originals above; None without."""
+    """(originals, reconstructions), uint8 [N, S, S, 3] each, from a image with the originals above; None without."""
     if not path.is_file():
         return None
     with Image.open(path) as opened:
@@ -28,12 +28,12 @@ def strip(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def grid(measured: Measured, work: Path) -> Grid | None:
-    """One row of originals, then one per autoencoder that was scored on the very same pictures."""
+    """One row of originals, then one per autoencoder that was scored on the very same images."""
     originals: dict[str, np.ndarray] = {}
     rebuilt: dict[tuple[str, str], np.ndarray] = {}
     for suite in COLUMNS:
         for r in measured.where(suite, "psnr-mean"):
-            path = work / str(r.extra.get("picture", ""))
+            path = work / str(r.extra.get("image", ""))
             pair = strip(path) if path.resolve().is_relative_to(work.resolve()) else None
             if pair and np.array_equal(originals.setdefault(suite, pair[0]), pair[0]):
                 rebuilt[r.subject, suite] = pair[1]
@@ -44,9 +44,7 @@ def grid(measured: Measured, work: Path) -> Grid | None:
     }
 
     def row(tiles: dict[str, np.ndarray | None]) -> list:
-        return [
-            picture(Image.fromarray(tiles[s][i])) if tiles[s] is not None else None for s in shown for i in shown[s]
-        ]
+        return [cell(Image.fromarray(tiles[s][i])) if tiles[s] is not None else None for s in shown for i in shown[s]]
 
     heads = [s.removesuffix("s") for s in shown for _ in shown[s]]
     subjects = list(dict.fromkeys(subject for subject, _ in rebuilt))

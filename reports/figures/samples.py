@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from reports.figures.grid import Grid, Picture, picture
+from reports.figures.grid import Cell, Grid, cell
 from reports.measured import TASKS, Measured, is_reference, row_label
 from vgt.core.record import Record
 
@@ -17,7 +17,7 @@ SAMPLE = "samples/0000.png"
 
 
 def folder_of(record: Record, work: Path) -> Path | None:
-    """The folder of pictures (GenEval layout) behind a score, if it is still there below ``work``."""
+    """The folder of images (GenEval layout) behind a score, if it is still there below ``work``."""
     if record.evidence is None:
         return None
     path = work / record.evidence
@@ -27,7 +27,7 @@ def folder_of(record: Record, work: Path) -> Path | None:
 
 
 def prompts_of(folder: Path) -> dict[str, dict]:
-    """``{folder name: prompt record}`` of a folder of pictures, in order."""
+    """``{folder name: prompt record}`` of a folder of images, in order."""
     found = {}
     for path in sorted(folder.glob("[0-9]*/metadata.jsonl")):
         found[path.parent.name] = json.loads(path.read_text(encoding="utf-8").splitlines()[0])
@@ -43,18 +43,18 @@ def _verdicts(folder: Path) -> dict[str, bool]:
     return {"/".join(Path(row["filename"]).parts[-3:]): bool(row["correct"]) for row in rows}
 
 
-def _picture(folder: Path, index: str, verdicts: dict[str, bool]) -> Picture | None:
+def _cell(folder: Path, index: str, verdicts: dict[str, bool]) -> Cell | None:
     path = folder / index / SAMPLE
     if not path.is_file():
         return None
     with Image.open(path) as opened:
-        return picture(opened, verdicts.get(f"{index}/{SAMPLE}"))
+        return cell(opened, verdicts.get(f"{index}/{SAMPLE}"))
 
 
 def grids(measured: Measured, work: Path, per_task: int = 2) -> list[Grid]:
     """One grid per ``k < per_task``: the k-th prompt of every task; rows are the oracle, then every generator.
 
-    A picture whose folder holds another prompt under the same number is left out."""
+    A image whose folder holds another prompt under the same number is left out."""
     records = [
         r for r in measured.where("scenes-geneval", "overall") if not is_reference(r.subject) or r.subject == "oracle"
     ]
@@ -75,7 +75,7 @@ def grids(measured: Measured, work: Path, per_task: int = 2) -> list[Grid]:
             verdicts = _verdicts(folder)
             same = (listed[name].get(i, {}).get("prompt") == first[i]["prompt"] for i in chosen)
             rows.append(
-                (name, [_picture(folder, i, verdicts) if ok else None for i, ok in zip(chosen, same, strict=True)])
+                (name, [_cell(folder, i, verdicts) if ok else None for i, ok in zip(chosen, same, strict=True)])
             )
         made.append(Grid(f"samples_{k + 1}", [first[i]["prompt"] for i in chosen], rows))
     return made

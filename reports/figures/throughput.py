@@ -1,4 +1,4 @@
-"""Throughput in pictures: images a second, gains, score against latency, and where the time goes above its floor."""
+"""Throughput in images: images a second, gains, score against latency, and where the time goes above its floor."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def _over_mar(measured: Measured, pair: tuple[str, str]) -> list[Line]:
 
 
 def rates(measured: Measured) -> list[Figure]:
-    """Of each pair of rivals: images a second, QueryAR over MAR, the engine over the readable loop."""
+    """Of each pair of rivals: images a second, QueryAR over MAR, the engine over the reference implementation."""
     figures = []
     for pair in _heads(measured):
         of, where = kind(pair[0]), pair[0]
@@ -122,7 +122,7 @@ def rates(measured: Measured) -> list[Figure]:
         over = _over_mar(measured, pair)
         figures += _curves(f"over_mar_{where}", "QueryAR over MAR", f"QueryAR over MAR ({of})", over, True)
         gain = _by_method(measured, pair, "speedup-over-eager")
-        what = "Engine over the readable loop"
+        what = "Engine over the reference implementation"
         figures += _curves(f"over_readable_{where}", what, f"{what} ({of})", gain, True)
     return figures
 

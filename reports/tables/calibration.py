@@ -1,4 +1,4 @@
-"""Calibration of the judge: how often it is right about pictures with known content."""
+"""Calibration of the judge: how often it is right about images with known content."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DEGRADATIONS = {
 
 
 def build(measured: Measured) -> Table:
-    """Rows: degradations of pictures with known content; columns: how often the judge is right."""
+    """Rows: degradations of images with known content; columns: how often the judge is right."""
     judges = sorted({r.subject for r in measured.records if r.suite in DEGRADATIONS})
     columns = [Column("overall", "Overall", "", 3)]
     columns += [Column(t, TASK_HEADS[t], "", 3) for t in TASKS]
@@ -34,16 +34,16 @@ def build(measured: Measured) -> Table:
             if any(r.suite == suite and r.subject == judge for r in measured.records):
                 rows.append(Row(words if len(judges) == 1 else f"{label(judge)}: {words}", cells))
     notes = [
-        "Overall and tasks: GenEval's rules on pictures that show exactly what the prompt says. Exact set: share of "
+        "Overall and tasks: GenEval's rules on images that show exactly what the prompt says. Exact set: share of "
         "test scenes whose whole set of (color, shape) is found.",
     ]
     return finish(
-        Table("judge_calibration", "Calibration of the judge", columns, rows, notes, row_head="Pictures"), compare=False
+        Table("judge_calibration", "Calibration of the judge", columns, rows, notes, row_head="Images"), compare=False
     )
 
 
 def verdict(measured: Measured) -> str:
-    """Whether the judge may be trusted on clean pictures, in a sentence; empty without calibration."""
+    """Whether the judge may be trusted on clean images, in a sentence; empty without calibration."""
     cells = {t: from_record(measured.get(JUDGE, "calibration-clean", t)) for t in TASKS}
     known = {t: c.value for t, c in cells.items() if isinstance(c.value, float)}
     if not known:

@@ -1,11 +1,11 @@
-"""How close the generators' pictures come to the right ones, as sets (KID, precision, recall ...)."""
+"""How close the generators' images come to the right ones, as sets (KID, precision, recall ...)."""
 
 from __future__ import annotations
 
 from reports.measured import Measured, is_reference, row_label
 from reports.tables.table import Column, Row, Table, finish, from_record
 
-SUITE = "pictures-oracle"
+SUITE = "images-oracle"
 COLUMNS = (
     Column("kid-efflite2", "KID", "", 3, "low"),
     Column("precision-efflite2", "Precision", "", 3, "high"),
@@ -14,9 +14,9 @@ COLUMNS = (
     Column("coverage-efflite2", "Coverage", "", 3, "high"),
 )
 NOTES = [
-    "Pictures drawn for the GenEval prompts against the right pictures of the same prompts, on EfficientNet-Lite2 "
-    "features. They ask whether the set looks right, not whether a picture fits its prompt: a floor of right pictures "
-    "of other prompts scores well here. Too few pictures for a Fréchet distance.",
+    "Images drawn for the GenEval prompts against the right images of the same prompts, on EfficientNet-Lite2 "
+    "features. They ask whether the set looks right, not whether a image fits its prompt: a floor of right images "
+    "of other prompts scores well here. Too few images for a Fréchet distance.",
 ]
 
 
@@ -33,4 +33,4 @@ def build(measured: Measured) -> Table:
         )
         for subject, accel in models + others
     ]
-    return finish(Table("fidelity", "The drawn pictures as a set", list(COLUMNS), rows, NOTES, row_head="Generator"))
+    return finish(Table("fidelity", "The drawn images as a set", list(COLUMNS), rows, NOTES, row_head="Generator"))

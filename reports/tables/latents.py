@@ -22,7 +22,7 @@ CONTENT = {
     "ari-color": ("ARI, color", "high", 3, CLUSTERS),
     "effective-rank": ("Effective rank", None, 1, SPREAD),
 }
-PLACES, PICTURE = "Geometry of the means", "Clusters of tokens"
+PLACES, IMAGE = "Geometry of the means", "Clusters of tokens"
 SPACE = {
     "tsne": ("t-SNE trust", None, 3, PLACES),
     "participation-ratio": ("Particip. ratio", None, 1, PLACES),
@@ -31,8 +31,8 @@ SPACE = {
     "collapse": ("Collapsed dims", None, 3, PLACES),
     "alignment": ("Alignment", "low", 3, PLACES),
     "uniformity": ("Uniformity", "low", 3, PLACES),
-    "cluster-maps": ("Variance explained", None, 3, PICTURE),
-    "object-clusters": ("Object told", "high", 3, PICTURE),
+    "cluster-maps": ("Variance explained", None, 3, IMAGE),
+    "object-clusters": ("Object told", "high", 3, IMAGE),
 }
 PARTS = {
     "homogeneity": ("Homog., shape", "high", 3, CLUSTERS),
@@ -62,7 +62,7 @@ SPACE_NOTES = [
     "Trust: trustworthiness of the t-SNE (5 neighbors). Alignment: squared distance on the unit sphere between a scene "
     "and its object before another background (chance: between different scenes, the lowest of all rows). Uniformity: "
     "lower is more even. Object told: how much of whether a token shows the object its cluster tells (chance: objects "
-    "of the next picture).",
+    "of the next image).",
 ]
 TOKEN_NOTES = ["Skew, excess kurtosis and KL are 0 for a standard normal channel; KL in nats a dimension."]
 

@@ -8,8 +8,8 @@ from vgt.core.record import Record
 
 SSIM = ("ssim-wang", "ssim-taming", "ssim-tm-signed")
 NOTES = [
-    "Every row of one autoencoder is made from the same network and the same pictures. A protocol decides how a "
-    "picture is cut, at which size the two are compared after which resampling, how values are rounded, and which SSIM "
+    "Every row of one autoencoder is made from the same network and the same images. A protocol decides how a "
+    "image is cut, at which size the two are compared after which resampling, how values are rounded, and which SSIM "
     "is printed; evals/PROTOCOLS.md lists them. The tiny models keep each paper's ratio of sizes.",
 ]
 

@@ -85,11 +85,11 @@ def build(measured: Measured, study: Record) -> Table:
         Column("low", "Lower bound", "", 3, None, "Against the baseline"),
         Column("adjusted", "p (Holm)", "", 4, None, "Against the baseline"),
         Column("verdict", "Verdict", group="Against the baseline", text=True),
-        Column("seconds", "s/picture", "", 3, None, "Cost", optional=True),
+        Column("seconds", "s/image", "", 3, None, "Cost", optional=True),
     ]
     rows = []
     for one in settings(measured, study):
-        cost = one.record.extra.get("seconds_per_picture")
+        cost = one.record.extra.get("seconds_per_image")
         cells = {"evaluations": Cell(float(one.evaluations)), SCORE: from_record(one.record)}
         cells |= {k: Cell(NOT_APPLICABLE if one.baseline else one.result[k]) for k in ("gain", "low", "adjusted")}
         cells |= {"verdict": Cell(_verdict(one)), "seconds": Cell(cost)}
@@ -98,10 +98,10 @@ def build(measured: Measured, study: Record) -> Table:
     notes = [
         f"{extra['prompts']} prompts ({extra['different_prompts']} different ones) made for this study, not the "
         f"benchmark suite; the baseline is {study.protocol_params['baseline']}.",
-        f"Not inferior: a loss of {margin:g} or more is refuted at 5 % (one-sided, paired by picture, clustered by "
+        f"Not inferior: a loss of {margin:g} or more is refuted at 5 % (one-sided, paired by image, clustered by "
         "prompt), after Holm's correction over all settings. The lower bound is one-sided, 95 %, uncorrected.",
         "Evaluations: of the flow head for each token, on two rows each under guidance. Seconds: wall time while these "
-        "pictures were drawn, with other work beside; timings proper are those of `vgt bench`.",
+        "images were drawn, with other work beside; timings proper are those of `vgt bench`.",
     ]
     name = f"solvers_{study.subject}_{study.accel}x_{study.suite.rpartition('-')[2]}"
     return finish(Table(name, f"Samplers: {title(study)}", columns, rows, notes, row_head="Sampler"))

@@ -1,4 +1,4 @@
-"""Throughput: QueryAR against MAR by acceleration and batch, the engine against the readable loop, and the floor."""
+"""Throughput: QueryAR against MAR by acceleration and batch, the engine against the reference implementation, and the floor."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vgt.core.record import SPEED, Record
 Get = Callable[[str, str], Record | None]  # (subject, metric) -> record
 METHODS = {"query_ar": "QueryAR", "mar": "MAR"}
 ENGINE_NOTE = (
-    "Engine: the decode engine over the readable loop (cached, one call of the flow head per evaluation, nothing "
+    "Engine: the decode engine over the reference implementation (cached, one call of the flow head per evaluation, nothing "
     "hoisted, no graphs), measured in alternation. Floor: the least time by bytes and operations at the bandwidth and "
     "rate that were measured on the same device; reached: floor over time."
 )
@@ -93,7 +93,7 @@ def build_steps(measured: Measured) -> Table:
     """Large models of which only the first decode steps were timed: no time of an image."""
     columns = [
         Column("ms", "ms", "", 1),
-        Column("eager", "readable loop, ms", "", 1, optional=True),
+        Column("eager", "reference implementation, ms", "", 1, optional=True),
         Column("gain", f"{TIMES} readable", "", 2, optional=True),
         Column("floor", "floor, ms", "", 1, optional=True),
         Column("reached", "reached", "%", 0, optional=True),

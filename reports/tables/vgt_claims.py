@@ -94,15 +94,15 @@ def build(measured: Measured) -> Table:
 
 
 def _samples(measured: Measured, subject: str) -> int | None:
-    """Pictures that a model saw in training, where its record says so."""
+    """Images that a model saw in training, where its record says so."""
     found = measured.get(subject, "training", "loss")
     return found.extra.get("samples") if found else None
 
 
 def _unlike(measured: Measured, left: str, right: str) -> str:
-    """Why two models say nothing about their methods: they saw different numbers of pictures; "" if not known to."""
+    """Why two models say nothing about their methods: they saw different numbers of images; "" if not known to."""
     a, b = _samples(measured, left), _samples(measured, right)
-    return f"not comparable: {a:,} and {b:,} pictures seen" if a and b and a != b else ""
+    return f"not comparable: {a:,} and {b:,} images seen" if a and b and a != b else ""
 
 
 def _distillation(measured: Measured, add: Add) -> None:
@@ -153,7 +153,7 @@ def _tradeoff(measured: Measured, add: Add) -> None:
     ours = _inverse([tuple(p.cells[k].value for k in keys) for p in found])
     apart = sum("apart" in verdict(found[i].cells["overall"], found[j].cells["overall"]) for i, j in ours)
     seen = {_samples(measured, p.generator) for p in found} - {None}
-    unlike = "not comparable: different numbers of pictures seen" if len(seen) > 1 else ""
+    unlike = "not comparable: different numbers of images seen" if len(seen) > 1 else ""
     texts = [
         f"{len(inverse)} of {len(of) * (len(of) - 1) // 2} pairs inverse"
         for inverse, of in ((_inverse(theirs), theirs), (ours, found))

@@ -16,7 +16,7 @@ METRICS = (
     Column("lpips-vgg-v0.1", "LPIPS (VGG)", "", 3, "low", optional=True),
 )
 NOTES = (
-    "PSNR: mean over pictures. SSIM: ssim-wang, 11x11 Gaussian window, data range 1; the range-2 variant (ssim-taming) "
+    "PSNR: mean over images. SSIM: ssim-wang, 11x11 Gaussian window, data range 1; the range-2 variant (ssim-taming) "
     "is the one in the paper's lineage and is inflated by construction.",
     "fd-efflite2: Fréchet distance on EfficientNet-Lite2 features; it is not FID and has no counterpart in papers.",
 )
@@ -72,7 +72,7 @@ def build_variants(measured: Measured) -> Table:
         for s in measured.subjects(suite)
     ]
     notes = [
-        "One picture pair, many definitions: only columns of the same name may be compared across reports.",
+        "One image pair, many definitions: only columns of the same name may be compared across reports.",
         "fd-efflite0: a Fréchet distance on features that the autoencoders' training loss uses too: it flatters them.",
     ]
     title = "Definitions of PSNR and SSIM side by side"

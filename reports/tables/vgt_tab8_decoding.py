@@ -60,8 +60,8 @@ def build(measured: Measured) -> Table:
             cells["mar"] = speedup(measured, subject, accel, mar, accel) if mar else Cell(NOT_APPLICABLE)
         rows.append(Row(row_label(subject, accel), cells, "reference" if is_reference(subject) else "model"))
     notes = [
-        "Floor: right pictures judged against other prompts. Ceiling: right pictures passed through the autoencoder, "
-        "about the most that a generator on its latents can reach. Oracle: right pictures as drawn.",
+        "Floor: right images judged against other prompts. Ceiling: right images passed through the autoencoder, "
+        "about the most that a generator on its latents can reach. Oracle: right images as drawn.",
         "Held-out pairs: (color, shape) pairs that training never shows. DPG runs from 0 to 100.",
         *_judges(measured),
         f"Speed in batches of {measured.speed_suite.removeprefix('bench-b')}; {TIMES} MAR compares at the same "

@@ -30,8 +30,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict:
+    from vgt.checkpoints import released
     from vgt.core import files
-    from vgt.models import released
 
     _check(args)
     found = released.load(args.source, args.vlm, args.ae, args.weights)
@@ -56,8 +56,8 @@ def run(args: argparse.Namespace) -> dict:
 
 def _check(args: argparse.Namespace) -> None:
     """Raises ValueError where DST is something that must not be replaced."""
+    from vgt.checkpoints.checkpoint import CONFIG
     from vgt.inference.pipeline import INDEX
-    from vgt.models.checkpoint import CONFIG
 
     target: Path = args.target
     ours = (target / CONFIG).is_file() or (target / INDEX).is_file()
@@ -78,8 +78,8 @@ def _write(found, target: Path, storage: str | None, origin: str) -> None:
     """A pipeline folder, or an autoencoder's checkpoint folder.
 
     Raises ValueError where the disk refuses or the copy is not exact; what was there is then unchanged."""
+    from vgt.checkpoints import checkpoint
     from vgt.core import files
-    from vgt.models import checkpoint
 
     name = target.resolve().name
     with checkpoint.disk_errors(target), files.atomic_folder(target) as part:
@@ -92,11 +92,11 @@ def _write(found, target: Path, storage: str | None, origin: str) -> None:
 def _write_pipeline(found, folder: Path, name: str, storage: str | None, origin: str) -> None:
     from dataclasses import replace
 
+    from vgt.checkpoints import card, checkpoint
+    from vgt.checkpoints.released import CLASSES
     from vgt.core import files
     from vgt.inference.load import AUTOENCODER, GENERATOR
     from vgt.inference.pipeline import INDEX, VGTPipeline
-    from vgt.models import card, checkpoint
-    from vgt.models.released import CLASSES
 
     mark = _write_part(found.autoencoder, folder / AUTOENCODER, f"{name}_ae", storage, origin)
     config = found.generator.config.model_copy(update={"autoencoder": mark, "autoencoder_name": f"{name}_ae"})
@@ -111,7 +111,7 @@ def _write_pipeline(found, folder: Path, name: str, storage: str | None, origin:
 
 def _write_part(part, folder: Path, name: str, storage: str | None, origin: str, tokenizer=None) -> str:
     """One checkpoint folder, read again and compared; returns its fingerprint."""
-    from vgt.models import card, checkpoint
+    from vgt.checkpoints import card, checkpoint
 
     storage = storage or natural_storage(part.state)
     _check_range(part.state, storage)
@@ -143,8 +143,8 @@ def _check_range(state, storage: str) -> None:
 
 def compare(folder: Path, state, storage: str) -> None:
     """Raises ValueError unless the checkpoint folder holds exactly ``state`` in the stored precision."""
-    from vgt.models import checkpoint
-    from vgt.models.released_keys import same
+    from vgt.checkpoints import checkpoint
+    from vgt.checkpoints.released_keys import same
 
     stored = checkpoint.read_state(folder, None)
     wrong = sorted(stored.keys() ^ state.keys())

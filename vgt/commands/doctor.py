@@ -52,7 +52,9 @@ def run(args: argparse.Namespace) -> dict:
     needed = {*NEEDED, "efflite0", "efflite2", "bundled models"}
     ok = not needed.intersection(missing)
     print(
-        "everything that the embedded world needs is there" if ok else "something that is needed is missing, see above"
+        "everything that the synthetic scenes needs is there"
+        if ok
+        else "something that is needed is missing, see above"
     )
     return {"ok": ok, "missing": missing}
 
@@ -69,7 +71,7 @@ def _optional() -> dict[str, Callable[[], Path]]:
 def _weights() -> dict[str, tuple[bool, str]]:
     """Weights files by use: whether each is there, and where it is or belongs."""
     from vgt.inference.load import bundled
-    from vgt.models import perceptual
+    from vgt.methods import perceptual
 
     found: dict[str, tuple[bool, str]] = {}
     for name, use in (("efflite0", "perceptual training loss"), ("efflite2", "fd-efflite2")):

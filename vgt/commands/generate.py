@@ -13,10 +13,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", help='for example "a photo of a red star left of a blue circle"')
     parser.add_argument("--model", default="query_ar_internvl", help="a bundled model, a run or a checkpoint folder")
     parser.add_argument("--accel", type=int, default=1, help="tokens decoded per step (default 1)")
-    parser.add_argument("-n", "--count", type=int, default=1, help="how many pictures, side by side (default 1)")
+    parser.add_argument("-n", "--count", type=int, default=1, help="how many images, side by side (default 1)")
     parser.add_argument("--scale", type=int, default=1, help="enlarge each pixel by this factor when writing")
     options.add_sampling(parser)
-    options.add_out(parser, Path("out.png"), "the picture to write")
+    options.add_out(parser, Path("out.png"), "the image to write")
     options.add_seed(parser)
     options.add_device(parser)
 
@@ -28,11 +28,11 @@ def run(args: argparse.Namespace) -> dict:
     from vgt.core.config import validated
     from vgt.core.seeds import image_seed
     from vgt.inference.generator import generate
+    from vgt.inference.images import check_name, grid, write_png
     from vgt.inference.load import expect, load, paired_autoencoder
-    from vgt.inference.pictures import check_name, grid, write_png
     from vgt.inference.prompts import prompt_list, within_budget
-    from vgt.models.sampling import Sampling, usual
-    from vgt.models.tokenizer import unknown_words
+    from vgt.methods.sampling import Sampling, usual
+    from vgt.vlm.tokenizer import unknown_words
 
     check_name(args.out)
     prompt_list(args.prompt)

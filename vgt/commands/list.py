@@ -27,8 +27,8 @@ def _presets() -> list[tuple[str, str]]:
 
 
 def _models() -> list[tuple[str, str]]:
+    from vgt.checkpoints.checkpoint import fingerprint, read_header
     from vgt.inference.load import bundled, zoo
-    from vgt.models.checkpoint import fingerprint, read_header
 
     rows = []
     for name in bundled():
@@ -39,7 +39,7 @@ def _models() -> list[tuple[str, str]]:
 
 
 def _protocols() -> list[tuple[str, str]]:
-    found = importlib.import_module("evals.protocols").registry()
+    found = importlib.import_module("evals.engine.protocol").registry()
     return [(p.id, f"{p.evaluator}: {p.summary}") for p in found.values()]
 
 

@@ -73,7 +73,7 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
 
 
 def sampling(args: argparse.Namespace) -> dict:
-    """The chosen sampling settings; the rest follow from the model (``vgt.models.sampling.usual``)."""
+    """The chosen sampling settings; the rest follow from the model (``vgt.methods.sampling.usual``)."""
     given = {
         "guidance": args.guidance,
         "cfg_schedule": args.cfg_schedule,

@@ -32,7 +32,7 @@ QUICK_IMAGES, FULL_IMAGES = 1, 4
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("job", choices=("tiny",), help="the embedded world with the bundled models")
+    parser.add_argument("job", choices=("tiny",), help="the synthetic scenes with the bundled models")
     parser.add_argument(
         "--full", action="store_true", help=f"{FULL_IMAGES} images per prompt instead of {QUICK_IMAGES}"
     )
@@ -112,8 +112,8 @@ def _measurements(args: argparse.Namespace) -> list[list[str]]:
             for accel in ACCELERATIONS:
                 steps += [["eval", evaluator, "--subject", f"vgt:{m}", "--accel", str(accel), *images, *few]]
     drawn = ["shuffled", *(f"{m}@{accel}x" for m in generators for accel in ACCELERATIONS)]
-    for model in () if args.smoke else drawn:  # a handful of pictures is no set
-        steps += [["eval", "fidelity", "--subject", f"pictures:{model}", "--real", "pictures:oracle", *CLOSENESS]]
+    for model in () if args.smoke else drawn:  # a handful of images is no set
+        steps += [["eval", "fidelity", "--subject", f"images:{model}", "--real", "images:oracle", *CLOSENESS]]
     rivals, smoke = [m for m in generators if m in RIVALS], ["--smoke"] if args.smoke else []
     accels = ",".join(map(str, ACCELERATIONS))
     if rivals:

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> dict:
 
 def _plan(args: argparse.Namespace, settings: list[str]) -> dict:
     from vgt.training.plan import plan
-    from vgt.training.plan_text import render
+    from vgt.training.plan.text import render
     from vgt.training.run import read
 
     device = "h100" if args.device == "auto" else args.device

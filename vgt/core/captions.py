@@ -1,7 +1,7 @@
-"""The grammar of the embedded world: captions, questions, their answers, and the way back from text to a scene.
+"""The grammar of the synthetic scenes: captions, questions, their answers, and the way back from text to a scene.
 
-Short captions follow GenEval's six tasks (spec evaluators 2.1); dense captions name counts, colours, sizes,
-relations and the background.  Questions are asked of a :class:`Sight`, what somebody saw in a picture, be it
+Short captions follow GenEval's six tasks (docs/evaluators.md 2.1); dense captions name counts, colours, sizes,
+relations and the background.  Questions are asked of a :class:`SceneText`, what somebody saw in a image, be it
 the true scene or a judge's detections.
 """
 
@@ -39,7 +39,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Sight:
+class SceneText:
     """What somebody saw: the objects, the background's tint and the side to which it darkens ("none" if even)."""
 
     objects: tuple[Seen, ...]
@@ -47,10 +47,10 @@ class Sight:
     shade: str
 
 
-def sight(scene: Scene) -> Sight:
+def scene_text(scene: Scene) -> SceneText:
     """The true sight of a scene."""
     objects = tuple(Seen(o.shape, o.color, o.size, o.extent) for o in scene.objects)
-    return Sight(objects, scene.background.tint, scene.background.shade)
+    return SceneText(objects, scene.background.tint, scene.background.shade)
 
 
 def article(word: str) -> str:
@@ -157,7 +157,7 @@ def scene_from_text(text: str, seed: int) -> Scene:
     items = _ITEM.findall(text) if text.startswith("a photo of ") else []
     if not items:
         raise ValueError(
-            f"prompt {text!r} is not in the grammar of the embedded world (see `vgt prompts scenes-geneval`)"
+            f"prompt {text!r} is not in the grammar of the synthetic scenes (see `vgt prompts scenes-geneval`)"
         )
     relation = next((r for r in RELATIONS if f" {r} " in text), None)
     kinds = [(color or draws.choice(tuple(COLORS)), shape) for color, shape in items]
@@ -180,7 +180,7 @@ def _matches(objects: Sequence[Seen], words: str) -> list[Seen]:
         elif word in SIZES:
             kept = [o for o in kept if o.size == word]
         elif word != "object":
-            raise ValueError(f"word {word!r} does not name an object of the embedded world")
+            raise ValueError(f"word {word!r} does not name an object of the synthetic scenes")
     return kept
 
 
@@ -188,7 +188,7 @@ def _yes(holds: bool) -> str:
     return "yes" if holds else "no"
 
 
-def answer(seen: Sight, question: str) -> str:
+def answer(seen: SceneText, question: str) -> str:
     """Answer a question of the grammar about what was seen, in one lower-case word.
 
     Raises ValueError where the question is not of the grammar."""
@@ -208,7 +208,7 @@ def answer(seen: Sight, question: str) -> str:
         match = re.fullmatch(pattern, question)
         if match:
             return rule(match)
-    raise ValueError(f"question {question!r} is not in the grammar of the embedded world")
+    raise ValueError(f"question {question!r} is not in the grammar of the synthetic scenes")
 
 
 def _related(objects: Sequence[Seen], a: str, relation: str, b: str) -> bool:
@@ -220,12 +220,12 @@ def _first(found: Sequence[Seen], field: str) -> str:
 
 
 RELATION = 6  # the number of the kind of question that asks for one
-PLACE = 8  # of the kind that asks on which side of the picture an object is: for training, no test asks it
+PLACE = 8  # of the kind that asks on which side of the image an object is: for training, no test asks it
 
 
 def questions(scene: Scene, draws: Draws, n: int, kinds: Sequence[int] = range(8)) -> list[tuple[str, str]]:
     """n (question, answer) pairs about a scene, drawn from ``kinds``; yes and no are about equally frequent."""
-    truth = sight(scene)
+    truth = scene_text(scene)
     shapes = [o.shape for o in scene.objects]
     colors = [o.color for o in scene.objects]
     pairs = []

@@ -1,4 +1,4 @@
-"""A versus B (spec evaluators 7.3, 7.4): differences with intervals, p-values and what could have been seen."""
+"""A versus B (docs/evaluators.md 7.3, 7.4): differences with intervals, p-values and what could have been seen."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def compare_pairs(
     alternative: Alternative = "two-sided",
     span: float | None = None,
 ) -> Comparison:
-    """A versus B on the same items (spec evaluators 7.3).
+    """A versus B on the same items (docs/evaluators.md 7.3).
 
     p-value: sign flips of whole clusters' differences within groups, p = (1 + #>=) / (1 + flips).
     Interval: cluster bootstrap of the differences, which resamples the same clusters for both.
@@ -104,7 +104,7 @@ def compare_pairs(
 
 
 def mcnemar(a: Sequence[bool], b: Sequence[bool], alternative: Alternative = "two-sided") -> tuple[int, int, float]:
-    """(only A, only B, p) of the exact McNemar test of one binary per prompt (spec evaluators 7.3): where A and B
+    """(only A, only B, p) of the exact McNemar test of one binary per prompt (docs/evaluators.md 7.3): where A and B
     differ, each is the right one with probability 1/2."""
     a, b = np.asarray(a, bool), np.asarray(b, bool)
     if a.shape != b.shape:
@@ -148,7 +148,7 @@ def compare_replicates(
     alternative: Alternative = "two-sided",
 ) -> Comparison:
     """A versus B of a statistic that is no mean, such as a Frechet distance: jackknife of the difference on common
-    blocks (spec evaluators 7.4).  ``replicates``: the estimates without block 1, 2, ... B of the same images."""
+    blocks (docs/evaluators.md 7.4).  ``replicates``: the estimates without block 1, 2, ... B of the same images."""
     if len(replicates_a) != len(replicates_b):
         raise ValueError(f"{len(replicates_a)} blocks of A and {len(replicates_b)} of B; they must be the same images")
     left_out = np.asarray(replicates_a, np.float64) - np.asarray(replicates_b, np.float64)
@@ -164,7 +164,7 @@ def compare_replicates(
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's adjusted p-values, in the given order: a comparison is significant at alpha where its own is <= alpha, and
-    then the chance of even one false alarm among all is at most alpha (spec evaluators 7.3)."""
+    then the chance of even one false alarm among all is at most alpha (docs/evaluators.md 7.3)."""
     p = np.asarray(p_values, np.float64)
     order = np.argsort(p, kind="stable")
     adjusted = np.empty(len(p))
@@ -181,6 +181,6 @@ def holm_level(p_values: Sequence[float], alpha: float = 0.05) -> float:
 def minimum_detectable(
     error: float, freedom: float = np.inf, alpha: float = 0.05, power: float = 0.8, sides: int = 2
 ) -> float:
-    """The smallest true difference that a test of level ``alpha`` finds with probability ``power`` (spec evaluators
+    """The smallest true difference that a test of level ``alpha`` finds with probability ``power`` (docs/evaluators.md
     7.2, 7.5): (t_{1-alpha/sides} + t_{power}) SE."""
     return (quantile(1 - alpha / sides, freedom) + quantile(power, freedom)) * error

@@ -1,4 +1,4 @@
-"""GenEval's own prompts, drawn as the benchmark drew them (spec evaluators 2.1).
+"""GenEval's own prompts, drawn as the benchmark drew them (docs/evaluators.md 2.1).
 
 ``prompts()`` repeats the published ``evaluation_metadata.jsonl`` byte for byte; another seed is another legal prompt
 set of the same kind, and a number measured on it is a variant of the benchmark.

@@ -1,6 +1,6 @@
-"""Intervals of one estimate (spec evaluators 7.1, 7.2, 7.4).
+"""Intervals of one estimate (docs/evaluators.md 7.1, 7.2, 7.4).
 
-Items come in clusters that vary together (the images of one prompt, the crops of one picture), so clusters are what
+Items come in clusters that vary together (the images of one prompt, the crops of one image), so clusters are what
 is resampled.  Groups (the six tasks) weigh the same whatever their size: an estimate is the unweighted mean over
 groups of the mean over a group's items.
 """
@@ -16,7 +16,7 @@ from scipy import special
 
 Draw = Callable[[np.random.Generator, int, int], np.ndarray]
 AT_ONCE = 4_000_000  # numbers in one table of resamplings [draws, clusters]: bounds the memory
-MANY = 2000  # clusters: above, normal theory replaces resampling (spec evaluators 7.4), for the two then agree
+MANY = 2000  # clusters: above, normal theory replaces resampling (docs/evaluators.md 7.4), for the two then agree
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def cluster_interval(
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Would it hold for other prompts of this kind?  Cluster bootstrap (spec evaluators 7.1 b, 7.2).
+    """Would it hold for other prompts of this kind?  Cluster bootstrap (docs/evaluators.md 7.1 b, 7.2).
 
     values, clusters, groups: one per item.  Clusters are resampled with all their items within each group; a cluster
     name counts per group.  Bounds are expanded percentiles: with few clusters they widen to the range of the cluster
@@ -169,7 +169,7 @@ def interval_of(sums: list[Sums], named_groups: bool, draws: int, level: float, 
 def fixed_interval(
     values: Sequence[float], clusters: Sequence, groups: Sequence | None = None, level: float = 0.95
 ) -> Interval:
-    """Would another draw of images from the same prompts change the result?  (spec evaluators 7.1 a)
+    """Would another draw of images from the same prompts change the result?  (docs/evaluators.md 7.1 a)
 
     The clusters stay; the items within each are what varies: SE^2 = (1/K^2) sum_g sum_i C_i s_i^2 / (sum_i C_i)^2 with
     s_i^2 the sample variance within cluster i.  No bounds where a cluster has a single item."""
@@ -189,7 +189,7 @@ def _within(s: Sums) -> np.ndarray:
 
 
 def intracluster_correlation(values: Sequence[float], clusters: Sequence, groups: Sequence | None = None) -> float:
-    """rho, the correlation of two items of one cluster (spec evaluators 7.2): the one-way analysis of variance
+    """rho, the correlation of two items of one cluster (docs/evaluators.md 7.2): the one-way analysis of variance
     estimate (MSB - MSW) / (MSB + (m - 1) MSW) within groups, m the mean cluster size less its variation.
 
     NaN where every cluster has one item or nothing varies."""
@@ -219,7 +219,7 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
 
 def jackknife_error(replicates: Sequence[float]) -> tuple[float, int]:
     """Standard error from the estimates without block 1, 2, ... B, and its B - 1 degrees of freedom:
-    SE^2 = (B-1)/B * sum (theta_i - mean theta)^2 (spec evaluators 7.4)."""
+    SE^2 = (B-1)/B * sum (theta_i - mean theta)^2 (docs/evaluators.md 7.4)."""
     left_out = np.asarray(replicates, np.float64)
     blocks = len(left_out)
     if blocks < 2:
@@ -228,7 +228,7 @@ def jackknife_error(replicates: Sequence[float]) -> tuple[float, int]:
 
 
 def jackknife_interval(value: float, replicates: Sequence[float], level: float = 0.95) -> Interval:
-    """Delete-one-block jackknife (spec evaluators 7.4).
+    """Delete-one-block jackknife (docs/evaluators.md 7.4).
 
     ``value``: the estimate on everything; ``replicates``: the estimate without block 1, 2, ... B (B >= 2).
     Bounds from ``jackknife_error`` and Student's t with B-1 degrees of freedom."""
@@ -247,7 +247,7 @@ def design_effect(images_per_prompt: float, correlation: float) -> float:
 def overall_variance(
     shares: Sequence[float], prompts: Sequence[int], images_per_prompt: int, correlation: float
 ) -> float:
-    """Closed form of the variance of an unweighted mean over T tasks (spec evaluators 7.2):
+    """Closed form of the variance of an unweighted mean over T tasks (docs/evaluators.md 7.2):
     (1/T^2) sum_t p_t (1-p_t) (1 + (m-1) rho) / (m n_t)."""
     p, n = np.asarray(shares, np.float64), np.asarray(prompts, np.float64)
     if p.shape != n.shape:

@@ -1,7 +1,7 @@
-"""Real pictures: deterministic crops of the photographs inside the scikit-image and scikit-learn wheels.
+"""Real images: deterministic crops of the photographs inside the scikit-image and scikit-learn wheels.
 
-``crop(split, index, size)`` is a pure function.  A picture belongs to one split, and both halves of the stereo pair
-to the same one.  The crops of one picture vary together, so intervals are clustered by ``Crop.picture``.
+``crop(split, index, size)`` is a pure function.  A image belongs to one split, and both halves of the stereo pair
+to the same one.  The crops of one image vary together, so intervals are clustered by ``Crop.image``.
 numpy and Pillow only; the two packages are located, not imported, and nothing is downloaded.
 """
 
@@ -22,7 +22,7 @@ PHOTOS = "photos-v1"
 
 # Colour photographs that lie in the wheels themselves: (package, path inside it).  scikit-learn's two are under
 # CC BY 2.0: china.jpg by Daniel Buechele, flower.jpg by vultilion (both on Flickr).
-PICTURES = {
+IMAGES = {
     "train": {
         "astronaut": ("skimage", "data/astronaut.png"),
         "flower": ("sklearn", "datasets/images/flower.jpg"),
@@ -44,21 +44,21 @@ _DISTRIBUTIONS = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
 
 @dataclass(frozen=True)
 class Crop:
-    """``image`` uint8 [size, size, 3]; the picture's name; the square (x, y, side) that was cut, in its pixels."""
+    """``image`` uint8 [size, size, 3]; the image's name; the square (x, y, side) that was cut, in its pixels."""
 
     image: np.ndarray
-    picture: str
+    photo: str
     square: tuple[int, int, int]
 
 
 def _check(split: str) -> None:
-    if split not in PICTURES:
-        raise ValueError(f"photo split {split!r} is unknown; choose one of {', '.join(PICTURES)}")
+    if split not in IMAGES:
+        raise ValueError(f"photo split {split!r} is unknown; choose one of {', '.join(IMAGES)}")
 
 
-def picture_path(split: str, name: str) -> Path:
-    """The file of one picture.  Raises ValueError naming a missing package or file."""
-    package, inside = PICTURES[split][name]
+def image_path(split: str, name: str) -> Path:
+    """The file of one image.  Raises ValueError naming a missing package or file."""
+    package, inside = IMAGES[split][name]
     found = util.find_spec(package)
     if found is None or found.origin is None:
         raise ValueError(f"photo {name!r} ships with {_DISTRIBUTIONS[package]}; pip install {_DISTRIBUTIONS[package]}")
@@ -69,8 +69,8 @@ def picture_path(split: str, name: str) -> Path:
 
 
 @lru_cache(maxsize=32)
-def _picture(split: str, name: str) -> Image.Image:
-    with Image.open(picture_path(split, name)) as opened:
+def _image(split: str, name: str) -> Image.Image:
+    with Image.open(image_path(split, name)) as opened:
         return opened.convert("RGB")
 
 
@@ -88,16 +88,16 @@ def _side(smallest: int, largest: int, *key: str | int) -> int:
 def crop(split: str, index: int, size: int = 64) -> Crop:
     """Crop number ``index`` (>= 0) of ``split`` ("train" or "test") at ``size`` x ``size`` pixels.
 
-    A random square with a side between ``size`` and the picture's short side, reduced with Pillow's antialiased
-    bicubic filter.  Test crops take the pictures in turn; training crops draw one, and are mirrored half the time.
-    A picture smaller than ``size`` gives its whole short side, enlarged."""
+    A random square with a side between ``size`` and the image's short side, reduced with Pillow's antialiased
+    bicubic filter.  Test crops take the images in turn; training crops draw one, and are mirrored half the time.
+    A image smaller than ``size`` gives its whole short side, enlarged."""
     _check(split)
     if index < 0 or size < 1:
         raise ValueError(f"crop {index} of size {size}; index must be >= 0 and size >= 1")
-    names = sorted(PICTURES[split])
+    names = sorted(IMAGES[split])
     key = (split, index, size)
     chosen = index % len(names) if split == "test" else _below(len(names), *key, "picture")
-    source = _picture(split, names[chosen])
+    source = _image(split, names[chosen])
     short = min(source.size)
     side = _side(min(size, short), short, *key, "side")
     x = _below(source.width - side + 1, *key, "x")
@@ -123,7 +123,7 @@ def train_photo(index: int, size: int = 64) -> np.ndarray:
 
 @lru_cache(maxsize=4)
 def fingerprint(split: str) -> str:
-    """Content hash of the split's picture files and of how crops are cut."""
+    """Content hash of the split's image files and of how crops are cut."""
     _check(split)
-    names = sorted(PICTURES[split])
-    return files.digest(PHOTOS, split, *names, *(files.digest_file(picture_path(split, name)) for name in names))
+    names = sorted(IMAGES[split])
+    return files.digest(PHOTOS, split, *names, *(files.digest_file(image_path(split, name)) for name in names))

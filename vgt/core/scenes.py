@@ -1,4 +1,4 @@
-"""The embedded world: an infinite, drawn, seeded data set of coloured shapes.
+"""The synthetic scenes: an infinite, drawn, seeded data set of coloured shapes.
 
 ``item(split, index)`` is a pure function.  A scene is laid out in integers on a canvas of 256 x 256 units;
 an image of ``size`` pixels averages blocks of 256/size units, so every pixel is decided by integer arithmetic
@@ -115,7 +115,7 @@ class Background:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows.  ``task`` says which kind of caption it was laid out for; ``relation`` is set for
+    """What a image shows.  ``task`` says which kind of caption it was laid out for; ``relation`` is set for
     "position" scenes: object 0 is ``relation`` object 1."""
 
     objects: tuple[Object, ...]
@@ -171,7 +171,7 @@ class Draws:
 
 
 def relations(a, b, threshold: float = 0.1) -> tuple[str, ...]:
-    """GenEval's relations of box ``a`` with respect to box ``b`` (spec evaluators 2.6); boxes are (x1, y1, x2, y2)."""
+    """GenEval's relations of box ``a`` with respect to box ``b`` (docs/evaluators.md 2.6); boxes are (x1, y1, x2, y2)."""
     (ax1, ay1, ax2, ay2), (bx1, by1, bx2, by2) = a[:4], b[:4]
     offset = np.array([(ax1 + ax2) / 2 - (bx1 + bx2) / 2, (ay1 + ay2) / 2 - (by1 + by2) / 2])
     sides = np.array([abs(ax2 - ax1) + abs(bx2 - bx1), abs(ay2 - ay1) + abs(by2 - by1)])

@@ -1,4 +1,4 @@
-"""The statistics of evaluators, ``vgt compare`` and ``vgt gate`` (spec evaluators 7), in one place without torch."""
+"""The statistics of evaluators, ``vgt compare`` and ``vgt gate`` (docs/evaluators.md 7), in one place without torch."""
 
 from vgt.core.comparisons import (
     Alternative,

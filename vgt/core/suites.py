@@ -1,7 +1,7 @@
 """Prompt suites, drawn by seed.
 
 ``geneval``: the 553 prompts of the benchmark itself (geneval_prompts.py).
-``scenes-geneval``: GenEval's six tasks with this world's shapes (record format: spec evaluators 2.1).
+``scenes-geneval``: GenEval's six tasks with this world's shapes (record format: docs/evaluators.md 2.1).
 ``scenes-dpg``: dense captions with a question graph (entity, attribute, relation, global, other; spec 3.1).
 """
 
@@ -14,8 +14,8 @@ from vgt.core.captions import NUMBERS, article, dense_caption, plural, told_rela
 from vgt.core.scenes import COLORS, HELD_OUT, RELATIONS, SHAPES, TASKS, Draws, Scene, scene
 
 WORLD_SUITES = {
-    "scenes-geneval": "six GenEval tasks over the embedded world, 20 prompts a task",
-    "scenes-dpg": "dense captions with question graphs over the embedded world, 40 prompts",
+    "scenes-geneval": "six GenEval tasks over the synthetic scenes, 20 prompts a task",
+    "scenes-dpg": "dense captions with question graphs over the synthetic scenes, 40 prompts",
 }
 SUITES = {**WORLD_SUITES, "geneval": "GenEval's own 553 prompts (seed 43; another seed is a variant)"}
 DEFAULT_SEED = 43
@@ -91,7 +91,7 @@ def dpg_prompts(seed: int = DEFAULT_SEED, n: int = 40) -> list[dict]:
     """Records with ``id, prompt, held_out, questions``; a question has ``proposition_id`` (from 1), ``dependency``
     (list of ids, empty if none), ``tuple`` (its text before "(" is the L2 category) and ``question``.
 
-    Every question is asked so that "yes" is right for the picture described."""
+    Every question is asked so that "yes" is right for the image described."""
     first = Draws("scenes-dpg", seed).below(2**31)
     records = []
     for k in range(n):

@@ -1,4 +1,4 @@
-"""Adversarial terms of the autoencoder's critic (spec vgt 1.8)."""
+"""Adversarial terms of the autoencoder's discriminator (docs/vgt.md 1.8)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import relu
 
 
-def hinge_critic(real: Tensor, fake: Tensor) -> Tensor:
+def hinge_discriminator(real: Tensor, fake: Tensor) -> Tensor:
     """0.5 (mean relu(1 - D(real)) + mean relu(1 + D(fake)))."""
     return 0.5 * (relu(1 - real).mean() + relu(1 + fake).mean())
 

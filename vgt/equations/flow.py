@@ -1,4 +1,4 @@
-"""Flow matching: the path, its target, the time law and guidance (spec vgt 2.7 - 2.9); solvers.py has the samplers.
+"""Flow matching: the path, its target, the time law and guidance (docs/vgt.md 2.7 - 2.9); solvers.py has the samplers.
 
 x1 is data, x0 is noise; t = 0 noise, t = 1 data.  All in fp32.
 """
@@ -21,7 +21,7 @@ def velocity(x1: Tensor, x0: Tensor) -> Tensor:
 
 def logit_normal_time(n: int, shift: float, rng: torch.Generator, device=None) -> Tensor:
     """t [n]: t0 = sigmoid(N(0, 1)), then t = 1 - a t0 / (1 + (a - 1) t0): a > 1 shifts toward noise, by -ln a in the
-    logit (spec vgt 2.8; the paper's formula applied to the noise level 1 - t, as in SD3)."""
+    logit (docs/vgt.md 2.8; the paper's formula applied to the noise level 1 - t, as in SD3)."""
     t0 = torch.sigmoid(torch.randn(n, generator=rng, device=rng.device))
     return (1 - shift * t0 / (1 + (shift - 1) * t0)).to(device)
 

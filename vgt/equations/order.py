@@ -1,4 +1,4 @@
-"""Decoding orders and attention layouts of QueryAR and MAR-in-VLM (spec vgt 2.4, 2.11, 2.12; spec mar 3.1).
+"""Decoding orders and attention layouts of QueryAR and MAR-in-VLM (docs/vgt.md 2.4, 2.11, 2.12; docs/mar.md 3.1).
 
 Masks are bool, True = may attend.  L padded text length, s start tokens, N image tokens.
 """
@@ -17,7 +17,7 @@ def random_orders(n: int, rows: int, rng: torch.Generator) -> Tensor:
 
 
 def group_sizes(n: int, acceleration: int) -> list[int]:
-    """Sizes of the G = n // acceleration groups, the first n % G one larger (spec vgt 2.11).
+    """Sizes of the G = n // acceleration groups, the first n % G one larger (docs/vgt.md 2.11).
 
     Raises ValueError where the acceleration does not lie in 1 .. n."""
     if not 1 <= acceleration <= n:
@@ -28,7 +28,7 @@ def group_sizes(n: int, acceleration: int) -> list[int]:
 
 def cosine_sizes(n: int, steps: int) -> list[int]:
     """Tokens that MAR reveals per step: after step k, floor(n cos(pi/2 (k+1)/S)) stay masked, at least one is revealed
-    each time, the last step reveals the rest (spec mar 1.3)."""
+    each time, the last step reveals the rest (docs/mar.md 1.3)."""
     if not 1 <= steps <= n:
         raise ValueError(f"{steps} steps are impossible with {n} image tokens; choose 1 .. {n}")
     masked, sizes = n, []
@@ -41,7 +41,7 @@ def cosine_sizes(n: int, steps: int) -> list[int]:
 
 
 def step_sizes(method: str, n: int, acceleration: int, mar_schedule: str = "cosine") -> list[int]:
-    """Tokens that each decode step of a method draws (spec vgt 2.11, spec mar 1.3); MAR takes as many steps as QueryAR.
+    """Tokens that each decode step of a method draws (docs/vgt.md 2.11, docs/mar.md 1.3); MAR takes as many steps as QueryAR.
 
     Raises ValueError where the acceleration does not lie in 1 .. n."""
     sizes = group_sizes(n, acceleration)
@@ -49,7 +49,7 @@ def step_sizes(method: str, n: int, acceleration: int, mar_schedule: str = "cosi
 
 
 def mask_counts(rows: int, n: int, rng: torch.Generator, std: float = 0.25, low: float = 0.7) -> Tensor:
-    """int64 [rows]: masked tokens per sample, ceil(n r), r ~ normal (1, std) truncated to [low, 1] (spec mar 3.2)."""
+    """int64 [rows]: masked tokens per sample, ceil(n r), r ~ normal (1, std) truncated to [low, 1] (docs/mar.md 3.2)."""
     # Half of a normal: with z uniform between Phi((low-1)/std) and Phi(0), r = 1 + std Phi^-1(z).
     normal = torch.distributions.Normal(0.0, 1.0)
     floor = normal.cdf(torch.tensor((low - 1) / std, dtype=torch.float64))
@@ -59,7 +59,7 @@ def mask_counts(rows: int, n: int, rng: torch.Generator, std: float = 0.25, low:
 
 
 def interleaved_mask(text_mask: Tensor, start: int, tokens: int) -> Tensor:
-    """[B, L + start + tokens, same]: causal over everything, text pads never attended (spec vgt 2.4).
+    """[B, L + start + tokens, same]: causal over everything, text pads never attended (docs/vgt.md 2.4).
     ``text_mask`` bool [B, L]."""
     real = torch.cat([text_mask, text_mask.new_ones(len(text_mask), start + tokens)], 1)
     size = real.shape[1]
@@ -69,7 +69,7 @@ def interleaved_mask(text_mask: Tensor, start: int, tokens: int) -> Tensor:
 
 
 def prefix_mask(text_mask: Tensor, start: int, tokens: int) -> Tensor:
-    """As above, but image rows see all image slots: text and start causal, image block bidirectional (spec mar 3.1)."""
+    """As above, but image rows see all image slots: text and start causal, image block bidirectional (docs/mar.md 3.1)."""
     mask = interleaved_mask(text_mask, start, tokens)
     mask[:, -tokens:, -tokens:] = True
     return mask
@@ -78,7 +78,7 @@ def prefix_mask(text_mask: Tensor, start: int, tokens: int) -> Tensor:
 def group_mask(keys: Tensor, pairs: int, queries: int) -> Tensor:
     """Mask of one exact parallel decode step: [B, pairs + queries, cache + pairs + queries].  ``keys`` bool [B, cache]
     says which cache entries are real; pair tokens are causal; a query sees cache, pairs and itself, not its siblings
-    (spec vgt 2.12)."""
+    (docs/vgt.md 2.12)."""
     rows, size = len(keys), pairs + queries
     new = torch.ones(size, size, dtype=torch.bool, device=keys.device).tril()
     new[pairs:, pairs:] = torch.eye(queries, dtype=torch.bool, device=keys.device)
@@ -86,7 +86,7 @@ def group_mask(keys: Tensor, pairs: int, queries: int) -> Tensor:
 
 
 def positions(text_mask: Tensor, start: int, tokens: int) -> Tensor:
-    """int64 [B, L + start + tokens]: running count of real tokens minus one, so pads repeat T - 1 (spec vgt 2.4)."""
+    """int64 [B, L + start + tokens]: running count of real tokens minus one, so pads repeat T - 1 (docs/vgt.md 2.4)."""
     real = torch.cat([text_mask, text_mask.new_ones(len(text_mask), start + tokens)], 1)
     return (real.long().cumsum(1) - 1).clamp(min=0)
 

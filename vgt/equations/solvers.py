@@ -1,4 +1,4 @@
-"""Samplers of dx/dt = v(x, t) from noise (t = 0) to data (t = 1), each as a table of numbers (spec vgt 2.9).
+"""Samplers of dx/dt = v(x, t) from noise (t = 0) to data (t = 1), each as a table of numbers (docs/vgt.md 2.9).
 
 Whatever the method, K network evaluations are K lines of one recurrence,
 
@@ -92,9 +92,9 @@ def table(sampler: str, steps: int, schedule: str = "linear") -> Table:
 def times(schedule: str, n: int) -> list[float]:
     """n + 1 increasing times, from 0 to 1.
 
-    linear: n points evenly from 0 to 0.96, then 1 (published, spec vgt 2.9).  With s = k/n: power:p is s^p, denser
+    linear: n points evenly from 0 to 0.96, then 1 (published, docs/vgt.md 2.9).  With s = k/n: power:p is s^p, denser
     near noise for p > 1 and near data for p < 1; shift:a is s / (s + a (1 - s)), which moves the logit by -ln a as the
-    loss's own time shift does (spec vgt 2.8): denser near noise for a > 1, near data for a < 1; power:1 is uniform."""
+    loss's own time shift does (docs/vgt.md 2.8): denser near noise for a > 1, near data for a < 1; power:1 is uniform."""
     if schedule == "linear":
         return [LAST_TIME * k / (n - 1) for k in range(n)] + [1.0]
     family, number = _family(schedule)
@@ -119,7 +119,7 @@ def _family(schedule: str) -> tuple[str, float]:
 
 def _sde(t: list[float]) -> list[Line]:
     """dx = (v + (1 - t) score) dt + sqrt(2 (1 - t) dt) w with score = (t v - x) / (1 - t), whose drift is
-    (1 + t) v - x in closed form; the last step is Euler's and has no noise (spec vgt 2.9)."""
+    (1 + t) v - x in closed form; the last step is Euler's and has no noise (docs/vgt.md 2.9)."""
     *steps, _ = zip(t, t[1:], strict=False)
     noisy = [(a, b - a) for a, b in steps]
     return [Line(a, 1 - h, push=(1 + a) * h, noise=math.sqrt(2 * (1 - a) * h)) for a, h in noisy] + [_euler(*t[-2:])]
@@ -131,7 +131,7 @@ def _euler(now: float, then: float) -> Line:
 
 
 def _ode(t: list[float]) -> list[Line]:
-    """Euler's method, order 1 (the paper's wording, spec vgt 2.9)."""
+    """Euler's method, order 1 (the paper's wording, docs/vgt.md 2.9)."""
     return [_euler(now, then) for now, then in zip(t, t[1:], strict=False)]
 
 

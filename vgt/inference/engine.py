@@ -1,11 +1,11 @@
-"""The decode engine: the loops of query_ar.py and mar.py, arranged for speed (spec decode_engine).
+"""The decode engine: the loops of query_ar.py and mar.py, arranged for speed (docs/decode.md).
 
-What differs from the readable loops, and not in the pictures: keys and values lie in a cache of fixed size, every
+What differs from the reference implementations, and not in the images: keys and values lie in a cache of fixed size, every
 distinct prompt is read once, the flow head's modulations leave its loop (hoisted_head.py), the language model runs from
 packed weights (static_lm.py) and computes in its last layer only what conditions the head, and on a GPU a decode step
 is one CUDA graph (graphs.py).  Conditions, velocities and samples are equal to rounding.
 
-Shapes: B pictures, R rows (2 B with guidance, the unconditional ones second), P places of the prefix (text, pads and
+Shapes: B images, R rows (2 B with guidance, the unconditional ones second), P places of the prefix (text, pads and
 start tokens), N image tokens, m tokens a step, p pending tokens, D model width, d latent channels.
 """
 
@@ -24,8 +24,8 @@ from vgt.equations.solvers import Table
 from vgt.inference.graphs import Graphed
 from vgt.inference.hoisted_head import HoistedHead
 from vgt.inference.static_lm import KeyValues, static_lm
-from vgt.models.sampling import Sampling, chance, in_pieces, noise
-from vgt.models.visual_lm import VisualLM
+from vgt.methods.sampling import Sampling, in_pieces, noise, per_image_rng
+from vgt.methods.visual_lm import VisualLM
 
 PAD_TO = 16  # prompts are padded to a multiple of this, so that few shapes occur
 # Prompts that are read at once, always that many, so that the bytes of one do not depend on the others.
@@ -60,7 +60,7 @@ class Engine:
     ``graphs``: whether decode steps become CUDA graphs on a GPU.  ``compiled``: whether torch.compile fuses the small
     operations of the language model and of a velocity; it takes minutes and pays in long runs.  ``prompt_tokens``: pads
     every prompt to that length, so that all batches have one shape.  Where a GPU's memory is too small for a batch, the
-    pictures that are decoded together (``limit``) are halved until they fit, and stay so."""
+    images that are decoded together (``limit``) are halved until they fit, and stay so."""
 
     def __init__(self, model: VisualLM, graphs: bool = True, compiled: bool = False, prompt_tokens: int | None = None):
         self.model, self.graphs, self.compiled, self.prompt_tokens = model, graphs, compiled, prompt_tokens
@@ -128,7 +128,7 @@ class Engine:
         with the decode step and the token where that began."""
         model, b = self.model, len(seeds)
         if not b or len(ids) not in (b, 2 * b):
-            raise ValueError(f"{len(ids)} prompt rows for {b} seeds; give one row per picture, or two with guidance")
+            raise ValueError(f"{len(ids)} prompt rows for {b} seeds; give one row per image, or two with guidance")
         self._prepare()
         model.check_acceleration(settings.acceleration)
         ids, mask = self._padded(ids, mask)
@@ -156,12 +156,12 @@ class Engine:
         return model.restore(u)
 
     def _halve(self, rows: int) -> None:
-        """Decode half as many pictures together from now on."""
+        """Decode half as many images together from now on."""
         self._cache, self._graphs = None, {}
         if self._on_gpu:
             torch.cuda.empty_cache()
         self.limit = rows // 2
-        self._note(f"out of memory with {rows} pictures at a time: {self.limit} instead")
+        self._note(f"out of memory with {rows} images at a time: {self.limit} instead")
 
     def _padded(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Prompts padded to a length that many batches share."""
@@ -191,7 +191,7 @@ class Engine:
         cache = self._key_values(rows, -(-(prefix + self._image_places()) // PAD_TO) * PAD_TO)
         self.prefill(ids, mask, cache)
         real = torch.cat([mask, mask.new_ones(rows, len(model.config.start_ids))], 1)
-        orders, generators = chance(seeds, n, settings.order)
+        orders, generators = per_image_rng(seeds, n, settings.order)
         given = self._noise(generators, settings.table.draws)
         return _Batch(cache, real, real.sum(1, keepdim=True), orders.to(self._device), given, torch.empty(0))
 
@@ -229,7 +229,7 @@ class Engine:
         dtype = str(next(self.model.parameters()).dtype).removeprefix("torch.")
         narrow = "use bfloat16 or float32" if dtype == "float16" else "the weights or the guidance scale are at fault"
         raise ValueError(
-            f"latents are not finite in {dtype} from decode step {step} on (picture {begin + row}, token "
+            f"latents are not finite in {dtype} from decode step {step} on (image {begin + row}, token "
             f"{int(batch.orders[row, place])}); {narrow}"
         )
 
@@ -263,7 +263,7 @@ class Engine:
         """Standardised latents [B, m, d] from hidden states [R, m, D] and noise [B, m, draws, d]."""
         b, m = noise.shape[:2]
         c = self.model.conditions(hidden).flatten(0, 1)
-        return self.model.accept(self._head.sample(c, w, noise.flatten(0, 1), table)).view(b, m, -1)
+        return self.model.renormalise(self._head.sample(c, w, noise.flatten(0, 1), table)).view(b, m, -1)
 
     def _latent_inputs(self, u: Tensor, where: Tensor) -> Tensor:
         """``VisualLM.latent_inputs`` with the places at hand."""

@@ -1,4 +1,4 @@
-"""Text to pictures with a VisualLM and its autoencoder."""
+"""Text to images with a VisualLM and its autoencoder."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vgt.checkpoints import reference
 from vgt.inference.engine import Engine
-from vgt.inference.pictures import to_uint8
-from vgt.models import mar, query_ar, reference
-from vgt.models.sampling import Sampling, usual
-from vgt.models.visual_lm import VisualLM, tokenize
+from vgt.inference.images import to_uint8
+from vgt.methods import mar, query_ar
+from vgt.methods.sampling import Sampling, usual
+from vgt.methods.visual_lm import VisualLM, tokenize
 
 __all__ = ["Engine", "Sampling", "eager", "generate", "latents", "usual"]
 
@@ -22,7 +23,7 @@ Decode = Callable[..., Tensor]  # (ids, mask, seeds, settings, on_step) -> laten
 
 
 def eager(model: VisualLM) -> Decode:
-    """The readable loop of a model's method, which the engine is compared with."""
+    """The reference implementation of a model's method, which the engine is compared with."""
     return partial(EAGER[model.config.method], model)
 
 
@@ -37,7 +38,7 @@ def generate(
     on_step=None,
     decode: Decode | None = None,
 ) -> np.ndarray:
-    """One picture per prompt and seed: uint8 [N, H, W, 3].  Rows are one batch.  ``decode`` as for ``latents``."""
+    """One image per prompt and seed: uint8 [N, H, W, 3].  Rows are one batch.  ``decode`` as for ``latents``."""
     x = pixels(ae, latents(model, tokenizer, prompts, seeds, settings, on_step, decode))
     return to_uint8(x) if settings.compat == "none" else reference.pixels(x).cpu().numpy()
 

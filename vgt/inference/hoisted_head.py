@@ -1,4 +1,4 @@
-"""The flow head, made ready to sample: what does not depend on the noisy token leaves the loop (spec decode_engine).
+"""The flow head, made ready to sample: what does not depend on the noisy token leaves the loop (docs/decode.md).
 
 * All modulations of a run of evaluations come from one matrix product, so their weights are read once for them.
 * The affine part of a block's input norm is folded into the modulation's weights: with n the bare norm,
@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vgt.equations.solvers import Table
-from vgt.models.flow_head import FlowHead
+from vgt.methods.flow_head import FlowHead
 
-# Rows of one modulation product; above, reading the weights again costs less than the memory (spec decode_engine).
+# Rows of one modulation product; above, reading the weights again costs less than the memory (docs/decode.md).
 ROWS = 800
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from vgt.models import backbones, checkpoint, pretrained
+from vgt.checkpoints import checkpoint, pretrained
+from vgt.vlm import backbones
 
 # The parts of a pipeline folder.
 GENERATOR, AUTOENCODER = "generator", "autoencoder"

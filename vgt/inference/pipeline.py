@@ -1,7 +1,7 @@
 """A text-to-image pipeline in diffusers' style: a generator, its autoencoder and the tokenizer in one object.
 
 A pipeline folder holds ``model_index.json`` and two checkpoint folders, ``generator/`` and ``autoencoder/``.
-Shapes: B pictures of a batch, N image tokens, d latent channels, h x w latent grid.
+Shapes: B images of a batch, N image tokens, d latent channels, h x w latent grid.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from vgt.checkpoints import card, checkpoint, pretrained, reference
 from vgt.core import files
 from vgt.core.config import validated
 from vgt.inference.generator import Engine, pixels
 from vgt.inference.generator import latents as sample_latents
+from vgt.inference.images import to_uint8
 from vgt.inference.load import AUTOENCODER, GENERATOR, expect, load, paired_autoencoder
-from vgt.inference.pictures import to_uint8
-from vgt.inference.prompts import TOKEN_BUDGET, Seeds, picture_seeds, prompt_list, within_budget
-from vgt.models import backbones, card, checkpoint, pretrained, reference
-from vgt.models.sampling import Sampling
-from vgt.models.tokenizer import unknown_words
-from vgt.models.vgt_ae import VGTAE
-from vgt.models.visual_lm import VisualLM
+from vgt.inference.prompts import TOKEN_BUDGET, Seeds, image_seeds, prompt_list, within_budget
+from vgt.methods.sampling import Sampling
+from vgt.methods.vgt_ae import VGTAE
+from vgt.methods.visual_lm import VisualLM
+from vgt.vlm import backbones
+from vgt.vlm.tokenizer import unknown_words
 
 INDEX = "model_index.json"
 COMPONENTS = (GENERATOR, AUTOENCODER)
@@ -43,7 +44,7 @@ StepEnd = Callable[["VGTPipeline", int, int, dict[str, Tensor]], Any]
 
 @dataclass(frozen=True)
 class PipelineOutput:
-    """``images``: a list of PIL pictures, or one array or tensor (see ``VGTPipeline.__call__``); ``seeds``: one each;
+    """``images``: a list of PIL images, or one array or tensor (see ``VGTPipeline.__call__``); ``seeds``: one each;
     ``interrupted``: whether a callback stopped the last batch."""
 
     images: Any
@@ -56,7 +57,7 @@ class _Stop(Exception):
 
 
 class VGTPipeline:
-    """Prompts in, pictures out.  Components: ``generator`` (VisualLM), ``autoencoder`` (VGTAE), ``tokenizer``."""
+    """Prompts in, images out.  Components: ``generator`` (VisualLM), ``autoencoder`` (VGTAE), ``tokenizer``."""
 
     def __init__(
         self,
@@ -178,14 +179,14 @@ class VGTPipeline:
         truncate: bool = False,
         max_prompt_tokens: int = TOKEN_BUDGET,
     ) -> PipelineOutput:
-        """``num_images_per_prompt`` pictures of each prompt, those of one prompt side by side.
+        """``num_images_per_prompt`` images of each prompt, those of one prompt side by side.
 
-        ``generator``: see ``picture_seeds``; a picture depends on its own seed only, and the seeds are returned.
+        ``generator``: see ``image_seeds``; a image depends on its own seed only, and the seeds are returned.
         ``output_type``: "pil"; "np" float32 [n, H, W, 3] in [0, 1]; "pt" float32 [n, 3, H, W] in [0, 1]; "latent" fp32
         [n, d, h, w] of the autoencoder.  ``callback_on_step_end(pipe, step, done_tokens, {"latents": [B, N, d]})`` runs
-        after every decode step of every batch of ``batch_size`` pictures (default: all in one); what it returns is not
+        after every decode step of every batch of ``batch_size`` images (default: all in one); what it returns is not
         used, and when it sets ``pipe._interrupt`` the output ends with this batch as it is.  The other arguments are
-        those of Sampling; under ``compat`` the pictures of a batch share one order.
+        those of Sampling; under ``compat`` the images of a batch share one order.
         Raises ValueError for bad arguments, and where numbers overflow."""
         settings = validated(
             Sampling,
@@ -201,7 +202,7 @@ class VGTPipeline:
         self.generator.check_acceleration(acceleration)
         _check(output_type, num_images_per_prompt, batch_size)
         prompts = [p for p in prompt_list(prompt) for _ in range(num_images_per_prompt)]
-        seeds = picture_seeds(generator, prompts)
+        seeds = image_seeds(generator, prompts)
         captions = self._captions(prompts, max_prompt_tokens, truncate)
         made, size = [], batch_size or len(captions)
         self._interrupt = False
@@ -210,7 +211,7 @@ class VGTPipeline:
             for i in range(0, len(captions), size):
                 rows = slice(i, i + size)
                 z = self._latents(captions[rows], seeds[rows], settings, callback_on_step_end, bar.update)
-                made.append(z if output_type == "latent" else self._pictures(z, output_type, settings))
+                made.append(z if output_type == "latent" else self._images(z, output_type, settings))
                 if self._interrupt:
                     break
         images = [image for part in made for image in part] if output_type == "pil" else _joined(made)
@@ -254,8 +255,8 @@ class VGTPipeline:
             self._engine = Engine(self.generator)
         return self._engine
 
-    def _pictures(self, z: Tensor, output_type: str, settings: Sampling) -> Any:
-        """Latents [B, d, h, w] as pictures of a kind."""
+    def _images(self, z: Tensor, output_type: str, settings: Sampling) -> Any:
+        """Latents [B, d, h, w] as images of a kind."""
         device, dtype = _place(self.autoencoder)
         x = pixels(self.autoencoder, z.to(device, dtype)).float()  # [B, 3, H, W] in [-1, 1]
         if not torch.isfinite(x).all():
@@ -299,7 +300,7 @@ def _check(output_type: str, per_prompt: int, batch_size: int | None) -> None:
     if per_prompt < 1:
         raise ValueError(f"num_images_per_prompt {per_prompt} must be 1 or more")
     if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size {batch_size} must be 1 or more, or None for all pictures in one batch")
+        raise ValueError(f"batch_size {batch_size} must be 1 or more, or None for all images in one batch")
 
 
 def _place(module) -> tuple[torch.device, torch.dtype]:

@@ -1,4 +1,4 @@
-"""What a pipeline is asked for: prompts within the token budget, one seed per picture."""
+"""What a pipeline is asked for: prompts within the token budget, one seed per image."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from numbers import Integral
 import torch
 
 from vgt.core.seeds import image_seed
-from vgt.models import prompts
+from vgt.vlm import prompts
 
-TOKEN_BUDGET = 256  # templated prompt; training knows no longer ones (spec vgt 2.2)
+TOKEN_BUDGET = 256  # templated prompt; training knows no longer ones (docs/vgt.md 2.2)
 
 Seeds = int | torch.Generator | Sequence[int | torch.Generator] | None
 
@@ -26,13 +26,13 @@ def prompt_list(prompt: str | Sequence[str]) -> list[str]:
         if not isinstance(text, str):
             raise ValueError(f"prompt {place} is a {type(text).__name__}, not a text")
         if not text.strip():
-            raise ValueError(f"prompt {place} is empty; describe the picture")
+            raise ValueError(f"prompt {place} is empty; describe the image")
     return texts
 
 
 def within_budget(tokenizer, caption: str, budget: int = TOKEN_BUDGET, truncate: bool = False) -> str:
     """``caption`` if its templated prompt has at most ``budget`` tokens; a longer one loses words at its end with
-    ``truncate``, so that the template stays whole (spec vgt 3.2, D21).
+    ``truncate``, so that the template stays whole (docs/vgt.md 3.2, D21).
 
     Raises ValueError naming the count for one that is too long, or for a budget below the template's own length."""
     count = prompts.length(tokenizer, caption)
@@ -50,11 +50,11 @@ def within_budget(tokenizer, caption: str, budget: int = TOKEN_BUDGET, truncate:
     return kept
 
 
-def picture_seeds(generator: Seeds, asked: Sequence[str]) -> list[int]:
-    """One seed per picture; ``asked`` names the prompt of each.
+def image_seeds(generator: Seeds, asked: Sequence[str]) -> list[int]:
+    """One seed per image; ``asked`` names the prompt of each.
 
-    An integer: ``image_seed(generator, prompt, k)`` for the k-th picture of that prompt, as ``vgt generate`` does.  A
-    torch.Generator: drawn from it.  A list: one per picture, integers as they are.  None: drawn by the system.
+    An integer: ``image_seed(generator, prompt, k)`` for the k-th image of that prompt, as ``vgt generate`` does.  A
+    torch.Generator: drawn from it.  A list: one per image, integers as they are.  None: drawn by the system.
     Raises ValueError for a list of another length or something else."""
     if generator is None:
         return [secrets.randbits(63) for _ in asked]
@@ -72,9 +72,7 @@ def picture_seeds(generator: Seeds, asked: Sequence[str]) -> list[int]:
             f"generator is a {type(generator).__name__}; give an integer, a torch.Generator or a list of them"
         )
     if len(generator) != len(asked):
-        raise ValueError(
-            f"{len(generator)} generators for {len(asked)} pictures; give one per picture, or a single one"
-        )
+        raise ValueError(f"{len(generator)} generators for {len(asked)} images; give one per image, or a single one")
     for item in generator:
         if not isinstance(item, (Integral, torch.Generator)) or isinstance(item, bool):
             raise ValueError(f"generator {item!r} is a {type(item).__name__}; give integers or torch.Generators")

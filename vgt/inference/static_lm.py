@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache as TransformersCache
 from transformers.cache_utils import CacheLayerMixin
 
-from vgt.models.visual_lm import VisualLM
+from vgt.methods.visual_lm import VisualLM
 
 # Language models whose layers are the usual ones, compared with transformers in the tests.
 USUAL = ("llama", "qwen2", "qwen2_5_vl_text")

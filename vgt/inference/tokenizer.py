@@ -1,11 +1,11 @@
-"""Autoencoder inference: uint8 pictures in, uint8 pictures or latents out."""
+"""Autoencoder inference: uint8 images in, uint8 images or latents out."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 
-from vgt.inference.pictures import to_float, to_uint8
+from vgt.inference.images import to_float, to_uint8
 
 
 def _device(module) -> torch.device:
@@ -29,7 +29,7 @@ def encode(ae, images: np.ndarray, batch: int = 32) -> np.ndarray:
 
 
 def tile(image: np.ndarray, size: int) -> tuple[np.ndarray, tuple[int, int]]:
-    """Cut a picture of any shape into square tiles, the rim mirrored: uint8 [n, size, size, 3] and (rows, columns)."""
+    """Cut a image of any shape into square tiles, the rim mirrored: uint8 [n, size, size, 3] and (rows, columns)."""
     h, w, _ = image.shape
     rows, cols = -(-h // size), -(-w // size)
     padded = np.pad(image, ((0, rows * size - h), (0, cols * size - w), (0, 0)), mode="symmetric")

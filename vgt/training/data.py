@@ -17,34 +17,34 @@ from tqdm import tqdm
 
 from vgt.core import captions, files, photos, scenes
 from vgt.core.config import Config
-from vgt.core.pictures import PictureError
-from vgt.inference.pictures import to_float
-from vgt.models import prompts
-from vgt.models.tokenizer import TURN_END
-from vgt.models.visual_lm import tokenize
-from vgt.models.vlm_training import IGNORED
+from vgt.core.images import ImageError
+from vgt.inference.images import to_float
+from vgt.methods.visual_lm import tokenize
 from vgt.training.precision import native_bf16
 from vgt.training.prefetch import each
 from vgt.training.sources import Sample, Skipped, SkipReport, Source
 from vgt.training.sources.order import sample_at
 from vgt.training.transforms import Below, Transform
+from vgt.vlm import prompts
+from vgt.vlm.tokenizer import TURN_END
+from vgt.vlm.training import IGNORED
 
 Batches = Callable[[int], dict[str, Tensor]]
 
 
 class DataConfig(Config):
     """``photos``: share of photo crops among autoencoder images.  ``scenes``: how many training scenes the latents of a
-    frozen autoencoder are cached for.  ``turns``: questions per picture for the VLM; ``relations``: how many times as
+    frozen autoencoder are cached for.  ``turns``: questions per image for the VLM; ``relations``: how many times as
     often as another kind one about a relation is drawn; ``places``: how many times one that asks on which side of the
-    picture an object is.  ``dense``: share of batches with dense captions.
-    ``unconditional``: share of captions dropped for guidance (spec vgt 2.5).  ``standardize``: whether a generator sees
+    image an object is.  ``dense``: share of batches with dense captions.
+    ``unconditional``: share of captions dropped for guidance (docs/vgt.md 2.5).  ``standardize``: whether a generator sees
     latents with mean 0 and deviation 1 per channel (published models do not).
 
-    ``source``: "scenes", or pictures of your own (``vgt.training.sources``), which the other fields are for.
+    ``source``: "scenes", or images of your own (``vgt.training.sources``), which the other fields are for.
     ``image_column``, ``caption_column``: of tables and JSON files, where they are not found by themselves.  ``flip``:
-    mirror pictures for the autoencoder.  ``min_side``: shorter pictures are not for the generator.
+    mirror images for the autoencoder.  ``min_side``: shorter images are not for the generator.
     ``caption_tokens``: budget of the templated prompt.  ``skip_limit``: largest share of bad samples.  ``workers``:
-    threads that decode pictures ahead, or processes that draw scenes ahead for a GPU (spec vgt 1.11, 2.2, 2.6)."""
+    threads that decode images ahead, or processes that draw scenes ahead for a GPU (docs/vgt.md 1.11, 2.2, 2.6)."""
 
     photos: float = 0.25
     scenes: int = 65_536
@@ -64,7 +64,7 @@ class DataConfig(Config):
     workers: int = 4
 
 
-def picture_batches(data: DataConfig, batch: int, size: int) -> Batches:
+def image_batches(data: DataConfig, batch: int, size: int) -> Batches:
     """Scenes and photo crops together: ``images`` [B, 3, H, W]."""
     crops = round(batch * data.photos)
 
@@ -79,7 +79,7 @@ def picture_batches(data: DataConfig, batch: int, size: int) -> Batches:
 
 
 def conversation_batches(vlm, data: DataConfig, batch: int) -> Batches:
-    """Pictures with some questions and sometimes a request for a description: ``images``, ``ids``, ``targets`` (the
+    """Images with some questions and sometimes a request for a description: ``images``, ``ids``, ``targets`` (the
     answers and the ends of their turns; IGNORED elsewhere), ``turns`` (0: the image, k: the k-th question, of which
     each is a first question about the image), ``regions`` (see ``region_words``)."""
     if data.relations < 1 or data.places < 0:
@@ -248,10 +248,10 @@ def _shuffled(position: int, count: int) -> int:
     return (place * stride + passes * 104729) % count
 
 
-# ------------------------------------------------------------------------------------------- pictures of one's own
+# ------------------------------------------------------------------------------------------- images of one's own
 
 
-def source_picture_batches(
+def source_image_batches(
     source: Source, transform: Transform, rows: int, seed: int, report: SkipReport | None = None
 ) -> Batches:
     """``images`` [B, 3, H, W] of ``rows`` samples each: batch k holds places k B .. k B + B - 1 of the source's endless
@@ -277,7 +277,7 @@ def source_caption_batches(
     seed: int,
     report: SkipReport | None = None,
 ) -> Batches:
-    """``images`` [B, 3, H, W] as in ``source_picture_batches``, ``ids`` [B, L] and bool ``mask`` of their captions, a
+    """``images`` [B, 3, H, W] as in ``source_image_batches``, ``ids`` [B, L] and bool ``mask`` of their captions, a
     share of which is dropped.  ``source`` must have been opened with captions.
 
     Raises ValueError for a token budget without room for captions."""
@@ -311,7 +311,7 @@ def source_caption_batches(
 def _cut(sample: Sample, transform: Transform, below: Below, report: SkipReport) -> np.ndarray | Skipped:
     try:
         image = transform(sample.image, below)
-    except PictureError as error:
+    except ImageError as error:
         return Skipped(sample.name, error.reason)
     if sample.kind:
         report.noted(f"converted from {sample.kind}", sample.name)

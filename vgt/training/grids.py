@@ -1,4 +1,4 @@
-"""The pictures that a run draws of itself as it trains: ``samples/<step>.png``."""
+"""The images that a run draws of itself as it trains: ``samples/<step>.png``."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from vgt.checkpoints import checkpoint
 from vgt.core import photos, scenes, suites
 from vgt.inference.generator import generate
+from vgt.inference.images import grid, write_png
 from vgt.inference.load import load
-from vgt.inference.pictures import grid, write_png
 from vgt.inference.tokenizer import reconstruct
-from vgt.models import checkpoint
-from vgt.models.sampling import Sampling, usual
-from vgt.models.vgt_ae import VGTAE, VGTAEConfig
-from vgt.models.visual_lm import VisualLM, VisualLMConfig
+from vgt.methods.sampling import Sampling, usual
+from vgt.methods.vgt_ae import VGTAE, VGTAEConfig
+from vgt.methods.visual_lm import VisualLM, VisualLMConfig
 
 
 def reconstructions(config: VGTAEConfig, state, path: Path) -> None:

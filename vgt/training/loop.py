@@ -1,6 +1,6 @@
 """The one loop that trains every system.
 
-It knows a system as ``players()`` (name -> module with an optimizer of its own), ``loss(player, batch, step, rng)``
+It knows a system as ``trainable_modules()`` (name -> module with an optimizer of its own), ``loss(player, batch, step, rng)``
 and ``lr_scale(name)``.  A step of ``batch`` rows is M micro-batches; micro-batch j of step s is ``data(s M + j)`` with
 randomness of its own, whichever process it falls to.  So a run that was killed continues from its last state and ends
 with the same bits, and with another number of processes it ends at the same weights but for rounding.
@@ -25,8 +25,8 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from vgt.core import files, seeds
-from vgt.models.attention import PLAIN
 from vgt.training import state as states
+from vgt.training.attention import PLAIN
 from vgt.training.distributed import (
     Moving,
     Team,
@@ -71,7 +71,7 @@ def train(
     """Train to ``config.steps``.  ``data(index)``: ``micro_rows`` rows, a pure function of the micro-batch's number.
     ``identity``: what the run is (a resumed run must be the same one; ``upgrade`` adds to a stored identity the
     settings that its version did not have).  ``save(state, step)`` writes ``out/model`` from the averaged weights,
-    ``sample(state, step)`` draws pictures, both on the first process only.  ``publish``: train nothing and save the
+    ``sample(state, step)`` draws images, both on the first process only.  ``publish``: train nothing and save the
     averaged weights of the last state, however far that is."""
     if publish and fresh:
         raise ValueError(
@@ -80,14 +80,14 @@ def train(
     here = team(device)
     rows = micro_rows(config, here.size)
     _open_folder(out, fresh, here)
-    players = system.players()
-    _prepare(system, players, config, here)
-    # A critic is small, and the model's own loss reads it: it stays whole.
-    turns = {k: spread(m, here, config.strategy if k == "model" else "ddp") for k, m in players.items()}
-    trainers = {name: optimizers(module, config, system.lr_scale) for name, module in players.items()}
-    model = players["model"]
+    trainable_modules = system.trainable_modules()
+    _prepare(system, trainable_modules, config, here)
+    # A discriminator is small, and the model's own loss reads it: it stays whole.
+    turns = {k: spread(m, here, config.strategy if k == "model" else "ddp") for k, m in trainable_modules.items()}
+    trainers = {name: optimizers(module, config, system.lr_scale) for name, module in trainable_modules.items()}
+    model = trainable_modules["model"]
     average = Average(model, config.ema) if config.ema > 0 else None
-    begin = _resume(out, identity, players, trainers, average, upgrade, here)
+    begin = _resume(out, identity, trainable_modules, trainers, average, upgrade, here)
     if publish and not begin:
         raise ValueError(f"{out} has no stored state to publish; one is written every {config.save_every} steps")
     log = _Log(out, begin, here)
@@ -107,7 +107,7 @@ def train(
             values = _mean(parts, here)
             log.write(done, values, config.batch, time.time() - started)
         if last or done % config.save_every == 0:
-            _store(out, identity, done, players, trainers, average, log.seconds + time.time() - started, here)
+            _store(out, identity, done, trainable_modules, trainers, average, log.seconds + time.time() - started, here)
         drawn = sample is not None and config.sample_every and (last or done % config.sample_every == 0)
         _publish(model, average, here, done, [sample if drawn else None, save if last else None])
     unsaved = publish or here.gather(begin >= config.steps and not (out / MODEL).exists())[0]
@@ -128,15 +128,15 @@ def _open_folder(out: Path, fresh: bool, here: Team) -> None:
     here.wait()
 
 
-def _prepare(system, players: dict[str, nn.Module], config: TrainConfig, here: Team) -> None:
+def _prepare(system, trainable_modules: dict[str, nn.Module], config: TrainConfig, here: Team) -> None:
     """Everything on its device and in training mode."""
-    for module in players.values():
+    for module in trainable_modules.values():
         module.to(here.device).train()
         _choose_attention(module, here.device)
     if config.activation_checkpointing:
-        checkpoint_activations(players["model"])
+        checkpoint_activations(trainable_modules["model"])
     if config.compile:
-        compile_transformers(players["model"], here.device)
+        compile_transformers(trainable_modules["model"], here.device)
     if hasattr(system, "to"):
         system.to(here.device)
 
@@ -249,10 +249,10 @@ def _publish(model: nn.Module, average: Average | None, here: Team, step: int, t
 # ------------------------------------------------------------------------------------------- state on disk
 
 
-def _store(out, identity, step, players, trainers, average, seconds, here) -> None:
-    """The weights of all players, their optimizers' state and the averaged weights."""
+def _store(out, identity, step, trainable_modules, trainers, average, seconds, here) -> None:
+    """The weights of all trainable_modules, their optimizers' state and the averaged weights."""
     tensors: dict[str, Tensor] = {}
-    for name, module in players.items():
+    for name, module in trainable_modules.items():
         tensors |= {f"weights/{name}/{key}": value for key, value in module.state_dict().items()}
         for place, each in enumerate(trainers[name]):
             for index, entry in each.state_dict()["state"].items():
@@ -262,7 +262,7 @@ def _store(out, identity, step, players, trainers, average, seconds, here) -> No
     states.write(out, step, seconds, identity, tensors, here)
 
 
-def _resume(out, identity, players, trainers, average, upgrade, here) -> int:
+def _resume(out, identity, trainable_modules, trainers, average, upgrade, here) -> int:
     """Load the newest state, if any; returns the step to go on from."""
     found = states.newest(out, identity, upgrade)
     steps = here.gather(found[0] if found else 0)
@@ -271,7 +271,7 @@ def _resume(out, identity, players, trainers, average, upgrade, here) -> int:
     if found is None:
         return 0
     step, stored = found
-    for name, module in players.items():
+    for name, module in trainable_modules.items():
         _fill(module.state_dict(), stored, f"weights/{name}/")
         for place, each in enumerate(trainers[name]):
             _fill_optimizer(each, stored, f"optimizer/{name}/{place}/")

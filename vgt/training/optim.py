@@ -1,4 +1,4 @@
-"""Optimisation: schedule, parameter groups, the averaged weights (spec vgt 1.11, 2.6)."""
+"""Optimisation: schedule, parameter groups, the averaged weights (docs/vgt.md 1.11, 2.6)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vgt.training.distributed import local
 
 class TrainConfig(Config):
     """One training run.  ``warmup``: steps of linear warm-up; ``final_lr``: where the cosine ends, as a factor of lr;
-    ``ema``: decay of the averaged weights (0 = none); ``sample_every`` 0 draws no pictures.  ``optimizer`` "muon"
+    ``ema``: decay of the averaged weights (0 = none); ``sample_every`` 0 draws no images.  ``optimizer`` "muon"
     orthogonalises the updates of hidden matrices and leaves the rest to AdamW at ``rest_lr`` (0: at ``lr``).
 
     ``batch``: rows of a step in all processes together; ``micro``: rows of a micro-batch (0: the share of a process),

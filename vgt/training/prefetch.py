@@ -1,4 +1,4 @@
-"""Batches made ahead of their use: by threads where pictures are decoded and resized, which leaves Python free; by
+"""Batches made ahead of their use: by threads where images are decoded and resized, which leaves Python free; by
 processes where scenes are drawn, which is Python's own work."""
 
 from __future__ import annotations

@@ -11,18 +11,16 @@ from typing import Any, Literal
 
 import torch
 
+from vgt.checkpoints import checkpoint
 from vgt.core import config as configs
 from vgt.core import scenes
 from vgt.core.config import Config
 from vgt.inference.load import Loaded, expect, load, locate
-from vgt.models import checkpoint, mar, query_ar, tokenizer
-from vgt.models.backbones import first_layers
-from vgt.models.perceptual import PerceptualLoss
-from vgt.models.pixel_decoder import load_decoder
-from vgt.models.vgt_ae import VGTAE, AELossConfig, VGTAEConfig, VGTAETraining
-from vgt.models.visual_lm import ARTraining, VisualLM, VisualLMConfig
-from vgt.models.vlm import VLMConfig, build, plain
-from vgt.models.vlm_training import VLMLossConfig, VLMTraining
+from vgt.methods import mar, query_ar
+from vgt.methods.perceptual import PerceptualLoss
+from vgt.methods.pixel_decoder import load_decoder
+from vgt.methods.vgt_ae import VGTAE, AELossConfig, VGTAEConfig, VGTAETraining
+from vgt.methods.visual_lm import ARTraining, VisualLM, VisualLMConfig
 from vgt.training import data as feeds
 from vgt.training import grids, history, transforms
 from vgt.training.distributed import Team, team
@@ -31,6 +29,10 @@ from vgt.training.optim import TrainConfig, micro_rows
 from vgt.training.precision import device_name, native_bf16
 from vgt.training.prefetch import Forked, Prefetch
 from vgt.training.sources import SkipReport, Source, open_source
+from vgt.vlm import tokenizer
+from vgt.vlm.backbones import first_layers
+from vgt.vlm.training import VLMLossConfig, VLMTraining
+from vgt.vlm.vlm import VLMConfig, build, plain
 
 
 class InitConfig(Config):
@@ -92,7 +94,7 @@ class _Job:
     tokenizer: Any
     parents: dict[str, str]
     sample: Any = None
-    world: str = f"the embedded world (`{scenes.WORLD}`)"
+    world: str = f"the synthetic scenes (`{scenes.WORLD}`)"
     skips: SkipReport | None = None
 
 
@@ -138,7 +140,7 @@ def _texts(
     command = " ".join(["vgt train", name, *(f"--set {s}" for s in settings)])
     end = {"minutes": round(seconds_spent(out) / 60, 1), "command": command, "batch": preset.train.batch}
     rows = history.joined(earlier, read_log(out), end)
-    parameters = sum(p.numel() for p in job.system.players()["model"].parameters())
+    parameters = sum(p.numel() for p in job.system.trainable_modules()["model"].parameters())
     train = preset.train
     card = history.card(
         preset.name, preset.system, job.world, parameters, train.steps, train.precision, device, job.parents, rows
@@ -201,7 +203,7 @@ def _drawers(data: feeds.DataConfig, here: Team) -> int:
 
 
 def _source(preset: Preset, place: _Place, captions: bool) -> tuple[Source, SkipReport]:
-    """The pictures of one's own that a preset names, and what will count the bad ones among them."""
+    """The images of one's own that a preset names, and what will count the bad ones among them."""
     data = preset.data
     cache = place.runs / "cache"
     source = open_source(data.source, cache, captions, data.image_column, data.caption_column, data.scenes)
@@ -257,11 +259,11 @@ def _ae_job(preset: Preset, place: _Place) -> _Job:
 
     described = config.model_dump(mode="json")
     if preset.data.source == "scenes":
-        batches = feeds.picture_batches(preset.data, place.rows, config.image_size)
+        batches = feeds.image_batches(preset.data, place.rows, config.image_size)
         return _Job(system, batches, described, None, parents, sample)
     source, skips = _source(preset, place, captions=False)
     cut = transforms.autoencoder(config.image_size, preset.data.flip)
-    batches = feeds.source_picture_batches(source, cut, place.rows, preset.train.seed, skips)
+    batches = feeds.source_image_batches(source, cut, place.rows, preset.train.seed, skips)
     return _Job(system, batches, described, None, parents | {"source": source.fingerprint}, None, source.name, skips)
 
 
@@ -304,7 +306,7 @@ class _Feed:
     batches: feeds.Batches
     statistics: tuple[tuple[float, ...], tuple[float, ...]] | None
     parents: dict[str, str]
-    world: str = f"the embedded world (`{scenes.WORLD}`)"
+    world: str = f"the synthetic scenes (`{scenes.WORLD}`)"
     skips: SkipReport | None = None
 
 

@@ -1,7 +1,7 @@
-"""From a photograph of any shape to a training square (spec vgt 1.11 and 2.6).
+"""From a photograph of any shape to a training square (docs/vgt.md 1.11 and 2.6).
 
-A transform takes an upright RGB picture and ``below(n, what)``, its only source of chance, and gives uint8
-[size, size, 3]; it raises PictureError for a picture that must not be trained on.
+A transform takes an upright RGB image and ``below(n, what)``, its only source of chance, and gives uint8
+[size, size, 3]; it raises ImageError for a image that must not be trained on.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from vgt.core.pictures import PictureError
+from vgt.core.images import ImageError
 
 Below = Callable[[int, str], int]
 Transform = Callable[[Image.Image, Below], np.ndarray]
@@ -22,7 +22,7 @@ ASPECT = 10  # longer by shorter side
 def autoencoder(size: int, flip: bool = True) -> Transform:
     """Shorter edge to ``size`` (bicubic, antialiased, the longer one rounded down), random crop, half are mirrored.
 
-    The specification rejects no picture here; those beyond 1:10 are rejected all the same, as in ``generator``."""
+    The specification rejects no image here; those beyond 1:10 are rejected all the same, as in ``generator``."""
 
     def cut(image: Image.Image, below: Below) -> np.ndarray:
         _check_aspect(image)
@@ -40,12 +40,12 @@ def autoencoder(size: int, flip: bool = True) -> Transform:
 
 def generator(size: int, min_side: int = 81) -> Transform:
     """A random square along the longer side, resized to ``size`` (bicubic, antialiased), never mirrored: captions know
-    left from right.  Rejects pictures with a side below ``min_side`` pixels and those beyond 1:10."""
+    left from right.  Rejects images with a side below ``min_side`` pixels and those beyond 1:10."""
 
     def cut(image: Image.Image, below: Below) -> np.ndarray:
         short = min(image.size)
         if short < min_side:
-            raise PictureError(f"a side of {short} px is below data.min_side = {min_side}", f"below {min_side} px")
+            raise ImageError(f"a side of {short} px is below data.min_side = {min_side}", f"below {min_side} px")
         _check_aspect(image)
         x, y = (below(side - short + 1, what) for side, what in zip(image.size, "xy", strict=True))
         square = image.crop((x, y, x + short, y + short))
@@ -56,4 +56,4 @@ def generator(size: int, min_side: int = 81) -> Transform:
 
 def _check_aspect(image: Image.Image) -> None:
     if max(image.size) > ASPECT * min(image.size):
-        raise PictureError(f"{image.width} x {image.height} px is beyond 1:{ASPECT}", f"aspect beyond 1:{ASPECT}")
+        raise ImageError(f"{image.width} x {image.height} px is beyond 1:{ASPECT}", f"aspect beyond 1:{ASPECT}")

@@ -1,4 +1,4 @@
-"""Where training pictures come from: sources by name, every sample of which can be asked for at any time.
+"""Where training images come from: sources by name, every sample of which can be asked for at any time.
 
 ``open_source`` reads "scenes", "folder:DIR", "webdataset:PATTERN", "datasets:DIR_OR_NAME", or several joined by "+".
 """
@@ -12,10 +12,10 @@ from itertools import accumulate
 from pathlib import Path
 
 from vgt.core import files
-from vgt.training.sources.drawn import Drawn
 from vgt.training.sources.folder import Folder
 from vgt.training.sources.hugging_face import HuggingFace
 from vgt.training.sources.sample import Sample, Skipped, Source
+from vgt.training.sources.scenes import Drawn
 from vgt.training.sources.skips import SkipReport
 from vgt.training.sources.webdataset import WebDataset
 
@@ -56,7 +56,7 @@ def open_source(
     scenes: int = 65_536,
 ) -> Source:
     """The source that ``text`` names.  ``cache``: where indexes of tar files are kept; ``captions``: whether samples
-    must have one; ``scenes``: how many scenes of the drawn world there are.
+    must have one; ``scenes``: how many scenes of the synthetic scenes there are.
 
     Raises ValueError for an unknown kind, for what cannot be found, and where no sample could have a caption."""
     opened: list[Source] = []

@@ -1,6 +1,6 @@
-"""Picture files of a folder tree, with captions beside them or in one table.
+"""Image files of a folder tree, with captions beside them or in one table.
 
-The listing is held in memory (some 200 bytes a picture): beyond some ten million pictures use tar shards.
+The listing is held in memory (some 200 bytes a image): beyond some ten million images use tar shards.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ _FILE_NAMES = ("file_name", "file", "image", "filename")
 
 
 class Folder:
-    """All pictures of a folder: flat, or in folders of classes, whose names mean nothing here.
+    """All images of a folder: flat, or in folders of classes, whose names mean nothing here.
 
     Captions come from a table at its root, as Hugging Face's imagefolder has it (``file_name`` and a column of text in
-    metadata.jsonl, metadata.csv or captions.csv), else from NAME.txt beside NAME.jpg.  A row without its picture and a
-    picture without its caption stay in the set, to be skipped and counted.  Samples are sorted by path; class folders
+    metadata.jsonl, metadata.csv or captions.csv), else from NAME.txt beside NAME.jpg.  A row without its image and a
+    image without its caption stay in the set, to be skipped and counted.  Samples are sorted by path; class folders
     may be links."""
 
     def __init__(self, name: str, root: Path, captions: bool, image_column: str | None, caption_column: str | None):
         if not root.is_dir():
             raise ValueError(f"{name}: there is no folder {root}; give one with {', '.join(EXTENSIONS)} files")
         self.name, self.root, self.captions = name, root, captions
-        pictures, texts = _listing(root)
+        images, texts = _listing(root)
         table = _table(root, name, image_column, caption_column) if captions else None
         if captions and not (texts if table is None else table):
-            raise ValueError(f"{name} has no captions; add NAME.txt beside each picture, or {' or '.join(TABLES)}")
+            raise ValueError(f"{name} has no captions; add NAME.txt beside each image, or {' or '.join(TABLES)}")
         self._table = table
-        self._paths = sorted(pictures | table.keys() if table else pictures)
+        self._paths = sorted(images | table.keys() if table else images)
         if not self._paths:
             shards = any(root.glob("*.tar"))
             remedy = f"write webdataset:{root} for tar shards" if shards else f"put {', '.join(EXTENSIONS)} files there"
-            raise ValueError(f"{name} holds no pictures; {remedy}")
+            raise ValueError(f"{name} holds no images; {remedy}")
         worded_as = files.digest_json(sorted(table.items()) if table else sorted(texts) if captions else [])
         self.fingerprint = files.digest("folder", "\n".join(self._paths), worded_as)
 
@@ -62,8 +62,8 @@ class Folder:
 
 
 def _listing(root: Path) -> tuple[set[str], set[str]]:
-    """(pictures, .txt files) below ``root`` as relative POSIX paths; hidden ones are left out."""
-    pictures, texts, seen = set(), set(), set()
+    """(images, .txt files) below ``root`` as relative POSIX paths; hidden ones are left out."""
+    images, texts, seen = set(), set(), set()
     for folder, inner, names in os.walk(root, onerror=_refuse, followlinks=True):
         real = os.path.realpath(folder)
         inner[:] = [] if real in seen else [each for each in inner if not each.startswith(".")]
@@ -75,8 +75,8 @@ def _listing(root: Path) -> tuple[set[str], set[str]]:
             suffix = os.path.splitext(name)[1].lower()
             if name.startswith(".") or suffix not in (*EXTENSIONS, ".txt"):
                 continue
-            (texts if suffix == ".txt" else pictures).add((below / name).as_posix())
-    return pictures, texts
+            (texts if suffix == ".txt" else images).add((below / name).as_posix())
+    return images, texts
 
 
 def _refuse(error: OSError) -> None:
@@ -118,7 +118,7 @@ def _collected(
             )
         path = _inside(row.get(files_in), f"{where}, line {line}")
         if path in table:
-            raise ValueError(f"{where}, line {line} names {path} again; keep one row per picture")
+            raise ValueError(f"{where}, line {line} names {path} again; keep one row per image")
         table[path] = row.get(captions_in)
     return table
 

@@ -13,7 +13,7 @@ _ENCODED = ("binary", "string")
 class HuggingFace:
     """``DIR_OR_NAME``, or ``DIR_OR_NAME@SPLIT``: what ``save_to_disk`` wrote, or whatever ``load_dataset`` reads.
 
-    Without a split it is "train", or the only one.  The picture column is the only one with pictures, or
+    Without a split it is "train", or the only one.  The image column is the only one with images, or
     ``image_column``; it may also hold encoded bytes or paths."""
 
     def __init__(self, name: str, text: str, captions: bool, image_column: str | None, caption_column: str | None):
@@ -37,17 +37,17 @@ class HuggingFace:
         name = f"row {index}"
         row = self._rows[index]
         caption = worded(row[self._caption], name) if self._caption else None
-        picture = row[self._image]
-        if picture is None:
-            return Skipped(name, "no picture")
-        return decoded(lambda: _content(picture), caption, name)
+        image = row[self._image]
+        if image is None:
+            return Skipped(name, "no image")
+        return decoded(lambda: _content(image), caption, name)
 
 
-def _content(picture: dict | bytes | str) -> bytes:
-    """The encoded picture of a row: bytes, a path, or the pair of both that an image column holds."""
-    if isinstance(picture, dict):
-        picture = picture["path"] if picture.get("bytes") is None else picture["bytes"]
-    return picture if isinstance(picture, bytes) else Path(picture or "").read_bytes()
+def _content(image: dict | bytes | str) -> bytes:
+    """The encoded image of a row: bytes, a path, or the pair of both that an image column holds."""
+    if isinstance(image, dict):
+        image = image["path"] if image.get("bytes") is None else image["bytes"]
+    return image if isinstance(image, bytes) else Path(image or "").read_bytes()
 
 
 def _loaded(text: str):
@@ -86,16 +86,16 @@ def _image_column(rows, wanted: str | None, name: str) -> str:
         kind = rows.features[wanted]
         if isinstance(kind, Image) or (isinstance(kind, Value) and kind.dtype.removeprefix("large_") in _ENCODED):
             return wanted
-        raise ValueError(f"{name}: column {wanted!r} holds {kind}; it must hold pictures, encoded bytes or paths")
+        raise ValueError(f"{name}: column {wanted!r} holds {kind}; it must hold images, encoded bytes or paths")
     found = [each for each, feature in rows.features.items() if isinstance(feature, Image)]
     if len(found) != 1:
-        some = f"pictures in {', '.join(found)}" if found else f"no picture among {', '.join(rows.column_names)}"
+        some = f"images in {', '.join(found)}" if found else f"no image among {', '.join(rows.column_names)}"
         raise ValueError(f"{name} has {some}; set data.image_column to the column to train on")
     return found[0]
 
 
 def _undecoded(rows, image: str):
-    """Rows whose pictures stay encoded, so that a torn one is seen and named by our own reader."""
+    """Rows whose images stay encoded, so that a torn one is seen and named by our own reader."""
     from datasets import Image
 
     return rows.cast_column(image, Image(decode=False)) if isinstance(rows.features[image], Image) else rows

@@ -1,4 +1,4 @@
-"""What a source gives: a picture with its caption, or the reason why there is none."""
+"""What a source gives: a image with its caption, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol
 
 from PIL import Image
 
-from vgt.core.pictures import PictureError, convert
+from vgt.core.images import ImageError, convert
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 CAPTION_NAMES = ("text", "caption", "prompt", "txt")  # where no column or field is named, the first one found
@@ -17,7 +17,7 @@ CAPTION_NAMES = ("text", "caption", "prompt", "txt")  # where no column or field
 @dataclass(frozen=True)
 class Sample:
     """``image``: upright, 8-bit RGB; ``caption``: None where the source was opened without captions; ``name``: for
-    messages; ``kind``: what the picture was converted from, None for 8-bit RGB."""
+    messages; ``kind``: what the image was converted from, None for 8-bit RGB."""
 
     image: Image.Image
     caption: str | None
@@ -46,12 +46,12 @@ class Source(Protocol):
 
 
 def decoded(read: Callable[[], bytes], caption: str | Skipped | None, name: str) -> Sample | Skipped:
-    """The sample whose picture file ``read`` gives; a Skipped caption comes back as it is."""
+    """The sample whose image file ``read`` gives; a Skipped caption comes back as it is."""
     if isinstance(caption, Skipped):
         return caption
     try:
         image, kind = convert(read(), name)
-    except PictureError as error:
+    except ImageError as error:
         return Skipped(name, error.reason)
     except FileNotFoundError:
         return Skipped(name, "missing file")

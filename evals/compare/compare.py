@@ -1,0 +1,185 @@
+"""``vgt compare``: B against A, metric by metric (docs/evaluators.md 7.3), from stored evidence alone."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from evals.compare import contrasts, directions, pairs
+from evals.compare.contrasts import Contrast
+from evals.compare.pairs import Pair, Side
+from vgt.core.statistics import holm, holm_level, minimum_detectable
+
+ALPHA = 0.05
+POWER = 0.8
+SAME, INCOMPARABLE = "no detectable difference", "incomparable"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric.  ``verdict`` is about B: better, worse (higher, lower where neither side is better), no detectable
+    difference, or incomparable; ``notes``: why, and what a reader must know.  ``adjusted``: Holm's p-value;
+    ``detectable``: the smallest difference that would have been seen with 80 % power."""
+
+    pair: Pair
+    verdict: str
+    notes: tuple[str, ...]
+    contrast: Contrast | None = None
+    adjusted: float | None = None
+    detectable: float | None = None
+
+
+def chosen(found: Sequence[Pair], patterns: Sequence[str]) -> list[Pair]:
+    """Pairs whose metric, or ``suite/metric``, fits a pattern.  Raises ValueError where none does."""
+    kept = []
+    for pair in found:
+        one = (pair.a or pair.b).record
+        if any(fnmatchcase(one.metric, p) or fnmatchcase(f"{one.suite}/{one.metric}", p) for p in patterns):
+            kept.append(pair)
+    if not kept:
+        names = sorted({(pair.a or pair.b).record.metric for pair in found})
+        raise ValueError(f"no metric fits {', '.join(patterns)}; the records have {', '.join(names)}")
+    return kept
+
+
+def _contrast(pair: Pair, allowed: Collection[str]) -> Contrast | list[str]:
+    """B minus A, or why there is none."""
+    a, b = pair.a.record, pair.b.record
+    reasons = [*pairs.gaps("A", a, True), *pairs.gaps("B", b, True), *pairs.differences(a, b, {"accel", *allowed})]
+    if reasons:
+        return reasons
+    try:
+        return contrasts.contrast(pair.a, pair.b)
+    except ValueError as error:
+        return [str(error)]
+
+
+def _verdict(pair: Pair, difference: float, significant: bool) -> str:
+    if not significant:
+        return SAME
+    direction = directions.of(pair.b.record)
+    if direction is None:
+        return "higher" if difference > 0 else "lower"
+    return "better" if (difference > 0) == (direction == directions.HIGHER) else "worse"
+
+
+def _notes(pair: Pair, contrast: Contrast) -> tuple[str, ...]:
+    a, b = pair.a.record, pair.b.record
+    notes = list(contrast.notes)
+    notes += [f"{side} is partial: {r.n} of {r.n_expected}" for side, r in (("A", a), ("B", b)) if r.partial]
+    if a.n != b.n:
+        notes.append(f"n is {a.n} in A and {b.n} in B")
+    if not contrast.tested:
+        notes.append("the same measurement")
+    return tuple(notes)
+
+
+def compare(a: Side, b: Side, metrics: Sequence[str] = ("*",), allowed: Collection[str] = ()) -> list[Row]:
+    """A row per metric that both sides hold; p-values are adjusted for all of them together (Holm).
+
+    ``metrics``: patterns of names; ``allowed``: settings that may differ.  Raises ValueError where the two sides have
+    no metric in common."""
+    found = [p for p in chosen(pairs.match(a, b), metrics) if p.a is not None and p.b is not None]
+    if not found:
+        raise ValueError(f"{a.label} and {b.label} have no record in common; name one model of each with FOLDER:MODEL")
+    made = [_contrast(pair, allowed) for pair in found]
+    p_values = [c.comparison.p_value for c in made if isinstance(c, Contrast) and c.tested]
+    adjusted, level = iter(holm(p_values)), holm_level(p_values, ALPHA)
+    rows = []
+    for pair, contrast in zip(found, made, strict=True):
+        if not isinstance(contrast, Contrast):
+            rows.append(Row(pair, INCOMPARABLE, tuple(contrast)))
+            continue
+        p, result = next(adjusted) if contrast.tested else 1.0, contrast.comparison
+        verdict = _verdict(pair, result.difference.value, p <= ALPHA)
+        least = minimum_detectable(result.error, result.freedom, level, POWER)
+        rows.append(Row(pair, verdict, _notes(pair, contrast), contrast, p, least))
+    return rows
+
+
+def figures(value: float | None) -> str:
+    """A number with as many decimals as its size deserves."""
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if abs(value) < 10 else f"{value:.2f}" if abs(value) < 1000 else f"{value:.1f}"
+
+
+def columns(lines: list[list[str]]) -> str:
+    """Text columns: the first and the last left-aligned, the others right."""
+    widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
+    last = len(widths) - 1
+    return "\n".join(
+        "  ".join(
+            c.ljust(w) if k in (0, last) else c.rjust(w) for k, (c, w) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def _line(row: Row) -> list[str]:
+    value_a, value_b = figures(row.pair.a.record.value), figures(row.pair.b.record.value)
+    if row.contrast is None:
+        return [row.pair.name, value_a, value_b, "", "", "", "", "", f"{row.verdict}: {'; '.join(row.notes)}"]
+    result = row.contrast.comparison
+    d = result.difference
+    seen = f" ({figures(row.detectable)} would have been seen)" if row.verdict == SAME and row.detectable else ""
+    count = str(row.contrast.pairs or row.contrast.how)
+    return [
+        row.pair.name,
+        value_a,
+        value_b,
+        f"{'+' if d.value > 0 else ''}{figures(d.value)}",
+        f"[{figures(d.low)}, {figures(d.high)}]",
+        f"{result.p_value:.4f}",
+        f"{row.adjusted:.4f}",
+        count,
+        row.verdict + seen + (f"; {'; '.join(row.notes)}" if row.notes else ""),
+    ]
+
+
+def table(a: Side, b: Side, rows: Sequence[Row]) -> str:
+    """The rows as text."""
+    heading = ["metric", "A", "B", "B - A", "95 % interval", "p", "p (Holm)", "pairs", "B is"]
+    compared = sum(row.contrast is not None and row.contrast.tested for row in rows)
+    lines = [f"A: {a.label}", f"B: {b.label}", "", columns([heading, *map(_line, rows)]), ""]
+    for row in rows:
+        if row.contrast is not None and row.contrast.matched is not None:
+            for name, found in contrasts.per_prompt(row.contrast.matched).items():
+                lines.append(
+                    f"{row.pair.name}, {name} of a prompt's images: A {found['a']}, B {found['b']} of "
+                    f"{found['prompts']} prompts; only A {found['only_a']}, only B {found['only_b']}; "
+                    f"exact McNemar p = {found['p']:.4f}"
+                )
+    lines.append(
+        f"{compared} comparisons, p-values adjusted for all of them (Holm), level {ALPHA:g}; intervals are over other "
+        "prompts of the kind"
+    )
+    return "\n".join(lines)
+
+
+def report(a: Side, b: Side, rows: Sequence[Row]) -> dict:
+    """The rows as JSON-able values."""
+    return {"a": a.label, "b": b.label, "alpha": ALPHA, "metrics": {row.pair.name: _entry(row) for row in rows}}
+
+
+def _entry(row: Row) -> dict:
+    entry = {"verdict": row.verdict, "a": row.pair.a.record.value, "b": row.pair.b.record.value}
+    if row.contrast is not None:
+        result = row.contrast.comparison
+        entry |= {
+            "difference": result.difference.value,
+            "low": result.difference.low,
+            "high": result.difference.high,
+            "p": result.p_value,
+            "p_holm": row.adjusted,
+            "test": result.test,
+            "how": row.contrast.how,
+            "pairs": row.contrast.pairs,
+            "clusters": result.clusters,
+            "detectable": row.detectable,
+        }
+        if row.contrast.matched is not None:
+            entry["same_prompts"] = contrasts.same_prompts(row.contrast.matched)
+            entry |= {"per_prompt": found} if (found := contrasts.per_prompt(row.contrast.matched)) else {}
+    return entry | ({"notes": list(row.notes)} if row.notes else {})

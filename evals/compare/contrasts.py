@@ -1,0 +1,200 @@
+"""The difference of two records, from the best evidence that both have (docs/evaluators.md 7.3, 7.4):
+
+per-sample values of the same samples (paired), delete-one-block replicates of the same data (jackknife of the
+difference), or else the two intervals (independent).  Records of one key are one measurement, and do not differ.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from evals.compare import directions
+from evals.compare.pairs import Stored
+from vgt.core import samples
+from vgt.core.intervals import estimate, grouped
+from vgt.core.record import Record
+from vgt.core.samples import REPLICATES, Samples
+from vgt.core.statistics import (
+    Alternative,
+    Comparison,
+    Interval,
+    compare_intervals,
+    compare_pairs,
+    compare_replicates,
+    fixed_interval,
+    intracluster_correlation,
+    mcnemar,
+)
+
+PAIRED, BLOCKS, UNPAIRED, IDENTICAL = "paired", "common blocks", "unpaired", "identical"
+LEVEL = 0.95  # of the intervals that records hold
+
+
+@dataclass(frozen=True)
+class Matched:
+    """The samples that two records share, in the order of their ids: values of A and B, clusters, groups."""
+
+    a: np.ndarray
+    b: np.ndarray
+    clusters: list[str]
+    groups: list[str] | None
+    lonely: int  # samples of either side without a counterpart
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """B minus A.  ``how``: "paired", "common blocks", "unpaired" or "identical"; ``pairs``: samples or blocks compared,
+    0 for the last two; ``notes``: what a reader must know."""
+
+    comparison: Comparison
+    how: str
+    pairs: int
+    notes: tuple[str, ...] = ()
+    matched: Matched | None = None
+
+    @property
+    def tested(self) -> bool:
+        """Whether it counts among the comparisons that a correction is for."""
+        return self.how != IDENTICAL
+
+
+def _checked(stored: Stored) -> Samples | None:
+    """A record's samples.  Raises ValueError where they do not give its value: they belong to another run."""
+    found = samples.read_file(stored.samples) if stored.samples is not None else None
+    if found is None or stored.record.value is None:
+        return None
+    if not len(found.ids):
+        raise ValueError(f"{stored.samples} is empty; delete it and evaluate again")
+    everything = found.groups if found.groups is not None else ["all"] * len(found.ids)
+    mean = estimate(grouped(found.values, everything, everything))
+    if not abs(mean - stored.record.value) <= 1e-6 * max(1.0, abs(mean)):
+        raise ValueError(
+            f"the samples of {stored.record.name} give {mean:.6g}, the record says {stored.record.value:.6g}; "
+            "they are of another run: evaluate again"
+        )
+    return found
+
+
+def match_samples(a: Samples, b: Samples) -> Matched | None:
+    """Samples with the same id; None where there are none.  Raises ValueError for ids in other clusters or groups."""
+
+    places = [{name: i for i, name in enumerate(side.ids)} for side in (a, b)]
+    common = sorted(places[0].keys() & places[1].keys())
+    if not common:
+        return None
+    at_a, at_b = ([place[name] for name in common] for place in places)
+
+    def column(side: Samples, at: list[int], what: str) -> list[str]:
+        return [getattr(side, what)[i] for i in at] if getattr(side, what) is not None else [""] * len(at)
+
+    shared = {what: column(a, at_a, what) for what in ("clusters", "groups")}
+    for what, ours in shared.items():
+        theirs = column(b, at_b, what)
+        if ours != theirs:
+            i = next(i for i in range(len(common)) if ours[i] != theirs[i])
+            raise ValueError(f"sample {common[i]!r} is of {what[:-1]} {ours[i]!r} and of {theirs[i]!r}: other suites")
+    return Matched(
+        np.asarray(a.values, np.float64)[at_a],
+        np.asarray(b.values, np.float64)[at_b],
+        shared["clusters"],
+        shared["groups"] if any(shared["groups"]) else None,
+        len(a.ids) + len(b.ids) - 2 * len(common),
+    )
+
+
+def _one_binary_per_cluster(found: Matched) -> bool:
+    """Whether every cluster is one yes/no item of one group: then McNemar's test is the exact one."""
+    single = found.groups is None and len(set(found.clusters)) == len(found.clusters)
+    return single and len({*np.unique(found.a), *np.unique(found.b), 0.0}) == 2
+
+
+def paired(
+    found: Matched, record: Record, sign: int = 1, level: float = 0.95, alternative: Alternative = "two-sided"
+) -> Contrast | None:
+    """B minus A, times ``sign``, from the samples that both have; None for a single cluster."""
+    if len(set(zip(found.groups or found.clusters, found.clusters, strict=True))) < 2:
+        return None
+    a, b = sign * found.a, sign * found.b
+    result = compare_pairs(
+        b, a, found.clusters, found.groups, level=level, alternative=alternative, span=directions.span(record)
+    )
+    if _one_binary_per_cluster(found):
+        # With sign -1 a "yes" is a loss: the two swap their places in the one-sided test.
+        pair = (found.b != 0, found.a != 0) if sign > 0 else (found.a != 0, found.b != 0)
+        p = mcnemar(*pair, alternative)[2]
+        result = replace(result, p_value=p, test="exact McNemar")
+    notes = (f"{found.lonely} samples have no counterpart and are left out",) if found.lonely else ()
+    return Contrast(result, PAIRED, len(found.a), notes, found) if result.error is not None else None
+
+
+def _replicates(a: Record, b: Record) -> tuple[list[float], list[float]] | None:
+    """Delete-one-block values of both, where they left out the same samples."""
+    left, right = (one.extra.get(REPLICATES) for one in (a, b))
+    same = a.suite_hash == b.suite_hash and a.n == b.n and not a.n_failed and not b.n_failed
+    if not (isinstance(left, list) and isinstance(right, list) and same and len(left) == len(right) >= 2):
+        return None
+    return left, right
+
+
+def _interval(record: Record, sign: int) -> Interval:
+    bounds = [None if bound is None else sign * bound for bound in (record.low, record.high)][::sign]
+    return Interval(sign * record.value, *bounds, LEVEL, record.interval or "")
+
+
+def contrast(
+    a: Stored, b: Stored, *, sign: int = 1, level: float = 0.95, alternative: Alternative = "two-sided"
+) -> Contrast:
+    """B minus A, times ``sign`` (-1 turns "lower is better" round).
+
+    Raises ValueError where nothing can be concluded: no interval on a side, a single cluster, or samples that do not
+    belong to their record."""
+    if a.record.key == b.record.key and a.record.value == b.record.value:
+        nothing = Interval(0.0, 0.0, 0.0, level, "one measurement")
+        return Contrast(Comparison(nothing, 1.0, 0, 0.0, test="none"), IDENTICAL, 0)
+    left, right = _checked(a), _checked(b)
+    found = match_samples(left, right) if left is not None and right is not None else None
+    made = paired(found, b.record, sign, level, alternative) if found is not None else None
+    if made is not None:
+        return made
+    left_out = _replicates(a.record, b.record)
+    if left_out is not None:
+        ours, theirs = (np.multiply(sign, side) for side in left_out)
+        comparison = compare_replicates(sign * b.record.value, sign * a.record.value, theirs, ours, level, alternative)
+        return Contrast(comparison, BLOCKS, comparison.clusters)
+    for one in (a.record, b.record):
+        if one.low is None or one.high is None:
+            raise ValueError(f"{one.model} has neither samples that both sides share nor an interval")
+        if "quartiles" in (one.interval or ""):
+            raise ValueError(f"{one.model} has {one.interval}, which are no interval")
+    comparison = compare_intervals(_interval(b.record, sign), _interval(a.record, sign), level, alternative)
+    lacking = "no common samples" if left and right else "without samples on both sides"
+    return Contrast(comparison, UNPAIRED, 0, (lacking,))
+
+
+def same_prompts(found: Matched) -> dict[str, float | None]:
+    """Question (a) of docs/evaluators.md 7.1 for the difference B - A: its interval over other images of the same
+    prompts, and rho, how much the differences of one prompt's images correlate."""
+    fixed = fixed_interval(found.b - found.a, found.clusters, found.groups)
+    rho = intracluster_correlation(found.b - found.a, found.clusters, found.groups)
+    return {"low": fixed.low, "high": fixed.high, "correlation": None if np.isnan(rho) else round(rho, 6)}
+
+
+def per_prompt(found: Matched) -> dict[str, dict]:
+    """Exact McNemar tests of one binary per prompt, "any" and "majority" of its images (docs/evaluators.md 7.3); empty
+    where samples are not yes/no or come one a prompt."""
+    values = {*found.a.tolist(), *found.b.tolist()}
+    members: dict[tuple[str, str], list[int]] = {}
+    for i, key in enumerate(zip(found.groups or found.clusters, found.clusters, strict=True)):
+        members.setdefault(key, []).append(i)
+    if len(values | {0.0}) != 2 or len(members) == len(found.a):
+        return {}
+    right = [[(side[items] != 0).mean() for items in members.values()] for side in (found.a, found.b)]
+    result = {}
+    for name, least in (("any", 0.0), ("majority", 0.5)):
+        a, b = (np.array(shares) > least for shares in right)
+        only_a, only_b, p = mcnemar(a, b)
+        result[name] = {"prompts": len(a), "a": int(a.sum()), "b": int(b.sum()), "only_a": only_a, "only_b": only_b}
+        result[name]["p"] = p
+    return result

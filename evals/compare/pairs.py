@@ -1,0 +1,142 @@
+"""Two sets of records side by side: reading them, matching them, and what makes two records incomparable."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from vgt.core import record, samples
+from vgt.core.record import Record
+
+TIMED = ("images/s", "ms", "s", "MiB")  # units of measurements that belong to one machine
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A record and the file of its samples, None where a collection holds the record alone."""
+
+    record: Record
+    samples: Path | None
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two sets: ``label`` as it was named, records by name."""
+
+    label: str
+    stored: dict[str, Stored]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What two sides hold of one metric; ``name`` says what they share; a side that lacks it is None."""
+
+    name: str
+    a: Stored | None
+    b: Stored | None
+
+
+def _split(text: str) -> tuple[Path, str | None]:
+    """``FOLDER[:MODEL]``; a model's name may hold colons, and so may a folder's."""
+    if Path(text).exists():
+        return Path(text), None
+    places = [i for i, letter in enumerate(text) if letter == ":"]
+    for i in reversed(places):
+        if Path(text[:i]).exists() and text[:i]:
+            return Path(text[:i]), text[i + 1 :]
+    raise ValueError(
+        f"no records at {text}; give a folder of records, a work folder or a .jsonl file, or one model as FOLDER:MODEL"
+    )
+
+
+def _all(root: Path) -> dict[str, Stored]:
+    """Every record at ``root``: a file, a folder of records, or a work folder with ``records`` in it."""
+    if root.is_dir() and (root / "records").is_dir():
+        root = root / "records"
+    paths = [root] if root.is_file() else sorted([*root.rglob("*.jsonl"), *root.rglob("*.json")])
+    found: dict[str, Stored] = {}
+    for path in paths:
+        if path.name.startswith("."):
+            continue
+        for one in record.read(path):
+            if one.name in found:
+                raise ValueError(f"{root} holds two records {one.name}; name the folder of one of them")
+            found[one.name] = Stored(one, samples.beside(path) if path.suffix == ".json" else None)
+    return found
+
+
+def read(text: str) -> Side:
+    """The records that ``FOLDER``, ``FOLDER:MODEL`` or ``FILE.jsonl[:MODEL]`` names; a model is a subject, with its
+    acceleration (``mar@4x``) or, without it, at every acceleration.
+
+    Raises ValueError where there are none, naming the models there are."""
+    root, model = _split(text)
+    found = _all(root)
+    if not found:
+        raise ValueError(f"{root} holds no records; evaluate first, for example with `vgt reproduce tiny`")
+    if model is not None:
+        chosen = {name: s for name, s in found.items() if model in (s.record.model, s.record.subject)}
+        if not chosen:
+            names = ", ".join(sorted({s.record.model for s in found.values()}))
+            raise ValueError(f"{root} has no model {model!r}; it has {names}")
+        found = chosen
+    return Side(text, found)
+
+
+def match(a: Side, b: Side) -> list[Pair]:
+    """Records of the two sides that measure the same, in order of name.
+
+    Matched by model, suite and metric; where each side is one subject, whatever its name, by acceleration, suite and
+    metric; where each is one model, by suite and metric."""
+
+    one_model = all(len({s.record.model for s in side.stored.values()}) == 1 for side in (a, b))
+    one_subject = all(len({s.record.subject for s in side.stored.values()}) == 1 for side in (a, b))
+
+    def key(one: Record) -> str:
+        if one_model or (one_subject and one.accel is None):
+            return f"{one.suite}/{one.metric}"
+        return f"@{one.accel}x/{one.suite}/{one.metric}" if one_subject else one.name
+
+    left, right = ({key(s.record): s for s in side.stored.values()} for side in (a, b))
+    return [Pair(name, left.get(name), right.get(name)) for name in sorted({*left, *right})]
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value) if not isinstance(value, str) else value
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def differences(a: Record, b: Record, allowed: Collection[str] = ()) -> list[str]:
+    """Why B must not be compared with A: another protocol, setting, judge, prompt set or unit (docs/evaluators.md 7.5).
+
+    ``allowed``: names of settings (keys of ``protocol_params``, or "accel") that may differ."""
+    reasons = []
+    for field, what in (("protocol", "protocol"), ("unit", "unit"), ("judge", "judge")):
+        if getattr(a, field) != getattr(b, field):
+            reasons.append(f"{what} {getattr(a, field)!r} and {getattr(b, field)!r}")
+    if a.suite_hash != b.suite_hash:
+        reasons.append(f"other prompts or data: hashes {a.suite_hash[:8]} and {b.suite_hash[:8]}")
+    if a.accel != b.accel and "accel" not in allowed:
+        reasons.append(f"accel {a.accel} and {b.accel}")
+    for name in sorted({*a.protocol_params, *b.protocol_params} - set(allowed)):
+        values = (a.protocol_params.get(name), b.protocol_params.get(name))
+        if values[0] != values[1]:
+            reasons.append(f"{name} {_short(values[0])} and {_short(values[1])}")
+    if a.unit in TIMED and a.device != b.device:
+        reasons.append(f"measured on {a.device!r} and {b.device!r}")
+    return reasons
+
+
+def gaps(side: str, one: Record, allow_partial: bool) -> list[str]:
+    """Why a record cannot stand for its benchmark: it was not measured, or covers less than the protocol asks for."""
+    if one.value is None:
+        return [f"{side} has no value{f': {one.note}' if one.note else ''}"]
+    if one.n_failed:
+        return [f"{side} is partial: {one.n_failed} samples failed"]
+    if one.extra.get("n_extra"):
+        return [f"{side} is partial: {one.extra['n_extra']} samples that nobody asked for"]
+    if one.partial and not allow_partial:
+        return [f"{side} is partial: {one.n} of {one.n_expected} samples"]
+    return []

@@ -1,0 +1,161 @@
+"""DPG-Bench's scoring rules (docs/evaluators.md 3.1, 3.3): pure functions of the stored answers about one image.
+
+A question is a dictionary with ``proposition_id``, ``dependency`` (list of ids, 0 or none for no parent), ``tuple``
+and ``question``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from graphlib import CycleError, TopologicalSorter
+from typing import Literal
+
+from evals.dpg.protocol import PROTOCOLS
+
+CATEGORIES = ("entity", "attribute", "relation", "global", "other")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """One published way to score.  ``tiles``: images of an item that count, in order, None for all;
+    ``skip_first_row``: defect D1; ``match``: which answers are a yes; ``zeroing``: parents first by the graph, or in
+    file order; ``category_tiles``: "last" is defect D3; ``adjusted``: dependency-adjusted categories too."""
+
+    id: str
+    tiles: int | None
+    skip_first_row: bool
+    match: Literal["normalized", "exact"]
+    zeroing: Literal["graph", "file"]
+    category_tiles: Literal["all", "last"]
+    adjusted: bool
+
+    @property
+    def suffix(self) -> str:
+        """What the metrics of this protocol carry in their names; ``dpg-fixed``, the default, has none."""
+        return "" if self.id == "dpg-fixed" else self.id.removeprefix("dpg")
+
+    @property
+    def params(self) -> dict:
+        return {key: value for key, value in asdict(self).items() if key != "id"}
+
+
+RULES = {p.id: Rules(p.id, **p.settings) for p in PROTOCOLS if "zeroing" in p.settings}
+FIXED = RULES["dpg-fixed"]
+
+
+class Dropped(ValueError):
+    """The official script drops this item: a question depends on one that it does not have."""
+
+
+def rules(name: str) -> Rules:
+    """The rules of a protocol.  Raises ValueError for an unknown one."""
+    if name not in RULES:
+        raise ValueError(f"protocol {name!r} is unknown; choose one of {', '.join(RULES)}")
+    return RULES[name]
+
+
+def category(question: dict) -> str:
+    """L1 category: the text before the first "-" of what stands before the first "(" (docs/evaluators.md 3.1)."""
+    return question["tuple"].split("(")[0].split("-")[0].strip()
+
+
+def subcategory(question: dict) -> str:
+    """L2 category in the form "attribute-color"; L1 alone where there is no more ("global - ")."""
+    head, _, tail = question["tuple"].split("(")[0].partition("-")
+    return "-".join(filter(None, (head.strip(), "-".join(tail.split()))))
+
+
+def parents(question: dict) -> list[int]:
+    """Ids of the questions that this one depends on; 0 means none."""
+    return [p for p in question["dependency"] if p != 0]
+
+
+def order(questions: list[dict]) -> list[int]:
+    """Question ids with parents before children.
+
+    Raises ValueError for ids that come twice, parents that are missing, and cycles."""
+    ids = [q["proposition_id"] for q in questions]
+    above = {q["proposition_id"]: parents(q) for q in questions}
+    if len(above) < len(ids):
+        raise ValueError(f"question ids {ids} are not all different")
+    for child, wanted in above.items():
+        lost = [p for p in wanted if p not in above]
+        if lost:
+            raise ValueError(f"question {child} depends on question {lost[0]}, which the item does not have")
+    try:
+        return list(TopologicalSorter({c: sorted(p) for c, p in sorted(above.items())}).static_order())
+    except CycleError as error:
+        raise ValueError(f"questions depend on each other in a cycle: {error.args[1]}") from error
+
+
+def check_graph(prompts: Iterable[dict]) -> None:
+    """Raises ValueError naming the first item, and its question, that ``order`` refuses."""
+    for number, prompt in enumerate(prompts):
+        try:
+            order(prompt["questions"])
+        except ValueError as error:
+            remedy = "mend the questions, or score with dpg-ella, which drops such items as the official script does"
+            raise ValueError(f"item {prompt.get('id', number)}: {error}; {remedy}") from error
+
+
+def chosen(protocols: Iterable[str], prompts: list[dict]) -> list[Rules]:
+    """The rules of some protocols, each once.
+
+    Raises ValueError for an unknown one, and as ``check_graph`` where one of them reads the questions as a graph."""
+    found = [rules(name) for name in dict.fromkeys(protocols)]
+    if any(each.zeroing == "graph" for each in found):
+        check_graph(prompts)
+    return found
+
+
+def verdict(answer: str, match: str = "normalized") -> bool | None:
+    """True for yes, False for no, None for anything else (docs/evaluators.md 3.4).
+
+    "normalized": stripped, lower case, without trailing punctuation; "exact": the very strings "yes" and "no"."""
+    words = answer if match == "exact" else answer.strip().lower().rstrip(".,;:!?").rstrip()
+    return {"yes": True, "no": False}.get(words)
+
+
+def zeroed_by_graph(raw: Mapping[int, float], questions: list[dict]) -> dict[int, float]:
+    """0 wherever a parent's own zeroed score is 0, parents first whatever the file's order.  Raises as ``order``."""
+    above = {q["proposition_id"]: parents(q) for q in questions}
+    zeroed: dict[int, float] = {}
+    for number in order(questions):
+        zeroed[number] = raw[number] if all(zeroed[parent] for parent in above[number]) else 0.0
+    return zeroed
+
+
+def zeroed_in_file_order(raw: Mapping[int, float], questions: list[dict]) -> dict[int, float]:
+    """The official walk: a parent that comes later in the file still has its raw score.
+
+    Raises Dropped for a parent that is missing, when it is looked at (the first parent with a 0 ends the look)."""
+    zeroed = dict(raw)
+    for question in questions:
+        try:
+            if any(zeroed[parent] == 0 for parent in parents(question)):
+                zeroed[question["proposition_id"]] = 0.0
+        except KeyError as error:
+            raise Dropped(f"question {question['proposition_id']} depends on question {error.args[0]}") from error
+    return zeroed
+
+
+def score_tile(
+    answers: Mapping[int, str], questions: list[dict], rules: Rules = FIXED
+) -> tuple[dict[int, float], dict[int, float]]:
+    """(raw, zeroed) scores by question id of one image (docs/evaluators.md 3.3).
+
+    Raw is 1 for "yes", otherwise 0; ``answers``: question id -> the judge's words.  Raises ValueError for a missing
+    answer and as the rules' zeroing does."""
+    lost = [q["proposition_id"] for q in questions if q["proposition_id"] not in answers]
+    if lost:
+        raise ValueError(f"question {lost[0]} has no answer; ask the judge every question of an item")
+    raw = {n: float(verdict(answers[n], rules.match) is True) for n in (q["proposition_id"] for q in questions)}
+    zero = zeroed_by_graph if rules.zeroing == "graph" else zeroed_in_file_order
+    return raw, zero(raw, questions)
+
+
+def scored_questions(prompts: list[dict], index: int, rules: Rules) -> list[dict]:
+    """The questions of an item that the rules know of: D1 skips the first row, the first question of the first item."""
+    questions = prompts[index]["questions"]
+    return questions[1:] if rules.skip_first_row and index == 0 else questions

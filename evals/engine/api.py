@@ -1,0 +1,89 @@
+"""What an evaluator knows of a model or a judge: a few methods over numpy uint8 images, one seed per image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from vgt.core.record import Record
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """An autoencoder.  ``fingerprint``: content hash of what it is made of; ``size``: its image side, None for any."""
+
+    name: str
+    fingerprint: str
+    size: int | None
+
+    def reconstruct(self, images: np.ndarray) -> np.ndarray:
+        """uint8 [N, H, W, 3] -> uint8 [N, H, W, 3]."""
+        ...
+
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        """uint8 [N, H, W, 3] -> float32 latents [N, T, d], T tokens in raster order."""
+        ...
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """Text to images.  One whose images depend on the others of their batch says ``batch_matters = True``."""
+
+    name: str
+    fingerprint: str
+
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
+        """One image per prompt and seed: uint8 [N, H, W, 3].  An image depends on its own prompt and seed only."""
+        ...
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One detected object: class name, score in 0..1, box (x1, y1, x2, y2; pixels, far edges exclusive), mask [H, W]"""
+
+    label: str
+    score: float
+    box: tuple[float, float, float, float]
+    mask: np.ndarray
+
+
+@runtime_checkable
+class Detector(Protocol):
+    """Finds objects and names their colour.  ``classes`` are the labels that it can give."""
+
+    name: str
+    fingerprint: str
+    classes: tuple[str, ...]
+
+    def detect(self, image: np.ndarray) -> list[Detection]:
+        """uint8 [H, W, 3] -> detections, best score first."""
+        ...
+
+    def color(self, image: np.ndarray, detection: Detection) -> str:
+        """The colour name of one detection, among GenEval's ten."""
+        ...
+
+
+@runtime_checkable
+class Answerer(Protocol):
+    """Answers questions about an image."""
+
+    name: str
+    fingerprint: str
+
+    def answer(self, image: np.ndarray, question: str) -> str:
+        """uint8 [H, W, 3] and a question -> the raw answer, e.g. "yes"."""
+        ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an evaluator returns: all its records, and how many were computed now or found unchanged on disk.  A part
+    of a run (evals.engine.shards) has no records yet: ``Outcome([], 0, 0)``."""
+
+    records: list[Record]
+    computed: int
+    reused: int

@@ -1,0 +1,248 @@
+"""Images of a prompt suite on disk, in GenEval's layout (docs/evaluators.md 2.2), shared by GenEval and DPG.
+
+``<root>/<00000>/metadata.jsonl`` holds a prompt's record, ``<root>/<00000>/samples/<0000>.png`` its images, and
+``<root>/subject.json`` says who made them; the folder's name carries the hash of that, so other weights or another
+batch size never meet what is there.
+
+The images are one endless stream, sample 0 of all prompts, then sample 1 ..., cut into full batches of one fixed
+size.  What stands in a batch follows from the prompts and its number alone, neither from what is on disk, nor from how
+many processes share the work, nor from how many samples are asked for: the last batch is filled with the images that
+would come next, which are thrown away.  So a killed run, and one that asks for more samples later, ends with the same
+bytes as one from nothing, even where the neighbours in a batch move a image's last bits.  A subject that sets
+``batch_matters``, because its neighbours decide the whole image, keeps the batches that its published numbers came
+from: none holds two samples of a prompt, the last one of each sample repeats its last image.
+"""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from evals.engine.api import Answerer, Detector, Generator
+from evals.engine.shards import WHOLE, Shard, alone
+from evals.subjects.folder import Folder
+from vgt.core import env, files, suites
+from vgt.core.seeds import image_seed
+
+IMAGES_PER_PROMPT = 4  # what GenEval and DPG ask for
+WRITERS = 8  # threads that compress and write images, where there are so many cores
+COMPRESSION = 1  # of PNG's 0 .. 9: a quarter of the usual one's time, a sixth more bytes, the same pixels
+
+
+@dataclass(frozen=True)
+class Images:
+    """Where the images of a suite lie: (prompt index, sample) -> file, those that exist; ``extra``: image files in a
+    folder, relative to it, that the suite does not ask for."""
+
+    root: Path
+    paths: dict[tuple[int, int], Path]
+    extra: tuple[str, ...] = ()
+
+    def name(self, index: int, sample: int) -> str:
+        """A file's place below the root; for a missing one the place where it should be."""
+        path = self.paths.get((index, sample))
+        return path.relative_to(self.root).as_posix() if path else place(index, sample)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Whose images of which prompts: everything that decides their pixels."""
+
+    subject: Generator | Folder
+    name: str
+    accel: int | None
+    suite: str
+    prompts: list[dict]
+    images_per_prompt: int
+    seed: int
+    batch: int
+
+    @property
+    def model(self) -> str:
+        return self.name + (f"@{self.accel}x" if self.accel is not None else "")
+
+    @property
+    def suite_hash(self) -> str:
+        return files.digest(suites.lines(self.prompts))
+
+    @property
+    def identity(self) -> dict:
+        """What the pixels of one image depend on, JSON-able."""
+        return {
+            "model": self.model,
+            "fingerprint": self.subject.fingerprint,
+            "suite": self.suite,
+            "suite_hash": self.suite_hash,
+            "seed": self.seed,
+            "batch": self.batch,
+        }
+
+    def folder(self, work: str | Path, evaluator: str) -> Path:
+        """``<work>/<evaluator>/<model>/<suite>-<hash>-s<seed>``: the hash of all that decides the pixels, for a folder
+        of images made elsewhere only of the prompts (what is judged there carries stamps of its own)."""
+        safe = self.model.replace(":", "-").replace("/", "_")
+        mark = self.suite_hash if isinstance(self.subject, Folder) else files.digest_json(self.identity)
+        return Path(work) / evaluator / safe / f"{self.suite}-{mark[:8]}-s{self.seed}"
+
+
+def record_fields(run: Run, judge: Detector | Answerer, protocol: str, params: dict, evidence: Path) -> dict:
+    """Fields that all records of a run share; ``evidence``: the per-sample file, relative to the work folder.  A
+    subject's sampling settings stand in ``extra``."""
+    settings = getattr(run.subject, "settings", None)
+    return {
+        "subject": run.name,
+        "accel": run.accel,
+        "suite": run.suite,
+        "protocol": protocol,
+        "protocol_params": {**params, "images_per_prompt": run.images_per_prompt, "batch": run.batch},
+        "judge": f"{judge.name} {judge.fingerprint[:12]}",
+        "seed": run.seed,
+        "fingerprint": run.subject.fingerprint,
+        "suite_hash": run.suite_hash,
+        "evidence": evidence.as_posix(),
+        "extra": {} if settings is None else {"settings": dict(settings)},
+    }
+
+
+def check(run: Run) -> None:
+    """Raises ValueError for an empty suite, prompts of one id, and counts below one."""
+    if not run.prompts:
+        raise ValueError(f"suite {run.suite!r} has no prompts")
+    ids = [prompt_id(run.prompts, index) for index in range(len(run.prompts))]
+    if len(set(ids)) < len(ids):
+        twice = next(i for i in ids if ids.count(i) > 1)
+        raise ValueError(f"suite {run.suite!r} has two prompts with the id {twice!r}; ids must differ")
+    if run.images_per_prompt < 1 or run.batch < 1:
+        raise ValueError(f"{run.images_per_prompt} images a prompt in batches of {run.batch}; both must be 1 or more")
+
+
+def prompt_id(prompts: list[dict], index: int) -> str:
+    """A prompt's id; in suites without ids (GenEval's own) its place."""
+    return str(prompts[index].get("id", f"{index:05d}"))
+
+
+def full_suite(suite: str) -> list[dict] | None:
+    """The prompts that a suite of the synthetic scenes has by default; None for other suites."""
+    return suites.prompts(suite) if suite in suites.SUITES else None
+
+
+def place(index: int, sample: int) -> str:
+    return f"{index:05d}/samples/{sample:04d}.png"
+
+
+def _whole(path: Path) -> bool:
+    """Whether a PNG file that we wrote is there and undamaged (by its checksums, without decoding it)."""
+    try:
+        with Image.open(path) as image:
+            image.verify()
+    except (OSError, SyntaxError, ValueError):
+        return False
+    return True
+
+
+def _prepare(run: Run, root: Path, shard: Shard) -> None:
+    """Write who makes the images and of which prompts.  A whole run, which comes last and alone, also removes what a
+    kill in the middle of writing has left."""
+    if not (root / "subject.json").exists():
+        files.write_json(root / "subject.json", run.identity)
+    for part in [*root.glob("*/samples/.*.png"), *root.glob("*/.*.jsonl")] if shard.whole else ():
+        part.unlink()
+    for index, prompt in enumerate(run.prompts):
+        metadata = root / f"{index:05d}" / "metadata.jsonl"
+        if not metadata.exists():
+            files.write_text(metadata, json.dumps(prompt) + "\n")
+
+
+def _batches(run: Run) -> list[list[tuple[int, int]]]:
+    """(prompt index, sample) in batches of ``run.batch``, those that only fill the last one among them."""
+    n, size = len(run.prompts), run.batch
+    if getattr(run.subject, "batch_matters", False):
+        places = [[min(start + k, n - 1) for k in range(size)] for start in range(0, n, size)]
+        return [[(index, sample) for index in batch] for sample in range(run.images_per_prompt) for batch in places]
+    starts = range(0, n * run.images_per_prompt, size)
+    return [[(place % n, place // n) for place in range(start, start + size)] for start in starts]
+
+
+def _generate(run: Run, jobs: list[tuple[int, int]]) -> np.ndarray:
+    """uint8 [len(jobs), H, W, 3]; jobs are a full batch.  Raises ValueError, naming the remedy, where memory runs out,
+    and for what is no image."""
+    prompts = [run.prompts[index]["prompt"] for index, _ in jobs]
+    seeds = [image_seed(run.seed, prompt_id(run.prompts, index), sample) for index, sample in jobs]
+    try:
+        images = np.asarray(run.subject.generate(prompts, seeds))
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        smaller = f"give --batch {run.batch // 2} (images of its own)" if run.batch > 1 else "give another --device"
+        raise ValueError(
+            f"generator {run.model!r} ran out of memory on a batch of {run.batch}; {smaller}, or free some and run "
+            "the same command again: what is drawn so far is kept"
+        ) from error
+    if images.dtype != np.uint8 or images.ndim != 4 or len(images) != run.batch or images.shape[3] != 3:
+        raise ValueError(
+            f"generator {run.model!r} gave {images.dtype} {images.shape} for {run.batch} prompts; "
+            f"it must give uint8 [{run.batch}, H, W, 3]"
+        )
+    return images
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether numpy, torch's allocators or CUDA's libraries had no room; torch has several classes for that."""
+    words = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
+
+
+def images(run: Run, root: Path, shard: Shard = WHOLE) -> Images:
+    """The images of a run, or of one part of it: a Folder's own, or those that a generator makes in ``root`` where they
+    are missing.  Parts are dealt out in whole batches.
+
+    Raises ValueError where another process is at work on the same images, and as ``Folder.samples`` does."""
+    batches = [batch for position, batch in enumerate(_batches(run)) if shard.mine(position)]
+    jobs = [job for batch in batches for job in batch if job[1] < run.images_per_prompt]
+    if isinstance(run.subject, Folder):
+        found, extra = run.subject.samples(run.prompts, run.images_per_prompt)
+        return Images(run.subject.root, {job: found[job] for job in jobs if job in found}, extra)
+    paths = {job: root / place(*job) for job in jobs}
+    with alone(root, shard):
+        _prepare(run, root, shard)
+        missing = {job for job, path in paths.items() if not _whole(path)}
+        _draw(run, paths, [batch for batch in batches if missing.intersection(batch)], missing)
+    return Images(root, paths)
+
+
+def _draw(
+    run: Run, paths: dict[tuple[int, int], Path], batches: list[list[tuple[int, int]]], missing: set[tuple[int, int]]
+) -> None:
+    """Make ``batches`` whole and write those of their images that are ``missing``.
+
+    A batch is written while the next one is drawn: a kill costs at most one finished batch, Ctrl-C and errors none.
+    PNG files of the usual compression take longer to write than a fast GPU takes to draw, hence ``COMPRESSION``."""
+    title = f"{run.model}: {run.suite} drawn"
+    with (
+        ThreadPoolExecutor(min(WRITERS, env.cores())) as writers,
+        tqdm(total=len(missing), desc=title, unit="image", mininterval=0.5, disable=not batches) as bar,
+    ):
+        writing: list[Future] = []
+        for batch in batches:
+            drawn = dict(zip(batch, _generate(run, batch), strict=True))
+            _finish(writing, bar)
+            writing = [writers.submit(_write, paths[job], image) for job, image in drawn.items() if job in missing]
+        _finish(writing, bar)
+
+
+def _write(path: Path, image: np.ndarray) -> None:
+    with files.atomic(path) as part:
+        Image.fromarray(image).save(part, compress_level=COMPRESSION)
+
+
+def _finish(writing: list[Future], bar: tqdm) -> None:
+    """Wait until all is written; raises what a writer raised."""
+    for each in writing:
+        each.result()
+        bar.update()

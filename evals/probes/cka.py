@@ -1,0 +1,154 @@
+"""How alike two encoders see the same images: linear CKA (docs/evaluators.md 5), a record per pair."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from evals.engine.api import Outcome, Tokenizer
+from evals.engine.protocol import registry
+from evals.metrics import cka
+from evals.metrics.latents import standardize
+from evals.probes.data import ProbeSet
+from evals.probes.findings import jackknife
+from evals.probes.run import chosen
+from evals.probes.views import SEED, Latents, evidence_path, gather
+from vgt.core import files, record
+from vgt.core.record import Record
+from vgt.core.statistics import Interval
+
+VIEWS = {"mean": "mean over tokens", "max": "largest over tokens", "grid": "all tokens of an image side by side"}
+FEW = 5  # images a dimension, below which the plain estimator is too biased
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One encoder of a pair: its images standardized per dimension [N, d]."""
+
+    tokenizer: Tokenizer
+    found: Latents
+    points: np.ndarray
+
+
+def run(
+    tokenizers: Sequence[Tokenizer],
+    *,
+    work: str | Path,
+    records: str | Path,
+    n: int | None = None,
+    images: Sequence[ProbeSet] | None = None,
+    through: str = "mean",
+    partial_ok: bool = False,
+) -> Outcome:
+    """CKA of every two of ``tokenizers`` on the same images, each at its encoder's size (``images``: one set per
+    tokenizer; default ``n`` test scenes).  Latents stored by the probes are used again.
+
+    Raises ValueError for fewer than two tokenizers, two of one name, sets that differ, or an unknown view."""
+    names = [t.name for t in tokenizers]
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise ValueError(f"subjects {', '.join(names)}: a comparison needs two or more with names of their own")
+    if through not in VIEWS:
+        raise ValueError(f"view {through!r} is unknown; choose one of {', '.join(VIEWS)}")
+    sets = [chosen(t, n, s) for t, s in zip(tokenizers, images or [None] * len(names), strict=True)]
+    if any(s.ids != sets[0].ids or s.name != sets[0].name for s in sets):
+        raise ValueError("the encoders were given different images; compare them on the same ones")
+    pairs = [sorted(pair, key=lambda i: names[i]) for pair in itertools.combinations(range(len(names)), 2)]
+    sides: dict[int, _Side] = {}
+    found, computed = [], 0
+    for a, b in pairs:
+        asked = _Pair(tokenizers[a], tokenizers[b], sets[a], sets[b], through)
+        kept = record.find(records, f"{asked.first.name}/{asked.suite}/{asked.metric}", asked.key)
+        if kept is None or kept.n_failed:
+            for i in {a, b} - set(sides):
+                sides[i] = _side(tokenizers[i], sets[i], through, work)
+            kept = _measure(asked, sides[a], sides[b], partial_ok)
+            record.write(kept, records)
+            computed += 1
+        found.append(kept)
+    return Outcome(found, computed, len(found) - computed)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """What decides a record: both encoders in the order of their names, their images, the view."""
+
+    first: Tokenizer
+    second: Tokenizer
+    images: ProbeSet
+    others: ProbeSet
+    through: str
+
+    @property
+    def suite(self) -> str:
+        return f"{self.images.name}-cka" + (f"-{self.through}" if self.through != "mean" else "")
+
+    @property
+    def metric(self) -> str:
+        return f"cka-{self.second.name.replace('/', '_').replace(':', '-')}"
+
+    @property
+    def about(self) -> dict:
+        sizes = {"size": self.images.params.get("size"), "other_size": self.others.params.get("size")}
+        return self.images.params | sizes | {"view": VIEWS[self.through], "other": self.second.name, "few": FEW}
+
+    @property
+    def key(self) -> str:
+        prints = [self.first.fingerprint, self.second.fingerprint, self.images.fingerprint, self.others.fingerprint]
+        return record.make_key(cka=prints, params=self.about, seed=SEED)
+
+
+def _side(tokenizer: Tokenizer, images: ProbeSet, through: str, work: str | Path) -> _Side:
+    found = gather(tokenizer, images, evidence_path(work, tokenizer, images))
+    tokens = found.tokens
+    views = {"mean": tokens.mean(1), "max": tokens.max(1), "grid": tokens.reshape(len(tokens), -1)}
+    return _Side(tokenizer, found, standardize(views[through]))
+
+
+def _measure(asked: _Pair, a: _Side, b: _Side, partial_ok: bool) -> Record:
+    started = time.perf_counter()
+    failed = max(len(a.found.failed), len(b.found.failed))
+    protocol = "cka-linear-unbiased" if _few(a.points, b.points) else "cka-linear"
+    fields: dict = {"value": None, "note": f"{failed} images cannot be read: value withheld; pass --partial-ok"}
+    if not failed or (partial_ok and np.array_equal(a.found.kept, b.found.kept)):
+        interval, chance = compare(a.points, b.points, a.found.clusters)
+        extra = {"other": b.tokenizer.name, "chance": chance, "dimensions": [a.points.shape[1], b.points.shape[1]]}
+        fields = {"value": interval.value, "low": interval.low, "high": interval.high}
+        fields |= {"interval": interval.method, "extra": extra}
+    images = a.found.images
+    return record.make(
+        subject=a.tokenizer.name,
+        suite=asked.suite,
+        metric=asked.metric,
+        **fields,
+        n=len(a.found.kept),
+        n_expected=max(images.expected, len(a.found.kept)),
+        n_failed=failed,
+        protocol=protocol,
+        protocol_params=dict(registry()[protocol].settings) | asked.about,
+        seed=SEED,
+        fingerprint=files.digest(a.tokenizer.fingerprint, b.tokenizer.fingerprint),
+        suite_hash=files.digest(images.fingerprint, b.found.images.fingerprint),
+        key=asked.key,
+        seconds=round(time.perf_counter() - started, 3),
+    )
+
+
+def _few(x: np.ndarray, y: np.ndarray) -> bool:
+    return len(x) < FEW * max(x.shape[1], y.shape[1])
+
+
+def compare(x: np.ndarray, y: np.ndarray, cluster: np.ndarray) -> tuple[Interval, float]:
+    """CKA of X [N, d] and Y [N, e] with a jackknife over blocks of images, and after the images of Y were shuffled.
+    Unbiased where there are fewer than 5 images a dimension; the unbiased estimate is cut at neither end."""
+    mixed = np.random.default_rng(SEED).permutation(len(y))
+    if not _few(x, y):
+        interval = jackknife(lambda keep: cka.linear(x[keep], y[keep]), cluster, least=0.0)
+        return interval, cka.linear(x, y[mixed])
+    k, m = cka.gram(x), cka.gram(y)
+    interval = jackknife(lambda keep: cka.unbiased(k[np.ix_(keep, keep)], m[np.ix_(keep, keep)]), cluster)
+    return interval, cka.unbiased(k, m[np.ix_(mixed, mixed)])

@@ -1,0 +1,249 @@
+"""What a reconstruction is scored on: a tokenizer with a set of images, or two folders of images made elsewhere.
+
+Both give, batch by batch, originals and reconstructions of one shape, and name what could not be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from PIL import Image
+
+from evals.engine.api import Tokenizer
+from evals.engine.images import EXTENSIONS, ImageSet, image_files, padded
+from vgt.core import files
+from vgt.core.images import convert
+
+
+@runtime_checkable
+class Quantized(Protocol):
+    """A tokenizer with a codebook of ``codebook_size`` entries."""
+
+    codebook_size: int
+
+    def indices(self, images: np.ndarray) -> np.ndarray:
+        """uint8 [N, H, W, 3] -> integers [N, T], the codes of each image."""
+        ...
+
+
+@runtime_checkable
+class Continuous(Protocol):
+    """A tokenizer that can give its pixels before they are rounded, for protocols that round in another way."""
+
+    def reconstruct_float(self, images: np.ndarray) -> np.ndarray:
+        """uint8 [N, H, W, 3] -> float32 [N, H, W, 3] in [0, 1]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Group:
+    """Images of one shape: ``positions`` in the source, uint8 ``originals`` and uint8 or float ``rebuilt``
+    [N, H, W, 3]; ``codes``: integers [N, T] of a quantised tokenizer, made when called."""
+
+    positions: list[int]
+    originals: np.ndarray
+    rebuilt: np.ndarray
+    codes: Callable[[], np.ndarray] | None = None
+
+
+@dataclass
+class Batch:
+    """``groups`` of images that were read; ``errors`` and ``converted`` by position."""
+
+    groups: list[Group] = field(default_factory=list)
+    errors: dict[int, str] = field(default_factory=dict)
+    converted: dict[int, str] = field(default_factory=dict)
+
+
+class Source(Protocol):
+    """``fingerprint``: of what was reconstructed and of what reconstructed it; ``originals``: of the first alone;
+    ``identity``: the fingerprint of the subject by itself."""
+
+    name: str
+    suite: str
+    ids: Sequence[str]
+    clusters: Sequence[str]
+    expected: int
+    identity: str
+    originals: str
+    params: dict[str, Any]
+    size: int | None
+    given: bool
+
+    def batch(self, positions: range, size: int) -> Batch: ...
+
+
+@dataclass(frozen=True)
+class Reconstructed:
+    """A tokenizer's reconstructions of a set of images; ``float_pixels``: before they are rounded, where it can."""
+
+    tokenizer: Tokenizer
+    images: ImageSet
+    float_pixels: bool = False
+    given: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.tokenizer.name
+
+    @property
+    def suite(self) -> str:
+        return self.images.name
+
+    @property
+    def ids(self) -> Sequence[str]:
+        return self.images.ids
+
+    @property
+    def clusters(self) -> Sequence[str]:
+        return self.images.clusters
+
+    @property
+    def expected(self) -> int:
+        return self.images.expected
+
+    @property
+    def identity(self) -> str:
+        return self.tokenizer.fingerprint
+
+    @property
+    def originals(self) -> str:
+        return self.images.fingerprint
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return {**self.images.params, "reconstruction": "float" if self._floats else "uint8"}
+
+    @property
+    def size(self) -> int | None:
+        return self.tokenizer.size
+
+    @property
+    def _floats(self) -> bool:
+        return self.float_pixels and isinstance(self.tokenizer, Continuous)
+
+    def batch(self, positions: range, size: int) -> Batch:
+        """Raises ValueError for a tokenizer that changes shapes."""
+        found, loaded = Batch(), {}
+        for i in positions:
+            try:
+                loaded[i] = self.images.load(i)
+            except ValueError as error:
+                found.errors[i] = str(error)
+            kind = self.images.converted(i) if i in loaded else None
+            if kind:
+                found.converted[i] = kind
+        if loaded:
+            originals = np.stack(list(loaded.values()))
+            fed = padded(originals, size)
+            make = self.tokenizer.reconstruct_float if self._floats else self.tokenizer.reconstruct
+            rebuilt = make(fed)[: len(originals)]
+            wanted = np.float32 if self._floats else np.uint8
+            if rebuilt.shape != originals.shape or rebuilt.dtype != wanted:
+                raise ValueError(
+                    f"{self.name} turned uint8 {originals.shape} into {rebuilt.dtype} {rebuilt.shape}; "
+                    f"a tokenizer gives back {np.dtype(wanted).name} images of the same shape"
+                )
+            codes = (
+                partial(_codes, self.tokenizer, fed, len(originals)) if isinstance(self.tokenizer, Quantized) else None
+            )
+            found.groups.append(Group(list(loaded), originals, rebuilt, codes))
+        return found
+
+
+def _codes(tokenizer: Quantized, fed: np.ndarray, n: int) -> np.ndarray:
+    codes = np.asarray(tokenizer.indices(fed))[:n]
+    return codes.reshape(n, -1)
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Two folders of images matched by their path without suffix, at their own size."""
+
+    name: str
+    real: dict[str, Path]
+    rebuilt: dict[str, Path]
+    places: tuple[str, str]
+    originals: str
+    identity: str
+    size: int | None
+    suite: str = "pairs"
+    given: bool = True
+
+    @cached_property
+    def ids(self) -> Sequence[str]:
+        return sorted({*self.real, *self.rebuilt})
+
+    @property
+    def clusters(self) -> Sequence[str]:
+        return self.ids
+
+    @property
+    def expected(self) -> int:
+        return len(self.ids)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return {"size": self.size or "several", "cluster": "image", "reconstruction": "uint8"}
+
+    def batch(self, positions: range, size: int) -> Batch:
+        found = Batch()
+        shapes: dict[tuple[int, ...], list[tuple[int, np.ndarray, np.ndarray]]] = {}
+        for i in positions:
+            try:
+                a, b, kinds = self._pair(self.ids[i])
+            except ValueError as error:
+                found.errors[i] = str(error)
+                continue
+            shapes.setdefault(a.shape, []).append((i, a, b))
+            if kinds:
+                found.converted[i] = kinds
+        for members in shapes.values():
+            where, originals, rebuilt = zip(*members, strict=True)
+            found.groups.append(Group(list(where), np.stack(originals), np.stack(rebuilt)))
+        return found
+
+    def _pair(self, name: str) -> tuple[np.ndarray, np.ndarray, str]:
+        for here, there, folder in (
+            (self.real, self.rebuilt, self.places[1]),
+            (self.rebuilt, self.real, self.places[0]),
+        ):
+            if name not in there:
+                raise ValueError(f"{here[name].name} has no counterpart in {folder}")
+        read = [convert(side[name].read_bytes(), side[name].name) for side in (self.real, self.rebuilt)]
+        a, b = (np.asarray(image) for image, _ in read)
+        if a.shape != b.shape:
+            sizes = f"{a.shape[1]}x{a.shape[0]} and {b.shape[1]}x{b.shape[0]}"
+            raise ValueError(f"{name}: the two images are {sizes} pixels; bring them to one size first")
+        return a, b, " and ".join(dict.fromkeys(kind for _, kind in read if kind))
+
+
+def folders(real_dir: str | Path, recon_dir: str | Path) -> Folders:
+    """Two folders of images.  Raises ValueError where one is missing or empty, or where no name is in both."""
+    real, rebuilt = image_files(real_dir), image_files(recon_dir)
+    if not set(real) & set(rebuilt):
+        raise ValueError(
+            f"no image of {real_dir} has a counterpart in {recon_dir}: {next(iter(real))}, {next(iter(rebuilt))}, ...; "
+            f"the two folders need files of the same names ({', '.join(EXTENSIONS)})"
+        )
+    hashes = [files.digest_json([(k, files.digest_file(p)) for k, p in found.items()]) for found in (real, rebuilt)]
+    name = f"pairs-{Path(recon_dir).resolve().name}"
+    return Folders(name, real, rebuilt, (str(real_dir), str(recon_dir)), *hashes, _common_side(real))
+
+
+def _common_side(real: dict[str, Path]) -> int | None:
+    """The side of all readable images where they are squares of one size."""
+    sizes = set()
+    for path in real.values():
+        try:
+            with Image.open(path) as opened:
+                sizes.add(opened.size)
+        except (OSError, SyntaxError):
+            continue
+    width, height = sizes.pop() if len(sizes) == 1 else (0, 1)
+    return width if width == height else None

@@ -1,0 +1,285 @@
+"""Which sampler of the flow head needs the fewest evaluations at equal quality?  (docs/decode.md; evaluators 7.5)
+
+One generator draws the same prompts at several settings (sampler, evaluations a token, time schedule).  Each setting is
+scored by GenEval's rules in the synthetic scenes and tested against the first one, the baseline: with gain = setting -
+baseline of the overall score, paired by image and clustered by prompt text, the hypothesis "gain <= -margin" has
+p = P(t > (gain + margin) / SE), corrected by Holm's method over all settings.  Recommended is the fewest evaluations
+among the settings that reject it; of equals, the one of the best score.
+
+The prompts are drawn for this purpose in two halves that share no text: one to choose by, one to conclude from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import special
+
+from evals.compare import contrasts
+from evals.compare.compare import columns
+from evals.compare.pairs import Stored
+from evals.engine.api import Detector, Generator, Outcome
+from evals.geneval import run as geneval
+from vgt.core import files, record, samples, suites
+from vgt.core.record import Record
+from vgt.core.scenes import TASKS
+from vgt.core.statistics import holm, minimum_detectable
+
+SPLITS = ("validation", "test")
+PROTOCOL, METRIC, SCORE = "solver-study", "evaluations-needed", "overall"
+ALPHA, POWER = 0.05, 0.8
+VERSION = 1  # of the rules above; a change makes stored studies stale
+
+
+# --------------------------------------------------------------------------------------------------- the prompts
+
+
+def split_of(text: str) -> str:
+    """The half that a prompt's text belongs to, by its hash."""
+    return SPLITS[hashlib.sha256(f"solver study:{text}".encode()).digest()[0] % 2]
+
+
+def prompts(split: str, count: int, seed: int = suites.DEFAULT_SEED) -> tuple[str, list[dict]]:
+    """Name and records of the study's suite: ``count`` prompts, equally many of each GenEval task, all of one split.
+
+    Few different texts exist of some tasks (of single_object 4 in each half), and come back with other seeds.
+    Raises ValueError for an unknown split, and for a count that six tasks cannot share."""
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r} is unknown; choose one of {', '.join(SPLITS)}")
+    if count < len(TASKS) or count % len(TASKS):
+        near = max(1, round(count / len(TASKS))) * len(TASKS)
+        raise ValueError(f"{count} prompts do not divide among {len(TASKS)} tasks; give a multiple, for example {near}")
+    each, drawn = count // len(TASKS), count // len(TASKS)
+    found: dict[str, list[dict]] = {}
+    while min((len(of) for of in found.values()), default=0) < each:
+        drawn *= 2
+        mine = [p for p in suites.geneval_prompts(seed, drawn) if split_of(p["prompt"]) == split]
+        found = {task: [p for p in mine if p["tag"] == task][:each] for task in TASKS}
+    named = [{**p, "id": f"{split}-{task}-{k:04d}"} for task in TASKS for k, p in enumerate(found[task])]
+    return f"scenes-geneval-{count}-{split}", named
+
+
+# -------------------------------------------------------------------------------------------------- the settings
+
+
+def parse(text: str) -> dict[str, Any]:
+    """Sampling settings of "ab2:8" or "ab2:8:power:0.7".  Raises ValueError for another form."""
+    sampler, _, rest = text.strip().partition(":")
+    steps, _, schedule = rest.partition(":")
+    if not sampler or not steps.isdigit():
+        raise ValueError(
+            f"setting {text!r} is not SAMPLER:EVALUATIONS[:SCHEDULE], for example ab2:8 or ab2:8:power:0.7"
+        )
+    found = {"sampler": sampler, "flow_steps": int(steps)}
+    return found if schedule in ("", "linear") else {**found, "time_schedule": schedule}
+
+
+class Timed:
+    """A generator that notes the images and the seconds of every batch in a file of JSON lines."""
+
+    def __init__(self, subject: Generator, log: Path):
+        self.subject, self.log = subject, log
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.subject, name)
+
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
+        began = time.perf_counter()
+        images = self.subject.generate(prompts, seeds)
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.log, "a", encoding="utf-8") as lines:
+            lines.write(json.dumps({"images": len(images), "seconds": round(time.perf_counter() - began, 4)}) + "\n")
+        return images
+
+    @property
+    def seconds_per_image(self) -> float | None:
+        """The median batch's; None before any."""
+        batches = []
+        for line in self.log.read_text(encoding="utf-8").splitlines() if self.log.exists() else []:
+            try:
+                batches.append(json.loads(line))
+            except ValueError:
+                continue  # cut short by a kill
+        return float(np.median([b["seconds"] / b["images"] for b in batches])) if batches else None
+
+
+# ------------------------------------------------------------------------------------------------------ the test
+
+
+@dataclass(frozen=True)
+class Result:
+    """One setting against the baseline.  ``low``: the one-sided lower bound of the gain, uncorrected; ``p`` and
+    ``adjusted``: of a loss of the margin or more, alone and after Holm's correction; ``detectable``: the least margin
+    that a setting of equal quality would have kept with 80 % power, uncorrected; None for the baseline itself."""
+
+    model: str
+    evaluations: int
+    score: float
+    gain: float | None = None
+    low: float | None = None
+    p: float | None = None
+    adjusted: float | None = None
+    detectable: float | None = None
+    passed: bool | None = None
+
+
+def assess(scored: Sequence[Stored], margin: float) -> list[Result]:
+    """The results of ``scored``, the overall scores of the settings with the baseline first.
+
+    Raises ValueError where two scores share no images' samples or cover different prompts."""
+    baseline, *others = scored
+    rows = []
+    for other in others:
+        made = contrasts.contrast(baseline, other, level=1 - 2 * ALPHA, alternative="less")
+        if made.how != contrasts.PAIRED or made.matched.lonely:
+            raise ValueError(
+                f"{other.record.model} and {baseline.record.model} do not cover the same images; delete their "
+                "records and run again"
+            )
+        d = made.comparison
+        p = float(special.stdtr(d.freedom, -(d.difference.value + margin) / d.error))
+        rows.append((other.record, d, p, minimum_detectable(d.error, d.freedom, ALPHA, POWER, sides=1)))
+    adjusted = holm([p for _, _, p, _ in rows])
+    results = [Result(baseline.record.model, evaluations(baseline.record), baseline.record.value)]
+    for (one, d, p, least), corrected in zip(rows, adjusted, strict=True):
+        passed = corrected <= ALPHA
+        numbers = (d.difference.value, d.difference.low, p, corrected, least)
+        results.append(Result(one.model, evaluations(one), one.value, *numbers, passed))
+    return results
+
+
+def evaluations(one: Record) -> int:
+    """Evaluations of the flow head per token (each of two rows under guidance), as the record's settings say."""
+    return one.extra["settings"]["flow_steps"]
+
+
+def recommended(results: Sequence[Result]) -> Result | None:
+    """The fewest evaluations, below the baseline's, of a setting that passed; None where there is none."""
+    cheaper = [r for r in results if r.passed and r.evaluations < results[0].evaluations]
+    return min(cheaper, key=lambda r: (r.evaluations, -r.score), default=None)
+
+
+def table(results: Sequence[Result], margin: float) -> str:
+    """The results for people, with the recommendation in the last line."""
+    heading = ["setting", "evaluations", "overall", "gain", "lower bound", "detectable", "p (Holm)", "verdict"]
+    lines = [[results[0].model, str(results[0].evaluations), f"{results[0].score:.4f}", *[""] * 4, "baseline"]]
+    for r in results[1:]:
+        numbers = [f"{r.gain:+.4f}", f"{r.low:+.4f}", f"{r.detectable:.4f}", f"{r.adjusted:.4f}"]
+        verdict = "not inferior" if r.passed else "not shown"
+        lines.append([r.model, str(r.evaluations), f"{r.score:.4f}", *numbers, verdict])
+    best = recommended(results)
+    words = (
+        f"recommended: {best.model}, {best.evaluations} evaluations a token instead of {results[0].evaluations}"
+        if best
+        else "recommended: none; no setting with fewer evaluations was shown to be within the margin"
+    )
+    return "\n".join(
+        [
+            columns([heading, *lines]),
+            "",
+            f"gain: against {results[0].model}, with its one-sided {100 * (1 - ALPHA):g} % bound, uncorrected",
+            f"p: of a loss of {margin:g} or more, adjusted for all settings (Holm)",
+            words,
+        ]
+    )
+
+
+# ------------------------------------------------------------------------------------------------- the whole study
+
+
+def _scored(generator: Generator, judge: Detector, log: Path, records: Path, **options: Any) -> tuple[Record, int, int]:
+    """The overall score of one setting, with what it cost in ``extra``; and how many numbers were computed, reused."""
+    timed = Timed(generator, log)
+    made = geneval.run(timed, judge, records=records, **options)
+    cost = timed.seconds_per_image
+    extra = {"head_evaluations": dict(generator.settings)["flow_steps"]}
+    extra |= {} if cost is None else {"seconds_per_image": round(cost, 4)}
+    for one in made.records:
+        if not extra.items() <= one.extra.items():
+            record.write(one.model_copy(update={"extra": {**one.extra, **extra}}), records)
+    score = next(one for one in made.records if one.metric == SCORE)
+    return score.model_copy(update={"extra": {**score.extra, **extra}}), made.computed, made.reused
+
+
+def run(
+    load: Callable[[dict[str, Any]], Generator],
+    settings: Sequence[dict[str, Any]],
+    judge: Detector,
+    *,
+    work: str | Path,
+    split: str,
+    count: int,
+    margin: float,
+    **options: Any,
+) -> tuple[Outcome, list[Result]]:
+    """Draw, judge and score what is missing of every setting, and test all against the first.
+
+    ``load``: settings -> generator; ``options``: those of ``geneval.run`` (images_per_prompt, seed, batch, accel).
+    The outcome holds the overall scores and, last, the study's own record: the evaluations that are needed.
+    Raises ValueError for fewer than two settings, equal ones, a margin that is none, and prompts as ``prompts``."""
+    if len(settings) < 2 or any(one in settings[:i] for i, one in enumerate(settings)):
+        raise ValueError(f"{len(settings)} settings; give two or more different ones, the baseline first")
+    if not 0 < margin < 1:
+        raise ValueError(f"margin {margin} is no loss of a share; give a number between 0 and 1, for example 0.02")
+    suite, asked = prompts(split, count)
+    work, records = Path(work), Path(work) / "records"
+    scored: list[Stored] = []
+    computed = reused = 0
+    for one in settings:
+        generator = load(one)
+        log = work / "solvers" / f"{generator.name}@{options.get('accel')}x-{suite}.jsonl"
+        common = {"work": work, "suite": suite, "prompts": asked, "variant": f"{suite}, not the benchmark suite"}
+        score, new, old = _scored(generator, judge, log, records, **common, **options)
+        if score.value is None:
+            raise ValueError(f"{score.name} has no value: {score.note}; run the same command again")
+        scored.append(Stored(score, samples.path(records, score)))
+        computed, reused = computed + new, reused + old
+    results = assess(scored, margin)
+    study, new = _study(results, [s.record for s in scored], asked, margin, records)
+    found = Outcome([*(s.record for s in scored), study], computed + new, reused + 1 - new)
+    return found, results
+
+
+def _study(
+    results: list[Result], scored: list[Record], asked: list[dict], margin: float, records: Path
+) -> tuple[Record, int]:
+    """The study's own record, and 1 where it is new."""
+    first, best = scored[0], recommended(results)
+    key = record.make_key(version=VERSION, scores=[s.key for s in scored], margin=margin, alpha=ALPHA)
+    subject = first.subject.partition("+")[0]
+    kept = record.find(records, f"{subject}@{first.accel}x/{first.suite}/{METRIC}", key)
+    if kept is not None:
+        return kept, 0
+    made = record.make(
+        subject=subject,
+        accel=first.accel,
+        suite=first.suite,
+        metric=METRIC,
+        value=None if best is None else float(best.evaluations),
+        unit="evaluations a token",
+        n=first.n,
+        n_expected=first.n_expected,
+        protocol=PROTOCOL,
+        protocol_params={"margin": margin, "alpha": ALPHA, "baseline": first.model, "correction": "Holm"},
+        judge=first.judge,
+        seed=first.seed,
+        fingerprint=files.digest(*(s.fingerprint for s in scored)),
+        suite_hash=first.suite_hash,
+        key=key,
+        note=None if best else "no setting with fewer evaluations was shown to be within the margin",
+        extra={
+            "recommended": None if best is None else best.model,
+            "prompts": len(asked),
+            "different_prompts": len({p["prompt"] for p in asked}),
+            "results": [asdict(r) for r in results],
+        },
+    )
+    record.write(made, records)
+    return made, 1

@@ -1,0 +1,124 @@
+"""Question answering about the synthetic scenes: how well a VLM understands images (held-out scenes).
+
+The same code for any model that answers questions: our VLMs before and after their encoder was tuned, transformers
+models from a folder, programs of their own."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evals.engine.api import Outcome
+from evals.engine.evidence import Measure, failures, gather, reusable, settle
+from evals.engine.shards import WHOLE, Shard
+from evals.judges.answering import label, replies
+from vgt.core import captions, files, record, scenes
+
+SUITE, PROTOCOL = "scenes-vqa", "exact-match"
+SCENES, QUESTIONS = 400, 5
+INSTRUCTION = "Answer with one word."  # what chat models are told
+VERSION = 2  # of the rules: raise it when a change to them can change a score
+
+
+def same(reply: str, answer: str) -> bool:
+    """Whether a reply is the answer: stripped, lower case, without trailing punctuation."""
+    return reply.strip().lower().rstrip(".,;:!?").rstrip() == answer
+
+
+def with_encoder(answerer: Any, autoencoder: Any) -> Any:
+    """Our VLM with the vision encoder and projector of a tuned VGT-AE in the place of its own: what tuning did to
+    understanding.  ``answerer``, ``autoencoder``: as made by evals.subjects.vgt; the answerer's model is changed.
+
+    Raises ValueError for an autoencoder without a VLM's encoder and for one of another architecture."""
+    tuned = getattr(autoencoder.model, "encoder", None)
+    if not hasattr(tuned, "tower"):
+        raise ValueError(f"{autoencoder.name} has no VLM's vision encoder; give a VGT-AE, not a pixel-only autoencoder")
+    try:
+        answerer.model.encoder.load_state_dict(tuned.state_dict(), strict=True)
+    except RuntimeError as error:
+        first = str(error).splitlines()[-1].strip()
+        raise ValueError(f"the encoder of {autoencoder.name} does not fit {answerer.name}: {first}") from error
+    mark = files.digest("encoder of", autoencoder.fingerprint, answerer.fingerprint)
+    return replace(answerer, name=f"{answerer.name}+{autoencoder.name}", fingerprint=mark)
+
+
+def _asked(n: int) -> dict[int, list[tuple[str, str]]]:
+    """Scene -> its (question, answer) pairs."""
+    return {i: captions.questions(scenes.scene("test", i), scenes.Draws("vqa", i), QUESTIONS) for i in range(n)}
+
+
+def _measure(asked: dict[int, list[tuple[str, str]]], evidence: dict[str, dict]) -> Measure:
+    values, clusters, ids = [], [], []
+    by_kind: dict[str, list[float]] = {}
+    for scene, pairs in asked.items():
+        entry = evidence[str(scene)]
+        for number, (question, answer) in enumerate(pairs if "error" not in entry else ()):
+            values.append(float(same(entry["asked"][number]["answer"], answer)))
+            clusters.append(str(scene))
+            ids.append(f"{scene}:{number}")
+            by_kind.setdefault(" ".join(question.split()[:2]), []).append(values[-1])
+    total = sum(map(len, asked.values()))
+    return Measure(
+        metric="accuracy",
+        values=values,
+        clusters=clusters,
+        ids=ids,
+        n=len(values),
+        asked=total,
+        n_expected=max(total, SCENES * QUESTIONS),
+        n_failed=total - len(values),
+        note=failures(evidence),
+        extra={"by_kind": {kind: [float(np.mean(of)), len(of)] for kind, of in sorted(by_kind.items())}},
+    )
+
+
+def run(
+    answerer: Any,
+    *,
+    work: str | Path,
+    records: str | Path,
+    n: int = SCENES,
+    size: int = 64,
+    partial_ok: bool = False,
+    shard: Shard = WHOLE,
+) -> Outcome:
+    """Share of right answers to ``QUESTIONS`` questions on each of ``n`` test scenes; interval clustered by scene.
+
+    ``answerer``: an evals.engine.api.Answerer, or what else evals.judges.answering.replies can ask.  Answers are stored scene
+    by scene; ``shard``: ask about this part of the scenes only, and record nothing."""
+    asked = _asked(n)
+    suite_hash = files.digest_json([scenes.WORLD, size, list(asked.items())])
+    parts = {"rules": VERSION, "protocol": PROTOCOL, "partial_ok": partial_ok}
+    keys = {"accuracy": record.make_key(fingerprint=answerer.fingerprint, suite=suite_hash, **parts)}
+    kept = reusable(records, answerer.name, SUITE, keys)
+    if kept and shard.whole:
+        return settle(records, keys, kept, {}, {})
+    started = time.monotonic()
+
+    def ask(name: str) -> dict:
+        pairs = asked[int(name)]
+        found = replies(answerer, scenes.item("test", int(name), size).image, [question for question, _ in pairs])
+        rows = zip(pairs, found, strict=True)
+        return {"asked": [{"question": q, "expected": a, "answer": reply.text} for (q, a), reply in rows]}
+
+    path = Path(work) / "vqa" / f"{label(answerer.name)}.jsonl"
+    stamp = {str(i): files.digest_json([answerer.fingerprint, scenes.WORLD, size, pairs]) for i, pairs in asked.items()}
+    mine = {name: stamp[name] for place, name in enumerate(stamp) if shard.mine(place)}
+    evidence = gather(path, mine, ask, f"questions to {answerer.name}", shard)
+    if not shard.whole:
+        return Outcome([], 0, 0)
+    common = {
+        "subject": answerer.name,
+        "suite": SUITE,
+        "protocol": PROTOCOL,
+        "protocol_params": {"questions": QUESTIONS, "size": size},
+        "fingerprint": answerer.fingerprint,
+        "suite_hash": suite_hash,
+        "evidence": path.relative_to(work).as_posix(),
+        "seconds": round(time.monotonic() - started, 3),
+    }
+    return settle(records, keys, {}, {"accuracy": _measure(asked, evidence)}, common, partial_ok)

