@@ -9,8 +9,8 @@ import pytest
 
 from vgt.core import config as configs
 from vgt.methods.vgt_ae import AELossConfig, VGTAEConfig
+from vgt.training.job import Preset
 from vgt.training.optim import learning_rate, micro_rows
-from vgt.training.run import Preset
 from vgt.vlm import known
 
 FULL = sorted(
