@@ -233,8 +233,6 @@ def dpg_zeroing(name: str, forwards: bool) -> float:
     return worst
 
 
-
-
 # -------------------------------------------------------------------------------------------------- understanding
 
 
