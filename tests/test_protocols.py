@@ -7,8 +7,7 @@ import json
 from parity import checks
 
 from evals.engine import protocol_page
-from evals.engine.registry import protocols
-from evals.engine.registry import EVALUATORS
+from evals.engine.registry import EVALUATORS, protocols
 
 
 def test_every_protocol_belongs_to_an_evaluator_and_says_what_it_is():

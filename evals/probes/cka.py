@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from evals.engine.api import Tokenizer
-from evals.engine.registry import protocols
 from evals.engine.records import Outcome
+from evals.engine.registry import protocols
 from evals.metrics import cka
 from evals.metrics.latents import standardize
 from evals.probes.data import ProbeSet
