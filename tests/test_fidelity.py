@@ -13,7 +13,7 @@ from PIL import Image
 
 from evals import features
 from evals.engine.protocol import registry as protocols
-from evals.engine.shards import Shard
+from evals.engine.store import Shard
 from evals.features.source import Source
 from evals.fidelity import cli as command
 from evals.fidelity import references

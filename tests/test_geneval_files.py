@@ -14,7 +14,7 @@ from PIL import Image
 from sklearn.metrics import cohen_kappa_score
 
 from evals.agreement import geneval as agreement
-from evals.engine.shards import Shard
+from evals.engine.store import Shard
 from evals.geneval import evidence as geneval_evidence
 from evals.geneval import official as geneval_import
 from evals.geneval import run as geneval

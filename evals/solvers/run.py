@@ -24,7 +24,8 @@ from scipy import special
 
 from evals.compare import contrasts
 from evals.compare.pairs import Stored
-from evals.engine.api import Detector, Generator, Outcome
+from evals.engine.api import Detector, Generator
+from evals.engine.records import Outcome
 from evals.geneval import run as geneval
 from vgt.core import files, record, samples, suites, text
 from vgt.core.record import Record
