@@ -31,11 +31,10 @@ from evals.engine.api import Detector, Generator
 from evals.engine.options import option, positive
 from evals.engine.records import Estimate, Outcome, plain, stored, write
 from evals.geneval import run as geneval
-from vgt.core import files, record, samples, suites
+from vgt.core import files, record, samples, suites, text
 from vgt.core.record import Record
 from vgt.core.scenes import TASKS
 from vgt.core.statistics import holm, minimum_detectable
-from vgt.core.text import table as columns
 
 SPLITS = ("validation", "test")
 PROTOCOL, METRIC, SCORE = "solver-study", "evaluations-needed", "overall"
@@ -150,7 +149,7 @@ def assess(scored: Sequence[Stored], margin: float) -> list[Result]:
     rows = []
     for other in others:
         made = contrasts.contrast(baseline, other, level=1 - 2 * ALPHA, alternative="less")
-        if made.how != contrasts.PAIRED or made.matched.lonely:
+        if made.how != contrasts.PAIRED or made.matched.unmatched:
             raise ValueError(
                 f"{other.record.model} and {baseline.record.model} do not cover the same images; delete their "
                 "records and run again"
@@ -194,7 +193,7 @@ def table(results: Sequence[Result], margin: float) -> str:
     )
     return "\n".join(
         [
-            columns(lines, "lrrrrrrl", heading),
+            text.table(lines, align="l" + 6 * "r" + "l", header=heading),
             "",
             f"gain: against {results[0].model}, with its one-sided {100 * (1 - ALPHA):g} % bound, uncorrected",
             f"p: of a loss of {margin:g} or more, adjusted for all settings (Holm)",
