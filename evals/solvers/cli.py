@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> Outcome:
     settings = [solvers.parse(text) for text in args.settings.split(",")]
     shared = {} if args.guidance is None else {"guidance": args.guidance}
     for one in settings:
-        vgt.check_sampling({**one, **shared})
+        vgt.check_sampling(path, {**one, **shared})
     device = options.device(args.device)
     outcome, results = solvers.run(
         lambda one: vgt.generator(path, device, acceleration=args.accel, **one, **shared),
