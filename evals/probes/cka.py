@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from evals.engine.api import Outcome, Tokenizer
+from evals.engine.api import Tokenizer
 from evals.engine.protocol import registry
+from evals.engine.records import Outcome
 from evals.metrics import cka
 from evals.metrics.latents import standardize
 from evals.probes.data import ProbeSet

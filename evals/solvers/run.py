@@ -23,11 +23,11 @@ import numpy as np
 from scipy import special
 
 from evals.compare import contrasts
-from evals.compare.compare import columns
 from evals.compare.pairs import Stored
-from evals.engine.api import Detector, Generator, Outcome
+from evals.engine.api import Detector, Generator
+from evals.engine.records import Outcome
 from evals.geneval import run as geneval
-from vgt.core import files, record, samples, suites
+from vgt.core import files, record, samples, suites, text
 from vgt.core.record import Record
 from vgt.core.scenes import TASKS
 from vgt.core.statistics import holm, minimum_detectable
@@ -138,7 +138,7 @@ def assess(scored: Sequence[Stored], margin: float) -> list[Result]:
     rows = []
     for other in others:
         made = contrasts.contrast(baseline, other, level=1 - 2 * ALPHA, alternative="less")
-        if made.how != contrasts.PAIRED or made.matched.lonely:
+        if made.how != contrasts.PAIRED or made.matched.unmatched:
             raise ValueError(
                 f"{other.record.model} and {baseline.record.model} do not cover the same images; delete their "
                 "records and run again"
@@ -182,7 +182,7 @@ def table(results: Sequence[Result], margin: float) -> str:
     )
     return "\n".join(
         [
-            columns([heading, *lines]),
+            text.table(lines, align="l" + 6 * "r" + "l", header=heading),
             "",
             f"gain: against {results[0].model}, with its one-sided {100 * (1 - ALPHA):g} % bound, uncorrected",
             f"p: of a loss of {margin:g} or more, adjusted for all settings (Holm)",
