@@ -14,7 +14,7 @@ from bench.measure import stamp
 from bench.records import to_record
 from vgt.core import files, record
 from vgt.core.record import Record
-from vgt.training.precision import device_name
+from vgt.training.distributed import device_name
 
 METRICS = ("ms-per-call", "plain-ms-per-call", "speedup-over-plain")
 ROUND_SECONDS = 0.05  # least length of a round; a call that is shorter is made several times

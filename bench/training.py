@@ -20,7 +20,7 @@ from vgt.core.record import Record
 from vgt.methods.visual_lm import ARTraining, VisualLM
 from vgt.training.loop import checkpoint_activations
 from vgt.training.optim import TrainConfig, optimizers
-from vgt.training.precision import device_name
+from vgt.training.distributed import device_name
 from vgt.training.run import LOSSES
 
 SUITE, PROTOCOL, METRIC = "train-steps", "random-batch", "step-seconds"

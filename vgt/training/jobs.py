@@ -16,22 +16,23 @@ from vgt.core import captions, photos, scenes, suites
 from vgt.core import config as configs
 from vgt.inference.generator import generate
 from vgt.inference.images import grid, write_png
-from vgt.inference.load import load
+from vgt.inference.load import Loaded, load
 from vgt.inference.tokenizer import reconstruct
 from vgt.methods import lpips, registry
 from vgt.methods.perceptual import PerceptualLoss
 from vgt.methods.pixel_decoder import load_decoder
-from vgt.methods.sampling import Sampling, usual
+from vgt.methods.sampling import Sampling
 from vgt.methods.vgt_ae import VGTAE, AELossConfig, VGTAEConfig, VGTAETraining
-from vgt.methods.visual_lm import ARTraining, VisualLM, VisualLMConfig, tokenize
+from vgt.methods.visual_lm import ARTraining, VisualLM, VisualLMConfig
 from vgt.training import data as feeds
 from vgt.training import parents
 from vgt.training.job import SCENES, Job, Place, Preset
 from vgt.training.sources import SkipReport, Source, open_source, stream
 from vgt.vlm import tokenizer
 from vgt.vlm.backbones import first_layers
+from vgt.vlm.prompts import tokenize
 from vgt.vlm.training import VLMLossConfig, VLMTraining
-from vgt.vlm.vlm import VLMConfig, build
+from vgt.vlm.vlm import VLM, VLMConfig
 
 
 def _source(preset: Preset, place: Place, captions: bool) -> tuple[Source, SkipReport]:
@@ -60,7 +61,7 @@ def vlm(preset: Preset, place: Place) -> Job:
     config: VLMConfig = configs.validated(VLMConfig, preset.model, "model of the preset")
     words = tokenizer.build(config.hf["model_type"])
     with place.building():
-        model = build(config, words)
+        model = VLM.build(config, words)
     hashes = _start(model, preset, place, "vlm")
     losses: VLMLossConfig = configs.validated(VLMLossConfig, preset.losses, "losses of the preset")
     encoder, language = model.encoder, model.language
@@ -95,7 +96,7 @@ def autoencoder(preset: Preset, place: Place) -> Job:
     with place.building():
         ae = VGTAE(config)
         teacher = vlm.encoder() if vlm is not None else None
-    _check_image(config, ae)
+    _check_image(ae)
     hashes = {} if vlm is None else {"vlm": vlm.fingerprint}
     if start is not None:
         hashes["weights"] = start.fingerprint
@@ -160,15 +161,16 @@ def _autoencoder_parts(ae: VGTAE) -> dict[str, Sequence[nn.Module]]:
     return {**encoder, "residual_projection": [ae.down_blocks, ae.down_mlp], "decoder": [ae.decoder]}
 
 
-def _check_image(config: VGTAEConfig, ae: VGTAE) -> None:
+def _check_image(ae: VGTAE) -> None:
     """Raises ValueError for an image size that the encoder cannot take."""
-    if config.image_size % ae.stride:
+    size, stride = ae.config.image_size, ae.stride
+    if size % stride:
         raise ValueError(
-            f"model.image_size {config.image_size} is not a multiple of the encoder's stride {ae.stride}; "
-            f"choose {config.image_size // ae.stride * ae.stride or ae.stride}"
+            f"model.image_size {size} is not a multiple of the encoder's stride {stride}; "
+            f"choose {size // stride * stride or stride}"
         )
-    if config.vlm is not None:
-        ae.encoder.check(config.image_size, config.image_size)
+    if ae.config.vlm is not None:
+        ae.encoder.check(size, size)
 
 
 class _LPIPS(nn.Module):
@@ -219,13 +221,9 @@ def visual_lm(preset: Preset, place: Place) -> Job:
     method = registry.get(preset.system)
     ae = parents.autoencoder("init.autoencoder", preset.init.autoencoder, place, place.device)
     vlm = parents.backbone(preset.init.vlm, place)
-    network = ae.model
-    if network is None:
-        with place.building():
-            network = VGTAE(ae.config).requires_grad_(False)
-    _check_image(ae.config, network)
-    feed = _captioned(preset, place, ae, network, vlm)
-    config = _generator_config(preset, ae, network.stride, vlm, feed.statistics)
+    _check_image(ae.model)
+    feed = _captioned(preset, place, ae, vlm)
+    config = _generator_config(preset, ae, vlm, feed.statistics)
     with place.building():
         model = VisualLM(config)
     hashes = {"autoencoder": ae.fingerprint, "vlm": vlm.fingerprint, **feed.parents}
@@ -241,7 +239,7 @@ def visual_lm(preset: Preset, place: Place) -> Job:
         _write_samples(config, state, vlm.tokenizer, ae.folder, out / "samples" / f"{step:08d}.png")
 
     return Job(
-        system=ARTraining(model, method.part("loss"), preset.repeats, network if encodes else None),
+        system=ARTraining(model, method.part("loss"), preset.repeats, ae.model if encodes else None),
         batches=feed.batches,
         config=config.model_dump(mode="json"),
         tokenizer=vlm.tokenizer,
@@ -255,23 +253,21 @@ def visual_lm(preset: Preset, place: Place) -> Job:
             "projectors": [model.image_in_projector, model.image_out_projector],
             "flow_head": [model.image_head],
         },
-        frozen={"autoencoder": network} if encodes else {},
-        before={} if encodes else {"autoencoder": network},
+        frozen={"autoencoder": ae.model} if encodes else {},
+        before={} if encodes else {"autoencoder": ae.model},
         positions=lambda batch: batch["ids"].shape[1] + around,
     )
 
 
-def _captioned(
-    preset: Preset, place: Place, ae: parents.Autoencoder, network: VGTAE, vlm: parents.Backbone
-) -> _Feed:  # fmt: skip
+def _captioned(preset: Preset, place: Place, ae: Loaded, vlm: parents.Backbone) -> _Feed:
     """Captions with latents of scenes, or with images of one's own."""
-    data, size = preset.data, ae.config.image_size
+    data, size = preset.data, ae.model.config.image_size
     if not place.load:
-        return _Feed(_blank(preset, place.rows, network, vlm))
+        return _Feed(_blank(preset, place.rows, ae.model, vlm))
     if data.source == "scenes":
         processes = feeds.scene_processes(data, place.team)
         latents = feeds.cached_latents(
-            network, ae.fingerprint, data.scenes, size, place.cache, place.device, processes=processes
+            ae.model, ae.fingerprint, data.scenes, size, place.cache, place.device, processes=processes
         )
         texts = feeds.cached_captions(data.scenes, place.cache, processes)
         batches = feeds.caption_batches(latents, texts, vlm.tokenizer, data, place.rows)
@@ -279,7 +275,7 @@ def _captioned(
     source, skips = _source(preset, place, captions=True)
     cut = stream.generator_crop(size, data.min_side)
     batches = feeds.source_caption_batches(source, cut, vlm.tokenizer, data, place.rows, preset.train.seed, skips)
-    statistics = feeds.source_statistics(network, batches, device=place.device) if data.standardize else None
+    statistics = feeds.source_statistics(ae.model, batches, device=place.device) if data.standardize else None
     return _Feed(batches, statistics, {"source": source.fingerprint}, source.name, skips)
 
 
@@ -298,19 +294,18 @@ def _blank(preset: Preset, rows: int, ae: VGTAE, vlm: parents.Backbone) -> feeds
     return lambda index: {"ids": ids, "mask": ids == 0, **shown}
 
 
-def _generator_config(
-    preset: Preset, ae: parents.Autoencoder, stride: int, vlm: parents.Backbone, statistics
-) -> VisualLMConfig:  # fmt: skip
+def _generator_config(preset: Preset, ae: Loaded, vlm: parents.Backbone, statistics) -> VisualLMConfig:
     """Raises ValueError where the generator does not fit its autoencoder or itself."""
-    side = ae.config.image_size // stride
+    own = ae.model.config
+    side = own.image_size // ae.model.stride
     mean, std = statistics or (None, None)
     values = {
         "method": preset.system,
         "text": first_layers(vlm.text, preset.init.layers) if preset.init.layers else vlm.text,
         "start_ids": vlm.start_ids,
         "latent_grid": (side, side),
-        "d_z": ae.config.d_z,
-        "latent_norm": ae.config.normalize == "position",
+        "d_z": own.d_z,
+        "latent_norm": own.normalize == "position",
         "latent_mean": mean,
         "latent_std": std,
         "autoencoder": ae.fingerprint,
@@ -318,10 +313,10 @@ def _generator_config(
         **preset.model,
     }
     config: VisualLMConfig = configs.validated(VisualLMConfig, values, "model of the preset")
-    if tuple(config.latent_grid) != (side, side) or config.d_z != ae.config.d_z:
+    if tuple(config.latent_grid) != (side, side) or config.d_z != own.d_z:
         raise ValueError(
             f"model.latent_grid {tuple(config.latent_grid)} and d_z {config.d_z} are not the autoencoder's "
-            f"{(side, side)} and {ae.config.d_z}; leave them out of the preset"
+            f"{(side, side)} and {own.d_z}; leave them out of the preset"
         )
     if side > config.query_grid:
         raise ValueError(
@@ -347,6 +342,6 @@ def _write_samples(config: VisualLMConfig, state: dict[str, Tensor], words, auto
     prompts = [r["prompt"] for r in suites.geneval_prompts(seed=7, per_task=2)]
     rows = []
     for acceleration in (1, 4):
-        settings = Sampling(acceleration=acceleration, **usual(model.tokens))
+        settings = Sampling(acceleration=acceleration, **Sampling.usual(model.tokens))
         rows += list(generate(model.eval(), ae.model, words, prompts, list(range(len(prompts))), settings))
     write_png(path, grid(rows, len(prompts)))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vgt.checkpoints import checkpoint
+from vgt.checkpoints import checkpoint, shards
 from vgt.checkpoints.pretrained import read_tokenizer
 from vgt.core import config as configs
 from vgt.inference.load import Loaded, expect, load, locate
@@ -38,17 +38,6 @@ class Backbone:
         return VisionEncoder(hf_config(self.hf)) if self.model is None else self.model.encoder
 
 
-@dataclass(frozen=True)
-class Autoencoder:
-    """An autoencoder's configuration and where it came from.  ``model``: with its weights, None in a plan."""
-
-    config: VGTAEConfig
-    model: VGTAE | None = None
-    fingerprint: str = ""
-    name: str = ""
-    folder: Path | None = None
-
-
 def weights(spec: str | None, place: Place, *systems: str) -> Loaded | None:
     """The checkpoint of one of ``systems`` that ``init.weights`` names; None for none, and in a plan."""
     if not spec:
@@ -73,18 +62,18 @@ def backbone(spec: str, place: Place) -> Backbone:
     )  # fmt: skip
 
 
-def autoencoder(setting: str, spec: str, place: Place, device: str = "cpu") -> Autoencoder:
-    """The autoencoder that ``setting`` names.  Raises ValueError for another system, and in a plan for a name that
-    nothing is known of."""
-    if not place.load:
-        return Autoencoder(_planned_autoencoder(setting, spec, place))
-    found = expect(load(spec, place.runs, device), "vgt_ae")
-    return Autoencoder(found.model.config, found.model, found.fingerprint, found.name, found.folder)
+def autoencoder(setting: str, spec: str, place: Place, device: str = "cpu") -> Loaded:
+    """The autoencoder that ``setting`` names; in a plan without weights, fingerprint and folder.  Raises ValueError for
+    another system, and in a plan for a name that nothing is known of."""
+    if place.load:
+        return expect(load(spec, place.runs, device), "vgt_ae")
+    config = _planned_autoencoder(setting, spec, place)
+    with place.building():
+        ae = VGTAE(config).requires_grad_(False)
+    return Loaded("vgt_ae", spec, ae, None, "", place.runs)
 
 
-def autoencoder_config(
-    preset: Preset, place: Place
-) -> tuple[VGTAEConfig, Backbone | None, Autoencoder | None]:  # fmt: skip
+def autoencoder_config(preset: Preset, place: Place) -> tuple[VGTAEConfig, Backbone | None, Loaded | None]:
     """The configuration of a preset's autoencoder, and the parents that it comes from: ``init.vlm`` and
     ``init.weights``."""
     vlm = start = None
@@ -94,7 +83,7 @@ def autoencoder_config(
         values = {"vlm": vlm.hf, "image_size": vlm.image_size, **values}
     if preset.init.weights:
         start = autoencoder("init.weights", preset.init.weights, place)
-        values = configs.merge(start.config.model_dump(mode="json"), values)
+        values = configs.merge(start.model.config.model_dump(mode="json"), values)
     return configs.validated(VGTAEConfig, {"vlm": None, **values}, "model of the preset"), vlm, start
 
 
@@ -159,7 +148,7 @@ def _planned_backbone(spec: str, place: Place) -> Backbone:
 def _hugging_face(spec: str, folder: Path, place: Place) -> Backbone:
     values = backbones.read_config(folder).to_dict()
     try:
-        backbones.weight_files(folder)
+        shards.checked_files(folder)
     except ValueError as error:
         place.problems.append(f"init.vlm: {error}")
     start, words = known.START_IDS.get(spec, (0,)), None
