@@ -17,11 +17,11 @@ from bench.timing import quartiles
 from vgt.core import config as configs
 from vgt.core import files, record
 from vgt.core.record import Record
+from vgt.methods import registry
 from vgt.methods.visual_lm import ARTraining, VisualLM
-from vgt.training.loop import checkpoint_activations
-from vgt.training.optim import TrainConfig, optimizers
 from vgt.training.distributed import device_name
-from vgt.training.run import LOSSES
+from vgt.training.models import checkpoint_activations
+from vgt.training.optim import TrainConfig, optimizers
 
 SUITE, PROTOCOL, METRIC = "train-steps", "random-batch", "step-seconds"
 TEXT = 64  # tokens of a prompt
@@ -44,13 +44,13 @@ def steps(preset: str, batch: int, count: int, device: str = "cpu", checkpointin
 
     Raises ValueError for a preset that is no generator's."""
     values = configs.read_preset(preset)
-    if values["system"] not in LOSSES:
+    if registry.get(values["system"]).kind != "generator":
         raise ValueError(f"preset {preset!r} is a {values['system']}; time a generator's")
     train: TrainConfig = configs.validated(TrainConfig, values["train"], f"train of preset {preset}")
     model = random_generator(preset, device).train()
     if checkpointing:
         checkpoint_activations(model)
-    system = ARTraining(model, LOSSES[values["system"]], values.get("repeats", 1))
+    system = ARTraining(model, registry.get(values["system"]).part("loss"), values.get("repeats", 1))
     made = optimizers(model, train, system.lr_scale)
     rows = _batch(model, batch, device)
     instruments = timing.instruments(device)

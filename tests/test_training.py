@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 from vgt.core import config, env
 from vgt.inference.load import load
-from vgt.training import log, run
+from vgt.training import log, loop, run
 
 DECODER = "widths = [8, 16, 16, 16]\nlayers = [0, 1, 1, 1]\nattention = 0\nupsample = 'pixel_shuffle'"
 

@@ -118,7 +118,7 @@ class Job:
     sample: Callable[[dict[str, Tensor], int, Path], None] | None = None
     data: str = SCENES
     skips: SkipReport | None = None
-    parts: Mapping[str, Sequence[nn.Module | nn.Parameter]] = field(default_factory=dict)
+    parts: Mapping[str, Sequence[nn.Module | nn.Parameter | None]] = field(default_factory=dict)
     frozen: Mapping[str, nn.Module] = field(default_factory=dict)
     before: Mapping[str, nn.Module] = field(default_factory=dict)
     positions: Callable[[dict[str, Tensor]], int] = lambda batch: 1

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from vgt.checkpoints import checkpoint
+from vgt.checkpoints.pretrained import Loaded
 from vgt.core import captions, photos, scenes, suites
 from vgt.core import config as configs
 from vgt.inference.generator import generate
 from vgt.inference.images import grid, write_png
-from vgt.inference.load import Loaded, load
+from vgt.inference.load import load
 from vgt.inference.tokenizer import reconstruct
 from vgt.methods import lpips, registry
 from vgt.methods.perceptual import PerceptualLoss

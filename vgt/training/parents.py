@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from vgt.checkpoints import checkpoint, shards
-from vgt.checkpoints.pretrained import read_tokenizer
+from vgt.checkpoints.pretrained import Loaded, is_backbone, is_hub_id, read_tokenizer
 from vgt.core import config as configs
-from vgt.inference.load import Loaded, expect, load, locate
+from vgt.inference.load import expect, load, locate
 from vgt.methods.vgt_ae import VGTAE, VGTAEConfig
 from vgt.training.job import Place, Preset
 from vgt.vlm import backbones, known, tokenizer
@@ -36,6 +36,12 @@ class Backbone:
     def encoder(self) -> VisionEncoder:
         """Its vision encoder."""
         return VisionEncoder(hf_config(self.hf)) if self.model is None else self.model.encoder
+
+
+class _Planned(Loaded):
+    """A parent without its weights: what a plan has of it."""
+
+    fingerprint = ""
 
 
 def weights(spec: str | None, place: Place, *systems: str) -> Loaded | None:
@@ -70,7 +76,7 @@ def autoencoder(setting: str, spec: str, place: Place, device: str = "cpu") -> L
     config = _planned_autoencoder(setting, spec, place)
     with place.building():
         ae = VGTAE(config).requires_grad_(False)
-    return Loaded("vgt_ae", spec, ae, None, "", place.runs)
+    return _Planned("vgt_ae", spec, ae, None, place.runs)
 
 
 def autoencoder_config(preset: Preset, place: Place) -> tuple[VGTAEConfig, Backbone | None, Loaded | None]:
@@ -92,10 +98,10 @@ def autoencoder_config(preset: Preset, place: Place) -> tuple[VGTAEConfig, Backb
 
 def _present(spec: str, runs: Path) -> Path | None:
     """The folder of a checkpoint or backbone that is here; a hub id counts where its snapshot is in the cache."""
-    if backbones.is_hub_id(spec):
+    if is_hub_id(spec):
         from huggingface_hub import try_to_load_from_cache
 
-        cached = try_to_load_from_cache(spec, backbones.CONFIG)
+        cached = try_to_load_from_cache(spec, checkpoint.CONFIG)
         return Path(cached).parent if isinstance(cached, str) else None
     try:
         return locate(spec, runs)
@@ -105,7 +111,7 @@ def _present(spec: str, runs: Path) -> Path | None:
 
 def absent(what: str, spec: str) -> str:
     """The sentence for weights that are not here."""
-    if backbones.is_hub_id(spec):
+    if is_hub_id(spec):
         return f"{what}: {spec} is not in the hub's cache; run `hf download {spec}`, or name a folder that holds it"
     if spec in configs.preset_names():
         return f"{what}: {spec} is not trained yet; run `vgt train {spec}` first"
@@ -127,7 +133,7 @@ def _header(what: str, spec: str, folder: Path, system: str) -> dict:
 
 def _planned_backbone(spec: str, place: Place) -> Backbone:
     folder = _present(spec, place.runs)
-    if folder is not None and backbones.is_backbone(folder):
+    if folder is not None and is_backbone(folder):
         return _hugging_face(spec, folder, place)
     if folder is not None:
         header = _header("init.vlm", spec, folder, "vlm")

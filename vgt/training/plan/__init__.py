@@ -174,9 +174,9 @@ def _strategies(train: TrainConfig, processes: int) -> tuple[Strategy, ...]:
     return ("ddp",) if train.optimizer == "muon" else ("ddp", "fsdp")
 
 
-def count(*modules: nn.Module | nn.Parameter) -> int:
+def count(*modules: nn.Module | nn.Parameter | None) -> int:
     """Parameters of modules, shared ones once."""
-    each = [[m] if isinstance(m, nn.Parameter) else m.parameters() for m in modules]
+    each = [[m] if isinstance(m, nn.Parameter) else m.parameters() for m in modules if m is not None]
     return sum({id(p): p.numel() for own in each for p in own}.values())
 
 
@@ -256,8 +256,12 @@ def _traces(job: Job, micro: int, train: TrainConfig, rules: Rules) -> dict[str,
     before, encoded = Traced(), batch
     if job.frozen and hasattr(job.system, "encode"):  # traced apart: a tower with windows takes minutes for many rows
         made: dict[str, Tensor] = {}
-        encode = lambda rows: made.update(job.system.encode(_rows(batch, rows)))  # noqa: E731
-        before = _at(lambda rows: inference(lambda: encode(rows), bf16, rules), micro, _windowed(*job.frozen.values()))
+
+        def encoding(rows: int) -> Traced:
+            given = _rows(batch, rows)
+            return inference(lambda: made.update(job.system.encode(given)), bf16, rules)
+
+        before = _at(encoding, micro, _windowed(*job.frozen.values()))
         encoded = {k: batch[k] if k in batch else fakes.tensor(micro, *v.shape[1:]) for k, v in made.items()}
 
     def traced(rows: int) -> Traced:
