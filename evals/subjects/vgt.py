@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from evals.engine.precision import PRECISION, full_float32
 from vgt.core import files
 from vgt.core.config import validated
 from vgt.inference.generator import Engine, Sampling, generate, usual
@@ -78,10 +79,12 @@ class VLMSubject:
     name: str
     fingerprint: str
     model: Any
+    params = PRECISION
 
     def answer(self, image: np.ndarray, question: str) -> str:
         return self.answers(image[None], [question])[0]
 
+    @full_float32()
     def answers(self, images: np.ndarray, questions: Sequence[str], batch: int = 50) -> list[str]:
         """One answer per image and question."""
         device = next(self.model.parameters()).device
