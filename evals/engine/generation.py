@@ -93,8 +93,9 @@ class Run:
 
 def record_fields(run: Run, judge: Detector | Answerer, protocol: str, params: dict, evidence: Path) -> dict:
     """Fields that all records of a run share; ``evidence``: the per-sample file, relative to the work folder.  A
-    subject's sampling settings stand in ``extra``."""
+    subject's sampling settings stand in ``extra``, with what it tells of itself in an attribute of that name."""
     settings = getattr(run.subject, "settings", None)
+    extra = {} if settings is None else {"settings": dict(settings)}
     return {
         "subject": run.name,
         "accel": run.accel,
@@ -106,7 +107,7 @@ def record_fields(run: Run, judge: Detector | Answerer, protocol: str, params: d
         "fingerprint": run.subject.fingerprint,
         "suite_hash": run.suite_hash,
         "evidence": evidence.as_posix(),
-        "extra": {} if settings is None else {"settings": dict(settings)},
+        "extra": {**extra, **getattr(run.subject, "extra", {})},
     }
 
 
