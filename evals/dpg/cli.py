@@ -6,7 +6,7 @@ import argparse
 import functools
 from pathlib import Path
 
-from evals.engine import options as common
+from evals.engine import old_options as common
 from evals.engine.records import Outcome
 from vgt.commands import options
 
