@@ -30,6 +30,7 @@ from evals.engine.api import LABELS, PROMPTS, Answerer, Detector, Generator, con
 from evals.engine.store import WHOLE, Shard, exclusive, remove_unfinished
 from evals.subjects.folder import Folder
 from vgt.core import env, files, suites
+from vgt.core.images import is_whole
 from vgt.core.seeds import image_seed
 
 IMAGES_PER_PROMPT = 4  # what GenEval and DPG ask for
@@ -154,16 +155,6 @@ def place(index: int, sample: int) -> str:
     return f"{index:05d}/samples/{sample:04d}.png"
 
 
-def _whole(path: Path) -> bool:
-    """Whether a PNG file that we wrote is there and undamaged (by its checksums, without decoding it)."""
-    try:
-        with Image.open(path) as image:
-            image.verify()
-    except (OSError, SyntaxError, ValueError):
-        return False
-    return True
-
-
 def _prepare(run: Run, root: Path, shard: Shard) -> None:
     """Write who makes the images and of which prompts.  A whole run, which comes last and alone, also removes what a
     kill in the middle of writing has left."""
@@ -229,7 +220,7 @@ def images(run: Run, root: Path, shard: Shard = WHOLE) -> Images:
     paths = {job: root / place(*job) for job in jobs}
     with exclusive(root, shard):
         _prepare(run, root, shard)
-        missing = {job for job, path in paths.items() if not _whole(path)}
+        missing = {job for job, path in paths.items() if not is_whole(path)}
         _make(run, paths, [batch for batch in batches if missing.intersection(batch)], missing)
     return Images(root, paths)
 

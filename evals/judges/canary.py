@@ -15,9 +15,9 @@ import numpy as np
 from evals.dpg.rules import verdict
 from evals.engine.api import Answerer, Detection, Detector
 from evals.geneval.rules import overlap
-from evals.subjects.folder import read_image
 from vgt.core.captions import questions
 from vgt.core.geneval_prompts import CLASSES
+from vgt.core.images import read_image
 from vgt.core.photos import image_path
 from vgt.core.scenes import COLORS, SHAPES, Draws, item
 

@@ -316,7 +316,7 @@ def evaluate(given: Options) -> Outcome:
     settings = [parse(text) for text in given.settings.split(",")]
     shared = {} if given.guidance is None else {"guidance": given.guidance}
     for one in settings:
-        vgt.check_sampling({**one, **shared})
+        vgt.check_sampling(path, {**one, **shared})
     device = given.on()
     outcome, results = run(
         lambda one: vgt.generator(path, device, acceleration=given.accel, **one, **shared),
