@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from evals.engine.api import LABELS, PROMPTS
 from evals.engine.precision import PRECISION, full_float32
 from vgt.core import files
 from vgt.inference.generator import ImageGenerator, check_settings, open_generator
@@ -63,8 +64,18 @@ class GeneratorSubject:
         """Whether the neighbours in a batch decide an image."""
         return self.made.settings.batch_matters
 
-    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
-        return self.made.generate(prompts, seeds)
+    @property
+    def conditions(self) -> str:
+        """What it is asked with, as the registry of systems says (evals/engine/api.py)."""
+        return LABELS if registry.get(self.made.loaded.system).condition == "label" else PROMPTS
+
+    @property
+    def classes(self) -> int:
+        """The number of classes of one that is asked with labels."""
+        return self.made.loaded.model.config.classes
+
+    def generate(self, asked: Sequence[str] | Sequence[int], seeds: Sequence[int]) -> np.ndarray:
+        return self.made.generate(asked, seeds)
 
 
 @dataclass(frozen=True)
@@ -114,8 +125,8 @@ def generator(path: str, device: str = "cpu", autoencoder: str | None = None, **
     acceleration or another setting is impossible."""
     made = open_generator(path, settings, RUNS, device, autoencoder)
     own = made.loaded
-    mark = files.digest(own.fingerprint, made.decoder.fingerprint, made.settings.model_dump_json())
-    return GeneratorSubject(own.name + made.settings.suffix(own.model.tokens), mark, made)
+    content = files.digest(own.fingerprint, made.decoder.fingerprint, made.settings.model_dump_json())
+    return GeneratorSubject(own.name + made.settings.suffix(own.model.tokens), content, made)
 
 
 def training_log(path: str) -> tuple[str, str, list[dict], int]:
