@@ -17,7 +17,7 @@ from vgt.inference.generator import ImageGenerator, check_settings, open_generat
 from vgt.inference.images import to_float
 from vgt.inference.load import expect, load
 from vgt.inference.pipeline import VGTPipeline
-from vgt.inference.tokenizer import encode, reconstruct
+from vgt.inference.tokenizer import encode, indices, reconstruct
 from vgt.methods import registry
 
 RUNS = Path("runs")
@@ -26,7 +26,7 @@ OUR_PIPELINES = {"VGTPipeline": VGTPipeline}  # classes with diffusers' manners,
 
 @dataclass(frozen=True)
 class AutoencoderSubject:
-    """A VGT-AE checkpoint as a Tokenizer."""
+    """A tokenizer's checkpoint as a Tokenizer."""
 
     name: str
     fingerprint: str
@@ -38,6 +38,18 @@ class AutoencoderSubject:
 
     def encode(self, images: np.ndarray) -> np.ndarray:
         return encode(self.model, images)
+
+
+@dataclass(frozen=True)
+class DiscreteSubject(AutoencoderSubject):
+    """A tokenizer with a codebook: it also tells the indices (evals/recon, codebook use)."""
+
+    @property
+    def codebook_size(self) -> int:
+        return self.model.config.codebook_size
+
+    def indices(self, images: np.ndarray) -> np.ndarray:
+        return indices(self.model, images)
 
 
 @dataclass(frozen=True)
@@ -55,6 +67,17 @@ class GeneratorSubject:
         return self.made.loaded.model.config.autoencoder_name
 
     @property
+    def conditions(self) -> str:
+        """What it is asked with."""
+        by_label = registry.get(self.made.loaded.system).condition == "label"
+        return LABELS if by_label else PROMPTS
+
+    @property
+    def classes(self) -> int:
+        """How many classes there are, where it is asked with their numbers."""
+        return len(self.made.loaded.model.config.classes)
+
+    @property
     def settings(self) -> dict[str, Any]:
         """The sampling settings, as records carry them."""
         return self.made.settings.model_dump()
@@ -63,16 +86,6 @@ class GeneratorSubject:
     def batch_matters(self) -> bool:
         """Whether the neighbours in a batch decide an image."""
         return self.made.settings.batch_matters
-
-    @property
-    def conditions(self) -> str:
-        """What it is asked with, as the registry of systems says (evals/engine/api.py)."""
-        return LABELS if registry.get(self.made.loaded.system).condition == "label" else PROMPTS
-
-    @property
-    def classes(self) -> int:
-        """The number of classes of one that is asked with labels."""
-        return self.made.loaded.model.config.classes
 
     def generate(self, asked: Sequence[str] | Sequence[int], seeds: Sequence[int]) -> np.ndarray:
         return self.made.generate(asked, seeds)
@@ -103,7 +116,9 @@ class VLMSubject:
 def tokenizer(path: str, device: str = "cpu") -> AutoencoderSubject:
     """The autoencoder at ``path`` (folder, run or bundled name)."""
     found = expect(load(path, RUNS, device), *registry.names("tokenizer"))
-    return AutoencoderSubject(found.name, found.fingerprint, found.model.config.image_size, found.model)
+    discrete = registry.get(found.system).latents == "discrete"
+    kind = DiscreteSubject if discrete else AutoencoderSubject
+    return kind(found.name, found.fingerprint, found.model.config.image_size, found.model)
 
 
 def answerer(path: str, device: str = "cpu") -> VLMSubject:
