@@ -99,12 +99,13 @@ def record_fields(run: Run, judge: Detector | Answerer, protocol: str, params: d
     subject's sampling settings stand in ``extra``, with what it tells of itself in an attribute of that name."""
     settings = getattr(run.subject, "settings", None)
     extra = {} if settings is None else {"settings": dict(settings)}
+    judged = getattr(judge, "params", {})  # of a network: its precision
     return {
         "subject": run.name,
         "accel": run.accel,
         "suite": run.suite,
         "protocol": protocol,
-        "protocol_params": {**params, "images_per_prompt": run.images_per_prompt, "batch": run.batch},
+        "protocol_params": {**params, **judged, "images_per_prompt": run.images_per_prompt, "batch": run.batch},
         "judge": f"{judge.name} {judge.fingerprint[:12]}",
         "seed": run.seed,
         "fingerprint": run.subject.fingerprint,
@@ -230,7 +231,7 @@ def _make(
     """Make ``batches`` whole and write those of their images that are ``missing``.
 
     A batch is written while the next one is made: a kill costs at most one finished batch, Ctrl-C and errors none.
-    Of the usual compression a PNG takes longer to write than a fast GPU takes to make the image, hence ``COMPRESSION``."""
+    With the usual compression a PNG takes longer to write than a fast GPU takes to make it, hence ``COMPRESSION``."""
     title = f"{run.model}: {run.suite} generated"
     with (
         ThreadPoolExecutor(min(WRITERS, env.cores())) as writers,

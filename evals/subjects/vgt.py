@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from evals.engine.api import LABELS, PROMPTS
+from evals.engine.precision import PRECISION, full_float32
 from vgt.core import files
 from vgt.inference.generator import ImageGenerator, check_settings, open_generator
 from vgt.inference.images import to_float
@@ -97,10 +98,12 @@ class VLMSubject:
     name: str
     fingerprint: str
     model: Any
+    params = PRECISION
 
     def answer(self, image: np.ndarray, question: str) -> str:
         return self.answers(image[None], [question])[0]
 
+    @full_float32()
     def answers(self, images: np.ndarray, questions: Sequence[str], batch: int = 50) -> list[str]:
         """One answer per image and question."""
         device = next(self.model.parameters()).device
@@ -137,8 +140,8 @@ def generator(path: str, device: str = "cpu", autoencoder: str | None = None, **
     acceleration or another setting is impossible."""
     made = open_generator(path, settings, RUNS, device, autoencoder)
     own = made.loaded
-    mark = files.digest(own.fingerprint, made.decoder.fingerprint, made.settings.model_dump_json())
-    return GeneratorSubject(own.name + made.settings.suffix(own.model.tokens), mark, made)
+    content = files.digest(own.fingerprint, made.decoder.fingerprint, made.settings.model_dump_json())
+    return GeneratorSubject(own.name + made.settings.suffix(own.model.tokens), content, made)
 
 
 def training_log(path: str) -> tuple[str, str, list[dict], int]:
