@@ -13,13 +13,12 @@ from PIL import Image
 
 from evals import features
 from evals.engine.protocol import registry as protocols
-from evals.engine.shards import Shard
-from evals.features.source import Source
+from evals.engine.store import Shard
+from evals.features import EXTRACTORS, Source
 from evals.fidelity import cli as command
 from evals.fidelity import references
 from evals.fidelity import run as fidelity
-from evals.fidelity.protocol import EXTRACTORS
-from evals.metrics import frechet, inception_score, kernel, manifold
+from evals.metrics import entropy, frechet, kernel, manifold
 from vgt.core import record, samples
 
 N, D, SIDE = 60, 12, 16
@@ -145,7 +144,7 @@ def test_extrapolation_and_constants():
         settings["kid-subsets"]["subsets"] == kernel.SUBSETS and settings["kid-subsets"]["size"] == kernel.SUBSET_SIZE
     )
     assert (
-        settings["is-10"]["splits"] == inception_score.SPLITS and settings["is-5000"]["chunk"] == inception_score.CHUNK
+        settings["is-10"]["splits"] == entropy.SPLITS and settings["is-5000"]["chunk"] == entropy.CHUNK
     )
     assert settings["precision-recall"]["k"] == manifold.NEAREST_PR
     assert settings["density-coverage"]["k"] == manifold.NEAREST_DC and settings["cmmd"]["scale"] == kernel.SCALE
@@ -154,10 +153,10 @@ def test_extrapolation_and_constants():
 def test_inception_score_closed_forms():
     confident = np.eye(5).repeat(4, 0) * 1000  # every class equally often, each image certain
     blocks = np.arange(20) % 4
-    assert inception_score.score(confident, "is-1", blocks)[0].value == pytest.approx(5)
-    assert inception_score.score(np.zeros((20, 5)), "is-10", blocks)[0].value == pytest.approx(1)
+    assert entropy.inception_score(confident, "is-1", blocks)[0].value == pytest.approx(5)
+    assert entropy.inception_score(np.zeros((20, 5)), "is-10", blocks)[0].value == pytest.approx(1)
     with pytest.raises(ValueError, match="is-10 of 9 images"):
-        inception_score.score(np.zeros((9, 5)), "is-10", blocks[:9])
+        entropy.inception_score(np.zeros((9, 5)), "is-10", blocks[:9])
 
 
 def test_jackknife_errors_are_about_right():

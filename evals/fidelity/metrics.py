@@ -11,8 +11,8 @@ import numpy as np
 from evals import features
 from evals.fidelity.evidence import FEATURES, MOMENTS, Evidence, Kind
 from evals.fidelity.references import Reference
-from evals.metrics import frechet, inception_score, kernel, manifold
-from evals.metrics.jackknife import Jackknife
+from evals.metrics import entropy, frechet, kernel, manifold
+from evals.metrics.frechet import Jackknife
 from vgt.core.samples import REPLICATES, Samples
 from vgt.core.statistics import Interval, cluster_interval, wilson
 
@@ -109,7 +109,7 @@ def _infinite(pair: Pair) -> Measured:
 
 
 def _inception_score(pair: Pair, variant: str) -> Measured:
-    found, spread = inception_score.score(pair.subject.features(LOGITS), variant, pair.subject.block_of)
+    found, spread = entropy.inception_score(pair.subject.features(LOGITS), variant, pair.subject.block_of)
     return _of_jackknife(found, std_over_splits=spread)
 
 
@@ -166,7 +166,7 @@ METRICS: dict[str, Metric] = {
     "fd": Metric("frechet", (MOMENTS, POOL), lambda p: _frechet(p, POOL), True),
     "fd-inf": Metric("frechet-infinity", _POOL_ROWS, _infinite, True),
     "sfid": Metric("sfid", (MOMENTS, SPATIAL), lambda p: _frechet(p, SPATIAL), True),
-    "is-10": Metric("is-10", (FEATURES, LOGITS), lambda p: _inception_score(p, "is-10"), None, inception_score.SPLITS),
+    "is-10": Metric("is-10", (FEATURES, LOGITS), lambda p: _inception_score(p, "is-10"), None, entropy.SPLITS),
     "is-5000": Metric("is-5000", (FEATURES, LOGITS), lambda p: _inception_score(p, "is-5000"), None),
     "is-1": Metric("is-1", (FEATURES, LOGITS), lambda p: _inception_score(p, "is-1"), None),
     "kid": Metric("kid", _POOL_ROWS, lambda p: _of_jackknife(kernel.kid(*p.pools, *p.blocks))),

@@ -15,7 +15,7 @@ from pathlib import Path
 from evals import features
 from evals.engine.api import Outcome
 from evals.engine.images import ImageSet
-from evals.engine.shards import WHOLE, Shard
+from evals.engine.store import WHOLE, Shard
 from evals.features import Extractor
 from evals.fidelity import images as sets
 from evals.fidelity import metrics as metrics_of

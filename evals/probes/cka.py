@@ -12,12 +12,10 @@ import numpy as np
 
 from evals.engine.api import Outcome, Tokenizer
 from evals.engine.protocol import registry
-from evals.metrics import cka
-from evals.metrics.latents import standardize
-from evals.probes.data import ProbeSet
-from evals.probes.findings import jackknife
+from evals.metrics import latents as space
+from evals.probes.catalogue import jackknife
+from evals.probes.data import SEED, Latents, ProbeSet, evidence_path, gather
 from evals.probes.run import chosen
-from evals.probes.views import SEED, Latents, evidence_path, gather
 from vgt.core import files, record
 from vgt.core.record import Record
 from vgt.core.statistics import Interval
@@ -106,7 +104,7 @@ def _side(tokenizer: Tokenizer, images: ProbeSet, through: str, work: str | Path
     found = gather(tokenizer, images, evidence_path(work, tokenizer, images))
     tokens = found.tokens
     views = {"mean": tokens.mean(1), "max": tokens.max(1), "grid": tokens.reshape(len(tokens), -1)}
-    return _Side(tokenizer, found, standardize(views[through]))
+    return _Side(tokenizer, found, space.standardize(views[through]))
 
 
 def _measure(asked: _Pair, a: _Side, b: _Side, partial_ok: bool) -> Record:
@@ -147,8 +145,8 @@ def compare(x: np.ndarray, y: np.ndarray, cluster: np.ndarray) -> tuple[Interval
     Unbiased where there are fewer than 5 images a dimension; the unbiased estimate is cut at neither end."""
     mixed = np.random.default_rng(SEED).permutation(len(y))
     if not _few(x, y):
-        interval = jackknife(lambda keep: cka.linear(x[keep], y[keep]), cluster, least=0.0)
-        return interval, cka.linear(x, y[mixed])
-    k, m = cka.gram(x), cka.gram(y)
-    interval = jackknife(lambda keep: cka.unbiased(k[np.ix_(keep, keep)], m[np.ix_(keep, keep)]), cluster)
-    return interval, cka.unbiased(k, m[np.ix_(mixed, mixed)])
+        interval = jackknife(lambda keep: space.linear_cka(x[keep], y[keep]), cluster, least=0.0)
+        return interval, space.linear_cka(x, y[mixed])
+    k, m = space.gram(x), space.gram(y)
+    interval = jackknife(lambda keep: space.unbiased_cka(k[np.ix_(keep, keep)], m[np.ix_(keep, keep)]), cluster)
+    return interval, space.unbiased_cka(k, m[np.ix_(mixed, mixed)])

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from evals.engine import options as common
-from evals.engine.api import Outcome
+from evals.engine.records import Outcome
 from vgt.commands import options
 
 HELP = "PSNR, SSIM, LPIPS and Frechet distances of reconstructions"
@@ -60,12 +60,12 @@ def _listed(text: str) -> list[str]:
 
 def run(args: argparse.Namespace) -> Outcome:
     from evals.recon import metrics as recon_metrics
-    from evals.recon import pipeline as recon_pipeline
+    from evals.recon import protocol as recon_protocol
 
     protocols = list(dict.fromkeys(_listed(args.protocol)))
     for name in protocols:
-        recon_pipeline.resolve(name, None)
-    names = (*(f"lpips-{net}" for net in recon_metrics.LPIPS.values()), *recon_metrics.FRECHET.values())
+        recon_protocol.resolve(name, None)
+    names = tuple(metric.weights for metric in recon_metrics.METRICS.values() if metric.weights)
     shared = {
         "work": args.out,
         "records": args.out / "records",
@@ -81,14 +81,10 @@ def run(args: argparse.Namespace) -> Outcome:
     score = _scorer(args)
 
     found = {name: score(protocol=name, shard=common.shard(args), **shared) for name in protocols}
-    outcomes = list(found.values())
-    if len(outcomes) > 1 and any(o.records for o in outcomes):
+    outcome = sum(found.values(), Outcome.none())
+    if len(found) > 1 and outcome.records:
         print(side_by_side(found))
-    return Outcome([r for o in outcomes for r in o.records], *(sum(x) for x in _counts(outcomes)))
-
-
-def _counts(outcomes: list[Outcome]) -> tuple[list[int], list[int]]:
-    return [o.computed for o in outcomes], [o.reused for o in outcomes]
+    return outcome
 
 
 def _scorer(args: argparse.Namespace):
@@ -117,7 +113,7 @@ def _say_what_is_left_out(tools) -> None:
 
     _, absent = recon_metrics.chosen(None, tools)
     for metric, reason in absent.items():
-        if metric in (*recon_metrics.LPIPS, *recon_metrics.FRECHET):
+        if recon_metrics.METRICS[metric].weights:
             print(f"{metric} is not measured: {reason}", file=sys.stderr)
 
 

@@ -170,10 +170,10 @@ def images_fid() -> float:
 
 
 def images_inception_score() -> float:
-    from evals.metrics import inception_score
+    from evals.metrics import entropy
 
     _, logits, blocks = _collected()["generated"]
-    value, spread = inception_score.score(logits, "is-10", blocks)
+    value, spread = entropy.inception_score(logits, "is-10", blocks)
     calculated = _calculated()
     return _relative([value.value, spread], [calculated["inception_score_mean"], calculated["inception_score_std"]])
 
@@ -231,7 +231,7 @@ def cmmd_scikit_learn() -> float:
 
 
 def inception_score_loops() -> float:
-    from evals.metrics import inception_score
+    from evals.metrics import entropy
 
     logits = np.random.default_rng(2).normal(size=(6001, 7)) * 2
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
@@ -241,7 +241,7 @@ def inception_score_loops() -> float:
         return np.exp(np.mean([(row * (np.log(row) - np.log(q))).sum() for row in chunk]))
 
     blocks = _blocks(logits)
-    ours = [inception_score.score(logits, variant, blocks)[0].value for variant in ("is-1", "is-5000")]
+    ours = [entropy.inception_score(logits, variant, blocks)[0].value for variant in ("is-1", "is-5000")]
     return _relative(ours, [score(p), np.mean([score(p[:5000]), score(p[5000:])])])
 
 

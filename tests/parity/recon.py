@@ -38,18 +38,18 @@ def psnr_skimage() -> float:
     import torch
     from skimage.metrics import peak_signal_noise_ratio
 
-    from evals.metrics import psnr
+    from evals.metrics import pixels
 
-    ours = [psnr.psnr(float(psnr.squared_errors(*(torch.from_numpy(x)[None] for x in pair)))) for pair in _pairs()]
+    ours = [pixels.psnr(float(pixels.squared_errors(*(torch.from_numpy(x)[None] for x in pair)))) for pair in _pairs()]
     theirs = [peak_signal_noise_ratio(a, b, data_range=255) for a, b in _pairs()]
     return float(np.abs(np.subtract(ours, theirs)).max())
 
 
 def ssim_skimage(variant: str) -> float:
-    from evals.metrics import ssim
+    from evals.metrics import pixels
 
     return max(
-        abs(float(ssim.batch(*_tensors(a, b), [variant])[variant]) - ssim.ssim(a, b, variant)) for a, b in _pairs()
+        abs(float(pixels.ssim_batch(*_tensors(a, b), [variant])[variant]) - pixels.ssim(a, b, variant)) for a, b in _pairs()
     )
 
 
@@ -58,7 +58,7 @@ def ssim_windows(signed: bool) -> float:
     import torch
     from torch.nn import functional
 
-    from evals.metrics import ssim
+    from evals.metrics import pixels
 
     axis = torch.exp(-0.5 * (torch.arange(-5, 6, dtype=torch.float64) / 1.5) ** 2)
     kernel = (axis[:, None] * axis / axis.sum() ** 2).expand(3, 1, 11, 11)
@@ -71,7 +71,7 @@ def ssim_windows(signed: bool) -> float:
         mean_a, mean_b, aa, bb, ab = (functional.conv2d(x, kernel, groups=3) for x in (a, b, a * a, b * b, a * b))
         luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
         contrast = (2 * (ab - mean_a * mean_b) + c2) / (aa - mean_a**2 + bb - mean_b**2 + c2)
-        ours = ssim.batch(*_tensors(*pair), [variant])[variant]
+        ours = pixels.ssim_batch(*_tensors(*pair), [variant])[variant]
         worst = max(worst, abs(float(ours) - float((luminance * contrast).mean())))
     return worst
 
@@ -114,7 +114,7 @@ def rfid_direct() -> float:
 
     from scipy import linalg
 
-    from evals.recon import evidence as recon_evidence
+    from evals.engine.store import Arrays
     from evals.recon import metrics as recon_metrics
 
     rng = np.random.default_rng(0)
@@ -122,16 +122,15 @@ def rfid_direct() -> float:
     b = (a + 0.3 * rng.normal(size=a.shape)).astype(np.float32)
     with tempfile.TemporaryDirectory() as place:
         for name, x in (("a", a), ("b", b)):
-            store = recon_evidence.Arrays(Path(place) / name)
+            store = Arrays(Path(place) / name)
             for start in range(0, 200, 32):
                 rows = x[start : start + 32]
-                store.add(list(range(start, start + len(rows))), rows, start)
-        found = recon_metrics.from_features(Path(place) / "a", Path(place) / "b", 200)
+                store.add(start, positions=np.arange(start, start + len(rows)), values=rows)
+        found = recon_metrics.distance(Arrays(Path(place) / "a"), Arrays(Path(place) / "b"), 200)
     sigmas = [np.cov(x.astype(np.float64), rowvar=False) for x in (a, b)]
     shift = a.astype(np.float64).mean(0) - b.astype(np.float64).mean(0)
     wanted = shift @ shift + np.trace(sum(sigmas)) - 2 * np.trace(linalg.sqrtm(sigmas[0] @ sigmas[1])).real
-    assert found.interval is not None
-    return float(abs(found.interval.value - wanted) / wanted)
+    return float(abs(found.value - wanted) / wanted)
 
 
 CHECKS: tuple[Check, ...] = (
