@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from parity.fidelity import CHECKS, tiny_network
+from parity.fidelity import tiny_network
 from PIL import Image
 
 from evals import features
@@ -22,12 +22,6 @@ from evals.metrics import entropy, frechet, kernel, manifold
 from vgt.core import record, samples
 
 N, D, SIDE = 60, 12, 16
-
-
-@pytest.mark.parametrize("check", CHECKS, ids=lambda c: f"{c.protocol}-{c.against}".replace(" ", "_"))
-def test_agrees_with_an_independent_implementation(check):
-    assert check.protocol in protocols()
-    assert check.measure() <= check.limit
 
 
 # ------------------------------------------------------------------------------------------------ a tiny network

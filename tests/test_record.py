@@ -38,7 +38,8 @@ def test_round_trip(tmp_path):
 
 def test_provenance_is_stamped():
     r = make()
-    assert {"python", "numpy"} <= r.versions.keys() and r.created.endswith("+00:00") and r.device
+    assert {"python", "numpy", "pillow", "torchvision"} <= r.versions.keys()
+    assert r.created.endswith("+00:00") and r.device
     assert make(device="H100").device == "H100"
 
 

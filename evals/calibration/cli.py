@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from evals.engine import options as common
-from evals.engine.api import Outcome
+from evals.engine.records import Outcome
 
 HELP = "calibration of the analytic judge on scenes, clean and disturbed"
 EXAMPLE = "vgt eval judge"

@@ -7,7 +7,7 @@ import functools
 from pathlib import Path
 
 from evals.engine import options as common
-from evals.engine.api import Outcome
+from evals.engine.records import Outcome
 from vgt.commands import options
 
 HELP = "DPG-Bench on a prompt suite"

@@ -25,7 +25,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from evals.engine.api import Answerer, Detector, Generator
-from evals.engine.shards import WHOLE, Shard, alone
+from evals.engine.store import WHOLE, Shard, exclusive
 from evals.subjects.folder import Folder
 from vgt.core import env, files, suites
 from vgt.core.seeds import image_seed
@@ -209,7 +209,7 @@ def images(run: Run, root: Path, shard: Shard = WHOLE) -> Images:
         found, extra = run.subject.samples(run.prompts, run.images_per_prompt)
         return Images(run.subject.root, {job: found[job] for job in jobs if job in found}, extra)
     paths = {job: root / place(*job) for job in jobs}
-    with alone(root, shard):
+    with exclusive(root, shard):
         _prepare(run, root, shard)
         missing = {job for job, path in paths.items() if not _whole(path)}
         _draw(run, paths, [batch for batch in batches if missing.intersection(batch)], missing)

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from evals.engine import shards
+from evals.engine.store import Shard, parse_shard
 from vgt.commands import options
 from vgt.core import suites
 
@@ -45,8 +45,8 @@ def add_coverage(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def shard(args: argparse.Namespace) -> shards.Shard:
-    return shards.parse(args.shards)
+def shard(args: argparse.Namespace) -> Shard:
+    return parse_shard(args.shards)
 
 
 def count(text: str) -> int:

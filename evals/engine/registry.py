@@ -7,8 +7,8 @@ import argparse
 import importlib
 
 from evals.engine import launch
-from evals.engine.api import Outcome
-from evals.engine.shards import Shard
+from evals.engine.records import Outcome
+from evals.engine.store import Shard
 from vgt.core import record
 
 # name under ``vgt eval`` -> its module with the command line

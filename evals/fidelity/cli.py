@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from evals.engine import options as common
-from evals.engine.api import Outcome
+from evals.engine.records import Outcome
 from vgt.commands import options
 
 HELP = "FID, KID, inception score, precision/recall and relatives on pluggable features"

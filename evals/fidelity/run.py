@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evals import features
-from evals.engine.api import Outcome
 from evals.engine.images import ImageSet
+from evals.engine.records import Outcome
 from evals.engine.store import WHOLE, Shard
 from evals.features import Extractor
 from evals.fidelity import images as sets

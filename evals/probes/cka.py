@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from evals.engine.api import Outcome, Tokenizer
+from evals.engine.api import Tokenizer
 from evals.engine.protocol import registry
+from evals.engine.records import Outcome
 from evals.metrics import latents as space
 from evals.probes.catalogue import jackknife
 from evals.probes.data import SEED, Latents, ProbeSet, evidence_path, gather

@@ -14,7 +14,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from evals.engine.api import Outcome, Tokenizer
+from evals.engine.api import Tokenizer
+from evals.engine.records import Outcome
 from evals.probes.catalogue import BLOCKS, CLUSTERS, Entry, Finding, entries, settings, strip
 from evals.probes.data import SEED, SIZE, VIEWS, Latents, Points, ProbeSet, evidence_path, gather, scenes, view
 from vgt.core import files, record, samples

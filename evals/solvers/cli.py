@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from evals.engine import options as common
-from evals.engine.api import Outcome
+from evals.engine.records import Outcome
 from vgt.commands import options
 
 HELP = "samplers of the flow head: score against evaluations a token, with a non-inferiority test"

@@ -25,7 +25,8 @@ from scipy import special
 from evals.compare import contrasts
 from evals.compare.compare import columns
 from evals.compare.pairs import Stored
-from evals.engine.api import Detector, Generator, Outcome
+from evals.engine.api import Detector, Generator
+from evals.engine.records import Outcome
 from evals.geneval import run as geneval
 from vgt.core import files, record, samples, suites
 from vgt.core.record import Record

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from evals.engine import options as common
-from evals.engine.api import Outcome
+from evals.engine.records import Outcome
 
 HELP = "loss curve, samples seen and minutes of a checkpoint, from its own log"
 EXAMPLE = "vgt eval training --subject vgt:query_ar_internvl"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evals.engine.api import Outcome
+from evals.engine.records import Outcome
 from vgt.core import files, record
 
 SUITE, METRIC = "training", "loss"

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from evals.engine import options as common
-from evals.engine.api import Outcome
+from evals.engine.records import Outcome
 
 HELP = "understanding benchmarks, imported from lmms-eval or VLMEvalKit"
 EXAMPLE = "vgt eval understanding --import logs/model --from lmms-eval --model vgt_internvl"

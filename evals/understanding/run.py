@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evals.engine.api import Outcome
-from evals.engine.evidence import Measure, reusable, settle
+from evals.engine.records import Measure, Outcome, stored, write
 from evals.judges.answering import label
 from evals.understanding import harnesses as harness_files
 from evals.understanding import rules
@@ -243,9 +242,9 @@ def _import(
     known = all(row.value is not None for row in rows)
     measures = _measures(rows, reading, found) if known else {METRICS[reading.suite]: None}
     keys = {metric: record.make_key(**parts, metric=metric) for metric in measures}
-    kept = reusable(records, model, reading.suite, keys)
+    kept = stored(records, model, reading.suite, keys)
     if len(kept) == len(keys):
-        return settle(records, keys, kept, {}, {})
+        return write(records, keys, kept)
     evidence = Path("understanding") / label(model) / f"{reading.suite}.jsonl"
     lines = [json.dumps({"id": r.id, "cluster": r.cluster, "group": r.group, "value": r.value}) + "\n" for r in rows]
     files.write_text(work / evidence, "".join(lines))
@@ -260,7 +259,7 @@ def _import(
     }
     if not known:
         return _record_unknown(rows, reading, found, keys, common, records)
-    return settle(records, keys, kept, measures, common)
+    return write(records, keys, kept, measures, common)
 
 
 def run(
@@ -300,8 +299,7 @@ def run(
         tasks = [each.task for each in found if table[each.task][0].suite == twice]
         raise ValueError(f"{root} has {twice} as {' and '.join(tasks)}; import the one of them that is meant")
     each = [_import(f, table[f.task][0], harness, version, model, Path(work), Path(records)) for f in found]
-    every = [r for outcome in each for r in outcome.records]
-    return Outcome(every, sum(o.computed for o in each), sum(o.reused for o in each))
+    return sum(each, Outcome.none())
 
 
 def _eval_id(root: Path) -> str | None:

@@ -6,7 +6,7 @@ import argparse
 import functools
 
 from evals.engine import options as common
-from evals.engine.api import Outcome
+from evals.engine.records import Outcome
 from vgt.commands import options
 
 HELP = "question answering of a VLM on the synthetic scenes"

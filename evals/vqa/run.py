@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from evals.engine.api import Outcome
-from evals.engine.evidence import Measure, failures, gather, reusable, settle
-from evals.engine.shards import WHOLE, Shard
+from evals.engine.records import Measure, Outcome, stored, write
+from evals.engine.store import WHOLE, Shard, collect, failures
 from evals.judges.answering import label, replies
 from vgt.core import captions, files, record, scenes
 
@@ -94,9 +93,9 @@ def run(
     suite_hash = files.digest_json([scenes.WORLD, size, list(asked.items())])
     parts = {"rules": VERSION, "protocol": PROTOCOL, "partial_ok": partial_ok}
     keys = {"accuracy": record.make_key(fingerprint=answerer.fingerprint, suite=suite_hash, **parts)}
-    kept = reusable(records, answerer.name, SUITE, keys)
+    kept = stored(records, answerer.name, SUITE, keys)
     if kept and shard.whole:
-        return settle(records, keys, kept, {}, {})
+        return write(records, keys, kept)
     started = time.monotonic()
 
     def ask(name: str) -> dict:
@@ -108,9 +107,9 @@ def run(
     path = Path(work) / "vqa" / f"{label(answerer.name)}.jsonl"
     stamp = {str(i): files.digest_json([answerer.fingerprint, scenes.WORLD, size, pairs]) for i, pairs in asked.items()}
     mine = {name: stamp[name] for place, name in enumerate(stamp) if shard.mine(place)}
-    evidence = gather(path, mine, ask, f"questions to {answerer.name}", shard)
+    evidence = collect(path, mine, ask, f"questions to {answerer.name}", shard)
     if not shard.whole:
-        return Outcome([], 0, 0)
+        return Outcome.none()
     common = {
         "subject": answerer.name,
         "suite": SUITE,
@@ -121,4 +120,4 @@ def run(
         "evidence": path.relative_to(work).as_posix(),
         "seconds": round(time.monotonic() - started, 3),
     }
-    return settle(records, keys, {}, {"accuracy": _measure(asked, evidence)}, common, partial_ok)
+    return write(records, keys, {}, {"accuracy": _measure(asked, evidence)}, common, partial_ok)

@@ -16,7 +16,9 @@ BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86 processors; the last 
 PACKAGES = (
     "vgt",
     "numpy",
+    "pillow",
     "torch",
+    "torchvision",
     "transformers",
     "diffusers",
     "scikit-image",
