@@ -16,12 +16,13 @@ from evals.engine.protocol import registry as protocols
 from evals.engine.store import Shard
 from evals.features import EXTRACTORS, Source
 from evals.fidelity import cli as command
-from evals.fidelity import references
+from evals.fidelity import images as sets
 from evals.fidelity import run as fidelity
 from evals.metrics import entropy, frechet, kernel, manifold
 from vgt.core import record, samples
 
 N, D, SIDE = 60, 12, 16
+KNOWN = protocols()
 
 
 # ------------------------------------------------------------------------------------------------ a tiny network
@@ -100,10 +101,9 @@ def test_every_metric_is_a_record_with_an_interval_or_a_reason(sides, score, tmp
     outcome = score(sides[0], real=sides[1], metrics=["fd", "kid", "prdc", "cmmd"])
     found = {r.metric: r for r in outcome.records}
     assert set(found) == {f"{m}-tiny" for m in ("fd", "kid", "precision", "recall", "density", "coverage", "cmmd")}
-    known = protocols()
     for r in outcome.records:
         assert r.model == "folder:generated" and r.suite == "folder-real" and not r.partial and r.n == N
-        assert r.low <= r.value <= r.high and r.interval and r.protocol in known and r.extra["n_real"] == N
+        assert r.low <= r.value <= r.high and r.interval and r.protocol in KNOWN and r.extra["n_real"] == N
         assert r.protocol_params["features"] == "tiny" and r.protocol_params["preprocessing"] == f"adm-crop {SIDE}"
     assert found["fd-tiny"].protocol == "frechet-unpaired" and len(found["fd-tiny"].extra["replicates"]) == 20
     raw = [tiny_network(torch.from_numpy(x).permute(0, 3, 1, 2)).double().numpy() for x in
@@ -133,7 +133,7 @@ def test_extrapolation_and_constants():
     assert abs(value) < 0.5 * points[-1][1]
     with pytest.raises(ValueError, match="129 images of 12 dimensions.*give 130"):
         frechet.infinite(x[:129], true, rng)
-    settings = {name: p.settings for name, p in protocols().items()}
+    settings = {name: p.settings for name, p in KNOWN.items()}
     assert (
         settings["kid-subsets"]["subsets"] == kernel.SUBSETS and settings["kid-subsets"]["size"] == kernel.SUBSET_SIZE
     )
@@ -339,10 +339,10 @@ def test_damaged_statistics(tmp_path):
     ):
         np.savez(tmp_path / f"{name}.npz", **arrays)
         with pytest.raises(ValueError, match=message):
-            references.read(tmp_path / f"{name}.npz")
+            sets.read_statistics(tmp_path / f"{name}.npz")
     (tmp_path / "text.npz").write_text("no zip")
     with pytest.raises(ValueError, match="cannot be read as npz"):
-        references.read(tmp_path / "text.npz")
+        sets.read_statistics(tmp_path / "text.npz")
 
 
 def test_samples_as_npz(sides, score, tmp_path):
@@ -392,8 +392,8 @@ def test_no_feature_depends_on_its_neighbours(tmp_path, score, sides):
     root = tmp_path / "work" / "fidelity"
     found = {len(list(p.glob("index-*.json"))): p for p in root.iterdir() if "generated" in p.name}
     few, many = found[1], found[20]
-    rows = [np.load(many / f"features-pool-{b:02d}.npy")[0] for b in range(3)]
-    np.testing.assert_array_equal(np.load(few / "features-pool-00.npy"), rows)
+    rows = [np.load(many / f"features-pool-{b:02d}.npz")["values"][0] for b in range(3)]
+    np.testing.assert_array_equal(np.load(few / "features-pool-00.npz")["values"], rows)
 
 
 def test_moments_are_merged_in_a_fixed_order():
@@ -416,5 +416,5 @@ def test_images_that_geneval_drew(tiny, tmp_path):
     (found,) = fidelity.run("images:star@4x", real="images:oracle", **common).records
     assert found.name == "star@4x/images-oracle/kid-tiny" and found.accel == 4 and found.n == N
     assert fidelity.run("images:star@4x", real="images:oracle", **common).reused == 1
-    with pytest.raises(ValueError, match="holds no images; draw them first"):
+    with pytest.raises(ValueError, match="holds no images; make them first"):
         fidelity.run("images:nobody", real="images:oracle", **common)

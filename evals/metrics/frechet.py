@@ -14,12 +14,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from scipy import linalg
 
-from vgt.core import files
 from vgt.core.statistics import Interval, jackknife_interval
 
 BLOCKS = 20
@@ -98,26 +96,6 @@ def total(blocks: Sequence[Moments]) -> Moments:
     for block in blocks[1:]:
         whole = whole + block
     return whole
-
-
-def save(path: str | Path, blocks: list[Moments]) -> Path:
-    """Write the moments of some blocks of images as one npz, atomically."""
-    with files.atomic(path) as part:
-        np.savez(
-            part,
-            count=np.array([b.count for b in blocks]),
-            total=np.stack([b.total for b in blocks]),
-            outer=np.stack([b.outer for b in blocks]),
-        )
-    return Path(path)
-
-
-def load(path: str | Path) -> list[Moments]:
-    """What ``save`` wrote."""
-    with np.load(path, allow_pickle=False) as stored:
-        return [
-            Moments(int(n), t, o) for n, t, o in zip(stored["count"], stored["total"], stored["outer"], strict=True)
-        ]
 
 
 # ----------------------------------------------------------------------------------------------- the distance

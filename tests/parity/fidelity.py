@@ -183,7 +183,8 @@ def _collected() -> dict:
 
     from evals.engine.images import ImageSet
     from evals.features import Extractor
-    from evals.fidelity.evidence import FEATURES, MOMENTS, Evidence
+    from evals.fidelity.metrics import FEATURES, MOMENTS
+    from evals.fidelity.run import Evidence
 
     def embed(images: np.ndarray) -> dict[str, np.ndarray]:
         return {"pool": tiny_network(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()}

@@ -49,7 +49,8 @@ def ssim_skimage(variant: str) -> float:
     from evals.metrics import pixels
 
     return max(
-        abs(float(pixels.ssim_batch(*_tensors(a, b), [variant])[variant]) - pixels.ssim(a, b, variant)) for a, b in _pairs()
+        abs(float(pixels.ssim_batch(*_tensors(a, b), [variant])[variant]) - pixels.ssim(a, b, variant))
+        for a, b in _pairs()
     )
 
 
