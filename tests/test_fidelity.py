@@ -12,7 +12,7 @@ from parity.fidelity import tiny_network
 from PIL import Image
 
 from evals import features
-from evals.engine.protocol import registry as protocols
+from evals.engine.registry import protocols
 from evals.engine.store import Shard
 from evals.features import EXTRACTORS, Source
 from evals.fidelity import cli as command
@@ -137,9 +137,7 @@ def test_extrapolation_and_constants():
     assert (
         settings["kid-subsets"]["subsets"] == kernel.SUBSETS and settings["kid-subsets"]["size"] == kernel.SUBSET_SIZE
     )
-    assert (
-        settings["is-10"]["splits"] == entropy.SPLITS and settings["is-5000"]["chunk"] == entropy.CHUNK
-    )
+    assert settings["is-10"]["splits"] == entropy.SPLITS and settings["is-5000"]["chunk"] == entropy.CHUNK
     assert settings["precision-recall"]["k"] == manifold.NEAREST_PR
     assert settings["density-coverage"]["k"] == manifold.NEAREST_DC and settings["cmmd"]["scale"] == kernel.SCALE
 
@@ -368,21 +366,24 @@ def test_overviews_of_genevals_layout_are_no_samples(tmp_path, score, sides):
 
 def test_the_command(sides, tiny, tmp_path, monkeypatch):
     parser = argparse.ArgumentParser()
-    command.arguments(parser)
+    command.Options.add(parser)
+
+    def run(*argv):
+        return command.evaluate(command.Options.read(parser.parse_args([*texts, "--device", "cpu", *argv])))
+
     texts = ["--subject", sides[0], "--real", sides[1], "--features", "tiny", "--metrics", "fd,kid", "--batch", "8"]
-    outcome = command.run(parser.parse_args([*texts, "--out", str(tmp_path / "work"), "--device", "cpu"]))
+    outcome = run("--out", str(tmp_path / "work"))
     assert [r.metric for r in outcome.records] == ["fd-tiny", "kid-tiny"]
     assert len(record.read(tmp_path / "work" / "records")) == 2
-    part = command.run(parser.parse_args([*texts, "--out", str(tmp_path / "part"), "--shards", "1/2"]))
+    part = run("--out", str(tmp_path / "part"), "--shards", "1/2")
     assert part.records == [] and list((tmp_path / "part").rglob("index-00.json"))
-    names = ("tf-compat", "clip")
-    assert command.weights(["tf-compat=a.pth", "clip=b"], ["tf-compat", "clip"], names) == {
+    assert command.weights(["tf-compat=a.pth", "clip=b"], ["tf-compat", "clip"]) == {
         "tf-compat": "a.pth",
         "clip": "b",
     }
-    assert command.weights(["odd=name.pth"], ["clip"], names) == {"clip": "odd=name.pth"}
+    assert command.weights(["odd=name.pth"], ["clip"]) == {"clip": "odd=name.pth"}
     with pytest.raises(ValueError, match="does not say for which features"):
-        command.weights(["a.pth"], ["tf-compat", "clip"], names)
+        command.weights(["a.pth"], ["tf-compat", "clip"])
 
 
 def test_no_feature_depends_on_its_neighbours(tmp_path, score, sides):

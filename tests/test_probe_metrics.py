@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import silhouette_score
 
-from evals.engine.protocol import registry
+from evals.engine.registry import protocols
 from evals.metrics import latents
 from evals.probes import catalogue, data
 
@@ -159,8 +159,14 @@ def test_cka_of_copies_and_of_strangers():
     assert latents.linear_cka(x, 3 * x @ rotation + 5) == pytest.approx(1)
     assert latents.unbiased_cka(latents.gram(x), latents.gram(3 * x @ rotation + 5)) == pytest.approx(1)
     # The plain estimate of nothing shared is far above 0 when images are few; the unbiased one is not.
-    assert latents.linear_cka(x, stranger) > 0.2 > 0.1 > abs(latents.unbiased_cka(latents.gram(x), latents.gram(stranger)))
-    assert latents.linear_cka(np.ones((9, 2)), x[:9]) == 0 == latents.unbiased_cka(latents.gram(np.ones((9, 2))), latents.gram(x[:9]))
+    assert (
+        latents.linear_cka(x, stranger) > 0.2 > 0.1 > abs(latents.unbiased_cka(latents.gram(x), latents.gram(stranger)))
+    )
+    assert (
+        latents.linear_cka(np.ones((9, 2)), x[:9])
+        == 0
+        == latents.unbiased_cka(latents.gram(np.ones((9, 2))), latents.gram(x[:9]))
+    )
     with pytest.raises(ValueError, match="3 images"):
         latents.hsic(np.eye(3), np.eye(3))
 
@@ -176,7 +182,7 @@ def test_blocks_keep_clusters_whole():
 
 
 def test_protocols_say_what_the_code_does():
-    known = {p.removeprefix("probe-"): dict(protocol.settings) for p, protocol in registry().items()}
+    known = {p.removeprefix("probe-"): dict(protocol.settings) for p, protocol in protocols().items()}
     assert known["linear"]["C"] == list(latents.GRID)
     assert (known["linear"]["folds"], known["linear"]["inner_folds"]) == (latents.FOLDS, latents.INNER_FOLDS)
     defaults = {k: p.default for k, p in inspect.signature(latents.knn_correct).parameters.items()}

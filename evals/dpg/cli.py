@@ -6,7 +6,7 @@ import argparse
 import functools
 from pathlib import Path
 
-from evals.engine import options as common
+from evals.engine import old_options as common
 from evals.engine.records import Outcome
 from vgt.commands import options
 
@@ -66,9 +66,9 @@ def _subject(args: argparse.Namespace, prompts: list[dict], whole: list[dict]):
 
 
 def _judge(args: argparse.Namespace, spec: str):
-    from evals.judges import answering
+    from evals import judges
 
-    return answering.load(spec, functools.partial(options.device, args.device), args.judge_python, args.judge_weights)
+    return judges.load(spec, functools.partial(options.device, args.device), args.judge_python, args.judge_weights)
 
 
 def run(args: argparse.Namespace) -> Outcome:

@@ -211,8 +211,8 @@ def resize(image: Image.Image, size: int, geometry: str) -> np.ndarray:
 
 
 def adm_crop(image: Image.Image, size: int) -> np.ndarray:
-    """``adm-crop`` (docs/evaluators.md 1.1): halve with a box filter while the short side is at least 2 x ``size``, then
-    resize the short side to ``size`` (bicubic) and cut the centre.  -> uint8 [size, size, 3]"""
+    """``adm-crop`` (docs/evaluators.md 1.1): halve with a box filter while the short side is at least 2 x ``size``,
+    resize the short side to ``size`` (bicubic), cut the centre.  -> uint8 [size, size, 3]"""
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = size / min(image.size)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from evals.engine.protocol import registry
+from evals.engine.registry import protocols
 from evals.metrics import latents as space
 from evals.metrics.frechet import moments
 from evals.probes.data import PAIRS, SEED, TOKENS, VIEWS, Latents, Points, ProbeSet
@@ -427,4 +427,4 @@ def entries(
 
 def settings(images: ProbeSet, entry: Entry) -> dict[str, Any]:
     """All resolved settings of one probe on these images."""
-    return dict(registry()[entry.protocol].settings) | images.params | entry.about
+    return dict(protocols()[entry.protocol].settings) | images.params | entry.about
