@@ -118,4 +118,4 @@ def test_one_reader_of_safetensors():
         name = path.relative_to(ROOT).as_posix()
         for module in imported(path):
             reads = re.search(r"safetensors\.(torch|safe_open)|^safetensors$", module)
-            assert not reads or name in READERS + TO_COME, f"{name} reads safetensors itself; use vgt/checkpoints/shards.py"
+            assert not reads or name in READERS + TO_COME, f"{name} reads safetensors; use vgt/checkpoints/shards.py"

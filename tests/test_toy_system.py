@@ -1,4 +1,5 @@
-"""A system from outside the project in five files (ADDING_A_SYSTEM.md): trained, sampled, evaluated, timed, reported."""
+"""A system from outside the project in five files (ADDING_A_SYSTEM.md): trained, sampled, evaluated, timed,
+reported."""
 
 from __future__ import annotations
 
@@ -89,7 +90,7 @@ def test_eval_reconstruction(capsys):
 
 
 def test_eval_fidelity_of_classes(capsys):
-    argv = ["eval", "fidelity", "--subject", "vgt:toy_prior", "--real", "scenes", "--images-per-class", "2"]
+    argv = ["eval", "fidelity", "--subject", "vgt:toy_prior", "--real", "scenes"]
     argv += ["--metrics", "kid,prdc", "--batch", "8", "-n", "16"]
     found = scores(capsys, *argv)
     assert found["computed"] > 0 and any("kid" in name for name in found["scores"])
