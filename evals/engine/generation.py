@@ -30,9 +30,11 @@ from evals.engine.api import LABELS, PROMPTS, Answerer, Detector, Generator, con
 from evals.engine.store import WHOLE, Shard, exclusive, remove_unfinished
 from evals.subjects.folder import Folder
 from vgt.core import env, files, suites
+from vgt.core.images import is_whole
 from vgt.core.seeds import image_seed
 
 IMAGES_PER_PROMPT = 4  # what GenEval and DPG ask for
+CLASS_IMAGES = 50_000  # what a class-conditional generator is compared by: ImageNet's FID-50K
 WRITERS = 8  # threads that compress and write images, where there are so many cores
 COMPRESSION = 1  # of PNG's 0 .. 9: a quarter of the usual one's time, a sixth more bytes, the same pixels
 
@@ -98,12 +100,13 @@ def record_fields(run: Run, judge: Detector | Answerer, protocol: str, params: d
     subject's sampling settings stand in ``extra``, with what it tells of itself in an attribute of that name."""
     settings = getattr(run.subject, "settings", None)
     extra = {} if settings is None else {"settings": dict(settings)}
+    judged = getattr(judge, "params", {})  # of a network: its precision
     return {
         "subject": run.name,
         "accel": run.accel,
         "suite": run.suite,
         "protocol": protocol,
-        "protocol_params": {**params, "images_per_prompt": run.images_per_prompt, "batch": run.batch},
+        "protocol_params": {**params, **judged, "images_per_prompt": run.images_per_prompt, "batch": run.batch},
         "judge": f"{judge.name} {judge.fingerprint[:12]}",
         "seed": run.seed,
         "fingerprint": run.subject.fingerprint,
@@ -138,10 +141,23 @@ def prompt_id(prompts: list[dict], index: int) -> str:
     return str(prompts[index].get("id", f"{index:05d}"))
 
 
-def class_suite(classes: int) -> list[dict]:
-    """The suite of a class-conditional generator: one record a class (docs/evaluators.md 1.6: ImageNet's 50,000 images
-    are 50 samples of 1,000 classes)."""
-    return [{"id": f"class-{label:04d}", "label": label} for label in range(classes)]
+def of_classes(generator: Generator, n: int | None, seed: int, batch: int) -> Run:
+    """The images of a class-conditional generator: ``n`` of them, by default ``CLASS_IMAGES``, equally many of each
+    class (docs/evaluators.md 1.6).  Raises ValueError for a generator that is asked with prompts, and for a number that
+    the classes cannot share."""
+    if conditions(generator) != LABELS:
+        raise ValueError(
+            f"generator {generator.name!r} is asked with prompts: make its images with `vgt eval geneval`, then give "
+            f"--subject images:{generator.name}"
+        )
+    classes, count = generator.classes, n or CLASS_IMAGES
+    if count % classes:
+        near = max(1, round(count / classes)) * classes
+        raise ValueError(
+            f"{count} images do not divide among {classes} classes; give a multiple, for example -n {near}"
+        )
+    suite = [{"id": f"class-{label:04d}", "label": label} for label in range(classes)]
+    return Run(generator, generator.name, None, f"classes-{classes}", suite, count // classes, seed, batch)
 
 
 def full_suite(suite: str) -> list[dict] | None:
@@ -151,16 +167,6 @@ def full_suite(suite: str) -> list[dict] | None:
 
 def place(index: int, sample: int) -> str:
     return f"{index:05d}/samples/{sample:04d}.png"
-
-
-def _whole(path: Path) -> bool:
-    """Whether a PNG file that we wrote is there and undamaged (by its checksums, without decoding it)."""
-    try:
-        with Image.open(path) as image:
-            image.verify()
-    except (OSError, SyntaxError, ValueError):
-        return False
-    return True
 
 
 def _prepare(run: Run, root: Path, shard: Shard) -> None:
@@ -228,7 +234,7 @@ def images(run: Run, root: Path, shard: Shard = WHOLE) -> Images:
     paths = {job: root / place(*job) for job in jobs}
     with exclusive(root, shard):
         _prepare(run, root, shard)
-        missing = {job for job, path in paths.items() if not _whole(path)}
+        missing = {job for job, path in paths.items() if not is_whole(path)}
         _make(run, paths, [batch for batch in batches if missing.intersection(batch)], missing)
     return Images(root, paths)
 
@@ -239,7 +245,7 @@ def _make(
     """Make ``batches`` whole and write those of their images that are ``missing``.
 
     A batch is written while the next one is made: a kill costs at most one finished batch, Ctrl-C and errors none.
-    Of the usual compression a PNG takes longer to write than a fast GPU takes to make the image, hence ``COMPRESSION``."""
+    With the usual compression a PNG takes longer to write than a fast GPU takes to make it, hence ``COMPRESSION``."""
     title = f"{run.model}: {run.suite} generated"
     with (
         ThreadPoolExecutor(min(WRITERS, env.cores())) as writers,
