@@ -1,8 +1,8 @@
 """Subjects without a model: what a perfect, a blind and a random generator score.
 
 ``oracle`` draws the right scene (the judge's own ceiling), ``shuffled`` the right scene of another prompt (the
-shuffled-prompt baseline: good images of the wrong thing), ``noise`` nothing at all.  ``through`` passes a generator's images
-through an autoencoder: ``oracle`` through one is the ceiling of every generator on it.
+shuffled-prompt baseline: good images of the wrong thing), ``noise`` nothing at all.  ``through`` passes a generator's
+images through an autoencoder: ``oracle`` through one is the ceiling of every generator on it.
 """
 
 from __future__ import annotations
