@@ -41,7 +41,8 @@ def stream(n: int, d: int = DIMENSIONS) -> dict:
     """Moments of n drawn images with a network that is one random matrix: growth of the resident set, MiB, seconds."""
     from evals.engine.images import ImageSet
     from evals.features import Extractor
-    from evals.fidelity.evidence import MOMENTS, Evidence
+    from evals.fidelity.metrics import MOMENTS
+    from evals.fidelity.run import Evidence
 
     weights = np.random.default_rng(0).normal(size=(SIDE * SIDE * 3, d)).astype(np.float32) / 255
 

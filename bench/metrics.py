@@ -7,7 +7,7 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio
 
 from bench.pairs import Pair
-from evals.metrics import psnr, ssim
+from evals.metrics import pixels
 from vgt.core import photos
 
 IMAGES, SIDE = 8, 256
@@ -29,12 +29,12 @@ def ssim_pair(variants: tuple[str, ...], count: int = IMAGES) -> Pair:
     arrays = list(zip(*pairs, strict=True))
 
     def theirs() -> dict[str, list[float]]:
-        return {v: [ssim.ssim(x, y, v) for x, y in arrays] for v in variants}
+        return {v: [pixels.ssim(x, y, v) for x, y in arrays] for v in variants}
 
-    ours, wanted = ssim.batch(a, b, variants), theirs()
+    ours, wanted = pixels.ssim_batch(a, b, variants), theirs()
     _agree("SSIM", *(np.array([side[v] for v in variants]) for side in (ours, wanted)), 1e-5)
     name = variants[0] if len(variants) == 1 else "ssim-all"
-    return Pair(name, count, lambda: ssim.batch(a, b, variants), theirs, WHAT, MODULES)
+    return Pair(name, count, lambda: pixels.ssim_batch(a, b, variants), theirs, WHAT, MODULES)
 
 
 def psnr_pair(count: int = IMAGES) -> Pair:
@@ -43,7 +43,7 @@ def psnr_pair(count: int = IMAGES) -> Pair:
     a, b = (torch.from_numpy(x) for x in pairs)
 
     def ours() -> list[float]:
-        return [psnr.psnr(e) for e in psnr.squared_errors(a, b).tolist()]
+        return [pixels.psnr(e) for e in pixels.squared_errors(a, b).tolist()]
 
     def theirs() -> list[float]:
         return [peak_signal_noise_ratio(x, y, data_range=255) for x, y in zip(*pairs, strict=True)]
@@ -61,4 +61,4 @@ def _agree(name: str, ours: np.ndarray, theirs: np.ndarray, tolerance: float) ->
 
 def pairs(count: int = IMAGES) -> list[Pair]:
     """All that are timed."""
-    return [*(ssim_pair((v,), count) for v in ssim.VARIANTS), ssim_pair(tuple(ssim.VARIANTS), count), psnr_pair(count)]
+    return [*(ssim_pair((v,), count) for v in pixels.SSIM), ssim_pair(tuple(pixels.SSIM), count), psnr_pair(count)]
