@@ -1,8 +1,8 @@
 """Timing of text to image: the work, what it consists of, and where its time goes (docs/decode.md).
 
 The timed call is ``vgt.inference.generator.generate``: prompts in, uint8 images out, the autoencoder's decoding
-included.  It is made with the decode engine, or with the reference implementation ("eager": cached, one call of the flow head per
-evaluation, nothing hoisted, no graphs).
+included.  It is made with the decode engine, or with the reference implementation ("eager": cached, one call of the
+flow head per evaluation, nothing hoisted, no graphs).
 """
 
 from __future__ import annotations
@@ -10,21 +10,26 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 
-from bench import roofline
-from bench.conditions import Conditions
-from bench.limits import Limits
+import torch
+
+from bench import roofline, sources
+from bench.roofline import Limits
 from bench.subjects import Subject
+from bench.timing import Call
+from bench.workloads import RANDOM_NOTE, TIMED, Conditions, Workload, parameters, precision
 from vgt.core import files, suites
 from vgt.core.seeds import image_seed
 from vgt.equations.order import step_sizes
 from vgt.inference.engine import Engine
 from vgt.inference.generator import Decode, eager, generate, latents, pixels
 from vgt.inference.images import to_uint8
-from vgt.methods.sampling import Sampling
+from vgt.methods.sampling import Sampling, usual
 from vgt.methods.visual_lm import tokenize
 
 PARTS = roofline.PHASES
+TIMED_GENERATION = ("bench.generation", "vgt.inference.generator")
 
 
 def workload(batch: int, seed: int = 0) -> tuple[list[str], list[int]]:
@@ -38,6 +43,23 @@ def workload(batch: int, seed: int = 0) -> tuple[list[str], list[int]]:
 
 def workload_hash(batch: int, seed: int = 0) -> str:
     return files.digest_json(workload(batch, seed))
+
+
+def counts(method: str, tokens: int, settings: Sampling, steps: int | None = None) -> dict[str, int]:
+    """Language-model and flow-head work of one image with ``tokens`` latents behind its prompt, from formulas.
+
+    A QueryAR step reads its m queries and what the step before left to read: one latent at m = 1, where the query
+    stays in the cache, else m (query, latent) pairs (docs/vgt.md 2.12).  A MAR step reads all tokens (docs/mar.md 3).
+    Steps and calls serve all images of a batch together; tokens and evaluations are of one image, both branches."""
+    made = step_sizes(method, tokens, settings.acceleration, settings.mar_schedule)[:steps]
+    read = tokens * len(made) if method == "mar" else sum(made) + sum(roofline.left_over(made))
+    branches = 2 if settings.guidance != 1 else 1
+    return {
+        "decode_steps": len(made),
+        "language_model_tokens_per_image": branches * read,
+        "head_calls": len(made) * settings.flow_steps,
+        "head_evaluations_per_image": branches * sum(made) * settings.flow_steps,
+    }
 
 
 class _Enough(Exception):
@@ -55,7 +77,7 @@ def _stop_after(steps: int) -> Callable[..., None]:
     return on_step
 
 
-def call(subject: Subject, settings: Sampling, how: Conditions, decode: Decode | None) -> Callable[[], object]:
+def call(subject: Subject, settings: Sampling, how: Conditions, decode: Decode | None) -> Call:
     """What is timed: one batch of images, ``how.flights`` batches, or the first decode steps of one."""
     prompts, seeds = workload(how.batch * how.flights, how.seed)
     model, ae, words, steps = subject.model, subject.ae, subject.tokenizer, how.steps
@@ -75,17 +97,6 @@ def call(subject: Subject, settings: Sampling, how: Conditions, decode: Decode |
     return first_steps if steps is not None else in_flight if how.flights > 1 else whole
 
 
-def loops(subject: Subject, settings: Sampling, how: Conditions) -> dict[str, Decode | None]:
-    """What decodes, by operation: the engine as "generate", and the reference implementation as "eager" where it is asked for.
-
-    Raises ValueError for a comparison with the published way of decoding, which has no engine."""
-    if settings.compat != "none":
-        if how.eager:
-            raise ValueError(f"compat {settings.compat!r} decodes by one loop; there is no engine to time against it")
-        return {"generate": None}
-    return {"generate": subject.engine, **({"eager": eager(subject.model)} if how.eager else {})}
-
-
 def prime(subject: Subject, settings: Sampling, how: Conditions, decode: Decode | None) -> None:
     """Touch all code once in a single decode step, so that what libraries set up at first use is counted nowhere."""
     update = {"acceleration": subject.model.tokens, "flow_steps": 3}
@@ -93,48 +104,150 @@ def prime(subject: Subject, settings: Sampling, how: Conditions, decode: Decode 
     call(subject, settings.model_copy(update=update), quick if how.steps is None else how, decode)()
 
 
-# ------------------------------------------------------------------------------------------------------ counts
+@dataclass(frozen=True, eq=False)
+class Generation(Workload):
+    """One generator at one acceleration under ``conditions``.
 
+    Raises ValueError for an acceleration that its tokens do not allow, for first decode steps that are all of them, and
+    for a comparison with the published way of decoding, which has no engine."""
 
-def prompt_tokens(subject: Subject, how: Conditions) -> int:
-    """Tokens of a templated prompt, mean over the batch, rounded."""
-    mask = tokenize(subject.tokenizer, workload(how.batch, how.seed)[0])[1]
-    return round(float(mask.sum(1).float().mean()))
+    subject: Subject
+    conditions: Conditions
+    acceleration: int
 
+    def __post_init__(self) -> None:
+        how, found = self.conditions, self.subject
+        found.model.check_acceleration(self.acceleration)
+        if how.steps is not None and how.steps >= self.steps:
+            raise ValueError(
+                f"{found.name} at {self.acceleration}x has {self.steps} decode steps, so the first {how.steps} are no "
+                "part of them; give fewer --steps, or leave it out"
+            )
+        if self.settings.compat != "none" and how.eager:
+            raise ValueError(
+                f"compat {self.settings.compat!r} decodes by one loop; there is no engine to time against it"
+            )
 
-def counts(method: str, tokens: int, settings: Sampling, steps: int | None = None) -> dict[str, int]:
-    """Language-model and flow-head work of one image with ``tokens`` latents behind its prompt, from formulas.
+    @property
+    def settings(self) -> Sampling:
+        return self.conditions.sampling(self.subject.model.tokens, self.acceleration)
 
-    A QueryAR step reads its m queries and what the step before left to read: one latent at m = 1, where the query
-    stays in the cache, else m (query, latent) pairs (docs/vgt.md 2.12).  A MAR step reads all tokens (docs/mar.md 3).
-    Steps and calls serve all images of a batch together; tokens and evaluations are of one image, both branches."""
-    drawn = step_sizes(method, tokens, settings.acceleration, settings.mar_schedule)[:steps]
-    read = tokens * len(drawn) if method == "mar" else sum(drawn) + sum(roofline.left_over(drawn))
-    branches = 2 if settings.guidance != 1 else 1
-    return {
-        "decode_steps": len(drawn),
-        "language_model_tokens_per_image": branches * read,
-        "head_calls": len(drawn) * settings.flow_steps,
-        "head_evaluations_per_image": branches * sum(drawn) * settings.flow_steps,
-    }
+    @property
+    def steps(self) -> int:
+        """Decode steps of a whole image."""
+        return counts(self.subject.system, self.subject.model.tokens, self.settings)["decode_steps"]
 
+    @property
+    def operations(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("generate", "eager") if self.conditions.eager else ("generate",)
 
-def floor(subject: Subject, settings: Sampling, how: Conditions, limits: Limits) -> roofline.Floor:
-    """The least time of an image under these conditions (roofline.py)."""
-    weight = next(subject.model.parameters())
-    decoding = roofline.Decoding(
-        method=subject.system,
-        batch=how.batch,
-        acceleration=settings.acceleration,
-        text=prompt_tokens(subject, how),
-        evaluations=settings.flow_steps,
-        copies=2 if settings.guidance != 1 else 1,
-        bytes=weight.dtype.itemsize,
-        mar_schedule=settings.mar_schedule,
-        steps=how.steps,
-    )
-    image = roofline.image(subject.ae, subject.model.config.latent_grid)
-    return roofline.floor(roofline.sizes(subject.model), decoding, limits, image)
+    @property
+    def metrics(self) -> tuple[str, ...]:  # type: ignore[override]
+        eager_too, whole = self.conditions.eager, self.conditions.steps is None
+        return (
+            *(("images-per-second",) if whole else ()),
+            "ms-per-image",
+            *(("eager-ms-per-image", "speedup-over-eager") if eager_too else ()),
+            "floor-ms-per-image",
+            *(("energy-mj-per-image",) if whole else ()),
+            "peak-memory-mib",
+        )
+
+    @property
+    def group(self) -> tuple:
+        return (self.acceleration, self.conditions.suite)
+
+    def described(self) -> dict:
+        how, found, settings = self.conditions, self.subject, self.settings
+        notes = [RANDOM_NOTE] if found.weights == "random" else []
+        if how.steps is not None:
+            notes.append(f"the first {how.steps} of {self.steps} decode steps, no image: not the time of an image")
+        return {
+            "subject": found.name + settings.label + settings.unusual(usual(found.model.tokens)),
+            "accel": self.acceleration,
+            "suite": how.suite,
+            "protocol": f"throughput-b{how.batch}-k{settings.flow_steps}",
+            "protocol_params": parameters(
+                how,
+                **settings.model_dump(),
+                mode=how.mode,
+                steps=how.steps,
+                warmup=how.warmup,
+                dtype=precision(found.dtype),
+                weights=found.weights,
+            ),
+            "fingerprint": found.fingerprint,
+            "suite_hash": workload_hash(how.batch * how.flights, how.seed),
+            "seed": how.seed,
+            "note": "; ".join(notes) or None,
+        }
+
+    def code(self) -> str:
+        return sources.code((*TIMED, *TIMED_GENERATION))
+
+    def items(self, operation: str) -> int:
+        return self.conditions.batch * self.conditions.flights
+
+    def facts(self) -> dict:
+        model, settings = self.subject.model, self.settings
+        found = counts(self.subject.system, model.tokens, settings, self.conditions.steps)
+        found["prompt_tokens"] = self._prompt_tokens()
+        notes = list(getattr(self.loop("generate"), "notes", []))
+        return {"autoencoder": self.subject.ae_name, "counts": found, "decode_steps": self.steps, "notes": notes}
+
+    def _prompt_tokens(self) -> int:
+        """Tokens of a templated prompt, mean over the batch, rounded."""
+        mask = tokenize(self.subject.tokenizer, workload(self.conditions.batch, self.conditions.seed)[0])[1]
+        return round(float(mask.sum(1).float().mean()))
+
+    def loop(self, operation: str) -> Decode | None:
+        """What decodes: the engine, the reference implementation, or None for the published code's own loop."""
+        if operation == "eager":
+            return eager(self.subject.model)
+        return self.subject.engine if self.settings.compat == "none" else None
+
+    def calls(self) -> dict[str, Call]:
+        return {n: call(self.subject, self.settings, self.conditions, self.loop(n)) for n in self.operations}
+
+    def attempt(self, operation: str, batch: int) -> bool:
+        """Make one decode step, on a GPU the whole call; an engine makes smaller batches of one that does not fit."""
+        loop, how = self.loop(operation), replace(self.conditions, batch=batch)
+        if isinstance(loop, Engine):
+            loop.limit = None
+        prime(self.subject, self.settings, how, loop)
+        if how.device.startswith("cuda"):
+            call(self.subject, self.settings, how, loop)()
+        return getattr(loop, "limit", None) is None
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return self.operations if self.conditions.flights == 1 else ()
+
+    def split(self, operation: str, call: Call, synchronize: Call) -> dict[str, float]:
+        return split(self.subject, call, self.items(operation), synchronize, self.loop(operation))
+
+    @property
+    def reads(self) -> tuple[torch.dtype, int]:
+        dtype = self.subject.dtype
+        return dtype, roofline.step_bytes(roofline.sizes(self.subject.model), dtype.itemsize)
+
+    def bound(self, limits: Limits) -> dict:
+        settings, how, model = self.settings, self.conditions, self.subject.model
+        decoding = roofline.Decoding(
+            method=self.subject.system,
+            batch=how.batch,
+            acceleration=settings.acceleration,
+            text=self._prompt_tokens(),
+            evaluations=settings.flow_steps,
+            copies=2 if settings.guidance != 1 else 1,
+            bytes=self.subject.dtype.itemsize,
+            mar_schedule=settings.mar_schedule,
+            steps=how.steps,
+        )
+        image = roofline.image(self.subject.ae, model.config.latent_grid)
+        found = roofline.lower_bound(roofline.sizes(model), decoding, limits, image)
+        return {"ms": found.total, "split": found.ms, "gigabytes": found.bytes / 1e9,
+                "teraflops": found.operations / 1e12, "limits": asdict(limits)}  # fmt: skip
 
 
 # -------------------------------------------------------------------------------------------------- time split

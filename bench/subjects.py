@@ -29,8 +29,6 @@ from vgt.vlm.vlm import VLMConfig, build, hf_config
 RANDOM = "random:"
 GENERATORS, AUTOENCODERS = ("query_ar", "mar"), ("vgt_ae",)
 FULL_SIZE = 448  # pixels, of the published backbones
-TINY_GENERATORS = ("query_ar_internvl", "mar_internvl")
-TINY_AUTOENCODERS = ("vgt_ae_internvl", "vgt_ae_qwen", "pixel_ae")
 
 
 @dataclass(frozen=True)
@@ -47,8 +45,12 @@ class Subject:
     weights: Literal["checkpoint", "random"]
 
     @property
-    def generates(self) -> bool:
-        return self.system in GENERATORS
+    def kind(self) -> str:
+        return kind_of(self.system)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.model.parameters()).dtype
 
     @cached_property
     def engine(self) -> Engine:
@@ -88,9 +90,13 @@ def subject(
     return found
 
 
-def bundled_names(*systems: str) -> list[str]:
-    """The bundled models of the given systems."""
-    return [name for name in bundled() if checkpoint.read_header(zoo() / name)["system"] in systems]
+def kind_of(system: str) -> str:
+    return "generator" if system in GENERATORS else "tokenizer"
+
+
+def bundled_names(kind: str) -> list[str]:
+    """The bundled models of a kind."""
+    return [name for name in bundled() if kind_of(checkpoint.read_header(zoo() / name)["system"]) == kind]
 
 
 # ---------------------------------------------------------------------------------------------- random weights
