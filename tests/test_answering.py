@@ -237,7 +237,7 @@ def test_a_judge_that_dies_loses_nothing_that_was_answered(child, tmp_path):
         run_on_stars(child(3), tmp_path, 2)
     path = next(tmp_path.rglob("answers-process-judge.jsonl"))
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    assert ["answers" in row for row in rows] == [True, False, False]
+    assert ["answers" in row for row in rows] == [True]
     assert not (tmp_path / "r").exists()
 
 

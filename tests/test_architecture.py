@@ -112,7 +112,7 @@ def test_light_imports_load_no_torch():
         *core,
         "evals.engine.api",
         "evals.compare.compare",
-        "evals.compare.gate_report",
+        "evals.compare.gate",
         *(["reports"] if sources("reports") else []),
     ]
     code = f"import sys, {', '.join(modules)}; print([m for m in {HEAVY!r} if m in sys.modules])"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evals.engine.protocol import registry
+from evals.engine.registry import protocols
 from evals.probes import cka
 from evals.probes import cka_cli as command
 from evals.probes import run as probes
@@ -65,7 +65,7 @@ def test_records_of_every_pair_once(measured):
     for record in outcome.records:
         assert record.suite == "scenes-cka" and record.partial and record.low <= record.value <= record.high
         assert record.protocol == "cka-linear-unbiased", "80 images for 48 and 64 dimensions"
-        assert registry()[record.protocol].settings.items() <= record.protocol_params.items()
+        assert protocols()[record.protocol].settings.items() <= record.protocol_params.items()
         assert abs(record.extra["chance"]) < 0.2 < record.value
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from two_runs import draw, make, names, put, shares
 
-from evals.compare import compare, contrasts, directions, pairs
+from evals.compare import compare, contrasts, pairs
 from vgt.__main__ import main
 from vgt.core import record
 from vgt.core.samples import Samples
@@ -91,14 +91,14 @@ def test_one_image_a_prompt_goes_by_mcnemar(tmp_path):
     assert contrasts.per_prompt(found) == {}
 
 
-def test_order_and_lonely_samples(tmp_path):
+def test_order_and_unmatched_samples(tmp_path):
     ids, clusters, _ = names()
     rng = np.random.default_rng(1)
     a = Samples(ids, rng.random(480).tolist(), clusters)
     order = rng.permutation(480)[:470]
     b = Samples(*([column[i] for i in order] for column in (ids, a.values, clusters)))
     found = contrasts.match_samples(a, b)
-    assert np.array_equal(found.a, found.b) and found.lonely == 10 and len(found.a) == 470
+    assert np.array_equal(found.a, found.b) and found.unmatched == 10 and len(found.a) == 470
     assert "10 samples have no counterpart" in contrasts.paired(found, make()).notes[0]
     assert contrasts.match_samples(a, Samples(["x"], [1.0], ["y"])) is None
     with pytest.raises(ValueError, match="other suites"):
@@ -213,7 +213,7 @@ def test_settings_may_differ_on_request(tmp_path, capsys):
     ],
 )
 def test_which_way_is_better(metric, unit, better):
-    assert directions.of(make(metric=metric, unit=unit)) == better
+    assert contrasts.better(make(metric=metric, unit=unit)) == better
 
 
 def test_verdict_without_a_better_side(tmp_path):

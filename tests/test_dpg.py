@@ -9,7 +9,7 @@ import pytest
 from evals.dpg import measures as dpg_measures
 from evals.dpg import rules as dpg_rules
 from evals.dpg import run as dpg
-from evals.engine.shards import Shard
+from evals.engine.store import Shard
 from evals.judges.analytic import AnalyticJudge
 from evals.subjects import fake
 from vgt.core import record, suites

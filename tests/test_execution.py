@@ -15,11 +15,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evals.engine import evidence, generation, launch
+from evals.engine import generation, launch, records
 from evals.engine.generation import Run
-from evals.engine.shards import WHOLE, Shard, alone, parse
+from evals.engine.store import (
+    WHOLE,
+    Arrays,
+    Rows,
+    SampleError,
+    Shard,
+    check_finite,
+    collect,
+    exclusive,
+    failures,
+    parse_shard,
+    read_rows,
+    remove_unfinished,
+)
 from evals.subjects.folder import folder, read_image
 from vgt.core import files, record, samples
+from vgt.core.statistics import Interval
 
 PROMPTS = [{"id": f"p{i}", "prompt": f"image {i}"} for i in range(5)]
 FORK = multiprocessing.get_context("fork")
@@ -68,7 +82,7 @@ def evaluate(work: Path, log: Path | None = None, pause: float = 0.0, shard: Sha
         return {"mean": float(read_image(names[name]).mean())}
 
     stamps = {name: files.digest_file(path) for name, path in names.items()}
-    evidence.gather(out / "means.jsonl", stamps, judge, "judged", shard)
+    collect(out / "means.jsonl", stamps, judge, "judged", shard)
     return out
 
 
@@ -88,21 +102,21 @@ def unbroken(tmp_path_factory) -> dict[str, bytes]:
 
 
 def test_shards_are_parsed_and_deal_everything_out():
-    assert (parse(None), parse("2/4"), str(Shard(1, 4))) == (WHOLE, Shard(1, 4), "2/4")
+    assert (parse_shard(None), parse_shard("2/4"), str(Shard(1, 4))) == (WHOLE, Shard(1, 4), "2/4")
     assert [[p for p in range(7) if Shard(k, 3).mine(p)] for k in range(3)] == [[0, 3, 6], [1, 4], [2, 5]]
     for text in ("0/4", "5/4", "2", "a/b", "-1/2"):
         with pytest.raises(ValueError, match="k/n"):
-            parse(text)
+            parse_shard(text)
 
 
 def test_parts_of_one_division_work_side_by_side_and_nothing_else_does(tmp_path):
-    with alone(tmp_path / "x", Shard(0, 2)):
-        with alone(tmp_path / "x", Shard(1, 2)), alone(tmp_path / "y"):
+    with exclusive(tmp_path / "x", Shard(0, 2)):
+        with exclusive(tmp_path / "x", Shard(1, 2)), exclusive(tmp_path / "y"):
             pass
         for other in (Shard(0, 2), Shard(0, 3), WHOLE):
-            with pytest.raises(ValueError, match="part 1/2 of .* still at work"), alone(tmp_path / "x", other):
+            with pytest.raises(ValueError, match="part 1/2 of .* still at work"), exclusive(tmp_path / "x", other):
                 pass
-    with alone(tmp_path / "x"):
+    with exclusive(tmp_path / "x"):
         pass
 
 
@@ -110,18 +124,18 @@ def test_a_killed_process_holds_nothing(tmp_path):
     ready = tmp_path / "ready"
 
     def hold() -> None:
-        with alone(tmp_path / "x", Shard(0, 2)):
+        with exclusive(tmp_path / "x", Shard(0, 2)):
             ready.touch()
             time.sleep(60)
 
     process = FORK.Process(target=hold)
     process.start()
     until(ready.exists)
-    with pytest.raises(ValueError, match="still at work"), alone(tmp_path / "x"):
+    with pytest.raises(ValueError, match="still at work"), exclusive(tmp_path / "x"):
         pass
     process.kill()
     process.join()
-    with alone(tmp_path / "x"):
+    with exclusive(tmp_path / "x"):
         pass
 
 
@@ -321,32 +335,88 @@ def test_evidence_keeps_what_holds_and_its_bytes(tmp_path):
         return {"value": len(made)}
 
     wanted = {name: "s1" for name in "dacb"}
-    evidence.gather(path, wanted, make, "")
+    collect(path, wanted, make, "")
     text = path.read_text()
     assert [json.loads(line)["id"] for line in text.splitlines()] == list("dacb")
     with open(path, "a") as lines:
         lines.write('{"id": "x", "st')
-    evidence.gather(path, wanted, make, "")
+    collect(path, wanted, make, "")
     assert path.read_text() == text and len(made) == 4
-    changed = evidence.gather(path, wanted | {"c": "s2"}, make, "")
+    changed = collect(path, wanted | {"c": "s2"}, make, "")
     assert made[4:] == ["c"] and changed["c"]["value"] == 5 and changed["a"]["value"] == 2
 
 
-def test_a_judge_that_raises_is_an_entry_and_is_asked_again(tmp_path):
+def test_a_sample_that_cannot_be_judged_is_a_row_and_is_asked_again(tmp_path):
     path = tmp_path / "e.jsonl"
 
     def make(name: str) -> dict:
         if name == "b" and not path.with_name("mended").exists():
-            raise RuntimeError("out of\nmemory")
+            raise SampleError("too\ndark")
         return {"value": 1}
 
     wanted = {"a": "s", "b": "s", "c": "s"}
-    found = evidence.gather(path, wanted, make, "")
-    assert found["b"]["error"] == "RuntimeError: out of memory" and list(found) == ["a", "b", "c"]
-    assert evidence.failures(found) == "1 failed, the first b: RuntimeError: out of memory"
+    found = collect(path, wanted, make, "")
+    assert found["b"]["error"] == "too dark" and list(found) == ["a", "b", "c"]
+    assert failures(found) == "1 failed, the first b: too dark"
     path.with_name("mended").touch()
-    found = evidence.gather(path, wanted, make, "")
-    assert found["b"]["value"] == 1 and evidence.failures(found) is None
+    found = collect(path, wanted, make, "")
+    assert found["b"]["value"] == 1 and failures(found) is None
+
+
+def test_what_is_no_fault_of_the_sample_ends_the_run_and_keeps_what_is_made(tmp_path):
+    """A lost judge or a fault of the program must not be counted as bad samples."""
+    path, made = tmp_path / "e.jsonl", []
+
+    def make(name: str) -> dict:
+        if name == "c" and len(made) == 2:
+            raise RuntimeError("the judge is gone")
+        made.append(name)
+        return {"value": name}
+
+    wanted = dict.fromkeys("abcd", "s")
+    with pytest.raises(RuntimeError, match="the judge is gone"):
+        collect(path, wanted, make, "")
+    assert [row["id"] for row in read_rows(path)] == ["a", "b"]
+    made.append("mended")
+    assert list(collect(path, wanted, make, "")) == list("abcd") and made == ["a", "b", "mended", "c", "d"]
+
+
+def test_rows_come_in_batches_from_parts_and_end_in_order(tmp_path):
+    path, ids = tmp_path / "rows.jsonl", list("abcdef")
+    batches = [ids[:2], ids[2:4], ids[4:]]
+
+    def fill(shard: Shard, most: int = 9) -> list[str]:
+        rows, done = Rows(path, ids if shard.whole else sum(shard.take(batches), []), shard), []
+        for batch in [b for b in shard.take(batches) if rows.lacks(b)][:most]:
+            rows.add({name: {"error": "torn"} if name == "c" else {"value": name} for name in reversed(batch)})
+            done += batch
+        if most == 9:
+            rows.finish()
+        return done
+
+    assert fill(WHOLE, most=1) == ["a", "b"]
+    path.write_bytes(path.read_bytes()[:-5])  # a kill in the middle of the line of "a"
+    assert fill(Shard(1, 2)) == ["c", "d"] and (tmp_path / "rows.2-of-2.jsonl").exists()
+    assert fill(WHOLE) == ["a", "b", "e", "f"]
+    assert [row["id"] for row in read_rows(path)] == ids and not (tmp_path / "rows.2-of-2.jsonl").exists()
+    text = path.read_bytes()
+    assert fill(WHOLE) == [] and path.read_bytes() == text, "without stamps an error is a result as others are"
+
+
+def test_arrays_are_whole_or_absent(tmp_path):
+    kept, other = Arrays(tmp_path / "f", "a-"), Arrays(tmp_path / "f", "a-b-", 2)
+    for number in (7, 0):
+        kept.add(number, positions=np.array([number]), values=np.full((1, 3), number, np.float32))
+    other.add(3, sums=np.zeros(2))
+    assert kept.path(7).name == "a-00000007.npz" and other.path(3).name == "a-b-03.npz"
+    assert [kept.lacks(n) for n in (0, 1, 7)] == [False, True, False]
+    assert [one["positions"].tolist() for one in kept] == [[0], [7]] and list(kept.read(7)) == ["positions", "values"]
+    (tmp_path / "f" / ".a-00000001.1234.npz").touch()
+    remove_unfinished(tmp_path, "f/*.npz")
+    assert sorted(p.name for p in (tmp_path / "f").iterdir()) == ["a-00000000.npz", "a-00000007.npz", "a-b-03.npz"]
+    check_finite(np.ones((2, 3)), ["x", "y"], "values")
+    with pytest.raises(ValueError, match="of image y are not finite"):
+        check_finite(np.array([[1.0, 2.0], [3.0, np.nan]]), ["x", "y"], "values")
 
 
 def test_drawing_holds_one_batch_and_judging_one_image(tmp_path):
@@ -373,8 +443,8 @@ def test_drawing_holds_one_batch_and_judging_one_image(tmp_path):
         watched.append(weakref.ref(image))
         return {"mean": float(image.mean())}
 
-    found = evidence.gather(tmp_path / "e.jsonl", dict.fromkeys(names, "s"), judge, "")
-    assert len(found) == 100 and evidence.failures(found) is None
+    found = collect(tmp_path / "e.jsonl", dict.fromkeys(names, "s"), judge, "")
+    assert len(found) == 100 and failures(found) is None
 
 
 # ------------------------------------------------------------------------------------------------- coverage, records
@@ -382,7 +452,7 @@ def test_drawing_holds_one_batch_and_judging_one_image(tmp_path):
 
 def settled(root: Path, partial_ok: bool = False, **changes) -> record.Record:
     """The record of three values 0, 1, 1 in percent."""
-    measure = evidence.Measure(**{
+    measure = records.Measure(**{
         "metric": "m", "values": [0.0, 1.0, 1.0], "clusters": ["a", "b", "c"], "ids": ["a/0", "b/0", "c/0"],
         "n": 3, "asked": 3, "n_expected": 3, "scale": 100.0, **changes,
     })  # fmt: skip
@@ -390,7 +460,7 @@ def settled(root: Path, partial_ok: bool = False, **changes) -> record.Record:
         "subject": "painter", "suite": "five", "protocol": "test", "fingerprint": "f", "suite_hash": "h",
         "extra": {"settings": {"steps": 3}},
     }  # fmt: skip
-    return evidence.settle(root, {"m": "key"}, {}, {"m": measure}, common, partial_ok).records[0]
+    return records.write(root, {"m": "key"}, {}, {"m": measure}, common, partial_ok).records[0]
 
 
 def test_a_record_of_means_has_its_samples(tmp_path):
@@ -399,9 +469,9 @@ def test_a_record_of_means_has_its_samples(tmp_path):
     kept = samples.read(tmp_path, made)
     assert (list(kept.ids), kept.values, list(kept.clusters)) == (["a/0", "b/0", "c/0"], [0, 100, 100], ["a", "b", "c"])
     assert made.value == pytest.approx(np.mean(kept.values))
-    assert list(evidence.reusable(tmp_path, "painter", "five", {"m": "key"})) == ["m"]
+    assert list(records.stored(tmp_path, "painter", "five", {"m": "key"})) == ["m"]
     samples.path(tmp_path, made).unlink()
-    assert not evidence.reusable(tmp_path, "painter", "five", {"m": "key"})
+    assert not records.stored(tmp_path, "painter", "five", {"m": "key"})
     assert samples.read(tmp_path, settled(tmp_path, ids=())) is None
 
 
@@ -420,6 +490,37 @@ def test_missing_and_extra_samples_withhold_the_value(tmp_path, changes, words):
     given = settled(tmp_path, partial_ok=True, **changes)
     assert given.value == pytest.approx(200 / 3) and words in given.note
     assert len(samples.read(tmp_path, given).ids) == 3
+
+
+def test_a_number_with_an_interval_of_its_own_follows_the_same_rule(tmp_path):
+    common = {"subject": "p", "suite": "s", "protocol": "t", "fingerprint": "f", "suite_hash": "h"}
+
+    def written(partial_ok: bool = False, **changes) -> record.Record:
+        given = {
+            "metric": "m",
+            "n": 3,
+            "asked": 3,
+            "n_expected": 5,
+            "estimate": Interval(1 / 3, 0.1, 0.9, 0.95, "jack"),
+        }
+        found = records.Estimate(**{**given, **changes})
+        return records.write(tmp_path, {"m": "key"}, {}, {"m": found}, common, partial_ok).records[0]
+
+    kept = samples.Samples(["a", "b"], [0.0, 2 / 3], ["a", "b"])
+    made = written(kept=kept, fields={"protocol": "own", "seconds": 2.0}, extra={"x": 1})
+    assert (made.value, made.low, made.high, made.interval) == (1 / 3, 0.1, 0.9, "jack")
+    assert (made.protocol, made.seconds, made.extra) == ("own", 2.0, {"x": 1, "samples": 2})
+    assert samples.read(tmp_path, made).values == [0.0, 2 / 3] and records.stored(tmp_path, "p", "s", {"m": "key"})
+    held = written(n=2, n_failed=1, kept=kept)
+    assert held.value is None and "2 of 3 samples judged, 1 missing or unreadable: value withheld" in held.note
+    assert samples.read(tmp_path, held) is None and not records.stored(tmp_path, "p", "s", {"m": "key"})
+    assert written(True, n=2, n_failed=1).value == 1 / 3
+    undefined = written(estimate=None, note="not defined")
+    assert (undefined.value, undefined.note) == (None, "not defined")
+    assert not records.stored(tmp_path, "p", "s", {"m": "key"})
+    assert records.stored(tmp_path, "p", "s", {"m": "key"}, undefined_ok=True)
+    both = sum([records.Outcome([made], 1, 0), records.Outcome([held], 0, 1)], records.Outcome.none())
+    assert both == records.Outcome([made, held], 1, 1)
 
 
 def test_images_that_nobody_asked_for_are_named(tmp_path):

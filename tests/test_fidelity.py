@@ -8,12 +8,12 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from parity.fidelity import CHECKS, tiny_network
+from parity.fidelity import tiny_network
 from PIL import Image
 
 from evals import features
-from evals.engine.protocol import registry as protocols
-from evals.engine.shards import Shard
+from evals.engine.registry import protocols
+from evals.engine.store import Shard
 from evals.features.source import Source
 from evals.fidelity import cli as command
 from evals.fidelity import references
@@ -23,12 +23,6 @@ from evals.metrics import frechet, inception_score, kernel, manifold
 from vgt.core import record, samples
 
 N, D, SIDE = 60, 12, 16
-
-
-@pytest.mark.parametrize("check", CHECKS, ids=lambda c: f"{c.protocol}-{c.against}".replace(" ", "_"))
-def test_agrees_with_an_independent_implementation(check):
-    assert check.protocol in protocols()
-    assert check.measure() <= check.limit
 
 
 # ------------------------------------------------------------------------------------------------ a tiny network

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from two_runs import draw, make, names, put, shares
 
-from evals.compare import contrasts, pairs, policy
+from evals.compare import contrasts, pairs
 from evals.compare import gate as gates
 from evals.compare.gate import FAIL, INCOMPARABLE, INCONCLUSIVE, PASS
 from vgt.__main__ import main
@@ -236,19 +236,19 @@ def test_wrong_inputs_are_one_line_and_status_2(tmp_path, capsys):
 
 
 def test_bundled_policies_are_whole():
-    assert set(policy.bundled()) >= {"default", "subset"}
-    for name in policy.bundled():
-        assert policy.read(name).rule(make())[0] == "*geneval/overall"
-    assert not policy.read("default").allow_partial
+    assert set(gates.bundled_policies()) >= {"default", "subset"}
+    for name in gates.bundled_policies():
+        assert gates.read_policy(name).rule(make())[0] == "*geneval/overall"
+    assert not gates.read_policy("default").allow_partial
 
 
 def test_patterns_name_metric_suite_or_model():
     rules = {name: {"margin": i} for i, name in enumerate(("mar*/*/overall", "photos/psnr-mean", "psnr-*"))}
-    found = policy.Policy(metrics=rules)
+    found = gates.Policy(metrics=rules)
     assert found.rule(make("mar"))[1].margin == 0 and found.rule(make("query_ar")) is None
     assert found.rule(make(metric="psnr-mean", suite="photos"))[1].margin == 1
     assert found.rule(make(metric="psnr-mean", suite="scenes"))[1].margin == 2
-    assert policy.Rule(relative=0.05).allowance(-200.0) == 10.0
+    assert gates.Rule(relative=0.05).allowance(-200.0) == 10.0
 
 
 def test_json_and_junit(tmp_path, capsys):
@@ -333,7 +333,7 @@ def simulate(rng, loss, rules, metrics=("overall",)):
 def test_false_alarms_on_identical_models_over_seeds():
     """Issue 3: at most 5 % of the gates on identical models fail.  Here at margin 0, where nothing else holds them
     back, and with three metrics; without Holm's correction more would."""
-    rng, rules = np.random.default_rng(3), policy.Policy(metrics={"*": {"margin": 0.0}})
+    rng, rules = np.random.default_rng(3), gates.Policy(metrics={"*": {"margin": 0.0}})
     found = [simulate(rng, 0.0, rules, METRICS) for _ in range(300)]
     assert np.mean([any(c.verdict == FAIL for c in checks) for checks in found]) <= 0.05
     assert np.mean([any(c.p <= 0.05 for c in checks) for checks in found]) > 0.05
@@ -343,10 +343,10 @@ def test_false_alarms_on_identical_models_over_seeds():
 
 def test_a_loss_of_the_margin_seldom_passes_and_a_detectable_loss_is_found():
     """What the bounds promise: a pass is wrong with probability alpha, and the stated power is reached."""
-    rng, rules = np.random.default_rng(4), policy.Policy(metrics={"overall": {"margin": 0.0}})
+    rng, rules = np.random.default_rng(4), gates.Policy(metrics={"overall": {"margin": 0.0}})
     least = np.mean([simulate(rng, 0.0, rules)[0].detectable for _ in range(20)])
     assert 0.68 <= np.mean([simulate(rng, least, rules)[0].verdict == FAIL for _ in range(200)]) <= 0.92
-    lenient = policy.Policy(metrics={"overall": {"margin": 0.1}})
+    lenient = gates.Policy(metrics={"overall": {"margin": 0.1}})
     assert np.mean([simulate(rng, 0.1, lenient)[0].verdict == PASS for _ in range(200)]) <= 0.09
 
 

@@ -9,12 +9,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from coco_judge import Scripted
-from parity import geneval as geneval_checks
+from parity.rules import random_image
 from PIL import Image
 from sklearn.metrics import cohen_kappa_score
 
 from evals.agreement import geneval as agreement
-from evals.engine.shards import Shard
+from evals.engine.store import Shard
 from evals.geneval import evidence as geneval_evidence
 from evals.geneval import official as geneval_import
 from evals.geneval import run as geneval
@@ -37,7 +37,7 @@ def official_file(path, seed: int = 0, images_per_prompt: int = 4, prompts=OFFIC
         for sample in range(images_per_prompt):
             stored = [
                 {"class": name, "score": score, "box": list(box), "color": color}
-                for name, score, box, color in geneval_checks._random_image(prompt, rng)
+                for name, score, box, color in random_image(prompt, rng)
             ]
             name = f"outputs/sdxl/{index:05d}/samples/{sample:05d}.png"
             lines.append(geneval_evidence.result(name, prompt, {"detections": stored}))
@@ -56,14 +56,6 @@ def imported(tmp_path_factory):
     lines = official_file(root / "results.jsonl")
     options = {"work": root, "records": root / "records", "suite": "geneval", "prompts": OFFICIAL}
     return root, lines, geneval_import.run(root / "results.jsonl", subject="sdxl", **options)
-
-
-# --------------------------------------------------------------------------------------------------------- checks
-
-
-@pytest.mark.parametrize("check", geneval_checks.CHECKS, ids=lambda c: f"{c.protocol} {c.against}")
-def test_checks_hold(check):
-    assert check.measure() <= check.limit
 
 
 # --------------------------------------------------------------------------------------------------------- import

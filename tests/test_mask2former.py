@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from coco_judge import LABELS, Scripted, save_clip, save_mask2former
-from parity.geneval import _bilinear, plain_instances
+from parity.rules import bilinear, plain_instances
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -60,7 +60,7 @@ def test_prepare_resizes_pads_and_normalises():
     assert size == (64, 106) and pixels.shape == (1, 3, 64, 128)
     assert (pixels[..., 106:] == 0).all()
     for channel, (mean, std) in enumerate(zip(instances.MEAN, instances.STD, strict=True)):
-        plain = (np.rint(_bilinear(image[..., channel].astype(float), *size)) / 255 - mean) / std
+        plain = (np.rint(bilinear(image[..., channel].astype(float), *size)) / 255 - mean) / std
         levels = np.abs(pixels[0, channel, :, :106].numpy() - plain) * std * 255
         assert (levels < 1e-3).mean() > 0.999 and levels.max() < 1.001  # but for ties in rounding
 

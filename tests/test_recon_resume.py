@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from evals.engine.shards import Shard
+from evals.engine.store import Shard
 from evals.features import Extractor
 from evals.recon import metrics as recon_metrics
 from evals.recon import run as reconstruction

@@ -198,6 +198,18 @@ def test_a_study_resumes(done):
     study(root)
 
 
+def test_records_that_stand_are_not_written_again(tmp_path):
+    """Though a batch that another run drew in the meantime took longer, so that the median has moved."""
+    study(tmp_path)
+    kept = {path: path.read_bytes() for path in (tmp_path / "records").rglob("*.json")}
+    for log in (tmp_path / "solvers").glob("*.jsonl"):
+        with open(log, "a", encoding="utf-8") as lines:
+            lines.write('{"images": 1, "seconds": 3600.0}\n' * 20)
+    again, _ = study(tmp_path)
+    assert again.computed == 0
+    assert {path: path.read_bytes() for path in (tmp_path / "records").rglob("*.json")} == kept
+
+
 def test_bad_studies(tmp_path):
     def run(settings, margin=0.02):
         solvers.run(None, settings, None, work=tmp_path, split="test", count=24, margin=margin)

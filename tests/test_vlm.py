@@ -90,7 +90,7 @@ def test_image_size_errors(vlms, family, height, width, message):
 
 
 def test_positions_run_unless_a_configuration_says_otherwise(vlms):
-    """The bundled Qwen2.5-VL was trained with running positions (test_parity.py has the others)."""
+    """The bundled Qwen2.5-VL was trained with running positions (test_vlm_parity.py has the others)."""
     from vgt.vlm import vlm as adapter
 
     values, words = vlm_values("qwen2_5_vl"), vlms["qwen2_5_vl"].tokenizer

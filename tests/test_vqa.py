@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import FAMILIES, IMAGE, widen
 
-from evals.engine.shards import Shard
+from evals.engine.store import SampleError, Shard
 from evals.training import run as training
 from evals.vqa import run as vqa
 from vgt.core import captions, scenes
@@ -86,11 +86,11 @@ def test_a_scene_that_cannot_be_asked_about_withholds_the_value(tmp_path):
     class Failing(Scripted):
         def answers(self, images, questions):
             if self.truth[images[0].tobytes()] == 2:
-                raise RuntimeError("out of memory")
+                raise SampleError("too dark")
             return super().answers(images, questions)
 
     (record,) = vqa.run(Failing(), work=tmp_path, records=tmp_path / "records", n=4).records
-    assert record.value is None and record.n_failed == 5 and "out of memory" in record.note
+    assert record.value is None and record.n_failed == 5 and "too dark" in record.note
 
 
 @pytest.mark.parametrize("family", FAMILIES)

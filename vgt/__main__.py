@@ -42,12 +42,12 @@ VERBS = {
     ),
     "eval": ("evals.engine.registry", "score a subject", "vgt eval geneval --subject vgt:query_ar_internvl --accel 4"),
     "compare": (
-        "evals.compare.compare_cli",
+        "evals.compare.compare",
         "compare two models or two runs, metric by metric, from their records",
         "vgt compare runs/tiny:query_ar_internvl@4x runs/tiny:query_ar_internvl@16x --metric overall dpg",
     ),
     "gate": (
-        "evals.compare.gate_cli",
+        "evals.compare.gate",
         "hold a candidate's records against a baseline's; exit status 0 pass, 1 fail, 2 incomparable",
         "vgt gate --baseline runs/main --candidate runs/branch --junit gate.xml",
     ),

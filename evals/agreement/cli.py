@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from evals.engine import options as common
-from evals.engine.api import Outcome
+from evals.engine import old_options as common
+from evals.engine.records import Outcome
 
 HELP = "agreement of two GenEval judges on the same images: kappa per task, difference of the scores"
 EXAMPLE = "vgt eval agreement --a ours/results.jsonl --b official/results.jsonl --names m2f-hf m2f-mmdet"

@@ -10,9 +10,8 @@ import numpy as np
 
 from evals.dpg.evidence import Judging, read_judging
 from evals.dpg.rules import CATEGORIES, FIXED, category, score_tile
-from evals.engine.api import Outcome
-from evals.engine.evidence import Measure, settle
 from evals.engine.generation import prompt_id
+from evals.engine.records import Measure, Outcome, write
 from evals.judges.answering import label
 from vgt.core import files, record
 from vgt.core.statistics import jackknife_interval
@@ -110,7 +109,7 @@ def run(first: str | Path, second: str | Path, *, records: str | Path) -> Outcom
         "judge": f"{a.judge} {a.judge_fingerprint[:12]}, {b.judge} {b.judge_fingerprint[:12]}",
     }
     keys = {metric: record.make_key(**parts, metric=metric) for metric in measures}
-    made = settle(records, keys, {}, measures, common)
+    made = write(records, keys, {}, measures, common)
     key = record.make_key(**parts, metric=f"kappa{mark}")
     fields = {"metric": f"kappa{mark}", "key": key, "unit": "", "n": counts["n"], "n_expected": asked}
     agreed = record.make(**common, **fields, **_kappa_fields(_tables(rows)))

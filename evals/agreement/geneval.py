@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from evals.engine.api import Outcome
 from evals.engine.generation import IMAGES_PER_PROMPT
+from evals.engine.records import Outcome
 from evals.geneval.official import place_of
 from vgt.core import files, geneval_prompts, record, samples
 from vgt.core.record import Record

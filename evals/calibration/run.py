@@ -1,4 +1,4 @@
-"""How far the judge of the synthetic scenes can be trusted: its accuracy on images whose truth is known.
+"""``vgt eval judge``: how far the judge of the synthetic scenes can be trusted, on images whose truth is known.
 
 Two kinds of images, clean and degraded as autoencoders and generators degrade them: ``oracle`` images of the
 ``scenes-geneval`` prompts, judged by GenEval's rules (per task and overall), and test scenes, where the judge must find
@@ -18,9 +18,11 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from evals.engine.api import Detector, Outcome
-from evals.engine.evidence import Measure, gather, reusable, settle
+from evals.engine import options
+from evals.engine.api import Detector
 from evals.engine.generation import prompt_id
+from evals.engine.records import Measure, Outcome, stored, write
+from evals.engine.store import collect
 from evals.geneval import run as geneval
 from evals.judges import canary
 from evals.subjects.fake import Oracle
@@ -115,7 +117,7 @@ def judge_condition(
         return {"right": _prompt_correct(detector, prompts[index], degrade(drawn[0]))}
 
     stamps = {name: files.digest(stamp, prompts[i]["prompt"]) for name, (i, _) in images.items()}
-    evidence = gather(path, {**stamps, **dict.fromkeys(scenes, stamp)}, judge, f"judge on {condition} images")
+    evidence = collect(path, {**stamps, **dict.fromkeys(scenes, stamp)}, judge, f"judge on {condition} images")
     correct = {job: evidence[name]["right"] for name, job in images.items()}
     return correct, {index: evidence[name]["right"] for name, index in scenes.items()}
 
@@ -126,9 +128,13 @@ def _measures(prompts: list[dict], images_per_prompt: int, correct: dict, exact:
     for task, measure in found.items():
         expected = max(measure.asked, measure.n_expected * IMAGES // max(geneval.IMAGES_PER_PROMPT, images_per_prompt))
         found[task] = replace(measure, n_expected=expected)
-    scenes = [f"scene {index}" for index in exact]
     found["exact-set"] = Measure(
-        "exact-set", [float(v) for v in exact.values()], scenes, len(exact), len(exact), max(SCENES, len(exact))
+        metric="exact-set",
+        values=[float(v) for v in exact.values()],
+        clusters=[f"scene {index}" for index in exact],
+        n=len(exact),
+        asked=len(exact),
+        n_expected=max(SCENES, len(exact)),
     )
     return found
 
@@ -161,9 +167,9 @@ def run(
         suite_hash = files.digest(WORLD, condition, suites.lines(prompts), str(n))
         parts = [detector.fingerprint, suite_hash, geneval.VERSION, images_per_prompt, seed]
         keys = {metric: record.make_key(parts=parts, metric=metric) for metric in METRICS}
-        kept = reusable(records, detector.name, suite, keys)
+        kept = stored(records, detector.name, suite, keys)
         if len(kept) == len(keys):
-            outcomes.append(settle(records, keys, kept, {}, {}))
+            outcomes.append(write(records, keys, kept))
             continue
         if not checked:
             canary.check_detector(detector)
@@ -183,9 +189,18 @@ def run(
             "evidence": path.relative_to(work).as_posix(),
             "seconds": round(time.monotonic() - start, 3),
         }
-        outcomes.append(settle(records, keys, kept, _measures(prompts, images_per_prompt, *judged), common))
-    return Outcome(
-        [r for outcome in outcomes for r in outcome.records],
-        sum(outcome.computed for outcome in outcomes),
-        sum(outcome.reused for outcome in outcomes),
-    )
+        outcomes.append(write(records, keys, kept, _measures(prompts, images_per_prompt, *judged), common))
+    return sum(outcomes, Outcome.none())
+
+
+EXAMPLE = "vgt eval judge"
+
+
+class Options(options.Count, options.Common):
+    """-n, --out, --seed, --device."""
+
+
+def evaluate(given: Options) -> Outcome:
+    from evals.judges.analytic import AnalyticJudge
+
+    return run(AnalyticJudge(), **given.passed_to(run))

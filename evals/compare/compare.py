@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from evals.compare import contrasts, directions, pairs
+from evals.compare import contrasts, pairs
 from evals.compare.contrasts import Contrast
 from evals.compare.pairs import Pair, Side
+from vgt.core import text
 from vgt.core.statistics import holm, holm_level, minimum_detectable
 
 ALPHA = 0.05
@@ -17,7 +19,7 @@ SAME, INCOMPARABLE = "no detectable difference", "incomparable"
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparedMetric:
     """One metric.  ``verdict`` is about B: better, worse (higher, lower where neither side is better), no detectable
     difference, or incomparable; ``notes``: why, and what a reader must know.  ``adjusted``: Holm's p-value;
     ``detectable``: the smallest difference that would have been seen with 80 % power."""
@@ -58,10 +60,10 @@ def _contrast(pair: Pair, allowed: Collection[str]) -> Contrast | list[str]:
 def _verdict(pair: Pair, difference: float, significant: bool) -> str:
     if not significant:
         return SAME
-    direction = directions.of(pair.b.record)
+    direction = contrasts.better(pair.b.record)
     if direction is None:
         return "higher" if difference > 0 else "lower"
-    return "better" if (difference > 0) == (direction == directions.HIGHER) else "worse"
+    return "better" if (difference > 0) == (direction == contrasts.HIGHER) else "worse"
 
 
 def _notes(pair: Pair, contrast: Contrast) -> tuple[str, ...]:
@@ -75,7 +77,7 @@ def _notes(pair: Pair, contrast: Contrast) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def compare(a: Side, b: Side, metrics: Sequence[str] = ("*",), allowed: Collection[str] = ()) -> list[Row]:
+def compare(a: Side, b: Side, metrics: Sequence[str] = ("*",), allowed: Collection[str] = ()) -> list[ComparedMetric]:
     """A row per metric that both sides hold; p-values are adjusted for all of them together (Holm).
 
     ``metrics``: patterns of names; ``allowed``: settings that may differ.  Raises ValueError where the two sides have
@@ -89,12 +91,12 @@ def compare(a: Side, b: Side, metrics: Sequence[str] = ("*",), allowed: Collecti
     rows = []
     for pair, contrast in zip(found, made, strict=True):
         if not isinstance(contrast, Contrast):
-            rows.append(Row(pair, INCOMPARABLE, tuple(contrast)))
+            rows.append(ComparedMetric(pair, INCOMPARABLE, tuple(contrast)))
             continue
         p, result = next(adjusted) if contrast.tested else 1.0, contrast.comparison
         verdict = _verdict(pair, result.difference.value, p <= ALPHA)
         least = minimum_detectable(result.error, result.freedom, level, POWER)
-        rows.append(Row(pair, verdict, _notes(pair, contrast), contrast, p, least))
+        rows.append(ComparedMetric(pair, verdict, _notes(pair, contrast), contrast, p, least))
     return rows
 
 
@@ -105,19 +107,7 @@ def figures(value: float | None) -> str:
     return f"{value:.4f}" if abs(value) < 10 else f"{value:.2f}" if abs(value) < 1000 else f"{value:.1f}"
 
 
-def columns(lines: list[list[str]]) -> str:
-    """Text columns: the first and the last left-aligned, the others right."""
-    widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
-    last = len(widths) - 1
-    return "\n".join(
-        "  ".join(
-            c.ljust(w) if k in (0, last) else c.rjust(w) for k, (c, w) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
-
-
-def _line(row: Row) -> list[str]:
+def _cells(row: ComparedMetric) -> list[str]:
     value_a, value_b = figures(row.pair.a.record.value), figures(row.pair.b.record.value)
     if row.contrast is None:
         return [row.pair.name, value_a, value_b, "", "", "", "", "", f"{row.verdict}: {'; '.join(row.notes)}"]
@@ -138,11 +128,12 @@ def _line(row: Row) -> list[str]:
     ]
 
 
-def table(a: Side, b: Side, rows: Sequence[Row]) -> str:
+def table(a: Side, b: Side, rows: Sequence[ComparedMetric]) -> str:
     """The rows as text."""
-    heading = ["metric", "A", "B", "B - A", "95 % interval", "p", "p (Holm)", "pairs", "B is"]
+    heading = ("metric", "A", "B", "B - A", "95 % interval", "p", "p (Holm)", "pairs", "B is")
+    rows_of_text = text.table(map(_cells, rows), align="l" + 7 * "r" + "l", header=heading)
     compared = sum(row.contrast is not None and row.contrast.tested for row in rows)
-    lines = [f"A: {a.label}", f"B: {b.label}", "", columns([heading, *map(_line, rows)]), ""]
+    lines = [f"A: {a.label}", f"B: {b.label}", "", rows_of_text, ""]
     for row in rows:
         if row.contrast is not None and row.contrast.matched is not None:
             for name, found in contrasts.per_prompt(row.contrast.matched).items():
@@ -158,12 +149,12 @@ def table(a: Side, b: Side, rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def report(a: Side, b: Side, rows: Sequence[Row]) -> dict:
+def report(a: Side, b: Side, rows: Sequence[ComparedMetric]) -> dict:
     """The rows as JSON-able values."""
     return {"a": a.label, "b": b.label, "alpha": ALPHA, "metrics": {row.pair.name: _entry(row) for row in rows}}
 
 
-def _entry(row: Row) -> dict:
+def _entry(row: ComparedMetric) -> dict:
     entry = {"verdict": row.verdict, "a": row.pair.a.record.value, "b": row.pair.b.record.value}
     if row.contrast is not None:
         result = row.contrast.comparison
@@ -183,3 +174,25 @@ def _entry(row: Row) -> dict:
             entry["same_prompts"] = contrasts.same_prompts(row.contrast.matched)
             entry |= {"per_prompt": found} if (found := contrasts.per_prompt(row.contrast.matched)) else {}
     return entry | ({"notes": list(row.notes)} if row.notes else {})
+
+
+# ----------------------------------------------------------------------------------------------- the verb
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    sides = "folder of records, work folder or .jsonl file; FOLDER:MODEL takes one model, for example runs/tiny:mar@4x"
+    parser.add_argument("a", metavar="A", help=sides)
+    parser.add_argument("b", metavar="B", help="the same; may be another model of the same folder")
+    parser.add_argument(
+        "--metric", nargs="+", default=["*"], metavar="GLOB", help="metrics, or suite/metric, to compare (default all)"
+    )
+    parser.add_argument(
+        "--allow", nargs="+", default=[], metavar="SETTING", help="protocol settings that may differ, e.g. batch"
+    )
+
+
+def run(args: argparse.Namespace) -> dict:
+    a, b = pairs.read(args.a), pairs.read(args.b)
+    rows = compare(a, b, args.metric, args.allow)
+    print(table(a, b, rows))
+    return report(a, b, rows)

@@ -2,15 +2,17 @@
 
 per-sample values of the same samples (paired), delete-one-block replicates of the same data (jackknife of the
 difference), or else the two intervals (independent).  Records of one key are one measurement, and do not differ.
+
+And which way a metric is better.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 
 import numpy as np
 
-from evals.compare import directions
 from evals.compare.pairs import Stored
 from vgt.core import samples
 from vgt.core.intervals import estimate, grouped
@@ -31,6 +33,42 @@ from vgt.core.statistics import (
 PAIRED, BLOCKS, UNPAIRED, IDENTICAL = "paired", "common blocks", "unpaired", "identical"
 LEVEL = 0.95  # of the intervals that records hold
 
+# ------------------------------------------------------------------------------------------- what is better
+
+HIGHER, LOWER = "higher", "lower"
+
+# The first pattern of the metric's name decides; None: neither way is better (a description, not a score).
+NAMES: tuple[tuple[str, str | None], ...] = (
+    *((name, LOWER) for name in ("fd-*", "fid*", "?fid*", "kid*", "cmmd*", "lpips*", "*mse", "loss*", "*collapse")),
+    *((name, LOWER) for name in ("ms-*", "peak-memory*", "*flip-rate")),
+    ("cluster-maps", None),  # a share, but of a description
+    *((name, HIGHER) for name in ("psnr*", "ssim*", "is-*", "precision*", "recall*", "density*", "coverage*")),
+    *(
+        (name, HIGHER)
+        for name in ("*accuracy*", "*agreement*", "*kappa*", "linear-probe*", "silhouette*", "codebook-*")
+    ),
+    *((name, HIGHER) for name in ("nmi*", "ari*", "homogeneity*", "completeness*", "spatial-smoothness")),
+    *((name, HIGHER) for name in ("mme*", "mmbench*", "ai2d*", "textvqa*", "clip*", "*per-second")),
+)
+# Then its unit.
+UNITS = {"share": HIGHER, "of 100": HIGHER, "dB": HIGHER, "images/s": HIGHER, "ms": LOWER, "s": LOWER, "MiB": LOWER}
+
+
+def better(record: Record) -> str | None:
+    """ "higher" or "lower" for what is better, None where that is not known."""
+    for pattern, direction in NAMES:
+        if fnmatchcase(record.metric, pattern):
+            return direction
+    return UNITS.get(record.unit)
+
+
+def span(record: Record) -> float | None:
+    """The largest difference that two samples can have, None for values without bounds."""
+    return {"share": 1.0, "of 100": 100.0}.get(record.unit)
+
+
+# ---------------------------------------------------------------------------------------------- differences
+
 
 @dataclass(frozen=True)
 class Matched:
@@ -40,7 +78,7 @@ class Matched:
     b: np.ndarray
     clusters: list[str]
     groups: list[str] | None
-    lonely: int  # samples of either side without a counterpart
+    unmatched: int  # samples of either side without a counterpart
 
 
 @dataclass(frozen=True)
@@ -117,15 +155,13 @@ def paired(
     if len(set(zip(found.groups or found.clusters, found.clusters, strict=True))) < 2:
         return None
     a, b = sign * found.a, sign * found.b
-    result = compare_pairs(
-        b, a, found.clusters, found.groups, level=level, alternative=alternative, span=directions.span(record)
-    )
+    result = compare_pairs(b, a, found.clusters, found.groups, level=level, alternative=alternative, span=span(record))
     if _one_binary_per_cluster(found):
         # With sign -1 a "yes" is a loss: the two swap their places in the one-sided test.
         pair = (found.b != 0, found.a != 0) if sign > 0 else (found.a != 0, found.b != 0)
         p = mcnemar(*pair, alternative)[2]
         result = replace(result, p_value=p, test="exact McNemar")
-    notes = (f"{found.lonely} samples have no counterpart and are left out",) if found.lonely else ()
+    notes = (f"{found.unmatched} samples have no counterpart and are left out",) if found.unmatched else ()
     return Contrast(result, PAIRED, len(found.a), notes, found) if result.error is not None else None
 
 

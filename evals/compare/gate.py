@@ -10,13 +10,25 @@ metrics; all must pass for the gate to pass, which needs no correction.
 
 from __future__ import annotations
 
+import argparse
+import re
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Literal
+from xml.etree import ElementTree
 
-from evals.compare import contrasts, directions, pairs
+from pydantic import Field, model_validator
+
+from evals.compare import contrasts, pairs
+from evals.compare.compare import figures
 from evals.compare.contrasts import Contrast
 from evals.compare.pairs import Pair, Side
-from evals.compare.policy import Policy, Rule
+from vgt.core import files, text
+from vgt.core.config import Config, parsed, validated
 from vgt.core.record import Record
 from vgt.core.statistics import holm, holm_level, minimum_detectable
 
@@ -24,10 +36,75 @@ PASS, FAIL, INCONCLUSIVE, INCOMPARABLE = "pass", "fail", "inconclusive", "incomp
 # The verdict on everything is the first of these that any metric has: a broken comparison must be repaired first.
 SEVERITY = (INCOMPARABLE, FAIL, INCONCLUSIVE, PASS)
 DECIDING = ("torch", "numpy", "transformers")  # packages whose versions move borderline answers
+WARNED = 4  # metrics named in one line of warnings
+
+
+# ----------------------------------------------------------------------------------------------------------- the policy
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+Margin = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Rule(Config):
+    """How much worse a metric may become: ``margin`` in its own unit, or ``relative`` to the baseline's value."""
+
+    margin: Margin | None = None
+    relative: Margin | None = None
+    direction: Literal["higher", "lower"] | None = None  # what is better; by default as ``contrasts.better`` says
+
+    @model_validator(mode="after")
+    def _one_margin(self) -> Rule:
+        if (self.margin is None) == (self.relative is None):
+            raise ValueError("give either margin or relative")
+        return self
+
+    def allowance(self, baseline: float) -> float:
+        return self.margin if self.margin is not None else self.relative * abs(baseline)
+
+
+class Policy(Config):
+    """``metrics`` maps patterns to rules; the first that fits a record decides, and records that none fits are not
+    gated.  A pattern is of the metric, of ``suite/metric`` or of ``model/suite/metric``."""
+
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    power: Share = 0.8
+    inconclusive: Literal["warn", "fail"] = "warn"
+    allow_partial: bool = False  # a part of the benchmark may be gated, where both sides cover the same n
+    allow_different: tuple[str, ...] = ()  # settings that may differ: keys of protocol_params, or "accel"
+    metrics: Annotated[dict[str, Rule], Field(min_length=1)]
+
+    def rule(self, record: Record) -> tuple[str, Rule] | None:
+        """The pattern that decides for a record, and its rule."""
+        for pattern, rule in self.metrics.items():
+            name = (record.metric, f"{record.suite}/{record.metric}", record.name)[min(pattern.count("/"), 2)]
+            if fnmatchcase(name, pattern):
+                return pattern, rule
+        return None
+
+
+def bundled_policies() -> list[str]:
+    """Names of the policies that come with the package."""
+    return sorted(
+        p.name[:-5] for p in (resources.files("evals.compare") / "policies").iterdir() if p.name.endswith(".toml")
+    )
+
+
+def read_policy(name: str) -> Policy:
+    """A policy by name or by path.  Raises ValueError naming the unknown key or the wrong value."""
+    if Path(name).is_file():
+        source = Path(name)
+    elif name in bundled_policies():
+        source = resources.files("evals.compare") / "policies" / f"{name}.toml"
+    else:
+        raise ValueError(f"policy {name!r} is no file and none of {', '.join(bundled_policies())}")
+    return validated(Policy, parsed(source.read_text(encoding="utf-8"), f"policy {name}"), f"policy {name}")
+
+
+# --------------------------------------------------------------------------------------------------------- the decision
 
 
 @dataclass(frozen=True)
-class Check:
+class GatedMetric:
     """One gated metric.  ``gain`` with its one-sided bounds ``low`` and ``high`` is candidate - baseline, larger is
     better; ``margin``: the loss that is allowed; ``detectable``: the smallest loss that would have been found with the
     policy's power; ``p`` and ``adjusted``: of a loss, alone and after Holm's correction."""
@@ -51,9 +128,9 @@ class Check:
 
 @dataclass(frozen=True)
 class Result:
-    """All checks; ``verdict`` is the gravest; ``exit`` is 0, 1 or 2; ``warnings`` belong to no single metric."""
+    """All gated metrics; ``verdict`` is the gravest; ``exit`` is 0, 1 or 2; ``warnings`` belong to no single metric."""
 
-    checks: tuple[Check, ...]
+    metrics: tuple[GatedMetric, ...]
     verdict: str
     exit: int
     warnings: tuple[str, ...] = ()
@@ -79,55 +156,56 @@ def _prepare(pair: Pair, rule: Rule, policy: Policy) -> Contrast | list[str]:
     reasons += [*pairs.gaps("baseline", a, policy.allow_partial), *pairs.gaps("candidate", b, policy.allow_partial)]
     if (a.n, a.n_expected) != (b.n, b.n_expected):
         reasons.append(f"n is {a.n} of {a.n_expected} and {b.n} of {b.n_expected}")
-    direction = rule.direction or directions.of(a)
+    direction = rule.direction or contrasts.better(a)
     if direction is None:
         reasons.append(f"it is not known which way {a.metric} is better; give a direction in the policy")
     if reasons:
         return reasons
-    sign = 1 if direction == directions.HIGHER else -1
+    sign = 1 if direction == contrasts.HIGHER else -1
     try:
         made = contrasts.contrast(pair.a, pair.b, sign=sign, level=1 - 2 * policy.alpha, alternative="less")
     except ValueError as error:
         return [str(error)]
-    if made.matched is not None and made.matched.lonely:
-        return [f"{made.matched.lonely} samples are on one side only: not the same prompts and images"]
+    if made.matched is not None and made.matched.unmatched:
+        return [f"{made.matched.unmatched} samples are on one side only: not the same prompts and images"]
     return made
 
 
-def _check(pair: Pair, rule: Rule, policy: Policy, made: Contrast, adjusted: float, level: float) -> Check:
-    baseline, candidate, result = pair.a.record.value, pair.b.record.value, made.comparison
+def _judged(pair: Pair, rule: Rule, policy: Policy, made: Contrast, adjusted: float, level: float) -> GatedMetric:
+    baseline, result = pair.a.record.value, made.comparison
     margin, d = rule.allowance(baseline), result.difference
-    if not made.tested:
-        verdict, reason = PASS, "the same measurement"
-    else:
+    verdict, reason = PASS, "the same measurement"
+    if made.tested:
         verdict, reason = decide(d.value, d.low, d.high, margin, adjusted, policy.alpha)
     least = minimum_detectable(result.error, result.freedom, level, policy.power, sides=1)
-    warnings = list(made.notes)
-    if margin < least:
-        warnings.append("the margin is below the smallest loss that this n finds reliably")
-    return Check(
-        pair.name,
-        verdict,
-        (reason,),
-        baseline,
-        candidate,
-        margin,
-        d.value,
-        d.low,
-        d.high,
-        result.p_value,
-        adjusted,
-        least,
-        made.how,
-        made.pairs,
-        tuple(warnings),
-    )
+    small = ("the margin is below the smallest loss that this n finds reliably",) if margin < least else ()
+    return GatedMetric(
+        name=pair.name, verdict=verdict, reasons=(reason,), baseline=baseline, candidate=pair.b.record.value,
+        margin=margin, gain=d.value, low=d.low, high=d.high, p=result.p_value, adjusted=adjusted, detectable=least,
+        how=made.how, pairs=made.pairs, warnings=(*made.notes, *small),
+    )  # fmt: skip
+
+
+def conclude(
+    gated: Sequence[tuple[Pair, Rule]], prepared: Sequence[Contrast | list[str]], policy: Policy
+) -> list[GatedMetric]:
+    """All gated metrics together, from the contrast of each or the reasons why it has none."""
+    p_values = [made.comparison.p_value for made in prepared if isinstance(made, Contrast) and made.tested]
+    adjusted, level = iter(holm(p_values)), holm_level(p_values, policy.alpha)
+    metrics = []
+    for (pair, rule), made in zip(gated, prepared, strict=True):
+        if isinstance(made, Contrast):
+            metrics.append(_judged(pair, rule, policy, made, next(adjusted) if made.tested else 1.0, level))
+        else:
+            values = (None if side is None else side.record.value for side in (pair.a, pair.b))
+            metrics.append(GatedMetric(pair.name, INCOMPARABLE, tuple(made), *values))
+    return metrics
 
 
 def gate(baseline: Side, candidate: Side, policy: Policy, strict: bool = False) -> Result:
     """Every record of the baseline that the policy names, against the candidate's.
 
-    ``strict``: an inconclusive gate exits with 1, as with the policy's inconclusive = "fail".
+    Exit status: 0 pass, 1 fail, 2 incomparable; inconclusive is 0, or 1 where ``strict`` or the policy says so.
     Raises ValueError where the policy names none of the baseline's records."""
     gated = [
         (pair, found[1])
@@ -139,43 +217,147 @@ def gate(baseline: Side, candidate: Side, policy: Policy, strict: bool = False) 
         raise ValueError(
             f"nothing to gate: {baseline.label} has {', '.join(names)}, the policy names {', '.join(policy.metrics)}"
         )
-    prepared = [_prepare(pair, rule, policy) for pair, rule in gated]
-    checks = conclude(gated, prepared, policy)
-    return settle(checks, strict or policy.inconclusive == "fail", _versions([pair for pair, _ in gated]))
-
-
-def conclude(
-    gated: Sequence[tuple[Pair, Rule]], prepared: Sequence[Contrast | list[str]], policy: Policy
-) -> list[Check]:
-    """The checks of all gated metrics together, from the contrast of each or the reasons why it has none."""
-    p_values = [made.comparison.p_value for made in prepared if isinstance(made, Contrast) and made.tested]
-    adjusted, level = iter(holm(p_values)), holm_level(p_values, policy.alpha)
-    checks = []
-    for (pair, rule), made in zip(gated, prepared, strict=True):
-        if isinstance(made, Contrast):
-            checks.append(_check(pair, rule, policy, made, next(adjusted) if made.tested else 1.0, level))
-        else:
-            values = (None if side is None else side.record.value for side in (pair.a, pair.b))
-            checks.append(Check(pair.name, INCOMPARABLE, tuple(made), *values))
-    return checks
-
-
-def settle(checks: Sequence[Check], strict: bool, warnings: Sequence[str] = ()) -> Result:
-    """The verdict on all checks, and the exit status: 0 pass, 1 fail, 2 incomparable; inconclusive 0, strict 1."""
-    verdict = min((check.verdict for check in checks), key=SEVERITY.index)
-    status = {INCOMPARABLE: 2, FAIL: 1, INCONCLUSIVE: int(strict), PASS: 0}[verdict]
-    return Result(tuple(checks), verdict, status, tuple(warnings))
+    metrics = conclude(gated, [_prepare(pair, rule, policy) for pair, rule in gated], policy)
+    verdict = min((metric.verdict for metric in metrics), key=SEVERITY.index)
+    unsure = int(strict or policy.inconclusive == "fail")
+    status = {INCOMPARABLE: 2, FAIL: 1, INCONCLUSIVE: unsure, PASS: 0}[verdict]
+    return Result(tuple(metrics), verdict, status, tuple(_versions([pair for pair, _ in gated])))
 
 
 def _versions(gated: Sequence[Pair]) -> list[str]:
     """Differences of the software that the two sides were measured with."""
+    found: dict[str, None] = {}
+    for a, b in ((pair.a.record.versions, pair.b.record.versions) for pair in gated if pair.b is not None):
+        found |= {f"{p} {a.get(p)} and {b.get(p)}": None for p in DECIDING if a.get(p) != b.get(p)}
+    return [f"measured with {change}: borderline answers may have moved" for change in found]
 
-    def changed(a: Record, b: Record) -> list[str]:
-        return [
-            f"{p} {a.versions.get(p)} and {b.versions.get(p)}"
-            for p in DECIDING
-            if a.versions.get(p) != b.versions.get(p)
+
+# ----------------------------------------------------------------------------------------------------------- the report
+
+_HEADING = (
+    "metric", "baseline", "candidate", "gain", "bounds", "margin", "detectable", "p (Holm)", "pairs", "verdict"
+)  # fmt: skip
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def counts(result: Result) -> dict[str, int]:
+    """Verdict -> number of metrics, gravest first."""
+    found = Counter(metric.verdict for metric in result.metrics)
+    return {verdict: found[verdict] for verdict in SEVERITY if found[verdict]}
+
+
+def _cells(metric: GatedMetric) -> list[str]:
+    verdict = f"{metric.verdict}: {'; '.join(metric.reasons)}"
+    values = [metric.name, figures(metric.baseline), figures(metric.candidate)]
+    if metric.gain is None:
+        return [*values, *[""] * 6, verdict]
+    return [
+        *values,
+        f"{'+' if metric.gain > 0 else ''}{figures(metric.gain)}",
+        f"[{figures(metric.low)}, {figures(metric.high)}]",
+        figures(metric.margin),
+        figures(metric.detectable),
+        f"{metric.adjusted:.4f}",
+        str(metric.pairs or metric.how),
+        verdict,
+    ]
+
+
+def table(result: Result, policy: Policy) -> str:
+    """Table, warnings, and the verdict in the last line."""
+    found = ", ".join(f"{n} {verdict}" for verdict, n in counts(result).items())
+    return "\n".join(
+        [
+            text.table(map(_cells, result.metrics), align="l" + 8 * "r" + "l", header=_HEADING),
+            "",
+            *_warnings(result),
+            f"gain: candidate - baseline, larger is better, with one-sided {100 * (1 - policy.alpha):g} % bounds",
+            f"detectable: the smallest loss found with {100 * policy.power:g} % power",
+            "p: of a loss, adjusted for all gated metrics (Holm)",
+            f"gate: {result.verdict} ({found})",
         ]
+    )
 
-    found = {text: None for pair in gated if pair.b is not None for text in changed(pair.a.record, pair.b.record)}
-    return [f"measured with {text}: borderline answers may have moved" for text in found]
+
+def _warnings(result: Result) -> list[str]:
+    """One line per warning, with the metrics that it is about."""
+    about: dict[str, list[str]] = {}
+    for metric in result.metrics:
+        for warning in metric.warnings:
+            about.setdefault(warning, []).append(metric.name)
+    lines = []
+    for warning, names in about.items():
+        more = f" and {len(names) - WARNED} more" if len(names) > WARNED else ""
+        lines.append(f"warning: {', '.join(names[:WARNED])}{more}: {warning}")
+    return lines + [f"warning: {warning}" for warning in result.warnings]
+
+
+def as_json(result: Result, policy: Policy, baseline: str, candidate: str) -> dict:
+    return {
+        "verdict": result.verdict,
+        "exit": result.exit,
+        "baseline": baseline,
+        "candidate": candidate,
+        "policy": policy.model_dump(exclude_none=True),
+        "warnings": list(result.warnings),
+        "metrics": [asdict(metric) for metric in result.metrics],
+    }
+
+
+def junit(result: Result) -> str:
+    """JUnit XML: a test case per metric; incomparable is an error, inconclusive is skipped, or a failure where it makes
+    the gate fail."""
+    strict = result.verdict == INCONCLUSIVE and result.exit == 1
+    tags = {FAIL: "failure", INCOMPARABLE: "error", INCONCLUSIVE: "failure" if strict else "skipped"}
+    found = Counter(tags.get(metric.verdict, "") for metric in result.metrics)
+    suite = ElementTree.Element(
+        "testsuite",
+        name="vgt gate",
+        tests=str(len(result.metrics)),
+        failures=str(found["failure"]),
+        errors=str(found["error"]),
+        skipped=str(found["skipped"]),
+    )
+    for metric in result.metrics:
+        place, _, name = metric.name.rpartition("/")
+        case = ElementTree.SubElement(suite, "testcase", classname=_xml(place), name=_xml(name))
+        if metric.verdict in tags:
+            message = _xml(f"{metric.verdict}: {'; '.join(metric.reasons)}")
+            ElementTree.SubElement(case, tags[metric.verdict], message=message)
+        if metric.warnings:
+            ElementTree.SubElement(case, "system-out").text = _xml("\n".join(metric.warnings))
+    root = ElementTree.Element("testsuites")
+    root.append(suite)
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="unicode", xml_declaration=False) + "\n"
+
+
+def _xml(message: str) -> str:
+    """``message`` without the characters that XML forbids."""
+    return _NOT_XML.sub("?", message)
+
+
+# ------------------------------------------------------------------------------------------------------------- the verb
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    sides = "folder of records, work folder or .jsonl file; FOLDER:MODEL takes one model"
+    parser.add_argument("--baseline", required=True, metavar="RECORDS", help=sides)
+    parser.add_argument("--candidate", required=True, metavar="RECORDS", help="the same")
+    parser.add_argument(
+        "--policy", default="default", metavar="FILE", help="a .toml file, or default or subset (default: default)"
+    )
+    parser.add_argument("--strict", action="store_true", help="exit with 1 where the result is inconclusive")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything as JSON")
+    parser.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML")
+
+
+def run(args: argparse.Namespace) -> dict:
+    rules = read_policy(args.policy)
+    result = gate(pairs.read(args.baseline), pairs.read(args.candidate), rules, args.strict)
+    if args.json:
+        files.write_json(args.json, as_json(result, rules, args.baseline, args.candidate))
+    if args.junit:
+        files.write_text(args.junit, junit(result))
+    print(table(result, rules))
+    return {"verdict": result.verdict, "exit": result.exit, **counts(result)}

@@ -6,8 +6,8 @@ import argparse
 import functools
 from pathlib import Path
 
-from evals.engine import options as common
-from evals.engine.api import Outcome
+from evals.engine import old_options as common
+from evals.engine.records import Outcome
 from vgt.commands import options
 
 HELP = "DPG-Bench on a prompt suite"

@@ -17,9 +17,8 @@ from evals.dpg import data as dpg_data
 from evals.dpg.rules import verdict
 from evals.engine import generation
 from evals.engine.api import Answerer
-from evals.engine.evidence import gather
 from evals.engine.generation import Images, Run
-from evals.engine.shards import WHOLE, Shard
+from evals.engine.store import WHOLE, Shard, collect
 from evals.judges import answering
 from evals.subjects.folder import read_image
 from vgt.core import files
@@ -129,7 +128,7 @@ def ask_all(
             lost.append(error)
             raise
 
-    found = gather(path, stamps, ask, f"{run.model}: {run.suite} asked", shard)
+    found = collect(path, stamps, ask, f"{run.model}: {run.suite} asked", shard)
     if lost:
         raise lost[0]
     return {jobs[name]: entry for name, entry in found.items()}

@@ -18,8 +18,8 @@ from evals.dpg.rules import (
     subcategory,
     verdict,
 )
-from evals.engine.evidence import Measure
 from evals.engine.generation import IMAGES_PER_PROMPT, prompt_id
+from evals.engine.records import Measure
 
 
 def metrics(prompts: list[dict], rules: Rules = FIXED) -> list[str]:

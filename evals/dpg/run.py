@@ -29,10 +29,10 @@ from evals.dpg.evidence import (
 from evals.dpg.measures import measures, metrics
 from evals.dpg.rules import Rules
 from evals.engine import generation
-from evals.engine.api import Answerer, Generator, Outcome
-from evals.engine.evidence import failures, reusable, settle
+from evals.engine.api import Answerer, Generator
 from evals.engine.generation import IMAGES_PER_PROMPT, Run
-from evals.engine.shards import WHOLE, Shard
+from evals.engine.records import Outcome, stored, write
+from evals.engine.store import WHOLE, Shard, failures
 from evals.judges import answering, canary
 from evals.subjects.folder import Folder
 from vgt.core import record
@@ -105,7 +105,7 @@ def _score(
         "protocol_params": {**rules.params, **made.common["protocol_params"]},
         "extra": {**made.common.get("extra", {}), "headline": headline(made.judge)},
     }
-    return settle(records, keys, kept, named, fields, partial_ok)
+    return write(records, keys, kept, named, fields, partial_ok)
 
 
 def joined(outcomes: Sequence[Outcome]) -> Outcome:
@@ -143,9 +143,9 @@ def run(
     chosen = dpg_rules.chosen(protocols, prompts)
     judge = (answerer.name, answerer.fingerprint)
     keys = [_keys(rules, job.identity, prompts, images_per_prompt, judge, partial_ok) for rules in chosen]
-    kept = [reusable(records, job.model, suite, wanted) for wanted in keys]
+    kept = [stored(records, job.model, suite, wanted) for wanted in keys]
     if shard.whole and all(len(k) == len(wanted) for k, wanted in zip(kept, keys, strict=True)):
-        return joined([settle(records, wanted, k, {}, {}) for k, wanted in zip(kept, keys, strict=True)])
+        return joined([write(records, wanted, k, {}, {}) for k, wanted in zip(kept, keys, strict=True)])
 
     start = time.monotonic()
     out = job.folder(work, "dpg")
@@ -175,7 +175,7 @@ def rescore(
         judge = (made.judge, made.judge_fingerprint)
         keys = _keys(rules, made.identity, made.prompts, made.images_per_prompt, judge, partial_ok)
         outcomes.append(
-            _score(rules, made, evidence, records, reusable(records, made.model, made.suite, keys), partial_ok)
+            _score(rules, made, evidence, records, stored(records, made.model, made.suite, keys), partial_ok)
         )
     return joined(outcomes)
 

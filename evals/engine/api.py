@@ -8,8 +8,6 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from vgt.core.record import Record
-
 
 @runtime_checkable
 class Tokenizer(Protocol):
@@ -77,13 +75,3 @@ class Answerer(Protocol):
     def answer(self, image: np.ndarray, question: str) -> str:
         """uint8 [H, W, 3] and a question -> the raw answer, e.g. "yes"."""
         ...
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What an evaluator returns: all its records, and how many were computed now or found unchanged on disk.  A part
-    of a run (evals.engine.shards) has no records yet: ``Outcome([], 0, 0)``."""
-
-    records: list[Record]
-    computed: int
-    reused: int

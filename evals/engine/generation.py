@@ -25,7 +25,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from evals.engine.api import Answerer, Detector, Generator
-from evals.engine.shards import WHOLE, Shard, alone
+from evals.engine.store import WHOLE, Shard, exclusive
 from evals.subjects.folder import Folder
 from vgt.core import env, files, suites
 from vgt.core.seeds import image_seed
@@ -93,8 +93,9 @@ class Run:
 
 def record_fields(run: Run, judge: Detector | Answerer, protocol: str, params: dict, evidence: Path) -> dict:
     """Fields that all records of a run share; ``evidence``: the per-sample file, relative to the work folder.  A
-    subject's sampling settings stand in ``extra``."""
+    subject's sampling settings stand in ``extra``, with what it tells of itself in an attribute of that name."""
     settings = getattr(run.subject, "settings", None)
+    extra = {} if settings is None else {"settings": dict(settings)}
     return {
         "subject": run.name,
         "accel": run.accel,
@@ -106,7 +107,7 @@ def record_fields(run: Run, judge: Detector | Answerer, protocol: str, params: d
         "fingerprint": run.subject.fingerprint,
         "suite_hash": run.suite_hash,
         "evidence": evidence.as_posix(),
-        "extra": {} if settings is None else {"settings": dict(settings)},
+        "extra": {**extra, **getattr(run.subject, "extra", {})},
     }
 
 
@@ -209,7 +210,7 @@ def images(run: Run, root: Path, shard: Shard = WHOLE) -> Images:
         found, extra = run.subject.samples(run.prompts, run.images_per_prompt)
         return Images(run.subject.root, {job: found[job] for job in jobs if job in found}, extra)
     paths = {job: root / place(*job) for job in jobs}
-    with alone(root, shard):
+    with exclusive(root, shard):
         _prepare(run, root, shard)
         missing = {job for job, path in paths.items() if not _whole(path)}
         _draw(run, paths, [batch for batch in batches if missing.intersection(batch)], missing)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from evals.engine.shards import WHOLE, Shard
+from evals.engine.store import WHOLE, Shard
 
 BEAT = 5.0  # seconds between two signs of life of a process
 PATIENCE = 300.0  # seconds without one after which it counts as dead

@@ -22,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from evals.engine.images import ImageSet, padded
-from evals.engine.shards import WHOLE, Shard, alone
+from evals.engine.store import WHOLE, Shard, exclusive
 from evals.features import Extractor
 from evals.fidelity.references import Fingerprint, names_hash
 from evals.metrics import frechet
@@ -76,7 +76,7 @@ class Evidence:
             return
         title = f"{self.extractor.id} of {self.images.name}"
         working: dict[int, _Block] = {}  # a batch may end one block and begin the next
-        with alone(self.folder, shard), tqdm(total=len(members), desc=title, unit="image") as bar:
+        with exclusive(self.folder, shard), tqdm(total=len(members), desc=title, unit="image") as bar:
             for start in range(0, len(members), self.batch):
                 chosen = members[start : start + self.batch]
                 for b in dict.fromkeys(b for b, _ in chosen):

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evals import features
-from evals.engine.api import Outcome
 from evals.engine.images import ImageSet
-from evals.engine.shards import WHOLE, Shard
+from evals.engine.records import Outcome
+from evals.engine.store import WHOLE, Shard
 from evals.features import Extractor
 from evals.fidelity import images as sets
 from evals.fidelity import metrics as metrics_of

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from evals.engine.api import Detector
-from evals.engine.evidence import gather
 from evals.engine.generation import Images, Run
-from evals.engine.shards import WHOLE, Shard
+from evals.engine.store import WHOLE, Shard, collect
 from evals.geneval import masks
 from evals.geneval.rules import OFFICIAL, Box, Thresholds, colored_classes, judge_image, select
 from evals.subjects.folder import read_image
@@ -97,7 +96,7 @@ def judge_all(run: Run, detector: Detector, shown: Images, out: Path, shard: Sha
     def look(name: str) -> dict:
         return detections_entry(detector, shown.paths[jobs[name]], run.prompts[jobs[name][0]])
 
-    return gather(out / "detections.jsonl", stamps, look, f"{run.model}: {run.suite} judged", shard)
+    return collect(out / "detections.jsonl", stamps, look, f"{run.model}: {run.suite} judged", shard)
 
 
 # ---------------------------------------------------------------------------------------------- whose, and by whom

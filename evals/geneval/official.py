@@ -10,9 +10,8 @@ import json
 import re
 from pathlib import Path
 
-from evals.engine.api import Outcome
-from evals.engine.evidence import settle
 from evals.engine.generation import IMAGES_PER_PROMPT, Run
+from evals.engine.records import Outcome, write
 from evals.geneval.evidence import Job, Judging, Known, prompt_variant, write_judging
 from evals.geneval.rules import OFFICIAL, Thresholds, check_prompts
 from evals.geneval.run import kept_records, result, score
@@ -148,7 +147,7 @@ def run(
     judging = Judging(job, by, prompt_variant(suite, prompts, variant), Thresholds(position_threshold=0.0), note=note)
     keys, kept = kept_records(judging, rules, records, partial_ok)
     if len(kept) == len(keys):
-        return settle(records, keys, kept, {}, {})
+        return write(records, keys, kept, {}, {})
     out = judging.folder(work)
     place = {where: lines[where]["filename"] for where in entries}
     by_name = {place[where]: {"id": place[where], **told} for where, told in entries.items()}

@@ -22,7 +22,7 @@ PROTOCOLS: tuple[Protocol, ...] = (
         "GenEval's rules and thresholds on the synthetic scenes, judged analytically",
         {**_RULES, "prompts": "scenes-geneval", "judge": "judge-analytic"},
         section="2.3-2.7",
-        caution="a small synthetic scenes: no number of it compares with the benchmark's",
+        caution="small synthetic scenes: no number of theirs compares with the benchmark's",
     ),
     Protocol(
         "geneval[m2f-hf]",

@@ -1,4 +1,4 @@
-"""GenEval's rules (docs/evaluators.md 2.3 to 2.7), pure functions of detections: what counts, what is right, why not."""
+"""GenEval's rules (docs/evaluators.md 2.3 to 2.7), pure functions of detections: what counts, what is right, why."""
 
 from __future__ import annotations
 

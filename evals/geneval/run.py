@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from evals.engine import generation
-from evals.engine.api import Detector, Generator, Outcome
-from evals.engine.evidence import Measure, failures, reusable, settle
+from evals.engine.api import Detector, Generator
 from evals.engine.generation import IMAGES_PER_PROMPT, Run, prompt_id
-from evals.engine.shards import WHOLE, Shard
+from evals.engine.records import Measure, Outcome, stored, write
+from evals.engine.store import WHOLE, Shard, failures
 from evals.geneval.evidence import (
     Job,
     Judging,
@@ -138,7 +138,7 @@ def kept_records(judging: Judging, rules: Thresholds, records: str | Path, parti
     """Keys of the records, and those that still hold.  Raises ValueError where evidence does not reach ``rules``."""
     _check_floor(rules, judging.floor)
     keys = _keys(judging, rules, partial_ok)
-    return keys, reusable(records, judging.job.model, _suite(judging, rules), keys)
+    return keys, stored(records, judging.job.model, _suite(judging, rules), keys)
 
 
 def score(
@@ -179,7 +179,7 @@ def score(
     for metric, measure in found.items():
         note = "; ".join(filter(None, (measure.note, *notes))) or None
         found[metric] = replace(measure, note=note, n_extra=len(judging.extra))
-    return settle(records, keys, kept, found, common, partial_ok)
+    return write(records, keys, kept, found, common, partial_ok)
 
 
 def _check_floor(rules: Thresholds, floor: Thresholds) -> None:
@@ -209,7 +209,7 @@ def rescore(
     judging, place, entries = read_judging(stored)
     keys, kept = kept_records(judging, rules, records, partial_ok)
     if len(kept) == len(keys):
-        return settle(records, keys, kept, {}, {})
+        return write(records, keys, kept, {}, {})
     return score(judging, entries, place, Path(stored), work=work, records=records, rules=rules, partial_ok=partial_ok)
 
 
@@ -261,7 +261,7 @@ def run(
     judging = Judging(job, detector, prompt_variant(suite, prompts, variant))
     keys, kept = kept_records(judging, rules, records, partial_ok)
     if shard.whole and len(kept) == len(keys):
-        return settle(records, keys, kept, {}, {})
+        return write(records, keys, kept, {}, {})
 
     started = time.monotonic()
     check_judge(detector)

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from evals.engine.store import SampleError
 from evals.judges.answering import JudgeLost
 from vgt.core import files
 
@@ -87,7 +88,7 @@ class ProcessAnswerer:
     def answer(self, image: np.ndarray, question: str) -> str:
         """uint8 [H, W, 3] and a question -> the raw answer.
 
-        Raises JudgeLost where the child ends or writes what is no answer, ValueError where it reports an error."""
+        Raises JudgeLost where the child ends or writes what is no answer, SampleError where it reports an error."""
         child = self._start()
         request = json.dumps({"image": str(self._file(image)), "question": question})
         try:
@@ -109,7 +110,7 @@ class ProcessAnswerer:
         except (ValueError, KeyError, AttributeError):
             raise self._failure(f"wrote {line.strip()[:200]!r}, which is not {{'answer': ...}},") from None
         if said is not None:
-            raise ValueError(f"judge {self.name!r} reports: {said}")
+            raise SampleError(f"judge {self.name!r} reports: {said}")
         self._answered += 1
         return str(words)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from evals.engine.store import SampleError
 from vgt.core import files
 
 
@@ -31,11 +32,11 @@ class Scripted:
         return files.digest_json(sorted([*key, answer] for key, answer in self.table.items()))
 
     def answer(self, image: np.ndarray, question: str) -> str:
-        """Raises ValueError for a question that is not in the table."""
+        """Raises SampleError for a question that is not in the table."""
         for key in ((mark(image), question), ("", question)):
             if key in self.table:
                 return self.table[key]
-        raise ValueError(f"judge {self.name!r} has no answer to {question!r} about image {mark(image)[:12]}")
+        raise SampleError(f"judge {self.name!r} has no answer to {question!r} about image {mark(image)[:12]}")
 
 
 def scripted(path: str | Path) -> Scripted:

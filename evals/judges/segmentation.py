@@ -17,6 +17,8 @@ from skimage.color import rgb2lab
 from skimage.restoration import denoise_tv_chambolle
 from skimage.transform import resize
 
+from evals.engine.store import SampleError
+
 SIDE = 64  # working size of the longer side, pixels
 NOISY = 3.5  # noise (standard deviation, 0..255) above which the image is denoised
 FAINT = 14.0  # an object starts where the color differs by at least this much Delta E from the background
@@ -47,9 +49,9 @@ class Segmentation:
 
 
 def working_copy(image: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, 3] -> float32 [h, w, 3] in 0..255 with max(h, w) == SIDE.  Raises ValueError for other arrays."""
+    """uint8 [H, W, 3] -> float32 [h, w, 3] in 0..255 with max(h, w) == SIDE.  Raises SampleError for other arrays."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or min(image.shape[:2]) < 8:
-        raise ValueError(f"image is {image.dtype} {image.shape}; the judge takes uint8 [H, W, 3] of at least 8 pixels")
+        raise SampleError(f"image is {image.dtype} {image.shape}; the judge takes uint8 [H, W, 3] of at least 8 pixels")
     pixels = image.astype(np.float32)
     height, width = image.shape[:2]
     if max(height, width) == SIDE:
@@ -163,7 +165,7 @@ def _with_rim(alpha: np.ndarray, own: int, cores: list[np.ndarray]) -> np.ndarra
 
 
 def segment(image: np.ndarray) -> Segmentation:
-    """uint8 [H, W, 3] -> its objects and background.  Raises ValueError for other arrays."""
+    """uint8 [H, W, 3] -> its objects and background.  Raises SampleError for other arrays."""
     pixels = working_copy(image)
     noise = noise_level(pixels)
     pixels = denoise(pixels, noise)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from evals.engine import options as common
-from evals.engine.api import Outcome
+from evals.engine import old_options as common
+from evals.engine.records import Outcome
 from evals.probes import cli as probes
 
 HELP = "linear CKA between encoders on the same images, with a random projection of pixels as the anchor"

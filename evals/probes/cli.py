@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from evals.engine import options as common
-from evals.engine.api import Outcome
+from evals.engine import old_options as common
+from evals.engine.records import Outcome
 
 HELP = "t-SNE, linear probe, k-NN, clusters, rank, collapse and distribution of an autoencoder's latents"
 EXAMPLE = "vgt eval probes --subject vgt:vgt_ae_internvl"

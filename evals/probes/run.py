@@ -14,7 +14,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from evals.engine.api import Outcome, Tokenizer
+from evals.engine.api import Tokenizer
+from evals.engine.records import Outcome
 from evals.probes import content
 from evals.probes.catalogue import CLUSTERS, Entry, entries, settings
 from evals.probes.data import SIZE, ProbeSet, scenes

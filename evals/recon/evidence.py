@@ -20,7 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from evals.engine.images import padded
-from evals.engine.shards import WHOLE, Shard, alone
+from evals.engine.store import WHOLE, Shard, exclusive
 from evals.features import Extractor
 from evals.metrics import psnr, ssim
 from evals.recon import pipeline as recon_pipeline
@@ -177,7 +177,7 @@ def collect(
     changes shapes, and naming an image whose features are not finite; what was measured before stays."""
     kinds = {folder / IMAGES: measure_images, **kinds}
     starts = [s for k, s in enumerate(range(0, len(source.ids), batch)) if shard.mine(k)]
-    with alone(folder, shard):
+    with exclusive(folder, shard):
         stores = {p: _Rows.open(p, shard) if p.suffix == ".jsonl" else Arrays(p) for p in kinds}
         todo = []
         for start in starts:

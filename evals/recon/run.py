@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from evals.engine import images as datasets
-from evals.engine.api import Outcome, Tokenizer
-from evals.engine.shards import WHOLE, Shard
+from evals.engine.api import Tokenizer
+from evals.engine.records import Outcome
+from evals.engine.store import WHOLE, Shard
 from evals.metrics import codebook
 from evals.recon import (
     evidence as recon_evidence,

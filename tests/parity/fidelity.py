@@ -1,11 +1,13 @@
-"""Fidelity metrics against torch-fidelity, scipy, scikit-learn and plain loops."""
+"""Fidelity metrics against torchmetrics, pytorch-fid, clean-fid, prdc, torch-fidelity, scikit-learn and plain loops."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import tempfile
+import warnings
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -33,28 +35,65 @@ def _blocks(x: np.ndarray) -> np.ndarray:
 # ------------------------------------------------------------------------------------------ Frechet distance
 
 
+def _frechet(theirs: Callable[..., float]) -> float:
+    """Against ``theirs(mu_1, sigma_1, mu_2, sigma_2)``; ours from blocks that are summed."""
+    from evals.metrics import frechet
+
+    a, b = _features()
+    parts = [[frechet.moments(x[_blocks(x) == k]) for k in range(20)] for x in (a, b)]
+    gaussians = [part for x in (a, b) for part in (x.mean(0), np.cov(x, rowvar=False))]
+    return _relative(frechet.blocks_jackknife(*parts).value, theirs(*gaussians))
+
+
 def frechet_torch_fidelity() -> float:
     from torch_fidelity.metric_fid import fid_statistics_to_metric
 
+    def theirs(*gaussians):
+        sides = [dict(zip(("mu", "sigma"), gaussians[i : i + 2], strict=True)) for i in (0, 2)]
+        return fid_statistics_to_metric(*sides, verbose=False)["frechet_inception_distance"]
+
+    return _frechet(theirs)
+
+
+def frechet_pytorch_fid() -> float:
+    from pytorch_fid.fid_score import calculate_frechet_distance
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an argument of scipy that is going away
+        return _frechet(calculate_frechet_distance)
+
+
+def frechet_clean_fid() -> float:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from cleanfid.fid import frechet_distance
+
+        return _frechet(frechet_distance)
+
+
+def _torchmetrics(metric: str, **settings):
+    """A torchmetrics metric in float64 that takes features instead of images."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it keeps all features
+        from torchmetrics import image
+
+        given = torch.nn.Identity()
+        given.num_features = 24
+        return getattr(image, metric)(feature=given, **settings).set_dtype(torch.float64)
+
+
+def frechet_torchmetrics() -> float:
+    import torch
+
     from evals.metrics import frechet
 
     a, b = _features()
-    sides = [{"mu": x.mean(0), "sigma": np.cov(x, rowvar=False)} for x in (a, b)]
-    reference = fid_statistics_to_metric(*sides, verbose=False)["frechet_inception_distance"]
-    parts = [[frechet.moments(x[_blocks(x) == k]) for k in range(20)] for x in (a, b)]
-    return _relative(frechet.blocks_jackknife(*parts).value, reference)
-
-
-def frechet_sqrtm() -> float:
-    from scipy import linalg
-
-    from evals.metrics import frechet
-
-    a, b = _features()
-    sigma_a, sigma_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    shift, root = a.mean(0) - b.mean(0), linalg.sqrtm(sigma_a @ sigma_b)
-    reference = shift @ shift + np.trace(sigma_a) + np.trace(sigma_b) - 2 * np.trace(root).real
-    return _relative(frechet.from_moments(frechet.moments(a), frechet.moments(b)), reference)
+    theirs = _torchmetrics("FrechetInceptionDistance")
+    for x, real in ((a, False), (b, True)):
+        theirs.update(torch.from_numpy(x), real=real)
+    return _relative(frechet.from_moments(frechet.moments(a), frechet.moments(b)), float(theirs.compute()))
 
 
 # ------------------------------------------------------------------------- from images, through torch-fidelity
@@ -201,6 +240,30 @@ def kid_torch_fidelity() -> float:
     return _relative(kernel.kid_subsets(a, b, subsets=10), found)
 
 
+def kid_torchmetrics() -> float:
+    import torch
+
+    from evals.metrics import kernel
+
+    a, b = (x[:1000] for x in _features())
+    theirs = _torchmetrics("KernelInceptionDistance", subsets=1, subset_size=1000)
+    for x, real in ((a, False), (b, True)):
+        theirs.update(torch.from_numpy(x), real=real)
+    return _relative(kernel.kid(a, b, _blocks(a), _blocks(b)).value, float(theirs.compute()[0]))
+
+
+def kid_clean_fid() -> float:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from cleanfid.fid import kernel_distance
+
+    from evals.metrics import kernel
+
+    a, b = (x[:1000] for x in _features())
+    found = kernel.kid(a, b, _blocks(a), _blocks(b)).value
+    return _relative(found, kernel_distance(a, b, num_subsets=1, max_subset_size=1000))
+
+
 def kid_scikit_learn() -> float:
     from sklearn.metrics.pairwise import polynomial_kernel
 
@@ -230,6 +293,20 @@ def cmmd_scikit_learn() -> float:
     return _relative(found, 1000 * (xx + yy - 2 * xy))
 
 
+def inception_score_torchmetrics() -> float:
+    import torch
+
+    from evals.metrics import inception_score
+
+    logits = np.random.default_rng(2).normal(size=(6001, 7)) * 2
+    theirs = _torchmetrics("InceptionScore", splits=1)
+    theirs.update(torch.from_numpy(logits))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the spread of one split
+        value = float(theirs.compute()[0])
+    return _relative(inception_score.score(logits, "is-1", _blocks(logits))[0].value, value)
+
+
 def inception_score_loops() -> float:
     from evals.metrics import inception_score
 
@@ -257,15 +334,28 @@ def precision_recall_torch_fidelity() -> float:
     return float(np.abs(np.subtract(ours, [reference["precision"], reference["recall"]])).max())
 
 
-def density_coverage_loops() -> float:
+def _prdc(k: int) -> dict[str, float]:
+    from prdc import compute_prdc
+
+    a, b = _features()
+    with contextlib.redirect_stdout(io.StringIO()):
+        return compute_prdc(real_features=b, fake_features=a, nearest_k=k)
+
+
+def precision_recall_prdc() -> float:
     from evals.metrics import manifold
 
-    a, b = (x[:150] for x in _features())
-    reach = [sorted(np.linalg.norm(y - x) for y in b)[5] for x in b]  # the nearest is itself
-    density = [sum(np.linalg.norm(x - y) < r for y, r in zip(b, reach, strict=True)) / 5 for x in a]
-    covered = [any(np.linalg.norm(x - y) < r for x in a) for y, r in zip(b, reach, strict=True)]
-    ours = manifold.density_coverage(a, b, tile=64)
-    return float(max(np.abs(ours[0] - density).max(), np.abs(ours[1] ^ covered).max()))
+    theirs = _prdc(manifold.NEAREST_PR)
+    ours = [x.mean() for x in manifold.precision_recall(*_features(), tile=500)]
+    return float(np.abs(np.subtract(ours, [theirs["precision"], theirs["recall"]])).max())
+
+
+def density_coverage_prdc() -> float:
+    from evals.metrics import manifold
+
+    theirs = _prdc(manifold.NEAREST_DC)
+    ours = [x.mean() for x in manifold.density_coverage(*_features(), tile=500)]
+    return float(np.abs(np.subtract(ours, [theirs["density"], theirs["coverage"]])).max())
 
 
 def inception_layers() -> float:
@@ -284,6 +374,47 @@ def inception_layers() -> float:
     return max(_relative(found[k].numpy(), r.numpy()) for k, r in zip(("pool", "logits"), reference, strict=True))
 
 
+def inception_pytorch_fid() -> float:
+    """pytorch-fid's network, resizing included, filled with the same random weights (both read one file)."""
+    import torch
+    from pytorch_fid import inception as theirs
+
+    from evals.features import inception
+
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(0)
+        net = random_inception()
+        given, theirs.load_state_dict_from_url = theirs.load_state_dict_from_url, lambda *_, **__: net.state_dict()
+        try:
+            reference = theirs.InceptionV3([3]).eval()
+        finally:
+            theirs.load_state_dict_from_url = given
+    images = torch.from_numpy(np.random.default_rng(3).integers(0, 256, (2, 3, 40, 56)).astype(np.uint8))
+    with torch.inference_mode():
+        found = inception.views(net, inception.resized(images, "pytorch-fid"))["pool"]
+        return _relative(found.numpy(), reference(images.float() / 255)[0].flatten(1).numpy())
+
+
+def resize_clean_fid(source: str) -> float:
+    """How images come to a network's size: Pillow's bicubic (DINOv2) and plain tensors (pytorch-fid, CLIP)."""
+    import torch
+    from cleanfid.resize import make_resizer
+
+    from evals.features import inception, vit
+
+    images = np.random.default_rng(4).integers(0, 256, (3, 40, 56, 3)).astype(np.uint8)
+    if source == "dinov2":
+        ours, side, how = vit._pillow(images, 224).astype(np.float64), (224, 224), ("PIL", True, "bicubic")
+    else:
+        tensors = torch.from_numpy(images).permute(0, 3, 1, 2)
+        ours = (inception.resized(tensors, "pytorch-fid").permute(0, 2, 3, 1).numpy() + 1) * 127.5
+        side, how = (299, 299), ("PyTorch", False, "bilinear")
+    with warnings.catch_warnings():  # the package switches warnings off for all
+        theirs = np.stack([make_resizer(*how, side)(image) for image in images])
+    return float(np.abs(ours - theirs).max())
+
+
 def random_inception():
     """torch-fidelity's Inception as it is drawn, without a weights file."""
     import torch
@@ -300,25 +431,43 @@ def random_inception():
 
 
 _FEATURES = "1,200 and 1,100 correlated features of 24 dimensions"
+_THOUSAND = "1,000 and 1,000 correlated features of 24 dimensions"
+_LOGITS = "6,001 logits of 7 classes"
 _IMAGES = "1,040 and 1,000 random images of 8 px, a registered random convolution"
+_RANDOM = "2 random images, random weights"
+_RESIZED = "3 random images of 56 x 40 px"
+
 CHECKS: tuple[Check, ...] = (
     Check(
         "frechet-unpaired", "torch-fidelity fid_statistics_to_metric", _FEATURES, "relative", 1e-9,
         frechet_torch_fidelity,
     ),
-    Check("frechet-unpaired", "scipy.linalg.sqrtm", _FEATURES, "relative", 1e-9, frechet_sqrtm),
+    Check("frechet-unpaired", "pytorch-fid calculate_frechet_distance", _FEATURES, "relative", 1e-9,
+          frechet_pytorch_fid),
+    Check("frechet-unpaired", "clean-fid frechet_distance", _FEATURES, "relative", 1e-9, frechet_clean_fid),
+    Check("frechet-unpaired", "torchmetrics FrechetInceptionDistance", _FEATURES, "relative", 1e-9,
+          frechet_torchmetrics),
     Check("frechet-unpaired", "torch-fidelity calculate_metrics", _IMAGES, "relative", 1e-6, images_fid),
     Check("is-10", "torch-fidelity calculate_metrics", _IMAGES, "relative", 1e-6, images_inception_score),
-    Check("is-1", "plain loops (is-1 and is-5000)", "6,001 logits of 7 classes", "relative", 1e-9,
-          inception_score_loops),
-    Check("kid", "scikit-learn polynomial_kernel", _FEATURES, "relative", 1e-7, kid_scikit_learn),
+    Check("is-1", "torchmetrics InceptionScore", _LOGITS, "relative", 1e-9, inception_score_torchmetrics),
+    Check("is-5000", "plain loops (is-1 too)", _LOGITS, "relative", 1e-9, inception_score_loops),
+    Check("kid", "torchmetrics KernelInceptionDistance", _THOUSAND, "relative", 1e-7, kid_torchmetrics),
+    Check("kid", "clean-fid kernel_distance", _THOUSAND, "relative", 1e-7, kid_clean_fid),
+    Check("kid", "scikit-learn polynomial_kernel, blocks left out too", _FEATURES, "relative", 1e-7,
+          kid_scikit_learn),
     Check("kid-subsets", "torch-fidelity kid_features_to_metric", _FEATURES, "relative", 1e-7, kid_torch_fidelity),
     Check("cmmd", "scikit-learn rbf_kernel", _FEATURES, "relative", 1e-7, cmmd_scikit_learn),
     Check("precision-recall", "torch-fidelity calculate_metrics", _IMAGES, "share", 1e-6, images_precision_recall),
     Check("precision-recall", "torch-fidelity prc_features_to_metric", _FEATURES, "share", 1e-6,
           precision_recall_torch_fidelity),
-    Check("density-coverage", "plain loops", "150 and 150 features of 24 dimensions", "per image", 0.0,
-          density_coverage_loops),
-    Check("features-tf-compat", "torch-fidelity FeatureExtractorInceptionV3", "2 random images, random weights",
-          "relative", 1e-5, inception_layers),
+    Check("precision-recall", "prdc compute_prdc", _FEATURES, "share", 1e-12, precision_recall_prdc),
+    Check("density-coverage", "prdc compute_prdc", _FEATURES, "share", 1e-12, density_coverage_prdc),
+    Check("features-tf-compat", "torch-fidelity FeatureExtractorInceptionV3", _RANDOM, "relative", 1e-5,
+          inception_layers),
+    Check("features-pytorch-fid", "pytorch-fid InceptionV3, resizing included", _RANDOM, "relative", 1e-5,
+          inception_pytorch_fid),
+    Check("features-pytorch-fid", "clean-fid make_resizer (PyTorch, bilinear)", _RESIZED, "of 255", 1e-4,
+          partial(resize_clean_fid, "pytorch-fid")),
+    Check("features-dinov2", "clean-fid make_resizer (PIL, bicubic)", _RESIZED, "of 255", 0.0,
+          partial(resize_clean_fid, "dinov2")),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Reconstruction metrics against scikit-image and plain formulations."""
+"""Reconstruction metrics against torchmetrics, scikit-image, lpips, clean-fid and scipy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from parity import Check
 from vgt.core import photos, scenes
 
-_INPUTS = "8 photo crops of 96 px with noise, 4 drawn scenes with noise, and black and white halves"
+_INPUTS = "8 photo crops of 96 px with noise, 4 rendered scenes with noise, and black and white halves"
 
 
 @lru_cache(maxsize=1)
@@ -53,58 +53,91 @@ def ssim_skimage(variant: str) -> float:
     )
 
 
-def ssim_windows(signed: bool) -> float:
-    """SSIM by one two-dimensional convolution in float64 over reflected images, as torchmetrics lays it out."""
+def psnr_torchmetrics(how: str) -> float:
+    """psnr-mean: image by image; psnr-global: of all pixels of equally large images.
+
+    torchmetrics rounds the data range and the logarithm to float32."""
     import torch
-    from torch.nn import functional
+    from torchmetrics.functional.image import peak_signal_noise_ratio
+
+    from evals.metrics import psnr
+
+    pairs = [[torch.from_numpy(x)[None] for x in pair] for pair in _pairs()]
+    errors = [float(psnr.squared_errors(*pair)) for pair in pairs]
+    one_size = {"data_range": 255.0, "dim": (1, 2, 3), "reduction": "none"}
+    if how == "psnr-global":
+        crops = [pair for pair in pairs if pair[0].shape == pairs[0][0].shape]
+        a, b = (torch.cat(side).double() for side in zip(*crops, strict=True))
+        ours = [psnr.psnr(float(np.mean(errors[: len(crops)])))]
+        theirs = [peak_signal_noise_ratio(b, a, data_range=255.0)]
+    else:
+        ours = [psnr.psnr(error) for error in errors]
+        theirs = [peak_signal_noise_ratio(b.double(), a.double(), **one_size) for a, b in pairs]
+    return float(np.abs(np.subtract(ours, [float(x) for x in theirs])).max())
+
+
+def ssim_torchmetrics(variant: str) -> float:
+    """What torchmetrics says from its version 1.4.2 on: the reflected rim belongs to the mean.
+
+    ``ssim-wang`` is the inside of its map."""
+    from torchmetrics.functional.image import structural_similarity_index_measure
 
     from evals.metrics import ssim
 
-    axis = torch.exp(-0.5 * (torch.arange(-5, 6, dtype=torch.float64) / 1.5) ** 2)
-    kernel = (axis[:, None] * axis / axis.sum() ** 2).expand(3, 1, 11, 11)
-    variant, data_range = ("ssim-tm-signed", 2.0) if signed else ("ssim-tm", 1.0)
-    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     worst = 0.0
     for pair in _pairs():
-        images = [x.double() * (2 if signed else 1) - (1 if signed else 0) for x in _tensors(*pair)]
-        a, b = (functional.pad(x, [5] * 4, mode="reflect") for x in images)
-        mean_a, mean_b, aa, bb, ab = (functional.conv2d(x, kernel, groups=3) for x in (a, b, a * a, b * b, a * b))
-        luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
-        contrast = (2 * (ab - mean_a * mean_b) + c2) / (aa - mean_a**2 + bb - mean_b**2 + c2)
+        a, b = (x.double() for x in _tensors(*pair))
+        signed = variant == "ssim-tm-signed"
+        given = (2 * b - 1, 2 * a - 1) if signed else (b, a)
+        whole, full = structural_similarity_index_measure(
+            *given, data_range=(-1.0, 1.0) if signed else 1.0, reduction="none", return_full_image=True
+        )
+        theirs = full[..., 5:-5, 5:-5].mean() if variant == "ssim-wang" else whole
         ours = ssim.batch(*_tensors(*pair), [variant])[variant]
-        worst = max(worst, abs(float(ours) - float((luminance * contrast).mean())))
+        worst = max(worst, abs(float(ours) - float(theirs)))
     return worst
 
 
-def lpips_by_hand() -> float:
-    """LPIPS (alex) with random weights: our loading against torchvision's layers and the package's heads by hand."""
+def _random_backbone(net: str):
     import torch
-    from lpips import LPIPS
     from torchvision import models
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return (models.alexnet if net == "alex" else models.vgg16)(weights=None).eval()
+
+
+def lpips_torchmetrics(net: str) -> float:
+    """torchmetrics' own network, with its copy of the heads and the same random backbone."""
+    import torch
+    from torchmetrics.functional.image import lpips as theirs
 
     from evals.metrics import lpips
 
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # lpips calls torchvision in an old way
-        torch.manual_seed(0)
-        backbone = models.alexnet(weights=None).eval()
-        heads = LPIPS(net="alex", pnet_rand=True, verbose=False).lins
-    ours = lpips.distance(lpips.network("alex", backbone.state_dict()))
-    shift, scale = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
+    backbone = _random_backbone(net)
+    reference = theirs._LPIPS(pretrained=True, net=net, pnet_rand=True)
+    layers = {name: layer for part in reference.net.children() for name, layer in part.named_children()}
+    for name, layer in layers.items():
+        layer.load_state_dict(backbone.features[int(name)].state_dict())
+    ours = lpips.distance(lpips.network(net, backbone.state_dict()))
     worst = 0.0
     with torch.inference_mode():
         for pair in _pairs()[:4]:
-            sides = [((2 * x - 1) - shift.view(1, 3, 1, 1)) / scale.view(1, 3, 1, 1) for x in _tensors(*pair)]
-            total = 0.0
-            for i, layer in enumerate(backbone.features):
-                # Not in place: the features before a layer are still needed.
-                sides = [torch.relu(x) if isinstance(layer, torch.nn.ReLU) else layer(x) for x in sides]
-                if i in (1, 4, 7, 9, 11):
-                    a, b = (x / (x.square().sum(1, keepdim=True).sqrt() + 1e-10) for x in sides)
-                    head = heads[(1, 4, 7, 9, 11).index(i)].model[-1].weight
-                    total += float(((a - b).square() * head.view(1, -1, 1, 1)).sum(1).mean())
-            worst = max(worst, abs(float(ours(*_tensors(*pair))) / total - 1))
+            wanted = float(reference(*_tensors(*pair), normalize=True))
+            worst = max(worst, abs(float(ours(*_tensors(*pair))) / wanted - 1))
     return worst
+
+
+def resize_clean_fid() -> float:
+    """The last step of VFMTok's pipeline, 336 to 256 px, against clean-fid's Pillow resizer."""
+    from cleanfid.resize import make_resizer
+
+    from evals.recon import pipeline
+
+    images = np.random.default_rng(4).integers(0, 256, (2, 84, 84, 3)).astype(np.uint8)
+    with warnings.catch_warnings():  # the package switches warnings off for all
+        theirs = np.stack([make_resizer("PIL", True, "bicubic", (64, 64))(image) for image in images])
+    return float(np.abs(pipeline._pillow(images, (64, 64)).astype(int) - theirs).max())
 
 
 def rfid_direct() -> float:
@@ -135,13 +168,26 @@ def rfid_direct() -> float:
 
 
 CHECKS: tuple[Check, ...] = (
-    Check("psnr-mean", "scikit-image", _INPUTS, "dB", 1e-6, psnr_skimage),
+    Check("psnr-mean", "torchmetrics peak_signal_noise_ratio", _INPUTS, "dB", 1e-5,
+          partial(psnr_torchmetrics, "psnr-mean")),
+    Check("psnr-mean", "scikit-image peak_signal_noise_ratio", _INPUTS, "dB", 1e-6, psnr_skimage),
+    Check("psnr-global", "torchmetrics peak_signal_noise_ratio", "8 photo crops of 96 px with noise", "dB", 1e-5,
+          partial(psnr_torchmetrics, "psnr-global")),
     *(
-        Check(variant, "scikit-image", _INPUTS, "SSIM", 1e-5, partial(ssim_skimage, variant))
+        Check(variant, "torchmetrics structural_similarity_index_measure", _INPUTS, "SSIM", 1e-5,
+              partial(ssim_torchmetrics, variant))
+        for variant in ("ssim-wang", "ssim-tm", "ssim-tm-signed")
+    ),
+    *(
+        Check(variant, "scikit-image structural_similarity", _INPUTS, "SSIM", 1e-5, partial(ssim_skimage, variant))
         for variant in ("ssim-wang", "ssim-taming", "ssim-sk", "ssim-tm", "ssim-tm-signed", "ssim-y")
     ),
-    Check("ssim-tm", "torchmetrics' layout in float64", _INPUTS, "SSIM", 1e-5, partial(ssim_windows, False)),
-    Check("ssim-tm-signed", "torchmetrics' layout in float64", _INPUTS, "SSIM", 1e-5, partial(ssim_windows, True)),
-    Check("lpips-alex-v0.1", "layer by layer", "4 photo crops, random backbone", "relative", 1e-5, lpips_by_hand),
+    *(
+        Check(f"lpips-{net}-v0.1", "torchmetrics' LPIPS network", "4 photo crops, random backbone", "relative", 1e-5,
+              partial(lpips_torchmetrics, net), slow=net == "vgg")
+        for net in ("alex", "vgg")
+    ),
+    Check("vfmtok", "clean-fid make_resizer (PIL, bicubic)", "2 random images of 84 px to 64", "levels", 0.0,
+          resize_clean_fid),
     Check("rfid-tf-compat", "scipy.linalg.sqrtm", "200 x 12 features in 7 batches", "relative", 1e-9, rfid_direct),
-)
+)  # fmt: skip
