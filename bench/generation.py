@@ -1,8 +1,8 @@
-"""Timing of text to image: the work, what it consists of, and where its time goes (docs/decode.md).
+"""Timing of generators: the work, what it consists of, and where its time goes (docs/decode.md).
 
-The timed call is ``vgt.inference.generator.generate``: prompts in, uint8 images out, the autoencoder's decoding
-included.  It is made with the decode engine, or with the reference implementation ("eager": cached, one call of the
-flow head per evaluation, nothing hoisted, no graphs).
+The timed call is prompts (or labels) in, uint8 images out, the autoencoder's decoding included: by the system's own
+``generate``, or where the decode engine knows the system by that, and by the reference implementation ("eager": cached,
+one call of the flow head per evaluation, nothing hoisted, no graphs).
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import torch
 
@@ -21,12 +23,12 @@ from bench.timing import Call
 from bench.workloads import RANDOM_NOTE, TIMED, Conditions, Workload, parameters, precision
 from vgt.core import files, suites
 from vgt.core.seeds import image_seed
-from vgt.equations.order import step_sizes
 from vgt.inference.engine import Engine
 from vgt.inference.generator import Decode, eager, generate, latents, pixels
 from vgt.inference.images import to_uint8
-from vgt.methods.sampling import Sampling, usual
-from vgt.methods.visual_lm import tokenize
+from vgt.methods import registry
+from vgt.methods.sampling import Sampling
+from vgt.vlm.prompts import tokenize
 
 PARTS = roofline.PHASES
 TIMED_GENERATION = ("bench.generation", "vgt.inference.generator")
@@ -51,8 +53,9 @@ def counts(method: str, tokens: int, settings: Sampling, steps: int | None = Non
     A QueryAR step reads its m queries and what the step before left to read: one latent at m = 1, where the query
     stays in the cache, else m (query, latent) pairs (docs/vgt.md 2.12).  A MAR step reads all tokens (docs/mar.md 3).
     Steps and calls serve all images of a batch together; tokens and evaluations are of one image, both branches."""
-    made = step_sizes(method, tokens, settings.acceleration, settings.mar_schedule)[:steps]
-    read = tokens * len(made) if method == "mar" else sum(made) + sum(roofline.left_over(made))
+    loop = registry.get(method).part("loop")
+    made = loop.sizes(tokens, settings)[:steps]
+    read = tokens * len(made) if loop.rereads else sum(made) + sum(roofline.left_over(made))
     branches = 2 if settings.guidance != 1 else 1
     return {
         "decode_steps": len(made),
@@ -106,18 +109,91 @@ def prime(subject: Subject, settings: Sampling, how: Conditions, decode: Decode 
 
 @dataclass(frozen=True, eq=False)
 class Generation(Workload):
-    """One generator at one acceleration under ``conditions``.
+    """One generator at one acceleration under ``conditions``, by its system's own ``generate``.
 
-    Raises ValueError for an acceleration that its tokens do not allow, for first decode steps that are all of them, and
-    for a comparison with the published way of decoding, which has no engine."""
+    Raises ValueError for settings and an acceleration that the model does not allow, and for what only a decode engine
+    has."""
 
     subject: Subject
     conditions: Conditions
     acceleration: int
 
+    operations = ("generate",)
+    metrics = ("images-per-second", "ms-per-image", "energy-mj-per-image", "peak-memory-mib")
+
+    def __post_init__(self) -> None:
+        how = self.conditions
+        _ = self.settings
+        if how.eager or how.steps is not None:
+            raise ValueError(
+                f"{self.subject.name} has no decode engine: it is timed as it is; leave --against and --steps out"
+            )
+
+    @cached_property
+    def settings(self) -> Any:
+        given = self.conditions.settings | {"acceleration": self.acceleration}
+        return self.subject.system.part("sampling").of(self.subject.model, given)
+
+    @property
+    def group(self) -> tuple:
+        return (self.acceleration, self.conditions.suite)
+
+    @property
+    def protocol(self) -> str:
+        return f"throughput-b{self.conditions.batch}"
+
+    def described(self) -> dict:
+        how, found, settings = self.conditions, self.subject, self.settings
+        return {
+            "subject": found.name + settings.suffix(found.model.tokens),
+            "accel": self.acceleration,
+            "suite": how.suite,
+            "protocol": self.protocol,
+            "protocol_params": parameters(
+                how,
+                **settings.model_dump(),
+                mode=how.mode,
+                steps=how.steps,
+                warmup=how.warmup,
+                dtype=precision(found.dtype),
+                weights=found.weights,
+            ),
+            "fingerprint": found.fingerprint,
+            "suite_hash": workload_hash(how.batch * how.flights, how.seed),
+            "seed": how.seed,
+            "note": RANDOM_NOTE if found.weights == "random" else None,
+        }
+
+    def code(self) -> str:
+        own = [getattr(self.subject.system, part).partition(":")[0] for part in ("model", "generator")]
+        return sources.code((*TIMED, *TIMED_GENERATION, *own))
+
+    def facts(self) -> dict:
+        return {"autoencoder": self.subject.ae_name}
+
+    def calls(self) -> dict[str, Call]:
+        how, found = self.conditions, self.subject
+        made = found.system.part("generator")(found.loaded, found.decoder, self.settings)
+        asked, seeds = workload(how.batch * how.flights, how.seed)
+        if found.system.condition == "label":
+            classes = getattr(found.model.config, "classes", 1)
+            asked = [k % classes for k in range(len(asked))]
+        parts = [slice(k, k + how.batch) for k in range(0, len(asked), how.batch)]
+        return {"generate": lambda: [made.generate(asked[p], seeds[p]) for p in parts]}
+
+    def items(self, operation: str) -> int:
+        return self.conditions.batch * self.conditions.flights
+
+
+@dataclass(frozen=True, eq=False)
+class EngineGeneration(Generation):
+    """A generator that the decode engine runs, which is timed; perhaps beside the reference implementation.
+
+    Raises ValueError for an acceleration that its tokens do not allow, for first decode steps that are all of them, and
+    for a comparison with the published way of decoding, which has no engine."""
+
     def __post_init__(self) -> None:
         how, found = self.conditions, self.subject
-        found.model.check_acceleration(self.acceleration)
         if how.steps is not None and how.steps >= self.steps:
             raise ValueError(
                 f"{found.name} at {self.acceleration}x has {self.steps} decode steps, so the first {how.steps} are no "
@@ -129,13 +205,9 @@ class Generation(Workload):
             )
 
     @property
-    def settings(self) -> Sampling:
-        return self.conditions.sampling(self.subject.model.tokens, self.acceleration)
-
-    @property
     def steps(self) -> int:
         """Decode steps of a whole image."""
-        return counts(self.subject.system, self.subject.model.tokens, self.settings)["decode_steps"]
+        return counts(self.subject.system.name, self.subject.model.tokens, self.settings)["decode_steps"]
 
     @property
     def operations(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -154,43 +226,19 @@ class Generation(Workload):
         )
 
     @property
-    def group(self) -> tuple:
-        return (self.acceleration, self.conditions.suite)
+    def protocol(self) -> str:
+        return f"throughput-b{self.conditions.batch}-k{self.settings.flow_steps}"
 
     def described(self) -> dict:
-        how, found, settings = self.conditions, self.subject, self.settings
-        notes = [RANDOM_NOTE] if found.weights == "random" else []
-        if how.steps is not None:
-            notes.append(f"the first {how.steps} of {self.steps} decode steps, no image: not the time of an image")
-        return {
-            "subject": found.name + settings.label + settings.unusual(usual(found.model.tokens)),
-            "accel": self.acceleration,
-            "suite": how.suite,
-            "protocol": f"throughput-b{how.batch}-k{settings.flow_steps}",
-            "protocol_params": parameters(
-                how,
-                **settings.model_dump(),
-                mode=how.mode,
-                steps=how.steps,
-                warmup=how.warmup,
-                dtype=precision(found.dtype),
-                weights=found.weights,
-            ),
-            "fingerprint": found.fingerprint,
-            "suite_hash": workload_hash(how.batch * how.flights, how.seed),
-            "seed": how.seed,
-            "note": "; ".join(notes) or None,
-        }
-
-    def code(self) -> str:
-        return sources.code((*TIMED, *TIMED_GENERATION))
-
-    def items(self, operation: str) -> int:
-        return self.conditions.batch * self.conditions.flights
+        found, n = super().described(), self.conditions.steps
+        if n is not None:
+            part = f"the first {n} of {self.steps} decode steps, no image: not the time of an image"
+            found["note"] = "; ".join(filter(None, (found["note"], part)))
+        return found
 
     def facts(self) -> dict:
         model, settings = self.subject.model, self.settings
-        found = counts(self.subject.system, model.tokens, settings, self.conditions.steps)
+        found = counts(self.subject.system.name, model.tokens, settings, self.conditions.steps)
         found["prompt_tokens"] = self._prompt_tokens()
         notes = list(getattr(self.loop("generate"), "notes", []))
         return {"autoencoder": self.subject.ae_name, "counts": found, "decode_steps": self.steps, "notes": notes}
@@ -224,7 +272,9 @@ class Generation(Workload):
         return self.operations if self.conditions.flights == 1 else ()
 
     def split(self, operation: str, call: Call, synchronize: Call) -> dict[str, float]:
-        return split(self.subject, call, self.items(operation), synchronize, self.loop(operation))
+        return split(
+            self.subject.model, self.subject.ae, call, self.items(operation), synchronize, self.loop(operation)
+        )
 
     @property
     def reads(self) -> tuple[torch.dtype, int]:
@@ -234,7 +284,7 @@ class Generation(Workload):
     def bound(self, limits: Limits) -> dict:
         settings, how, model = self.settings, self.conditions, self.subject.model
         decoding = roofline.Decoding(
-            method=self.subject.system,
+            method=self.subject.system.name,
             batch=how.batch,
             acceleration=settings.acceleration,
             text=self._prompt_tokens(),
@@ -283,19 +333,13 @@ def _without_graphs(engine: Engine) -> Iterator[None]:
         engine.graphs = graphs
 
 
-def split(
-    subject: Subject,
-    work: Callable[[], object],
-    batch: int,
-    synchronize: Callable[[], None],
-    decode: Decode | None = None,
-) -> dict[str, float]:
+def split(model, ae, work: Call, batch: int, synchronize: Call, decode: Decode | None = None) -> dict[str, float]:
     """Milliseconds an image of one batch in which each part is clocked: prefill, language_model, head, decode, the
     rest as other, and their total.  ``decode``: what ``work`` decodes with.  Where the clocking waits for a device,
     the total is above the unclocked time; an engine runs without graphs."""
     seconds: dict[str, list[float]] = {part: [] for part in PARTS}
-    model, text, steps = subject.model, seconds["prefill"], seconds["language_model"]
-    clocked = [(subject.ae, "decode", seconds["decode"].append)]
+    text, steps = seconds["prefill"], seconds["language_model"]
+    clocked = [(ae, "decode", seconds["decode"].append)]
     if isinstance(decode, Engine):
         clocked += [(decode, "prefill", text.append), (decode, "read", steps.append)]
         clocked += [(decode, "head", seconds["head"].append)]

@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 
 from bench import timing, workloads
-from bench.generation import Generation
-from bench.subjects import RANDOM, Subject, subject
+from bench.generation import EngineGeneration, Generation
+from bench.subjects import RANDOM, Subject, subject, system_named
 from bench.workloads import Autoencoder, Conditions, Training, Workload
+from vgt.core.config import validated
 from vgt.inference.load import bundled
 
 PRESETS = {
@@ -46,9 +47,21 @@ def plan(found: Subject, how: Conditions, accelerations: Sequence[int] = ACCELER
     """One workload for an autoencoder, one an acceleration for a generator.
 
     Raises ValueError for an acceleration that the generator's tokens do not allow."""
-    if found.kind == "tokenizer":
+    if found.system.kind == "tokenizer":
         return [Autoencoder(found, replace(how, settings={}, seed=0, eager=False, mode="latency", steps=None))]
-    return [Generation(found, how, acceleration) for acceleration in accelerations]
+    made = Generation if found.system.loop is None else EngineGeneration
+    return [made(found, how, acceleration) for acceleration in accelerations]
+
+
+def _check_settings(spec: str | Subject, settings: dict, runs: Path | None) -> None:
+    """Raises ValueError for settings that suit neither small nor large models of a system, before one is loaded."""
+    system = spec.system if isinstance(spec, Subject) else system_named(spec, runs)
+    if system.kind == "generator":
+        options = system.part("sampling")
+        try:
+            validated(options, options.usual(1) | settings, "sampling settings")
+        except ValueError:
+            validated(options, options.usual(10**9) | settings, "sampling settings")
 
 
 def models(
@@ -72,6 +85,8 @@ def models(
     warmup = warmup if warmup is not None else 1 if device.startswith("cpu") else 2
     asked = [Conditions(batch, warmup=warmup, device=device, **how) for batch in batches]
     timing.instruments(device)
+    for each in subjects:
+        _check_settings(each, how.get("settings", {}), runs)
     found = [
         each if isinstance(each, Subject) else subject(each, runs, device, autoencoder, dtype)
         for each in dict.fromkeys(subjects)

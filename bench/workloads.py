@@ -22,12 +22,13 @@ from vgt.core import env, files, record, scenes
 from vgt.inference.hoisted_head import HoistedHead
 from vgt.inference.images import to_float, to_uint8
 from vgt.inference.tokenizer import encode
-from vgt.methods.sampling import TINY_TOKENS, Sampling, usual
+from vgt.methods import registry
+from vgt.methods.registry import System
+from vgt.methods.sampling import Sampling
 from vgt.methods.visual_lm import ARTraining, VisualLM
 from vgt.training.loop import checkpoint_activations
 from vgt.training.optim import TrainConfig, optimizers
 from vgt.training.precision import device_name
-from vgt.training.run import LOSSES
 
 PROTOCOL_REPEATS = 3  # fewer are recorded as partial
 FLIGHTS = 4  # batches that follow each other without waiting, in throughput mode
@@ -63,10 +64,6 @@ class Conditions:
             raise ValueError(f"{self.steps} decode steps are too few; time 1 or more, or leave --steps out")
         if self.steps is not None and self.mode != "latency":
             raise ValueError("the first decode steps are timed in latency mode only; leave --steps or --mode out")
-        try:  # settings that suit neither small nor large models are errors before one is loaded
-            self.sampling(TINY_TOKENS, 1)
-        except ValueError:
-            self.sampling(TINY_TOKENS + 1, 1)
 
     @property
     def flights(self) -> int:
@@ -77,11 +74,6 @@ class Conditions:
         """The suite of a generator's records, e.g. "bench-b8", "bench-b1-n8" for the first 8 decode steps."""
         part = f"-n{self.steps}" if self.steps is not None else ""
         return f"bench-b{self.batch}{part}" + "-throughput" * (self.mode == "throughput")
-
-    def sampling(self, tokens: int, acceleration: int) -> Sampling:
-        """The settings of a generator of ``tokens`` image tokens.  Raises ValueError for those that do not fit."""
-        values = {**usual(tokens), **self.settings, "acceleration": acceleration}
-        return configs.validated(Sampling, values, "sampling settings")
 
 
 class Workload:
@@ -342,7 +334,7 @@ def flow_head(preset: str, size: str, how: Conditions, dtype: torch.dtype = torc
         )
     with torch.no_grad():
         model = subjects.random_generator(preset, "meta")
-        sampling = how.sampling(model.tokens, 1)
+        sampling = Sampling.of(model, how.settings)
         head = subjects.random_head(model, device).to(dtype).requires_grad_(False)
         rng = torch.Generator().manual_seed(0)
         table, n, width = sampling.table, rows // 2, head.cond_embed.in_features
@@ -388,13 +380,16 @@ class Training(Workload):
     metrics = ("step-seconds", "peak-memory-gib")
 
     def __post_init__(self) -> None:
-        system = self.values["system"]
-        if system not in LOSSES:
-            raise ValueError(f"preset {self.preset!r} is a {system}; time a generator's")
+        if self.system.loss is None:
+            raise ValueError(f"preset {self.preset!r} is a {self.system.name}; time a generator's")
 
     @cached_property
     def values(self) -> dict:
         return configs.read_preset(self.preset)
+
+    @property
+    def system(self) -> System:
+        return registry.get(self.values["system"])
 
     @cached_property
     def network(self) -> VisualLM:
@@ -418,12 +413,13 @@ class Training(Workload):
         }
 
     def code(self) -> str:
-        return sources.code((*TIMED, "vgt.methods.query_ar", "vgt.methods.mar", "vgt.training.optim"))
+        own = [getattr(self.system, part).partition(":")[0] for part in ("model", "loss")]
+        return sources.code((*TIMED, *own, "vgt.training.optim"))
 
     def facts(self) -> dict:
         """``parameters`` that train, and ``positions`` of a step."""
-        model, system = self.network, self.values["system"]
-        tokens = {"query_ar": 2 * model.tokens - 1, "mar": model.tokens}[system]
+        model = self.network
+        tokens = self.system.part("sequence")(model.tokens)
         return {
             "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
             "positions": self.conditions.batch * (self.TEXT + len(model.config.start_ids) + tokens),
@@ -432,7 +428,7 @@ class Training(Workload):
     def calls(self) -> dict[str, Call]:
         model, device = self.network, self.conditions.device
         train: TrainConfig = configs.validated(TrainConfig, self.values["train"], f"train of preset {self.preset}")
-        system = ARTraining(model, LOSSES[self.values["system"]], self.values.get("repeats", 1))
+        system = ARTraining(model, self.system.part("loss"), self.values.get("repeats", 1))
         made = optimizers(model, train, system.lr_scale)
         rows = self._batch(model)
         rng = torch.Generator().manual_seed(0)

@@ -14,7 +14,7 @@ from bench.subjects import random_generator
 from vgt.equations.order import group_mask
 from vgt.methods import mar, query_ar
 from vgt.methods.sampling import Sampling
-from vgt.methods.visual_lm import tokenize
+from vgt.vlm.prompts import tokenize
 
 # Milliseconds an image by (acceleration, batch): hoisted and not on an H100, hoisted on an H200 (docs/decode.md,
 # floors; prompts of 64 tokens, guidance, 30 evaluations, no autoencoder).
@@ -88,7 +88,7 @@ def small():
 @pytest.mark.parametrize("method", ["query_ar", "mar"])
 @pytest.mark.parametrize("acceleration", [8, 24])
 def test_operations_are_those_that_torch_counts(small, vlms, method, acceleration):
-    """Matrix products of the reference implementation, attention left out: all of them, nothing hoisted, no guidance."""
+    """Matrix products of the reference implementation without attention: all, nothing hoisted, no guidance."""
     settings = Sampling(acceleration=acceleration, guidance=1.0, flow_steps=3)
     ids, mask = tokenize(vlms["internvl"].tokenizer, ["a photo of a star", "a photo of a red star"])
     loop = {"query_ar": query_ar.generate, "mar": mar.generate}[method]

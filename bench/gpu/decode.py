@@ -29,7 +29,7 @@ from vgt.commands import options
 from vgt.core import files, record
 from vgt.inference.engine import Engine
 from vgt.inference.generator import eager, generate, latents
-from vgt.methods.sampling import Sampling, usual
+from vgt.methods.sampling import Sampling
 from vgt.training.precision import device_name
 
 SECONDS = 480.0  # after which nothing is begun; the last group and the profiles come on top
@@ -84,6 +84,10 @@ class Report:
         files.write_text(self.out / "decode.txt", "\n".join([*lines(rows), *self.left_out]) + "\n")
 
 
+def sampling(tokens: int, acceleration: int, settings: dict) -> Sampling:
+    return Sampling(**Sampling.usual(tokens) | settings | {"acceleration": acceleration})
+
+
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
@@ -112,7 +116,7 @@ def same_images(spec: str, accelerations: Iterable[int], device: str, settings: 
     reference implementation is."""
     found = _widened(subject(spec, device=device))
     prompts, seeds = generation.workload(SAME_PROMPTS)
-    hows = [Sampling(**usual(found.model.tokens) | settings | {"acceleration": a}) for a in accelerations]
+    hows = [sampling(found.model.tokens, a, settings) for a in accelerations]
 
     def made(how: Sampling, decode) -> torch.Tensor:
         return latents(found.model, found.tokenizer, prompts, seeds, how, decode=decode)
@@ -155,8 +159,8 @@ def _psnr(a: np.ndarray, b: np.ndarray) -> float | None:
 
 def _least_seconds(sizes: roofline.Sizes, how: Conditions, method: str, acceleration: int) -> float:
     """Of one call, by what an H100 can do."""
-    settings = how.sampling(sizes.tokens, acceleration)
-    decoding = roofline.Decoding(method, how.batch, acceleration, 32, settings.flow_steps, steps=how.steps)
+    evaluations = sampling(sizes.tokens, acceleration, how.settings).flow_steps
+    decoding = roofline.Decoding(method, how.batch, acceleration, 32, evaluations, steps=how.steps)
     return roofline.lower_bound(sizes, decoding, roofline.KNOWN["h100"]).total * how.batch / 1000
 
 
@@ -213,7 +217,7 @@ def profile(spec: str, batch: int, device: str, settings: dict, steps: int = 2) 
     """torch's table of the kernels in the first decode steps at 1x, the slowest first; captured graphs are replayed."""
     found = subject(spec, device=device, dtype=torch.float32 if device == "cpu" else torch.bfloat16)
     how = Conditions(batch, steps=steps, settings=settings)
-    call = generation.call(found, how.sampling(found.model.tokens, 1), how, found.engine)
+    call = generation.call(found, sampling(found.model.tokens, 1, settings), how, found.engine)
     call()
     kinds = [torch.profiler.ProfilerActivity.CPU]
     kinds += [torch.profiler.ProfilerActivity.CUDA] if device.startswith("cuda") else []

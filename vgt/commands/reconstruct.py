@@ -29,12 +29,13 @@ def run(args: argparse.Namespace) -> dict:
     from vgt.inference.images import check_name, read, write_png
     from vgt.inference.load import expect, load
     from vgt.inference.tokenizer import reconstruct, tile, untile
+    from vgt.methods import registry
 
     images = [read(path) for path in args.images]
     several = len(images) > 1
     if not several:
         check_name(args.out)
-    found = expect(load(args.model, options.RUNS, options.device(args.device)), "vgt_ae")
+    found = expect(load(args.model, options.RUNS, options.device(args.device)), *registry.names("tokenizer"))
     size = found.model.config.image_size
     written = []
     for path, image in zip(args.images, images, strict=True):
