@@ -14,11 +14,11 @@ from evals.dpg import grids as dpg_grids
 from evals.dpg import rules as dpg_rules
 from evals.dpg import run as dpg
 from evals.judges.analytic import AnalyticJudge
-from evals.judges.scripted import Scripted
+from evals.judges.answering import Scripted
 from evals.subjects import fake
-from evals.subjects.folder import read_image
 from vgt.__main__ import main
 from vgt.core import suites
+from vgt.core.images import read_image
 
 HEADER = (
     "item_id", "text", "keywords", "proposition_id", "dependency", "category_broad", "category_detailed", "tuple",

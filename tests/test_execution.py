@@ -31,8 +31,9 @@ from evals.engine.store import (
     read_rows,
     remove_unfinished,
 )
-from evals.subjects.folder import folder, read_image
+from evals.subjects.folder import folder
 from vgt.core import files, record, samples
+from vgt.core.images import read_image
 from vgt.core.statistics import Interval
 
 PROMPTS = [{"id": f"p{i}", "prompt": f"image {i}"} for i in range(5)]

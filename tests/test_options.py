@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from pydantic import model_validator
 
 from evals.engine import options
 from evals.engine.options import option, positive
@@ -26,6 +27,12 @@ class Example(options.Count, options.Coverage, options.Sampling, options.Common)
     weights: list[str] = option([], metavar="ID=PATH")
     pairs: tuple[Path, Path] | None = option(None, metavar=("REAL", "RECON"))
     limit: float = option(0.3, "of a score", group="rules: other settings make a variant")
+
+    @model_validator(mode="after")
+    def _together(self):
+        if self.pairs and self.size:
+            raise ValueError(f"--size {self.size} is for a subject; leave it out with --pairs")
+        return self
 
 
 def parser() -> argparse.ArgumentParser:
@@ -46,9 +53,9 @@ def test_defaults_and_flags():
     given = read()
     assert (given.through, given.size, given.batch, given.weights, given.pairs) == ("mean", None, 32, [], None)
     assert given.out == Path("runs/tiny") and given.records == Path("runs/tiny/records") and given.shard == WHOLE
-    argv = "--view max --size 8 --batch 4 --any-weights --weights a=1 --weights b=2 --pairs x y --limit 0.5 -n 3"
+    argv = "--view max --batch 4 --any-weights --weights a=1 --weights b=2 --pairs x y --limit 0.5 -n 3"
     given = read(*argv.split(), "--shards", "2/4", "--guidance", "2", "-o", "there", "--autoencoder", "ae")
-    assert (given.through, given.size, given.batch, given.any_weights, given.limit) == ("max", 8, 4, True, 0.5)
+    assert (given.through, given.batch, given.any_weights, given.limit) == ("max", 4, True, 0.5)
     assert given.weights == ["a=1", "b=2"] and given.pairs == (Path("x"), Path("y")) and given.n == 3
     assert given.sampling == {"guidance": 2.0} and given.autoencoder == "ae" and given.out == Path("there")
     assert given.shard == Shard(1, 4)
@@ -83,9 +90,8 @@ def test_bad_values_are_one_line_and_status_2(capsys):
         with pytest.raises(SystemExit) as stop:
             read(*argv)
         assert stop.value.code == 2 and argv[0] in capsys.readouterr().err.splitlines()[-1]
-    with pytest.raises(ValueError, match="--position-mode padded_len is for --compat reference") as caught:
-        read("--position-mode", "padded_len")
-    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match=r"^options: --size 8 is for a subject; leave it out with --pairs$"):
+        read("--pairs", "x", "y", "--size", "8")
     with pytest.raises(ValueError, match="k/n"):
         assert read("--shards", "9/4").shard
 

@@ -66,9 +66,9 @@ def _subject(args: argparse.Namespace, prompts: list[dict], whole: list[dict]):
 
 
 def _judge(args: argparse.Namespace, spec: str):
-    from evals.judges import answering
+    from evals import judges
 
-    return answering.load(spec, functools.partial(options.device, args.device), args.judge_python, args.judge_weights)
+    return judges.load(spec, functools.partial(options.device, args.device), args.judge_python, args.judge_weights)
 
 
 def run(args: argparse.Namespace) -> Outcome:

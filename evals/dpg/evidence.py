@@ -20,8 +20,8 @@ from evals.engine.api import Answerer
 from evals.engine.generation import Images, Run
 from evals.engine.store import WHOLE, Shard, collect
 from evals.judges import answering
-from evals.subjects.folder import read_image
 from vgt.core import files
+from vgt.core.images import read_image
 
 OFFICIAL = "mplug"  # the judge that the bare name DPG-Bench means
 

@@ -14,8 +14,9 @@ from PIL import Image
 
 from evals.dpg.data import item_name
 from evals.engine.generation import Images, place
-from evals.subjects.folder import SUFFIXES, Folder, folder, read_image
+from evals.subjects.folder import SUFFIXES, Folder, folder
 from vgt.core import files
+from vgt.core.images import read_image
 
 TILES = 4
 

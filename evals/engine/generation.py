@@ -30,6 +30,7 @@ from evals.engine.api import LABELS, PROMPTS, Answerer, Detector, Generator, con
 from evals.engine.store import WHOLE, Shard, exclusive, remove_unfinished
 from evals.subjects.folder import Folder
 from vgt.core import env, files, suites
+from vgt.core.images import is_whole
 from vgt.core.seeds import image_seed
 
 IMAGES_PER_PROMPT = 4  # what GenEval and DPG ask for
@@ -98,12 +99,13 @@ def record_fields(run: Run, judge: Detector | Answerer, protocol: str, params: d
     subject's sampling settings stand in ``extra``, with what it tells of itself in an attribute of that name."""
     settings = getattr(run.subject, "settings", None)
     extra = {} if settings is None else {"settings": dict(settings)}
+    judged = getattr(judge, "params", {})  # of a network: its precision
     return {
         "subject": run.name,
         "accel": run.accel,
         "suite": run.suite,
         "protocol": protocol,
-        "protocol_params": {**params, "images_per_prompt": run.images_per_prompt, "batch": run.batch},
+        "protocol_params": {**params, **judged, "images_per_prompt": run.images_per_prompt, "batch": run.batch},
         "judge": f"{judge.name} {judge.fingerprint[:12]}",
         "seed": run.seed,
         "fingerprint": run.subject.fingerprint,
@@ -151,16 +153,6 @@ def full_suite(suite: str) -> list[dict] | None:
 
 def place(index: int, sample: int) -> str:
     return f"{index:05d}/samples/{sample:04d}.png"
-
-
-def _whole(path: Path) -> bool:
-    """Whether a PNG file that we wrote is there and undamaged (by its checksums, without decoding it)."""
-    try:
-        with Image.open(path) as image:
-            image.verify()
-    except (OSError, SyntaxError, ValueError):
-        return False
-    return True
 
 
 def _prepare(run: Run, root: Path, shard: Shard) -> None:
@@ -228,7 +220,7 @@ def images(run: Run, root: Path, shard: Shard = WHOLE) -> Images:
     paths = {job: root / place(*job) for job in jobs}
     with exclusive(root, shard):
         _prepare(run, root, shard)
-        missing = {job for job, path in paths.items() if not _whole(path)}
+        missing = {job for job, path in paths.items() if not is_whole(path)}
         _make(run, paths, [batch for batch in batches if missing.intersection(batch)], missing)
     return Images(root, paths)
 
@@ -239,7 +231,7 @@ def _make(
     """Make ``batches`` whole and write those of their images that are ``missing``.
 
     A batch is written while the next one is made: a kill costs at most one finished batch, Ctrl-C and errors none.
-    Of the usual compression a PNG takes longer to write than a fast GPU takes to make the image, hence ``COMPRESSION``."""
+    With the usual compression a PNG takes longer to write than a fast GPU takes to make it, hence ``COMPRESSION``."""
     title = f"{run.model}: {run.suite} generated"
     with (
         ThreadPoolExecutor(min(WRITERS, env.cores())) as writers,

@@ -16,8 +16,8 @@ from evals.engine.generation import Images, Run
 from evals.engine.store import WHOLE, Shard, collect
 from evals.geneval import masks
 from evals.geneval.rules import OFFICIAL, Box, Thresholds, colored_classes, judge_image, select
-from evals.subjects.folder import read_image
 from vgt.core import files, geneval_prompts, suites
+from vgt.core.images import read_image
 
 KEPT = 0.05  # detections with less are not even stored (docs/evaluators.md 2.7)
 SUITE = "geneval"  # the benchmark's own prompts

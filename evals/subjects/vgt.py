@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from evals.engine.api import LABELS, PROMPTS
+from evals.engine.precision import PRECISION, full_float32
 from vgt.core import files
 from vgt.inference.generator import ImageGenerator, check_settings, open_generator
 from vgt.inference.images import to_float
 from vgt.inference.load import expect, load
 from vgt.inference.pipeline import VGTPipeline
-from vgt.inference.tokenizer import encode, reconstruct
+from vgt.inference.tokenizer import encode, indices, reconstruct
 from vgt.methods import registry
 
 RUNS = Path("runs")
@@ -24,7 +26,7 @@ OUR_PIPELINES = {"VGTPipeline": VGTPipeline}  # classes with diffusers' manners,
 
 @dataclass(frozen=True)
 class AutoencoderSubject:
-    """A VGT-AE checkpoint as a Tokenizer."""
+    """A tokenizer's checkpoint as a Tokenizer."""
 
     name: str
     fingerprint: str
@@ -36,6 +38,18 @@ class AutoencoderSubject:
 
     def encode(self, images: np.ndarray) -> np.ndarray:
         return encode(self.model, images)
+
+
+@dataclass(frozen=True)
+class DiscreteSubject(AutoencoderSubject):
+    """A tokenizer with a codebook: it also tells the indices (evals/recon, codebook use)."""
+
+    @property
+    def codebook_size(self) -> int:
+        return self.model.config.codebook_size
+
+    def indices(self, images: np.ndarray) -> np.ndarray:
+        return indices(self.model, images)
 
 
 @dataclass(frozen=True)
@@ -53,6 +67,17 @@ class GeneratorSubject:
         return self.made.loaded.model.config.autoencoder_name
 
     @property
+    def conditions(self) -> str:
+        """What it is asked with."""
+        by_label = registry.get(self.made.loaded.system).condition == "label"
+        return LABELS if by_label else PROMPTS
+
+    @property
+    def classes(self) -> int:
+        """How many classes there are, where it is asked with their numbers."""
+        return len(self.made.loaded.model.config.classes)
+
+    @property
     def settings(self) -> dict[str, Any]:
         """The sampling settings, as records carry them."""
         return self.made.settings.model_dump()
@@ -62,8 +87,8 @@ class GeneratorSubject:
         """Whether the neighbours in a batch decide an image."""
         return self.made.settings.batch_matters
 
-    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
-        return self.made.generate(prompts, seeds)
+    def generate(self, asked: Sequence[str] | Sequence[int], seeds: Sequence[int]) -> np.ndarray:
+        return self.made.generate(asked, seeds)
 
 
 @dataclass(frozen=True)
@@ -73,10 +98,12 @@ class VLMSubject:
     name: str
     fingerprint: str
     model: Any
+    params = PRECISION
 
     def answer(self, image: np.ndarray, question: str) -> str:
         return self.answers(image[None], [question])[0]
 
+    @full_float32()
     def answers(self, images: np.ndarray, questions: Sequence[str], batch: int = 50) -> list[str]:
         """One answer per image and question."""
         device = next(self.model.parameters()).device
@@ -89,7 +116,9 @@ class VLMSubject:
 def tokenizer(path: str, device: str = "cpu") -> AutoencoderSubject:
     """The autoencoder at ``path`` (folder, run or bundled name)."""
     found = expect(load(path, RUNS, device), *registry.names("tokenizer"))
-    return AutoencoderSubject(found.name, found.fingerprint, found.model.config.image_size, found.model)
+    discrete = registry.get(found.system).latents == "discrete"
+    kind = DiscreteSubject if discrete else AutoencoderSubject
+    return kind(found.name, found.fingerprint, found.model.config.image_size, found.model)
 
 
 def answerer(path: str, device: str = "cpu") -> VLMSubject:
@@ -111,8 +140,8 @@ def generator(path: str, device: str = "cpu", autoencoder: str | None = None, **
     acceleration or another setting is impossible."""
     made = open_generator(path, settings, RUNS, device, autoencoder)
     own = made.loaded
-    mark = files.digest(own.fingerprint, made.decoder.fingerprint, made.settings.model_dump_json())
-    return GeneratorSubject(own.name + made.settings.suffix(own.model.tokens), mark, made)
+    content = files.digest(own.fingerprint, made.decoder.fingerprint, made.settings.model_dump_json())
+    return GeneratorSubject(own.name + made.settings.suffix(own.model.tokens), content, made)
 
 
 def training_log(path: str) -> tuple[str, str, list[dict], int]:

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from evals import judges
 from evals.engine import options
 from evals.engine.options import option
 from evals.engine.records import Measure, Outcome, stored, write
 from evals.engine.store import WHOLE, Shard, collect, failures
-from evals.judges import answering
 from evals.judges.answering import label, replies
 from vgt.core import captions, files, record, scenes
 
@@ -118,7 +118,7 @@ def run(
         "subject": answerer.name,
         "suite": SUITE,
         "protocol": PROTOCOL,
-        "protocol_params": {"questions": QUESTIONS, "size": size},
+        "protocol_params": {"questions": QUESTIONS, "size": size, **getattr(answerer, "params", {})},
         "fingerprint": answerer.fingerprint,
         "suite_hash": suite_hash,
         "evidence": path.relative_to(work).as_posix(),
@@ -144,7 +144,7 @@ def evaluate(given: Options) -> Outcome:
     if spec.partition(":")[0] not in ("vgt", "vlm", "blip", "process"):
         raise ValueError(f"subject {spec!r} is not a VLM; give vgt:<checkpoint>, vlm:<folder> or process:<command>")
     device = functools.cache(given.on)
-    model = answering.load(spec, device, instruction=INSTRUCTION)
+    model = judges.load(spec, device, instruction=INSTRUCTION)
     answerer = model.answerer
     if given.encoder is not None:
         from evals.subjects import load_tokenizer

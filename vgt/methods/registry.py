@@ -30,7 +30,9 @@ class System:
     * ``foreign(folder, dtype=)``: the model in a Hugging Face folder that is none of ours, ``None`` where there is none.
 
     ``latents`` of a tokenizer: "continuous", ``encode``: images [B, 3, H, W] -> [B, d, h, w], or "discrete", -> int64
-    [B, h, w]; ``decode`` is its inverse.  ``condition`` of a generator: "text" or "label".  Parts of a generator:
+    [B, h, w]; ``decode`` goes back; a discrete one also has ``vectors``, indices -> [B, d, h, w].  ``condition`` of a generator: "text" or "label" (then its
+    configuration has the names of the ``classes``).  The configuration of a generator holds the content hash and the name
+    of its tokenizer, ``autoencoder`` and ``autoencoder_name``.  Parts of a generator:
 
     * ``sampling``: the class of its sampling options, a ``SamplingOptions`` (vgt/methods/sampling.py);
     * ``generator(loaded, decoder, settings)``: what makes images, an ``ImageGenerator`` (vgt/inference/generator.py).
