@@ -176,8 +176,7 @@ class Generation(Workload):
         made = found.system.part("generator")(found.loaded, found.decoder, self.settings)
         asked, seeds = workload(how.batch * how.flights, how.seed)
         if found.system.condition == "label":
-            classes = getattr(found.model.config, "classes", 1)
-            asked = [k % classes for k in range(len(asked))]
+            asked = [k % len(found.model.config.classes) for k in range(len(asked))]
         parts = [slice(k, k + how.batch) for k in range(0, len(asked), how.batch)]
         return {"generate": lambda: [made.generate(asked[p], seeds[p]) for p in parts]}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from vgt.core import config as configs
 from vgt.core import record
 from vgt.core.record import SPEED
 from vgt.inference.generator import eager
+from vgt.methods import registry
 from vgt.methods.sampling import Sampling
 
 FAST = {"flow_steps": 3, "guidance": 3.0}
@@ -412,6 +414,40 @@ def test_a_generator_wants_its_own_autoencoder(runs, pixel_autoencoder, loaded, 
     assert subject(str(tmp_path / "ar"), runs, autoencoder="tiny_ae").ae_name == "tiny_ae"
 
 
+def test_a_system_from_outside_is_timed_by_its_own_generate(bench, runs, monkeypatch):
+    """A class-conditional one of tests/toy_system, with a discrete tokenizer; bench has never heard of it."""
+    monkeypatch.setattr(registry, "_SYSTEMS", dict(registry._SYSTEMS))
+    pytest.importorskip("vgt.training.job")
+    importlib.reload(importlib.import_module("toy_system"))
+    codebook, prior = importlib.import_module("toy_system.codebook"), importlib.import_module("toy_system.prior")
+    ae = codebook.Codebook(codebook.CodebookConfig())
+    place = runs / "toy_codebook" / "model"
+    mark = checkpoint.save(place, "toy_codebook", "toy_codebook", ae.config.model_dump(mode="json"), ae.state_dict())
+    own = {"classes": ["star", "ring", "moon"], "grid": (4, 4), "codebook_size": 16}
+    config = prior.PriorConfig(**own, autoencoder=mark, autoencoder_name="toy_codebook")
+    values, state = config.model_dump(mode="json"), prior.Prior(config).state_dict()
+    checkpoint.save(runs / "toy_prior" / "model", "toy_prior", "toy_prior", values, state)
+    asked = []
+    monkeypatch.setattr(prior.LabelToImage, "generate", lambda self, labels, seeds: asked.append(labels))
+    found = bench("toy_prior", "toy_codebook", accelerations=(1,), batches=(4,), settings={"temperature": 0.5})
+    assert {r.metric for r in found.records if r.subject == "toy_prior"} == {
+        "images-per-second", "ms-per-image", "energy-mj-per-image", "peak-memory-mib",
+    }  # fmt: skip
+    assert asked == [[0, 1, 2, 0]] * 4 and found.records[0].protocol_params["temperature"] == 0.5
+    assert all(row["bound_ms"] is None for row in run.rows(found.records))
+    work = suites.models(["toy_prior"], accelerations=(1,), runs=runs)[0]
+    assert "toy_system.prior" in sources.timed("toy_system.prior")
+    before = work.code()
+    read = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b"#" * (path.name == "prior.py"))
+    assert work.code() != before, "its own source decides the time too"
+    for given in ({"eager": True}, {"steps": 1}):
+        with pytest.raises(ValueError, match="toy_prior has no decode engine"):
+            bench("toy_prior", settings={}, **given)
+    with pytest.raises(ValueError, match="temperature"):
+        bench("toy_prior", settings={"temperature": -1})
+
+
 # ---------------------------------------------------------------------------------------------- records and reuse
 
 
@@ -622,10 +658,11 @@ def test_no_bound_depends_on_what_was_measured_before(bench, monkeypatch):
 
 def test_all_of_the_engine_decides_the_time():
     found = sources.timed(*TIMED_GENERATION)
-    wanted = {f"vgt.inference.{name}" for name in ("engine", "generator", "graphs", "hoisted_head", "static_lm")}
+    wanted = {f"vgt.inference.{name}" for name in ("engine", "generator", "hoisted_head", "static_lm")}
     wanted |= {f"vgt.methods.{name}" for name in ("query_ar", "mar", "sampling", "visual_lm", "flow_head")}
     assert wanted | {"vgt.equations.flow", "vgt.equations.order", "vgt.equations.solvers"} <= set(found)
-    assert not {name for name in found if "released" in name or "pretrained" in name}
+    assert [name for name in found if name.startswith("vgt.checkpoints")] == ["vgt.checkpoints.reference"]
+    assert "vgt.methods.registry" not in found, "a further system makes no record stale"
     assert "vgt.methods.pixel_decoder" in sources.timed(*TIMED)
     assert sources.code(TIMED) != sources.code(TIMED_GENERATION)
 
