@@ -23,7 +23,7 @@ from bench.timing import resident_peak
 from bench.workloads import Conditions, Pair
 from evals.engine.images import ImageSet
 from evals.features import Extractor
-from evals.metrics import frechet, psnr, ssim
+from evals.metrics import frechet, pixels
 from evals.metrics.frechet import Moments
 from vgt.core import files, geneval_prompts, photos
 
@@ -53,11 +53,11 @@ def ssim_pair(variants: tuple[str, ...], how: Conditions) -> Pair:
     a, b = (torch.from_numpy(x).permute(0, 3, 1, 2).contiguous().float() / 255 for x in pairs)
 
     def ours() -> list[list[float]]:
-        made = ssim.batch(a, b, variants)
+        made = pixels.ssim_batch(a, b, variants)
         return [made[v] for v in variants]
 
     def theirs() -> list[list[float]]:
-        return [[ssim.ssim(x, y, v) for x, y in zip(*pairs, strict=True)] for v in variants]
+        return [[pixels.ssim(x, y, v) for x, y in zip(*pairs, strict=True)] for v in variants]
 
     return _pair(variants[0] if len(variants) == 1 else "ssim-all", how, ours, theirs, 1e-5)
 
@@ -68,7 +68,7 @@ def psnr_pair(how: Conditions) -> Pair:
     a, b = (torch.from_numpy(x) for x in pairs)
 
     def ours() -> list[float]:
-        return [psnr.psnr(e) for e in psnr.squared_errors(a, b).tolist()]
+        return [pixels.psnr(e) for e in pixels.squared_errors(a, b).tolist()]
 
     def theirs() -> list[float]:
         return [peak_signal_noise_ratio(x, y, data_range=255) for x, y in zip(*pairs, strict=True)]
@@ -78,7 +78,7 @@ def psnr_pair(how: Conditions) -> Pair:
 
 def metrics(how: Conditions) -> list[Pair]:
     """All that are timed."""
-    return [*(ssim_pair((v,), how) for v in ssim.VARIANTS), ssim_pair(tuple(ssim.VARIANTS), how), psnr_pair(how)]
+    return [*(ssim_pair((v,), how) for v in pixels.SSIM), ssim_pair(tuple(pixels.SSIM), how), psnr_pair(how)]
 
 
 # ------------------------------------------------------------------------------------------- Fréchet distances
@@ -113,7 +113,8 @@ def noise_images(count: int, side: int = 16) -> ImageSet:
 
 def stream(n: int, d: int = DIMENSIONS, batch: int = 32) -> dict:
     """Moments of n images with a network that is one random matrix: growth of the resident set, MiB, seconds."""
-    from evals.fidelity.evidence import MOMENTS, Evidence
+    from evals.fidelity.metrics import MOMENTS
+    from evals.fidelity.run import Evidence
 
     found = noise_images(n)
     weights = np.random.default_rng(0).normal(size=(found.load(0).size, d)).astype(np.float32) / 255

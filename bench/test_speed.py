@@ -19,7 +19,7 @@ from bench.subjects import bundled_names, subject
 from bench.timing import resident_peak
 from bench.workloads import Conditions, Training, Workload
 from evals.features import Extractor
-from evals.metrics import frechet, ssim
+from evals.metrics import frechet, pixels
 
 loaded = lru_cache(subject)
 
@@ -74,7 +74,7 @@ def test_flow_head(benchmark, size, rows):
     against(benchmark, work)
 
 
-@pytest.mark.parametrize("variants", [*((v,) for v in ssim.VARIANTS), tuple(ssim.VARIANTS)], ids="+".join)
+@pytest.mark.parametrize("variants", [*((v,) for v in pixels.SSIM), tuple(pixels.SSIM)], ids="+".join)
 def test_ssim(benchmark, one_thread, variants):
     against(benchmark, evaluators.ssim_pair(variants, Conditions(evaluators.IMAGES, repeats=7)))
 
