@@ -14,9 +14,11 @@ from evals.fidelity.metrics import ALIASES, METRICS
 EXAMPLE = "vgt eval fidelity --subject folder:samples --real photos --features efflite2 --metrics kid,prdc"
 
 
-class Options(options.Count, options.Coverage, options.Common):
+class Options(options.Count, options.Coverage, options.Sampling, options.Common):
     subject: str | None = option(
-        None, "folder:<dir>, images:<model>[@<accel>x] of the work folder, or an .npz with arr_0"
+        None,
+        "folder:<dir>, images:<model>[@<accel>x] of the work folder, an .npz with arr_0, or vgt:<checkpoint> of a "
+        "generator by class",
     )
     real: str | None = option(None, "a folder, photos, scenes, images:<model>, an .npz of images or of mu, sigma")
     features: str = option("efflite2", f"of {', '.join(NAMES)} (default efflite2)", metavar="ID,...")
@@ -50,6 +52,14 @@ def weights(given: list[str], features: list[str]) -> dict[str, str]:
 
 
 def evaluate(given: Options) -> Outcome:
+    from evals.fidelity import images as sets
     from evals.fidelity import run as fidelity
 
-    return fidelity.run(options.named_subject(given.subject, "folder:samples"), **given.passed_to(fidelity.run))
+    named = options.named_subject(given.subject, "folder:samples")
+    if named.startswith("vgt:"):
+        from evals.subjects import load_generator
+
+        settings = {**given.sampling, "autoencoder": given.autoencoder}
+        made = load_generator(named, device=given.on(), settings=settings)
+        named = sets.IMAGES + sets.of_classes(made, given.n, given.seed, given.batch, given.out)
+    return fidelity.run(named, **given.passed_to(fidelity.run))

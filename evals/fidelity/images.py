@@ -19,15 +19,20 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from evals.engine import generation
 from evals.engine import images as datasets
 from evals.engine.images import ImageSet
 from evals.metrics.frechet import Gaussian
 from vgt.core import files, record
+from vgt.core.images import ImageError, image_size
 
-SUBJECTS = "folder:<dir>, images:<model>[@<accel>x] or an .npz with arr_0 (uint8 [N, H, W, 3])"
+SUBJECTS = (
+    "vgt:<generator by class>, folder:<dir>, images:<model>[@<accel>x] or an .npz with arr_0 (uint8 [N, H, W, 3])"
+)
 REALS = "a folder, photos, scenes, images:<model>, an .npz with arr_0, or statistics .npz with mu and sigma"
 IMAGES = "images:"
 ARRAY = "arr_0"
+CLASSES = "classes"  # the folder of images that are made by class
 GRID = "grid"  # GenEval's layout keeps an overview beside a prompt's samples
 
 
@@ -64,16 +69,26 @@ def real(spec: str, n: int | None, size: int, work: str | Path, subject: str = "
     return first(_folder(spec, size), n)
 
 
+def of_classes(generator, n: int | None, seed: int, batch: int, work: str | Path) -> str:
+    """Make ``n`` images of a class-conditional generator below ``work``; returns the model's name, as ``images:`` takes
+    it.  Raises ValueError as ``generation.of_classes`` does."""
+    run = generation.of_classes(generator, n, seed, batch)
+    generation.images(run, run.folder(work, CLASSES))
+    return run.model
+
+
 def generated(model: str, work: str | Path, like: Path | None = None) -> Path:
-    """The folder of the images that ``vgt eval geneval`` made of a model.
+    """The folder of the images that ``vgt eval geneval`` made of a model, or ``of_classes``.
 
     Where there are several (other weights, prompts or seeds), the one that the model's records in ``work`` were judged
     on, and of those the one with the prompts and seed of the folder ``like``.  Raises ValueError where there is none,
     and naming them where several fit."""
-    root = Path(work) / "geneval" / model.replace(":", "-").replace("/", "_")
-    found = sorted(path.parent for path in root.glob("*/subject.json"))
+    roots, safe = (Path(work) / "geneval", Path(work) / CLASSES), model.replace(":", "-").replace("/", "_")
+    found = sorted(path.parent for root in roots for path in root.glob(f"{safe}/*/subject.json"))
     if not found:
-        raise ValueError(f"{root} holds no images; make them first with `vgt eval geneval`, or name another --out")
+        raise ValueError(
+            f"{roots[0] / safe} holds no images; make them first with `vgt eval geneval`, or name another --out"
+        )
     fits = found
     if len(fits) > 1:
         judged = _judged(model, work)
@@ -143,9 +158,8 @@ def _common_side(path: str | Path) -> int:
         if _is_grid(name):
             continue
         try:
-            with Image.open(file) as opened:
-                width, height = opened.size
-        except (OSError, Image.DecompressionBombError):
+            width, height = image_size(file)
+        except ImageError:
             continue  # counted as failed when it is its turn
         if width != height:
             raise ValueError(f"{file.name} is {width}x{height} pixels; give --size to cut a square out of every image")
