@@ -1,4 +1,4 @@
-"""The bundled models trained side by side on one GPU: ``python -m bench.gpu.train_tiny --device cuda --out DIR`` (GPU.md).
+"""The bundled models trained side by side: ``python -m bench.gpu.train_tiny --device cuda --out DIR`` (GPU.md).
 
 Every job is a ``vgt train`` of its own, begun when those it needs have ended; small models leave most of a GPU idle, so
 several at once take little longer than one.  What a job has made lies in ``DIR/<name>.tar`` (model, metrics) as soon as
