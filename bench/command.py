@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from vgt.commands import options
-from vgt.core import record
+from vgt.core import record, text
 
 REPEATS, SMOKE_REPEATS = 3, 1
 BATCH, SMOKE_BATCH = 8, 2
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> dict:
         )
         found, computed = found + made, computed + len(made)
     table = measuring.rows(found)
-    print("\n".join(lines(table)))
+    print(lines(table))
     return {
         "records": str(args.out / "records"),
         "rows": table,
@@ -124,14 +124,13 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
-def lines(table: Iterable[dict]) -> list[str]:
+def lines(table: Iterable[dict]) -> str:
     """The rows for people: milliseconds an image (a call of the flow head or a metric)."""
-    rows = [["model", "batch", *COLUMNS, ""]]
+    rows = []
     for row in table:
         numbers = [_number(row[column]) for column in COLUMNS]
         rows.append([row["model"], str(row["batch"]), *numbers, ", ".join(_remarks(row))])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return text.table(rows, header=["model", "batch", *COLUMNS, ""])
 
 
 def _remarks(row: dict) -> list[str]:
