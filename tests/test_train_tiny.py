@@ -50,7 +50,7 @@ def test_settings_are_for_all_jobs_or_for_one():
 
 
 def test_equal_computation_is_what_the_plan_counts():
-    from vgt.training.plan import plan
+    from vgt.training.plan.plan import plan
     from vgt.training.run import read
 
     query, mar, longer = (read(name, []) for name in ("query_ar_internvl", "mar_internvl", "mar_internvl_compute"))

@@ -52,7 +52,7 @@ VERBS = {
         "vgt gate --baseline runs/main --candidate runs/branch --junit gate.xml",
     ),
     "bench": (
-        "bench.command",
+        "bench.cli",
         "time generation and autoencoders",
         "vgt bench query_ar_internvl mar_internvl --accel 1,4,16",
     ),

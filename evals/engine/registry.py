@@ -40,7 +40,7 @@ EVALUATORS = {
         Evaluator(
             "cka",
             "linear CKA between encoders on the same images, with a random projection of pixels as the anchor",
-            "probes.cka_cli",
+            "probes.cka",
         ),
         Evaluator("dpg", "DPG-Bench on a prompt suite", "dpg.cli", "dpg.protocol"),
         Evaluator(

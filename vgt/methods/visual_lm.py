@@ -32,11 +32,12 @@ def _known(method: str) -> str:
 
 
 class VisualLMConfig(Config):
-    """``method``: the system, which names loss and decoding; ``text``: transformers configuration of the language model (with ``model_type``); ``query_grid``: side of the two
-    learned grids; ``latent_grid``: (h, w) in use; ``latent_mean``/``latent_std``: the standardisation of the latents
-    that the model was trained on, per channel; ``latent_norm``: whether the autoencoder normalises per position;
-    ``autoencoder``: content hash of the autoencoder that the latents come from; ``grid_start``: amplitude of the
-    sinusoids that the position grid starts from (0: noise of 0.02, as published)."""
+    """``method``: the system, which names loss and decoding; ``text``: transformers configuration of the language model
+    (with ``model_type``); ``query_grid``: side of the two learned grids; ``latent_grid``: (h, w) in use;
+    ``latent_mean``/``latent_std``: the standardisation of the latents that the model was trained on, per channel;
+    ``latent_norm``: whether the autoencoder normalises per position; ``autoencoder``: content hash of the autoencoder
+    that the latents come from; ``grid_start``: amplitude of the sinusoids that the position grid starts from (0: noise
+    of 0.02, as published)."""
 
     method: Annotated[str, AfterValidator(_known)]
     text: dict[str, Any]

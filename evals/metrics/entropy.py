@@ -1,16 +1,19 @@
-"""Inception score: exp of the mean divergence of an image's classes from those of its split (docs/evaluators.md 1.6, 1.7).
+"""Two numbers made of entropies: the inception score (of an image's classes against those of its split) and how a
+quantised tokenizer uses its codebook (docs/evaluators.md 1.6, 1.7).
 
-How images are split changes the number, so the variants have names: ``is-10``, ``is-5000``, ``is-1``.
+How images are split changes the inception score, so its variants have names: ``is-10``, ``is-5000``, ``is-1``.
 
 Shapes: N images, K classes, S splits, B blocks.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from scipy.special import log_softmax
 
-from evals.metrics.jackknife import Jackknife
+from evals.metrics.frechet import Jackknife
 
 VARIANTS = ("is-10", "is-5000", "is-1")
 SPLITS, CHUNK, SEED = 10, 5000, 2020
@@ -54,7 +57,7 @@ def _score(count: np.ndarray, entropy: np.ndarray, classes: np.ndarray) -> np.nd
     return np.exp(entropy[kept] / count[kept] - (q * log_q).sum(1))
 
 
-def score(logits: np.ndarray, variant: str, blocks: np.ndarray) -> tuple[Jackknife, float]:
+def inception_score(logits: np.ndarray, variant: str, blocks: np.ndarray) -> tuple[Jackknife, float]:
     """(mean over splits, also without each block of images; standard deviation over splits) of logits [N, K].
 
     An image keeps its split while a block is left out."""
@@ -66,3 +69,30 @@ def score(logits: np.ndarray, variant: str, blocks: np.ndarray) -> tuple[Jackkni
     keep = [np.arange(count) != k for k in range(count)] if count > 1 else []
     replicates = tuple(float(_score(*(t[k] for t in tables)).mean()) for k in keep)
     return Jackknife(float(per_split.mean()), replicates, len(logits)), float(per_split.std())
+
+
+# ----------------------------------------------------------------------------------------------------------- codebook
+
+
+def codebook_counts(indices: Iterable[np.ndarray], size: int) -> np.ndarray:
+    """How often each of ``size`` codes occurs: int64 [size].  Raises ValueError for an index outside the codebook."""
+    found = np.zeros(size, np.int64)
+    for part in indices:
+        flat = np.asarray(part).ravel()
+        if len(flat) and (flat.min() < 0 or flat.max() >= size):
+            wrong = flat.max() if flat.max() >= size else flat.min()
+            raise ValueError(f"index {wrong} is outside the codebook of {size} entries")
+        found += np.bincount(flat, minlength=size)
+    return found
+
+
+def codebook_use(found: np.ndarray) -> dict[str, float]:
+    """From counts [size] with at least one index: usage = distinct indices / size, entropy = -sum p log2(p + 1e-8) in
+    bits, perplexity = 2^entropy."""
+    p = found / found.sum()
+    entropy = float(-(p * np.log2(p + 1e-8)).sum())
+    return {
+        "codebook-usage": float((found > 0).mean()),
+        "codebook-entropy": entropy,
+        "codebook-perplexity": float(2**entropy),
+    }

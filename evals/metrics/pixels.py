@@ -1,8 +1,8 @@
-"""Structural similarity in the variants in use (docs/evaluators.md 1.4).
+"""PSNR and SSIM of image pairs (docs/evaluators.md 1.3, 1.4), SSIM in the variants in use.
 
-They differ by up to 0.2 for the same pair, so a value goes by its variant's id.  ``batch`` is what the evaluator uses:
-all variants of many pairs at once, sharing the local moments.  ``ssim`` is scikit-image's answer for one pair of uint8
-images, and the check of the other.
+The variants differ by up to 0.2 for the same pair, so a value goes by its variant's id.  ``ssim_batch`` is what the
+evaluator uses: all variants of many pairs at once, sharing the local moments.  ``ssim`` is scikit-image's answer for
+one pair of uint8 images, and the check of the other.
 
 Shapes: N pairs, C channels, H x W pixels.
 """
@@ -16,15 +16,50 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-VARIANTS = ("ssim-wang", "ssim-taming", "ssim-sk", "ssim-tm", "ssim-tm-signed", "ssim-y")
-DESCRIPTIONS = {
-    "ssim-wang": "11x11 Gaussian sigma 1.5, population covariance, range 1, per channel, rim dropped",
-    "ssim-taming": "7x7 uniform, sample covariance, range 2 for images in [0, 1] (inflated), per channel, rim dropped",
-    "ssim-sk": "7x7 uniform, sample covariance, range 1, per channel, rim dropped",
-    "ssim-tm": "11x11 Gaussian sigma 1.5, population covariance, range 1, all channels, reflected rim kept",
-    "ssim-tm-signed": "ssim-tm of images in [-1, 1] with range 2: another luminance term, for means are not from black",
-    "ssim-y": "11x11 Gaussian sigma 1.5, population covariance, range 1, BT.601 luma only, rim dropped",
-}
+CAP = 100.0  # dB; a perfect image would be infinite
+
+
+def squared_error(original: np.ndarray, reconstruction: np.ndarray) -> float:
+    """Mean over all pixels and channels of one image pair uint8 [H, W, 3], on the 0..1 scale."""
+    if original.shape != reconstruction.shape or original.dtype != np.uint8 or reconstruction.dtype != np.uint8:
+        raise ValueError(
+            f"images are {original.dtype} {original.shape} and {reconstruction.dtype} {reconstruction.shape}; "
+            "compare two uint8 images of one shape"
+        )
+    difference = original.astype(np.int64) - reconstruction
+    return float(np.square(difference).sum()) / difference.size / 255**2
+
+
+@torch.inference_mode()
+def squared_errors(a: Tensor, b: Tensor) -> Tensor:
+    """The same for many pairs -> float64 [N]: uint8 of any layout, without rounding anywhere, or float in [0, 1].
+
+    Image by image, in the processor's cache.  Raises ValueError where shapes or dtypes differ."""
+    if a.shape != b.shape or a.dtype != b.dtype or a.ndim != 4:
+        kinds = f"{a.dtype} {tuple(a.shape)} and {b.dtype} {tuple(b.shape)}"
+        raise ValueError(f"images are {kinds}; give two batches of one kind")
+    # Differences of levels and their squares are whole numbers below 2^24: exact in float32.
+    whole = a.dtype == torch.uint8
+    sums = [
+        (x.float() - y.float() if whole else x.double() - y.double()).square_().sum(dtype=torch.float64)
+        for x, y in zip(a, b, strict=True)
+    ]
+    if not sums:
+        return torch.zeros(0, dtype=torch.float64)
+    return torch.stack(sums) / a[0].numel() / (255**2 if whole else 1)
+
+
+def psnr(mse: float) -> float:
+    """10 log10(1 / MSE) in dB, at most CAP (docs/evaluators.md 1.3)."""
+    if mse < 0:
+        raise ValueError(f"mean squared error {mse} is negative")
+    return min(CAP, -10 * float(np.log10(mse))) if mse > 0 else CAP
+
+
+# --------------------------------------------------------------------------------------------------------------- SSIM
+
+# Their definitions are rows of evals.recon.metrics.
+SSIM = ("ssim-wang", "ssim-taming", "ssim-sk", "ssim-tm", "ssim-tm-signed", "ssim-y")
 SMALLEST = 11  # pixels; the side of the larger window
 _RIM = SMALLEST // 2
 _LUMA = (65.481 / 255, 128.553 / 255, 24.966 / 255)  # ITU-R BT.601, studio range: black is 16/255, white 235/255
@@ -123,7 +158,7 @@ def _average(ssim_map: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def batch(a: Tensor, b: Tensor, variants: Sequence[str] = VARIANTS) -> dict[str, Tensor]:
+def ssim_batch(a: Tensor, b: Tensor, variants: Sequence[str] = SSIM) -> dict[str, Tensor]:
     """SSIM of every pair in each of the ``variants``: float [N, 3, H, W] in [0, 1] twice -> {variant: float64 [N]}.
 
     float32 agrees with scikit-image to 1e-5: a pair whose flat regions lie too far from its mean for that (drawings in
@@ -133,9 +168,9 @@ def batch(a: Tensor, b: Tensor, variants: Sequence[str] = VARIANTS) -> dict[str,
         kinds = f"{a.dtype} {tuple(a.shape)} and {b.dtype} {tuple(b.shape)}"
         raise ValueError(f"images are {kinds}; give two batches [N, 3, H, W], float32 or float64")
     check_sides(*a.shape[-2:])
-    unknown = [v for v in variants if v not in VARIANTS]
+    unknown = [v for v in variants if v not in SSIM]
     if unknown:
-        raise ValueError(f"SSIM variant {unknown[0]!r} is unknown; choose one of {', '.join(VARIANTS)}")
+        raise ValueError(f"SSIM variant {unknown[0]!r} is unknown; choose one of {', '.join(SSIM)}")
     pairs = [_pair(a[i : i + 1], b[i : i + 1], frozenset(variants)) for i in range(len(a))]
     return {v: torch.cat([p[v] for p in pairs]) if pairs else torch.zeros(0, dtype=torch.float64) for v in variants}
 
@@ -174,7 +209,7 @@ def _pair(a: Tensor, b: Tensor, variants: frozenset[str]) -> dict[str, Tensor]:
 
 
 def ssim(original: np.ndarray, reconstruction: np.ndarray, variant: str) -> float:
-    """One of VARIANTS for one image pair, uint8 [H, W, 3], by scikit-image; both sides at least 11 pixels."""
+    """One of SSIM for one image pair, uint8 [H, W, 3], by scikit-image; both sides at least 11 pixels."""
     from skimage.metrics import structural_similarity
 
     if original.shape != reconstruction.shape or original.dtype != np.uint8 or reconstruction.dtype != np.uint8:
@@ -199,4 +234,4 @@ def ssim(original: np.ndarray, reconstruction: np.ndarray, variant: str) -> floa
         return float(structural_similarity(a, b, data_range=data_range, channel_axis=-1, **gaussian))
     if variant == "ssim-y":
         return float(structural_similarity(luma(a), luma(b), data_range=1.0, **gaussian))
-    raise ValueError(f"SSIM variant {variant!r} is unknown; choose one of {', '.join(VARIANTS)}")
+    raise ValueError(f"SSIM variant {variant!r} is unknown; choose one of {', '.join(SSIM)}")

@@ -1,4 +1,5 @@
-"""Sets of images to reconstruct: drawn scenes, photo crops, any folder of the user's own, WebDataset shards.
+"""Sets of images: synthetic scenes, photo crops, a folder of the user's own, WebDataset shards; and how an image comes
+to the size that a protocol asks for.
 
 An ``ImageSet`` loads one image at a time, so a folder may be larger than memory.
 """
@@ -10,15 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from evals.engine.images import tars as shards
-from evals.engine.images.resize import adm_crop, resize
-from vgt.core import files
+from vgt.core import files, tars
 from vgt.core import photos as photo_crops
 from vgt.core import scenes as world
 from vgt.core.images import convert
-
-__all__ = ["ImageSet", "adm_crop", "folder", "image_files", "image_set", "padded", "photos", "scenes"]
 
 EXTENSIONS = (".jpg", ".jpeg", ".png")
 SCENES, PHOTOS = 500, 256  # how many images the full protocol asks for
@@ -87,7 +85,7 @@ def scenes(split: str = "test", n: int | None = None, size: int = 64) -> ImageSe
 
 
 def photos(n: int | None = None, size: int = 64, split: str = "test") -> ImageSet:
-    """The first ``n`` (default 256) crops of the photographs; a cluster is a image."""
+    """The first ``n`` (default 256) crops of the photographs; a cluster is a photograph."""
     count = _count(n, PHOTOS)
     names = sorted(photo_crops.IMAGES[split]) if split == "test" else None
     chosen = [names[i % len(names)] if names else photo_crops.crop(split, i, size).photo for i in range(count)]
@@ -98,11 +96,11 @@ def photos(n: int | None = None, size: int = 64, split: str = "test") -> ImageSe
         load=lambda i: photo_crops.crop(split, i, size).image,
         expected=PHOTOS,
         fingerprint=files.digest_json([photo_crops.fingerprint(split), count, size]),
-        params={"crops": photo_crops.PHOTOS, "split": split, "size": size, "cluster": "picture"},
+        params={"crops": photo_crops.PHOTOS, "split": split, "size": size, "cluster": "photo"},
     )
 
 
-# ------------------------------------------------------------------------------------------------------ folders
+# ------------------------------------------------------------------------------------------------ folders and shards
 
 
 @dataclass(frozen=True)
@@ -140,15 +138,36 @@ def image_files(folder: str | Path) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def _members(path: str | Path) -> Mapping[str, _File | shards.Member]:
-    archives = shards.archives(path)
+def _tar_members(archives: list[Path]) -> dict[str, tars.Member]:
+    """{key: image} of all shards, sorted; with several shards a key begins with its shard's name.  Shards are taken by
+    name and members by key, so the order in an archive decides nothing.
+
+    Raises ValueError naming an archive that cannot be listed (compressed ones among them), has two images for one key,
+    or where no shard holds an image."""
+    found: dict[str, tars.Member] = {}
+    for shard in archives:
+        for member in tars.members(shard):
+            if Path(member.name).suffix.lower() not in EXTENSIONS:
+                continue
+            key = tars.split_key(member.name)[0]
+            key = f"{shard.stem}/{key}" if len(archives) > 1 else key
+            if key in found:
+                raise ValueError(f"{shard.name} has two images for the key {key}; keep one of them")
+            found[key] = member
+    if not found:
+        raise ValueError(f"{', '.join(s.name for s in archives)} hold no {', '.join(EXTENSIONS)} images")
+    return dict(sorted(found.items()))
+
+
+def _members(path: str | Path) -> Mapping[str, _File | tars.Member]:
+    archives = tars.archives(path)
     if archives:
-        return shards.members(archives, EXTENSIONS)
+        return _tar_members(archives)
     return {stem: _File(found) for stem, found in image_files(path).items()}
 
 
 def folder(path: str | Path, n: int | None = None, size: int = 64, geometry: str = "adm-crop") -> ImageSet:
-    """The first ``n`` (default all) images of a folder, an ImageFolder tree or WebDataset shards, brought to ``size``
+    """The first ``n`` (default all) images of a folder, an ImageFolder tree or WebDataset shards, resized to ``size``
     by ``geometry``.
 
     Broken files stay in the set: ``load`` names them, and the evaluator counts them as failed."""
@@ -172,3 +191,53 @@ def folder(path: str | Path, n: int | None = None, size: int = 64, geometry: str
         params={"geometry": geometry, "size": size, "cluster": "image"},
         converted=kinds.get,
     )
+
+
+# --------------------------------------------------------------------------------------------------------- to a size
+
+
+GEOMETRIES = {
+    "adm-crop": "halve (box) while the short side is at least twice the target, short side to target, centre crop",
+    "resize-crop": "short side to target (bilinear, antialiased, in float), centre crop",
+    "squash": "resize to a square (bilinear, antialiased), aspect ratio not kept",
+}
+
+
+def resize(image: Image.Image, size: int, geometry: str) -> np.ndarray:
+    """An RGB image by one of GEOMETRIES: uint8 [size, size, 3]."""
+    if geometry not in GEOMETRIES:
+        raise ValueError(f"geometry {geometry!r} is unknown; choose one of {', '.join(GEOMETRIES)}")
+    return {"adm-crop": adm_crop, "resize-crop": resize_crop, "squash": squash}[geometry](image, size)
+
+
+def adm_crop(image: Image.Image, size: int) -> np.ndarray:
+    """``adm-crop`` (docs/evaluators.md 1.1): halve with a box filter while the short side is at least 2 x ``size``,
+    resize the short side to ``size`` (bicubic), cut the centre.  -> uint8 [size, size, 3]"""
+    while min(image.size) >= 2 * size:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = size / min(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    x, y = (image.width - size) // 2, (image.height - size) // 2
+    return np.asarray(image.crop((x, y, x + size, y + size)))
+
+
+def resize_crop(image: Image.Image, size: int) -> np.ndarray:
+    """``resize-crop`` (docs/evaluators.md 1.1): short side to ``size`` as torchvision's Resize does on a float tensor
+    (bilinear, antialiased; the long side rounded down), centre crop, then 8 bits.  -> uint8 [size, size, 3]"""
+    import torch
+    from torch.nn import functional
+
+    x = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
+    short = min(image.size)
+    height, width = (int(size * side / short) for side in (image.height, image.width))
+    if (height, width) != tuple(x.shape[-2:]):
+        x = functional.interpolate(x, (height, width), mode="bilinear", align_corners=False, antialias=True)
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    cut = x[0, :, top : top + size, left : left + size].permute(1, 2, 0)
+    return (cut * 255 + 0.5).clamp(0, 255).byte().numpy()
+
+
+def squash(image: Image.Image, size: int) -> np.ndarray:
+    """``squash`` (docs/evaluators.md 1.1): to ``size`` x ``size`` whatever the shape, as torchvision's Resize does on a
+    Pillow image (bilinear, antialiased).  -> uint8 [size, size, 3]"""
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
