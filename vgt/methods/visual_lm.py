@@ -195,12 +195,16 @@ class ARTraining:
     def lr_scale(self, name: str) -> float:
         return 1.0
 
+    @torch.no_grad()
+    def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The batch with latents [B, N, d] for its images."""
+        if "latents" in batch:
+            return batch
+        latents = self.ae.encode(batch["images"]).float().flatten(2).mT
+        return {"ids": batch["ids"], "mask": batch["mask"], "latents": latents}
+
     def loss(self, player: str, batch: dict[str, Tensor], step: int, rng: torch.Generator):
         """``batch``: ids [B, L], mask bool [B, L], and latents [B, N, d] of the autoencoder (not standardised), or
         images [B, 3, H, W] for it."""
-        if self.ae is not None:
-            with torch.no_grad():
-                latents = self.ae.encode(batch["images"]).float().flatten(2).mT
-            batch = {"ids": batch["ids"], "mask": batch["mask"], "latents": latents}
-        loss = self.loss_fn(self.model, batch, rng, self.repeats)
+        loss = self.loss_fn(self.model, self.encode(batch), rng, self.repeats)
         return loss, {"loss": loss.detach()}
