@@ -26,9 +26,9 @@ from vgt.methods import registry
 from vgt.methods.registry import System
 from vgt.methods.sampling import Sampling
 from vgt.methods.visual_lm import ARTraining, VisualLM
-from vgt.training.loop import checkpoint_activations
+from vgt.training.distributed import device_name
+from vgt.training.models import checkpoint_activations
 from vgt.training.optim import TrainConfig, optimizers
-from vgt.training.precision import device_name
 
 PROTOCOL_REPEATS = 3  # fewer are recorded as partial
 FLIGHTS = 4  # batches that follow each other without waiting, in throughput mode

@@ -30,7 +30,7 @@ from vgt.core import files, record
 from vgt.inference.engine import Engine
 from vgt.inference.generator import eager, generate, latents
 from vgt.methods.sampling import Sampling
-from vgt.training.precision import device_name
+from vgt.training.distributed import device_name
 
 SECONDS = 480.0  # after which nothing is begun; the last group and the profiles come on top
 SLOW = 3.0  # seconds of a call by its lower bound; of what is slower, only the first steps are timed

@@ -20,7 +20,7 @@ from bench.workloads import Conditions, Training
 from vgt.commands import options
 from vgt.core import config as configs
 from vgt.core import record
-from vgt.training.plan.plan import DEVICES, plan
+from vgt.training.plan import DEVICES, plan
 
 AUTOENCODERS = ("vgt_ae_internvl3_stage2", "vgt_ae_qwen25vl_stage2")
 GENERATORS = ("query_ar_internvl3_1b", "query_ar_internvl3_2b", "query_ar_qwen25vl_3b", "mar_internvl3_1b")

@@ -20,8 +20,9 @@ from vgt.commands import options
 from vgt.commands.reproduce import TRAINING
 from vgt.core import files
 from vgt.methods import registry
-from vgt.training.loop import MODEL, read_log
-from vgt.training.run import read
+from vgt.training.job import read
+from vgt.training.log import read_metrics
+from vgt.training.loop import MODEL
 
 POLL = 0.5  # seconds
 COMPUTE = 1.384  # operations of a step of QueryAR by those of a step of MAR (``vgt train --plan``)
@@ -126,7 +127,7 @@ def table(todo: Sequence[Job], ended: dict[str, int | None]) -> str:
     those that failed."""
     lines = []
     for job in todo:
-        rows = read_log(job.run) if ended[job.name] is not None else []
+        rows = read_metrics(job.run) if ended[job.name] is not None else []
         told = "no steps"
         if len(rows) > 1:
             half, last = rows[len(rows) // 2 - 1], rows[-1]
