@@ -168,7 +168,7 @@ def test_anchors_and_file_stems_are_unique(report):
 
 
 def test_the_published_records_fill_every_section():
-    """The collections of the repository: suites and settings as today's code names them; no table overwrites another."""
+    """The collections of the repository: named as today's code does; no table overwrites another."""
     measured = Measured(record.read(ROOT / "reports" / "records"))
     parts = [part for s in sections.SECTIONS for part in s.parts if isinstance(part, sections.Tables)]
     names = [block.table.name for part in parts for block in part.blocks(measured, None)]
@@ -443,7 +443,7 @@ def test_reports_import_only_the_core():
             if isinstance(node, ast.ImportFrom):
                 assert node.level == 0, f"{path.name}: relative import"
                 names = [f"{node.module}.{a.name}" for a in node.names]
-            if path.name == "command.py":  # the verb `vgt report` shares the options of all verbs
+            if path.name == "cli.py":  # the verb `vgt report` shares the options of all verbs
                 names = [name for name in names if not name.startswith("vgt.commands.options")]
             for name in names:
                 top = name.split(".")[0]
