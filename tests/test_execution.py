@@ -41,7 +41,7 @@ FORK = multiprocessing.get_context("fork")
 
 
 class Painter:
-    """Draws slow 8 x 8 images and notes every batch in a log.  A image depends on its whole batch, as the last bits
+    """Draws slow 8 x 8 images and notes every batch in a log.  An image depends on its whole batch, as the last bits
     of a network's do."""
 
     name, fingerprint = "painter", "painter-1"
@@ -249,16 +249,20 @@ class Classes(Painter):
 
 
 def test_a_generator_may_be_asked_with_class_labels(tmp_path):
-    suite = generation.class_suite(3)
-    run = job(Classes(), prompts=suite, suite="classes-3", images_per_prompt=2, batch=4)
+    run = generation.of_classes(Classes(), 6, seed=0, batch=4)
     generation.check(run)
+    assert (run.suite, run.images_per_prompt, len(run.prompts)) == ("classes-3", 2, 3)
     shown = generation.images(run, tmp_path / "out")
     assert [int(read_image(shown.paths[label, 1])[0, 0, 0]) for label in range(3)] == [1, 11, 21]
     assert json.loads((tmp_path / "out/00002/metadata.jsonl").read_text()) == {"id": "class-0002", "label": 2}
     with pytest.raises(ValueError, match="is asked with labels, suite 'five' holds prompts; compare its images with"):
         generation.check(job(Classes()))
     with pytest.raises(ValueError, match="is asked with prompts, suite 'classes' holds labels"):
-        generation.check(job(prompts=suite, suite="classes"))
+        generation.check(job(prompts=run.prompts, suite="classes"))
+    with pytest.raises(ValueError, match="7 images do not divide among 3 classes; give a multiple, for example -n 6"):
+        generation.of_classes(Classes(), 7, 0, 4)
+    with pytest.raises(ValueError, match="'painter' is asked with prompts: make its images with `vgt eval geneval`"):
+        generation.of_classes(Painter(), 6, 0, 4)
 
 
 class Doomed(Painter):
@@ -298,7 +302,7 @@ def test_an_end_costs_one_batch_at_most(unbroken, tmp_path, monkeypatch, end, ba
     assert not list(out.glob("*/samples/.*"))
 
 
-def test_a_image_that_cannot_be_written_stops_the_run(tmp_path, monkeypatch):
+def test_an_image_that_cannot_be_written_stops_the_run(tmp_path, monkeypatch):
     subject = Doomed(8, interrupt)
 
     def full(path: Path, image) -> None:
@@ -462,7 +466,7 @@ def test_drawing_holds_one_batch_and_judging_one_image(tmp_path):
     names = {shown.name(*where): path for where, path in shown.paths.items()}
 
     def judge(name: str) -> dict:
-        assert not any(ref() is not None for ref in watched), "a image that was judged is still held"
+        assert not any(ref() is not None for ref in watched), "an image that was judged is still held"
         image = read_image(names[name]).copy()
         watched.append(weakref.ref(image))
         return {"mean": float(image.mean())}

@@ -52,11 +52,11 @@ VERBS = {
         "vgt gate --baseline runs/main --candidate runs/branch --junit gate.xml",
     ),
     "bench": (
-        "bench.command",
+        "bench.cli",
         "time generation and autoencoders",
         "vgt bench query_ar_internvl mar_internvl --accel 1,4,16",
     ),
-    "report": ("reports.command", "render the report from records", "vgt report --records runs/tiny/records"),
+    "report": ("reports.cli", "render the report from records", "vgt report --records runs/tiny/records"),
     "list": ("vgt.commands.list", "list presets, models, protocols or suites", "vgt list models"),
     "doctor": ("vgt.commands.doctor", "say what is installed, present and missing", "vgt doctor"),
 }

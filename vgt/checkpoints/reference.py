@@ -53,8 +53,8 @@ def later_mask(rows: int, before: int, tokens: int, device) -> Tensor:
 
 
 def later_positions(mode: str, last: Tensor, length: int, step: int, tokens: int) -> Tensor:
-    """Positions [R, tokens] of step ``step`` >= 1 (docs/vgt.md 2.11, D2).  ``last`` [R, 1]: a row's last position so far;
-    ``length``: L.  Under "padded_len" every row has the same."""
+    """Positions [R, tokens] of step ``step`` >= 1 (docs/vgt.md 2.11, D2).  ``last`` [R, 1]: a row's last position so
+    far; ``length``: L.  Under "padded_len" every row has the same."""
     count = torch.arange(tokens, device=last.device)
     if mode == "padded_len":
         return (length + step * tokens + count).expand(len(last), -1)

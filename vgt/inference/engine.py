@@ -1,9 +1,9 @@
 """The decode engine: the loops of query_ar.py and mar.py, arranged for speed (docs/decode.md).
 
 What differs from the reference implementations, and not in the images: keys and values lie in a cache of fixed size,
-every distinct prompt is read once, the flow head's modulations leave its loop (hoisted_head.py), the language model runs from
-packed weights (static_lm.py) and computes in its last layer only what conditions the head, and on a GPU a decode step
-is one CUDA graph (``Graphed``).  Conditions, velocities and samples are equal to rounding.
+every distinct prompt is read once, the flow head's modulations leave its loop (hoisted_head.py), the language model
+runs from packed weights (static_lm.py) and computes in its last layer only what conditions the head, and on a GPU a
+decode step is one CUDA graph (``Graphed``).  Conditions, velocities and samples are equal to rounding.
 
 Shapes: B images, R rows (2 B with guidance, the unconditional ones second), P places of the prefix (text, pads and
 start tokens), N image tokens, m tokens a step, p pending tokens, D model width, d latent channels.

@@ -32,11 +32,12 @@ def _known(method: str) -> str:
 
 
 class VisualLMConfig(Config):
-    """``method``: the system, which names loss and decoding; ``text``: transformers configuration of the language model (with ``model_type``); ``query_grid``: side of the two
-    learned grids; ``latent_grid``: (h, w) in use; ``latent_mean``/``latent_std``: the standardisation of the latents
-    that the model was trained on, per channel; ``latent_norm``: whether the autoencoder normalises per position;
-    ``autoencoder``: content hash of the autoencoder that the latents come from; ``grid_start``: amplitude of the
-    sinusoids that the position grid starts from (0: noise of 0.02, as published)."""
+    """``method``: the system, which names loss and decoding; ``text``: transformers configuration of the language model
+    (with ``model_type``); ``query_grid``: side of the two learned grids; ``latent_grid``: (h, w) in use;
+    ``latent_mean``/``latent_std``: the standardisation of the latents that the model was trained on, per channel;
+    ``latent_norm``: whether the autoencoder normalises per position; ``autoencoder``: content hash of the autoencoder
+    that the latents come from; ``grid_start``: amplitude of the sinusoids that the position grid starts from (0: noise
+    of 0.02, as published)."""
 
     method: Annotated[str, AfterValidator(_known)]
     text: dict[str, Any]
@@ -194,12 +195,16 @@ class ARTraining:
     def lr_scale(self, name: str) -> float:
         return 1.0
 
+    @torch.no_grad()
+    def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The batch with latents [B, N, d] for its images."""
+        if "latents" in batch:
+            return batch
+        latents = self.ae.encode(batch["images"]).float().flatten(2).mT
+        return {"ids": batch["ids"], "mask": batch["mask"], "latents": latents}
+
     def loss(self, player: str, batch: dict[str, Tensor], step: int, rng: torch.Generator):
         """``batch``: ids [B, L], mask bool [B, L], and latents [B, N, d] of the autoencoder (not standardised), or
         images [B, 3, H, W] for it."""
-        if self.ae is not None:
-            with torch.no_grad():
-                latents = self.ae.encode(batch["images"]).float().flatten(2).mT
-            batch = {"ids": batch["ids"], "mask": batch["mask"], "latents": latents}
-        loss = self.loss_fn(self.model, batch, rng, self.repeats)
+        loss = self.loss_fn(self.model, self.encode(batch), rng, self.repeats)
         return loss, {"loss": loss.detach()}
