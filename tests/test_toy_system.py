@@ -94,7 +94,18 @@ def test_eval_fidelity_of_classes(capsys):
     argv += ["--metrics", "kid,prdc", "--batch", "8", "-n", "16"]
     found = scores(capsys, *argv)
     assert found["computed"] > 0 and any("kid" in name for name in found["scores"])
+    assert found["partial"], "16 images must not pass for the 50,000 of the protocol"
     assert scores(capsys, *argv)["computed"] == 0
+
+
+def test_fewer_images_of_classes_are_equally_many_of_each(capsys):
+    """Though others have been made; and a part of a run makes its images alone."""
+    argv = ["eval", "fidelity", "--subject", "vgt:toy_prior", "--real", "scenes", "--metrics", "kid", "--batch", "8"]
+    part = scores(capsys, *argv, "-n", "16", "--shards", "1/2", "-o", "parts")
+    assert not part["scores"] and len(list(Path("parts").rglob("samples/*.png"))) == 8
+    scores(capsys, *argv, "-n", "16", "-o", "parts")
+    fewer = scores(capsys, *argv, "-n", "8", "-o", "parts")
+    assert fewer["computed"] == 1 and [row["n"] for row in fewer["scores"].values()] == [8]
 
 
 def test_a_suite_of_prompts_is_refused(capsys):
