@@ -12,6 +12,7 @@ from parity.fidelity import tiny_network
 from PIL import Image
 
 from evals import features
+from evals.engine import generation
 from evals.engine.registry import protocols
 from evals.engine.store import Shard
 from evals.features import EXTRACTORS, Source
@@ -419,3 +420,24 @@ def test_images_that_geneval_drew(tiny, tmp_path):
     assert fidelity.run("images:star@4x", real="images:oracle", **common).reused == 1
     with pytest.raises(ValueError, match="holds no images; make them first"):
         fidelity.run("images:nobody", real="images:oracle", **common)
+
+
+def test_a_class_conditional_generator_is_compared_by_equally_many_images_of_each_class(sides, score, tmp_path):
+    class ByClass:
+        name, fingerprint, conditions, classes = "by-class", "by-class-1", "labels", 4
+        asked = 0
+
+        def generate(self, asked, seeds):
+            self.asked += len(asked)
+            pairs = zip(asked, seeds, strict=True)
+            return np.stack([sample_images([label, seed], 1, 60 * (label + 1))[0] for label, seed in pairs])
+
+    made = ByClass()
+    shared = {"real": sides[1], "metrics": ["kid"]}
+    (found,) = score(generation.of_classes(made, N - N % 4, 0, 8), **shared).records
+    assert (found.subject, found.n, found.n_expected, found.partial) == ("by-class", N - N % 4, 50_000, True)
+    drawn = made.asked
+    (fewer,) = score(generation.of_classes(made, 40, 0, 8), **shared).records
+    assert fewer.n == 40 and made.asked == drawn, "a part of what is there: ten of each class"
+    (again,) = score(generation.of_classes(ByClass(), 40, 0, 8), **{**shared, "work": tmp_path / "fresh"}).records
+    assert again.value == fewer.value

@@ -94,7 +94,14 @@ def test_eval_fidelity_of_classes(capsys):
     argv += ["--metrics", "kid,prdc", "--batch", "8", "-n", "16"]
     found = scores(capsys, *argv)
     assert found["computed"] > 0 and any("kid" in name for name in found["scores"])
+    assert found["partial"], "16 images must not pass for the 50,000 of the protocol"
     assert scores(capsys, *argv)["computed"] == 0
+
+
+def test_a_part_of_a_run_makes_its_images_alone(capsys):
+    argv = ["eval", "fidelity", "--subject", "vgt:toy_prior", "--real", "scenes", "--batch", "8", "-o", "parts"]
+    part = scores(capsys, *argv, "-n", "16", "--shards", "1/2")
+    assert not part["scores"] and len(list(Path("parts").rglob("samples/*.png"))) == 8
 
 
 def test_a_suite_of_prompts_is_refused(capsys):

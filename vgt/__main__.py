@@ -22,12 +22,12 @@ VERBS = {
     "train": ("vgt.commands.train", "train a preset", "vgt train query_ar_internvl --set train.steps=1000"),
     "generate": (
         "vgt.commands.generate",
-        "draw a prompt",
+        "generate an image from a prompt",
         'vgt generate "a photo of a red star" --accel 4 -o star.png',
     ),
     "reconstruct": (
         "vgt.commands.reconstruct",
-        "send a image through an autoencoder",
+        "send an image through an autoencoder",
         "vgt reconstruct my_photo.jpg -o out.png",
     ),
     "convert": (

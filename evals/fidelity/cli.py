@@ -52,14 +52,19 @@ def weights(given: list[str], features: list[str]) -> dict[str, str]:
 
 
 def evaluate(given: Options) -> Outcome:
-    from evals.fidelity import images as sets
     from evals.fidelity import run as fidelity
 
     named = options.named_subject(given.subject, "folder:samples")
-    if named.startswith("vgt:"):
-        from evals.subjects import load_generator
+    if not named.startswith("vgt:"):
+        return fidelity.run(named, **given.passed_to(fidelity.run))
+    from evals.engine import generation
+    from evals.fidelity.images import CLASSES
+    from evals.subjects import load_generator
 
-        settings = {**given.sampling, "autoencoder": given.autoencoder}
-        made = load_generator(named, device=given.on(), settings=settings)
-        named = sets.IMAGES + sets.of_classes(made, given.n, given.seed, given.batch, given.out)
-    return fidelity.run(named, **given.passed_to(fidelity.run))
+    settings = {**given.sampling, "autoencoder": given.autoencoder}
+    made = load_generator(named, device=given.on(), settings=settings)
+    asked = generation.of_classes(made, given.n, given.seed, given.batch)
+    generation.images(asked, asked.folder(given.out, CLASSES), given.shard)
+    if not given.shard.whole:  # a part makes images; all of them are compared at once
+        return Outcome.none()
+    return fidelity.run(asked, **given.passed_to(fidelity.run))

@@ -21,6 +21,7 @@ from PIL import Image
 
 from evals.engine import generation
 from evals.engine import images as datasets
+from evals.engine.generation import Run
 from evals.engine.images import ImageSet
 from evals.metrics.frechet import Gaussian
 from vgt.core import files, record
@@ -36,9 +37,12 @@ CLASSES = "classes"  # the folder of images that are made by class
 GRID = "grid"  # GenEval's layout keeps an overview beside a prompt's samples
 
 
-def subject(spec: str, n: int | None, size: int | None, work: str | Path) -> tuple[str, ImageSet]:
-    """(name, images) of what ``spec`` names.  Without ``size`` the images must be squares of one size, and stay as
-    they are; with it all are resized to ``size`` by adm-crop.  Raises ValueError for other specs."""
+def subject(spec: str | Run, n: int | None, size: int | None, work: str | Path) -> tuple[str, ImageSet]:
+    """(name, images) of what ``spec`` names, or of a class-conditional generator, made where they are missing.
+    Without ``size`` the images must be squares of one size, and stay as they are; with it all are resized to ``size``
+    by adm-crop.  Raises ValueError for other specs."""
+    if isinstance(spec, Run):
+        return spec.model, _of_classes(spec, size, spec.folder(work, CLASSES))
     kind, _, rest = spec.partition(":")
     if spec.startswith(IMAGES):
         found = generated(rest, work)
@@ -69,16 +73,8 @@ def real(spec: str, n: int | None, size: int, work: str | Path, subject: str = "
     return first(_folder(spec, size), n)
 
 
-def of_classes(generator, n: int | None, seed: int, batch: int, work: str | Path) -> str:
-    """Make ``n`` images of a class-conditional generator below ``work``; returns the model's name, as ``images:`` takes
-    it.  Raises ValueError as ``generation.of_classes`` does."""
-    run = generation.of_classes(generator, n, seed, batch)
-    generation.images(run, run.folder(work, CLASSES))
-    return run.model
-
-
 def generated(model: str, work: str | Path, like: Path | None = None) -> Path:
-    """The folder of the images that ``vgt eval geneval`` made of a model, or ``of_classes``.
+    """The folder of the images that ``vgt eval geneval`` made of a model, or this one of a generator by class.
 
     Where there are several (other weights, prompts or seeds), the one that the model's records in ``work`` were judged
     on, and of those the one with the prompts and seed of the folder ``like``.  Raises ValueError where there is none,
@@ -117,6 +113,15 @@ def _prompts(folder: Path) -> tuple:
 def reference_images(spec: str, size: int, work: str | Path) -> ImageSet | None:
     """The images that an ADM reference file holds beside its statistics, for metrics that need single images."""
     return _npz(spec, size, work) if spec.endswith(".npz") and ARRAY in members(spec) else None
+
+
+def _of_classes(run: Run, size: int | None, folder: Path) -> ImageSet:
+    """The images of a run, among those that other runs have made in ``folder``; the whole set is ``CLASS_IMAGES``."""
+    generation.check(run)
+    wanted = {path.relative_to(folder).with_suffix("") for path in generation.images(run, folder).paths.values()}
+    found = _folder(folder, size or _common_side(folder))
+    found = _chosen(found, [i for i, name in enumerate(found.ids) if Path(name) in wanted])
+    return replace(found, expected=max(generation.CLASS_IMAGES, len(found)))
 
 
 def first(images: ImageSet, n: int | None) -> ImageSet:

@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from evals import features
 from evals.engine import records as engine
+from evals.engine.generation import Run
 from evals.engine.images import ImageSet, padded
 from evals.engine.records import Estimate, Outcome
 from evals.engine.store import WHOLE, Arrays, Shard, check_finite, exclusive, remove_unfinished
@@ -83,7 +84,7 @@ class _Job:
 
 
 def run(
-    subject: str,
+    subject: str | Run,
     *,
     work: str | Path,
     records: str | Path,
@@ -168,12 +169,23 @@ def _plan(wanted: Sequence[str], extractors: tuple[str, ...]) -> list[tuple[str,
 
 
 def _job(
-    subject: str, real: str | None, metrics: list[str], n: int | None, size: int | None, paired: bool, work: Path, batch
+    subject: str | Run,
+    real: str | None,
+    metrics: list[str],
+    n: int | None,
+    size: int | None,
+    paired: bool,
+    work: Path,
+    batch: int,
 ) -> _Job:
     """Both sides, checked against what the metrics need.  Raises ValueError where they do not fit."""
     name, images = sets.subject(subject, n, size, work)
     side = int(images.params["size"])
-    found = None if real is None else sets.real(real, n if paired else None, side, work, subject)
+    found = (
+        None
+        if real is None
+        else sets.real(real, n if paired else None, side, work, subject if isinstance(subject, str) else "")
+    )
     reference, real_images = (found, None) if isinstance(found, Reference) else (None, found)
     single = [m for m in metrics if METRICS[m].reference is False]
     if reference is not None and single and real is not None:

@@ -52,9 +52,7 @@ def run(args: argparse.Namespace) -> dict:
     needed = {*NEEDED, "efflite0", "efflite2", "bundled models"}
     ok = not needed.intersection(missing)
     print(
-        "everything that the synthetic scenes needs is there"
-        if ok
-        else "something that is needed is missing, see above"
+        "everything that the synthetic scenes need is there" if ok else "something that is needed is missing, see above"
     )
     return {"ok": ok, "missing": missing}
 

@@ -158,8 +158,8 @@ def per_image_rng(seeds: list[int], n: int, order: str = "random") -> tuple[Tens
     """Per-image order [B, n], and the image's own generator on the CPU, from which its noise comes next; so an image
     depends neither on its neighbours nor on the device."""
     generators = [torch.Generator().manual_seed(seed % 2**63) for seed in seeds]
-    drawn = torch.stack([torch.randperm(n, generator=rng) for rng in generators])
-    return drawn if order == "random" else torch.arange(n).expand(len(seeds), -1), generators
+    sampled = torch.stack([torch.randperm(n, generator=rng) for rng in generators])
+    return sampled if order == "random" else torch.arange(n).expand(len(seeds), -1), generators
 
 
 def noise(generators: list[torch.Generator], tokens: int, count: int, d: int) -> Tensor:
@@ -168,11 +168,13 @@ def noise(generators: list[torch.Generator], tokens: int, count: int, d: int) ->
 
 
 def in_pieces(count: int, d: int) -> bool:
-    """Whether noise drawn a few tokens at a time is that drawn at once: torch fills 16 numbers together."""
+    """Whether noise sampled a few tokens at a time is that sampled at once: torch fills 16 numbers together."""
     return count * d % 16 == 0
 
 
-def draws(seeds: list[int], n: int, count: int, d: int, device, order: str = "random") -> tuple[Tensor, Tensor]:
+def orders_and_noise(
+    seeds: list[int], n: int, count: int, d: int, device, order: str = "random"
+) -> tuple[Tensor, Tensor]:
     """Per-image order [B, n] and noise [B, n, count, d] in decode order."""
     orders, generators = per_image_rng(seeds, n, order)
     return orders.to(device), noise(generators, n, count, d).to(device)
