@@ -20,6 +20,8 @@ from bench.generation import TIMED_GENERATION
 from bench.roofline import KNOWN
 from bench.subjects import Subject, subject
 from bench.workloads import TIMED, Autoencoder, Conditions
+from evals.geneval import run as geneval
+from evals.metrics import frechet
 from vgt.__main__ import dispatch, main
 from vgt.checkpoints import checkpoint
 from vgt.commands import options
@@ -829,6 +831,18 @@ def benchmark_json(loaded, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("suite") / "bench.json"
     path.write_text(json.dumps({"benchmarks": [one.json() for one in made]}))
     return path
+
+
+def test_what_evaluators_are_timed_with_runs(tmp_path, monkeypatch):
+    """The same work as in the suites, small."""
+    assert evaluators.stream(64, d=8)["read"] == 64
+    moments = evaluators.stored(0, 8, 100), evaluators.stored(1, 8, 100)
+    assert evaluators.by_square_root(*moments) == pytest.approx(frechet.from_moments(*moments), rel=1e-6)
+    (tmp_path / "recon").mkdir()
+    test_speed.test_memory_of_a_reconstruction_run(Fixture("memory"), tmp_path / "recon", monkeypatch, 100)
+    root = evaluators.geneval_evidence(tmp_path / "geneval", samples=1, side=32, detections=2).parent
+    assert geneval.rescore(root, work=root, records=root / "records").records[0].n == 553
+    test_speed.test_geneval_masks(Fixture("masks"), root / "detections.jsonl")
 
 
 @pytest.mark.slow
