@@ -333,7 +333,7 @@ def flow_head(preset: str, size: str, how: Conditions, dtype: torch.dtype = torc
             f"{rows} rows of the flow head are impossible with guidance: give an even number, for example 2"
         )
     with torch.no_grad():
-        model = subjects.random_generator(preset, "meta")
+        model = subjects.random_network(preset, "meta")[0]
         sampling = Sampling.of(model, how.settings)
         head = subjects.random_head(model, device).to(dtype).requires_grad_(False)
         rng = torch.Generator().manual_seed(0)
@@ -393,7 +393,7 @@ class Training(Workload):
 
     @cached_property
     def network(self) -> VisualLM:
-        model = subjects.random_generator(self.preset, self.conditions.device).train()
+        model = subjects.random_network(self.preset, self.conditions.device)[0].train()
         if self.checkpointing:
             checkpoint_activations(model)
         return model
