@@ -14,9 +14,11 @@ from evals.fidelity.metrics import ALIASES, METRICS
 EXAMPLE = "vgt eval fidelity --subject folder:samples --real photos --features efflite2 --metrics kid,prdc"
 
 
-class Options(options.Count, options.Coverage, options.Common):
+class Options(options.Count, options.Coverage, options.Sampling, options.Common):
     subject: str | None = option(
-        None, "folder:<dir>, images:<model>[@<accel>x] of the work folder, or an .npz with arr_0"
+        None,
+        "folder:<dir>, images:<model>[@<accel>x] of the work folder, an .npz with arr_0, or vgt:<checkpoint> of a "
+        "class-conditional generator",
     )
     real: str | None = option(None, "a folder, photos, scenes, images:<model>, an .npz of images or of mu, sigma")
     features: str = option("efflite2", f"of {', '.join(NAMES)} (default efflite2)", metavar="ID,...")
@@ -51,5 +53,10 @@ def weights(given: list[str], features: list[str]) -> dict[str, str]:
 
 def evaluate(given: Options) -> Outcome:
     from evals.fidelity import run as fidelity
+    from evals.subjects import load_generator
 
-    return fidelity.run(options.named_subject(given.subject, "folder:samples"), **given.passed_to(fidelity.run))
+    subject = options.named_subject(given.subject, "folder:samples")
+    if subject.startswith("vgt:"):
+        settings = {**given.sampling, "autoencoder": given.autoencoder}
+        subject = load_generator(subject, device=given.on(), settings=settings)
+    return fidelity.run(subject, **given.passed_to(fidelity.run))

@@ -19,12 +19,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from evals.engine import generation
 from evals.engine import images as datasets
 from evals.engine.images import ImageSet
 from evals.metrics.frechet import Gaussian
 from vgt.core import files, record
 
-SUBJECTS = "folder:<dir>, images:<model>[@<accel>x] or an .npz with arr_0 (uint8 [N, H, W, 3])"
+SUBJECTS = (
+    "folder:<dir>, images:<model>[@<accel>x], vgt:<checkpoint> of a class-conditional generator, or an .npz with arr_0 "
+    "(uint8 [N, H, W, 3])"
+)
 REALS = "a folder, photos, scenes, images:<model>, an .npz with arr_0, or statistics .npz with mu and sigma"
 IMAGES = "images:"
 ARRAY = "arr_0"
@@ -44,6 +48,13 @@ def subject(spec: str, n: int | None, size: int | None, work: str | Path) -> tup
     if spec.endswith(".npz"):
         return f"npz:{Path(spec).stem}", first(_npz(spec, size, work), n)
     raise ValueError(f"subject {spec!r} is no set of images; give {SUBJECTS}")
+
+
+def of_classes(run: generation.Run, root: Path, size: int | None) -> tuple[str, ImageSet]:
+    """(name, images) of what a class-conditional generator has made in ``root``."""
+    images = _folder(root, size or _common_side(root))
+    expected = max(len(images), generation.CLASS_IMAGES)
+    return run.model, replace(images, name=f"{run.suite}-{images.name}", expected=expected)
 
 
 def real(spec: str, n: int | None, size: int, work: str | Path, subject: str = "") -> ImageSet | Reference:
