@@ -13,6 +13,7 @@ from parity.fidelity import tiny_network
 from PIL import Image
 
 from evals import features
+from evals.engine import generation
 from evals.engine.registry import protocols
 from evals.engine.store import Shard
 from evals.features import EXTRACTORS, Source
@@ -455,23 +456,22 @@ def test_of_several_sets_of_a_model_the_content_decides(tmp_path, made):
     np.testing.assert_array_equal(found.load(0), np.asarray(Image.open(fitting / "00000/samples/0000.png")))
 
 
-class Classes:
-    """A class-conditional generator: its images are as bright as their class says."""
+def test_a_class_conditional_generator_is_compared_by_equally_many_images_of_each_class(sides, score, tmp_path):
+    class ByClass:
+        name, fingerprint, conditions, classes = "by-class", "by-class-1", "labels", 4
+        asked = 0
 
-    name, fingerprint, conditions, classes, settings = "classes", "1", "labels", 3, {"guidance": 2.0}
+        def generate(self, asked, seeds):
+            self.asked += len(asked)
+            pairs = zip(asked, seeds, strict=True)
+            return np.stack([sample_images([label, seed], 1, 60 * (label + 1))[0] for label, seed in pairs])
 
-    def generate(self, asked, seeds):
-        noise = [np.random.default_rng(seed).integers(0, 50, (SIDE, SIDE, 3)) for seed in seeds]
-        return np.stack([80 * label + x for label, x in zip(asked, noise, strict=True)]).astype(np.uint8)
-
-
-def test_a_class_conditional_generator_makes_equally_many_images_of_each_class(tmp_path, sides, score):
-    (found,) = score(Classes(), real=sides[1], metrics=["kid"], n=12, partial_ok=True).records
-    assert (found.name, found.n, found.n_expected) == ("classes/folder-real/kid-tiny", 12, 50_000) and found.partial
-    assert found.extra["settings"] == {"guidance": 2.0}
-    made = sorted((tmp_path / "work/classes/classes").glob("classes-3-*/*/samples/*.png"))
-    brightness = [np.asarray(Image.open(path)).mean() // 80 for path in made]
-    assert brightness == [0] * 4 + [1] * 4 + [2] * 4
-    assert score(Classes(), real=sides[1], metrics=["kid"], n=12, shard=Shard(0, 2)).records == []
-    with pytest.raises(ValueError, match="10 images do not divide among 3 classes"):
-        score(Classes(), real=sides[1], n=10)
+    made = ByClass()
+    shared = {"real": sides[1], "metrics": ["kid"]}
+    (found,) = score(generation.of_classes(made, N - N % 4, 0, 8), **shared).records
+    assert (found.subject, found.n, found.n_expected, found.partial) == ("by-class", N - N % 4, 50_000, True)
+    drawn = made.asked
+    (fewer,) = score(generation.of_classes(made, 40, 0, 8), **shared).records
+    assert fewer.n == 40 and made.asked == drawn, "a part of what is there: ten of each class"
+    (again,) = score(generation.of_classes(ByClass(), 40, 0, 8), **{**shared, "work": tmp_path / "fresh"}).records
+    assert again.value == fewer.value

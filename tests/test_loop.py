@@ -1,8 +1,11 @@
-"""The training loop and its optimisation on a toy system: what is averaged, dealt, stored, logged and refused."""
+"""The training loop and its optimisation on a toy system: what is averaged, split, stored, logged and refused."""
 
 from __future__ import annotations
 
 import json
+import math
+import shutil
+import sys
 
 import pytest
 import torch
@@ -11,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from vgt.core import seeds
-from vgt.training import loop, state
+from vgt.training import log, loop, models, state
 from vgt.training.optim import Average, TrainConfig, learning_rate, micro_rows, optimizers
 
 
@@ -29,7 +32,7 @@ class Toy:
     def lr_scale(self, name):
         return 1.0
 
-    def loss(self, player, batch, step, rng):
+    def loss(self, name, batch, step, rng):
         self.seeds.append((step, rng.initial_seed()))
         loss = (self.line(batch["x"]) - 3 * batch["x"] - 1).square().mean()
         loss = loss * (float("nan") if self.bad is not None and step >= self.bad else 1)
@@ -72,6 +75,25 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     with pytest.raises(ValueError, match="loss of model is nan at step 7; lower train.lr and start over with --fresh"):
         toy_train(tmp_path / "t", bad=7, save_every=5)
     assert (tmp_path / "t/state-00000005").exists()
+    assert [p.name for p in (tmp_path / "t").glob("state-*")] == ["state-00000005"] and not (
+        tmp_path / "t/model"
+    ).exists()
+    assert all(math.isfinite(row["loss"]) for row in log.read_metrics(tmp_path / "t"))
+
+
+def test_the_device_is_not_waited_for_at_every_step(tmp_path, monkeypatch):
+    """How often the loop reads a number from a tensor: where it logs or saves, and every 16 steps."""
+    looks = []
+    for name in ("__bool__", "__float__", "__int__", "item", "tolist"):
+        real = getattr(torch.Tensor, name)
+
+        def look(tensor, real=real):
+            looks.extend([None] if sys._getframe(1).f_globals["__name__"] == loop.__name__ else [])
+            return real(tensor)
+
+        monkeypatch.setattr(torch.Tensor, name, look)
+    toy_train(tmp_path / "t", log_every=30)
+    assert len(looks) == 3 + 2 * 2  # 16, 32, 48; at 30 and 60 the loss and what is logged
 
 
 def test_average_is_the_documented_recurrence():
@@ -166,7 +188,7 @@ def test_a_step_is_its_micro_batches(tmp_path):
     _, together = toy_train(tmp_path / "whole", toy=one, steps=5)
     assert one.seeds == [(s, seeds.image_seed(42, "step", s, "model")) for s in range(5)]  # as before micro-batches
     assert parts["weight"].item() == pytest.approx(together["weight"].item(), rel=1e-6)
-    rows, others = loop.read_log(tmp_path / "parts"), loop.read_log(tmp_path / "whole")
+    rows, others = log.read_metrics(tmp_path / "parts"), log.read_metrics(tmp_path / "whole")
     assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in others], rel=1e-5)
     assert rows[-1]["samples"] == 40
 
@@ -180,15 +202,15 @@ def test_rows_of_a_micro_batch():
 @pytest.mark.parametrize(
     ("settings", "processes", "message"),
     [
-        ({"batch": 24, "micro": 5}, 1, "batch 24 cannot be dealt to 1 process.* of 5 rows; .* multiple of 5"),
-        ({"batch": 24, "micro": 4}, 4, "batch 24 cannot be dealt to 4 process.* of 4 rows; .* multiple of 16"),
-        ({"batch": 24}, 5, "batch 24 cannot be dealt to 5 process.* of 24/5 rows; .* multiple of 5"),
-        ({"batch": 2}, 4, "batch 2 cannot be dealt to 4 process"),
-        ({"batch": 2, "micro": -1}, 1, "batch 2 cannot be dealt to 1 process.* of -1 rows"),
+        ({"batch": 24, "micro": 5}, 1, "batch 24 cannot be split over 1 process.* of 5 rows; .* multiple of 5"),
+        ({"batch": 24, "micro": 4}, 4, "batch 24 cannot be split over 4 process.* of 4 rows; .* multiple of 16"),
+        ({"batch": 24}, 5, "batch 24 cannot be split over 5 process.* of 24/5 rows; .* multiple of 5"),
+        ({"batch": 2}, 4, "batch 2 cannot be split over 4 process"),
+        ({"batch": 2, "micro": -1}, 1, "batch 2 cannot be split over 1 process.* of -1 rows"),
         ({"batch": 2, "optimizer": "muon", "strategy": "fsdp"}, 1, "muon needs whole matrices .* use adamw, or strat"),
     ],
 )
-def test_batches_that_cannot_be_dealt(settings, processes, message):
+def test_batches_that_cannot_be_split(settings, processes, message):
     with pytest.raises(ValueError, match=message):
         micro_rows(TrainConfig(steps=1, lr=0.1, **settings), processes)
 
@@ -209,11 +231,9 @@ def test_activations_computed_again_give_the_same_bits(tmp_path, monkeypatch, jo
     prepare = loop._prepare
     for again in (False, True):
 
-        def count(system, trainable_modules, config, here, again=again):
-            prepare(system, trainable_modules, config, here)
-            blocks = [
-                m for n, m in trainable_modules["model"].named_modules() if n.endswith("layers.0.mlp") or ".0.mlp" in n
-            ]
+        def count(system, modules, config, here, again=again):
+            prepare(system, modules, config, here)
+            blocks = [m for n, m in modules["model"].named_modules() if n.endswith("layers.0.mlp") or ".0.mlp" in n]
             blocks[0].register_forward_pre_hook(lambda *_: runs.update({again: runs.get(again, 0) + 1}))
 
         monkeypatch.setattr(loop, "_prepare", count)
@@ -236,13 +256,13 @@ def test_activations_of_what_has_no_blocks(tmp_path):
 def test_compiled_transformers_are_the_same_model(tmp_path, monkeypatch, job):
     """Traced by dynamo and run as they are: the lowering itself is torch's to test."""
     compiled = {}
-    compile_transformers, found = loop.compile_transformers, {}
+    compile_transformers, found = models.compile_transformers, {}
 
     def traced(module, device):
         compile_transformers(module, device, backend="eager")
         compiled.update({n: m for n, m in module.named_modules() if m._compiled_call_impl is not None})
 
-    monkeypatch.setattr(loop, "compile_transformers", traced)
+    monkeypatch.setattr(models, "compile_transformers", traced)
     for switch in (False, True):
         two_processes.train(tmp_path / str(switch), f"{job} compile={switch} steps=2")
         found[switch] = load_file(tmp_path / str(switch) / "model/weights.safetensors")
@@ -289,8 +309,54 @@ def test_a_state_in_several_files_and_one_of_an_earlier_version(tmp_path, monkey
 
 def test_files_of_a_state_are_filled_in_order():
     tensors = {name: torch.zeros(size) for name, size in (("a", 2), ("b", 1), ("c", 1), ("d", 9), ("e", 1))}
-    assert state.deal(tensors, 12) == [["a", "b"], ["c"], ["d"], ["e"]]
-    assert state.deal(tensors, 10**6) == [["a", "b", "c", "d", "e"]]
+    assert state.shard(tensors, 12) == [["a", "b"], ["c"], ["d"], ["e"]]
+    assert state.shard(tensors, 10**6) == [["a", "b", "c", "d", "e"]]
+
+
+def test_a_torn_state_is_told_and_the_one_before_it_used(tmp_path, capsys):
+    _, whole = toy_train(tmp_path / "whole", steps=6, ema=0.9)
+    assert [p.name for p in (tmp_path / "whole").glob("state-*")] == ["state-00000006"]  # a finished run keeps one
+
+    def stop(index: int) -> dict[str, torch.Tensor]:
+        if index == 5:
+            raise KeyboardInterrupt
+        return toy_batch(index)
+
+    def cut_off() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            toy_train(tmp_path / "t", data=stop, steps=6, ema=0.9, save_every=2)
+        assert sorted(p.name for p in (tmp_path / "t").glob("state-*")) == ["state-00000002", "state-00000004"]
+        path = next((tmp_path / "t/state-00000004").glob("*.safetensors"))
+        path.write_bytes(path.read_bytes()[:-5])
+
+    cut_off()
+    result, made = toy_train(tmp_path / "t", steps=6, ema=0.9, save_every=2)
+    assert result.trained == 4 and torch.equal(made["weight"], whole["weight"])
+    said = capsys.readouterr().err
+    assert "state-00000004 cannot be read" in said and "going on from step 2" in said
+    assert [row["step"] for row in log.read_metrics(tmp_path / "t")] == [2, 4, 6]
+    shutil.rmtree(tmp_path / "t")
+    cut_off()
+    (tmp_path / "t/state-00000002/state.json").write_text("{")
+    with pytest.raises(ValueError, match="state-00000004 cannot be read .*start over with --fresh"):
+        toy_train(tmp_path / "t", steps=6, ema=0.9, save_every=2)
+
+
+def test_two_trainings_do_not_share_a_folder(tmp_path):
+    refused = []
+
+    def again(index: int) -> dict[str, torch.Tensor]:
+        if index == 3:
+            with pytest.raises(
+                ValueError, match="another training is under way in .*t; wait for it, or choose another"
+            ):
+                toy_train(tmp_path / "t", steps=6)
+            refused.append(index)
+        return toy_batch(index)
+
+    _, made = toy_train(tmp_path / "t", data=again, steps=6)
+    assert refused == [3] and torch.equal(made["weight"], toy_train(tmp_path / "u", steps=6)[1]["weight"])
+    assert toy_train(tmp_path / "t", steps=6)[0].trained == 0  # it is free again
 
 
 def test_a_full_disk_leaves_the_older_state(tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ class Options(options.Count, options.Coverage, options.Sampling, options.Common)
     subject: str | None = option(
         None,
         "folder:<dir>, images:<model>[@<accel>x] of the work folder, an .npz with arr_0, or vgt:<checkpoint> of a "
-        "class-conditional generator",
+        "generator by class",
     )
     real: str | None = option(None, "a folder, photos, scenes, images:<model>, an .npz of images or of mu, sigma")
     features: str = option("efflite2", f"of {', '.join(NAMES)} (default efflite2)", metavar="ID,...")
@@ -53,10 +53,18 @@ def weights(given: list[str], features: list[str]) -> dict[str, str]:
 
 def evaluate(given: Options) -> Outcome:
     from evals.fidelity import run as fidelity
+
+    named = options.named_subject(given.subject, "folder:samples")
+    if not named.startswith("vgt:"):
+        return fidelity.run(named, **given.passed_to(fidelity.run))
+    from evals.engine import generation
+    from evals.fidelity.images import CLASSES
     from evals.subjects import load_generator
 
-    subject = options.named_subject(given.subject, "folder:samples")
-    if subject.startswith("vgt:"):
-        settings = {**given.sampling, "autoencoder": given.autoencoder}
-        subject = load_generator(subject, device=given.on(), settings=settings)
-    return fidelity.run(subject, **given.passed_to(fidelity.run))
+    settings = {**given.sampling, "autoencoder": given.autoencoder}
+    made = load_generator(named, device=given.on(), settings=settings)
+    asked = generation.of_classes(made, given.n, given.seed, given.batch)
+    generation.images(asked, asked.folder(given.out, CLASSES), given.shard)
+    if not given.shard.whole:  # a part makes images; all of them are compared at once
+        return Outcome.none()
+    return fidelity.run(asked, **given.passed_to(fidelity.run))

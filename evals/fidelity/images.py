@@ -21,23 +21,28 @@ from PIL import Image
 
 from evals.engine import generation
 from evals.engine import images as datasets
+from evals.engine.generation import Run
 from evals.engine.images import ImageSet
 from evals.metrics.frechet import Gaussian
 from vgt.core import files, record
+from vgt.core.images import ImageError, image_size
 
 SUBJECTS = (
-    "folder:<dir>, images:<model>[@<accel>x], vgt:<checkpoint> of a class-conditional generator, or an .npz with arr_0 "
-    "(uint8 [N, H, W, 3])"
+    "vgt:<generator by class>, folder:<dir>, images:<model>[@<accel>x] or an .npz with arr_0 (uint8 [N, H, W, 3])"
 )
 REALS = "a folder, photos, scenes, images:<model>, an .npz with arr_0, or statistics .npz with mu and sigma"
 IMAGES = "images:"
 ARRAY = "arr_0"
+CLASSES = "classes"  # the folder of images that are made by class
 GRID = "grid"  # GenEval's layout keeps an overview beside a prompt's samples
 
 
-def subject(spec: str, n: int | None, size: int | None, work: str | Path) -> tuple[str, ImageSet]:
-    """(name, images) of what ``spec`` names.  Without ``size`` the images must be squares of one size, and stay as
-    they are; with it all are resized to ``size`` by adm-crop.  Raises ValueError for other specs."""
+def subject(spec: str | Run, n: int | None, size: int | None, work: str | Path) -> tuple[str, ImageSet]:
+    """(name, images) of what ``spec`` names, or of a class-conditional generator, made where they are missing.
+    Without ``size`` the images must be squares of one size, and stay as they are; with it all are resized to ``size``
+    by adm-crop.  Raises ValueError for other specs."""
+    if isinstance(spec, Run):
+        return spec.model, _of_classes(spec, size, spec.folder(work, CLASSES))
     kind, _, rest = spec.partition(":")
     if spec.startswith(IMAGES):
         found = generated(rest, work)
@@ -48,13 +53,6 @@ def subject(spec: str, n: int | None, size: int | None, work: str | Path) -> tup
     if spec.endswith(".npz"):
         return f"npz:{Path(spec).stem}", first(_npz(spec, size, work), n)
     raise ValueError(f"subject {spec!r} is no set of images; give {SUBJECTS}")
-
-
-def of_classes(run: generation.Run, root: Path, size: int | None) -> tuple[str, ImageSet]:
-    """(name, images) of what a class-conditional generator has made in ``root``."""
-    images = _folder(root, size or _common_side(root))
-    expected = max(len(images), generation.CLASS_IMAGES)
-    return run.model, replace(images, name=f"{run.suite}-{images.name}", expected=expected)
 
 
 def real(spec: str, n: int | None, size: int, work: str | Path, subject: str = "") -> ImageSet | Reference:
@@ -76,15 +74,17 @@ def real(spec: str, n: int | None, size: int, work: str | Path, subject: str = "
 
 
 def generated(model: str, work: str | Path, like: Path | None = None) -> Path:
-    """The folder of the images that ``vgt eval geneval`` made of a model.
+    """The folder of the images that ``vgt eval geneval`` made of a model, or this one of a generator by class.
 
     Where there are several (other weights, prompts or seeds), the one that the model's records in ``work`` were judged
     on, and of those the one with the prompts and seed of the folder ``like``.  Raises ValueError where there is none,
     and naming them where several fit."""
-    root = Path(work) / "geneval" / model.replace(":", "-").replace("/", "_")
-    found = sorted(path.parent for path in root.glob("*/subject.json"))
+    roots, safe = (Path(work) / "geneval", Path(work) / CLASSES), model.replace(":", "-").replace("/", "_")
+    found = sorted(path.parent for root in roots for path in root.glob(f"{safe}/*/subject.json"))
     if not found:
-        raise ValueError(f"{root} holds no images; make them first with `vgt eval geneval`, or name another --out")
+        raise ValueError(
+            f"{roots[0] / safe} holds no images; make them first with `vgt eval geneval`, or name another --out"
+        )
     fits = found
     if len(fits) > 1:
         judged = _judged(model, work)
@@ -113,6 +113,15 @@ def _prompts(folder: Path) -> tuple:
 def reference_images(spec: str, size: int, work: str | Path) -> ImageSet | None:
     """The images that an ADM reference file holds beside its statistics, for metrics that need single images."""
     return _npz(spec, size, work) if spec.endswith(".npz") and ARRAY in members(spec) else None
+
+
+def _of_classes(run: Run, size: int | None, folder: Path) -> ImageSet:
+    """The images of a run, among those that other runs have made in ``folder``; the whole set is ``CLASS_IMAGES``."""
+    generation.check(run)
+    wanted = {path.relative_to(folder).with_suffix("") for path in generation.images(run, folder).paths.values()}
+    found = _folder(folder, size or _common_side(folder))
+    found = _chosen(found, [i for i, name in enumerate(found.ids) if Path(name) in wanted])
+    return replace(found, expected=max(generation.CLASS_IMAGES, len(found)))
 
 
 def first(images: ImageSet, n: int | None) -> ImageSet:
@@ -154,9 +163,8 @@ def _common_side(path: str | Path) -> int:
         if _is_grid(name):
             continue
         try:
-            with Image.open(file) as opened:
-                width, height = opened.size
-        except (OSError, Image.DecompressionBombError):
+            width, height = image_size(file)
+        except ImageError:
             continue  # counted as failed when it is its turn
         if width != height:
             raise ValueError(f"{file.name} is {width}x{height} pixels; give --size to cut a square out of every image")

@@ -27,9 +27,8 @@ import numpy as np
 from tqdm import tqdm
 
 from evals import features
-from evals.engine import generation
 from evals.engine import records as engine
-from evals.engine.api import Generator
+from evals.engine.generation import Run
 from evals.engine.images import ImageSet, padded
 from evals.engine.records import Estimate, Outcome
 from evals.engine.store import WHOLE, Arrays, Shard, check_finite, exclusive, remove_unfinished
@@ -85,7 +84,7 @@ class _Job:
 
 
 def run(
-    subject: str | Generator,
+    subject: str | Run,
     *,
     work: str | Path,
     records: str | Path,
@@ -101,21 +100,18 @@ def run(
     partial_ok: bool = False,
     export: str | Path | None = None,
     batch: int = 32,
-    seed: int = 0,
     device: str = "cpu",
     shard: Shard = WHOLE,
 ) -> Outcome:
     """Compare the images of ``subject`` ("folder:<dir>", "images:<model>@<accel>x" that GenEval's evaluator made in
-    ``work``, an npz of samples, or a class-conditional generator, which makes ``n`` images, equally many of each class,
-    by default 50,000) with those of ``real`` (a folder, "photos", "scenes", "images:<model>", an npz of
+    ``work``, or an npz of samples) with those of ``real`` (a folder, "photos", "scenes", "images:<model>", an npz of
     images or of statistics).
 
     ``extractors``: ids of features; ``weights``: id -> file or folder; ``size``: side in pixels that both sets are
     resized to by adm-crop (default: that of the subject's images, which must be squares of one size); ``paired``: the
     images are reconstructions of the real ones, matched by name; ``allow_few``: give Frechet distances of fewer images
     than dimensions, labelled; ``partial_ok``: give values where images could not be read; ``export``: write the
-    subject's statistics there (for one extractor); ``shard``: only make this part's evidence, or of a generator this
-    part of the images.
+    subject's statistics there (for one extractor); ``shard``: only make this part's evidence.
 
     Raises ValueError, before any image is run through a network, for what is missing or cannot be compared."""
     if real is None and export is None and metrics is None:
@@ -127,20 +123,7 @@ def run(
     plan = _plan(wanted, tuple(extractors))
     if export is not None and len(protocols) != 1:
         raise ValueError(f"--export writes the statistics of one extractor, not of {', '.join(extractors)}")
-    if isinstance(subject, str):
-        side = sets.subject(subject, n, size, work)
-    else:
-        made = generation.of_classes(subject, n, seed, batch)
-        generation.images(made, made.folder(work, "classes"), shard)
-        if not shard.whole:
-            return Outcome.none()
-        side = sets.of_classes(made, made.folder(work, "classes"), size)
-    real_images = None
-    if real is not None:
-        named = subject if isinstance(subject, str) else ""
-        real_images = sets.real(real, n if paired else None, int(side[1].params["size"]), work, named)
-    job = _job(side, real, real_images, [m for _, m in plan], paired, Path(work), batch)
-    settings = {} if isinstance(subject, str) else {"settings": dict(getattr(subject, "settings", {}))}
+    job = _job(subject, real, [m for _, m in plan], n, size, paired, Path(work), batch)
     outcome = Outcome.none()
     for name in protocols:
         mine = [metric for x, metric in plan if x == name]
@@ -166,7 +149,7 @@ def run(
                 measures[found.metric] = replace(found, fields=fields)
             if export is not None:
                 _export(pair.subject, export, partial_ok)
-        common = {"subject": job.subject, "accel": job.accel, "suite": job.suite, "extra": settings}
+        common = {"subject": job.subject, "accel": job.accel, "suite": job.suite}
         outcome += engine.write(records, keys, kept, measures, common, partial_ok)
     return outcome
 
@@ -186,21 +169,27 @@ def _plan(wanted: Sequence[str], extractors: tuple[str, ...]) -> list[tuple[str,
 
 
 def _job(
-    side: tuple[str, ImageSet],
+    subject: str | Run,
     real: str | None,
-    found: ImageSet | Reference | None,
     metrics: list[str],
+    n: int | None,
+    size: int | None,
     paired: bool,
     work: Path,
     batch: int,
 ) -> _Job:
-    """Both sides, checked against what the metrics need.  ``found``: what ``real`` names.  Raises ValueError where they
-    do not fit."""
-    name, images = side
+    """Both sides, checked against what the metrics need.  Raises ValueError where they do not fit."""
+    name, images = sets.subject(subject, n, size, work)
+    side = int(images.params["size"])
+    found = (
+        None
+        if real is None
+        else sets.real(real, n if paired else None, side, work, subject if isinstance(subject, str) else "")
+    )
     reference, real_images = (found, None) if isinstance(found, Reference) else (None, found)
     single = [m for m in metrics if METRICS[m].reference is False]
     if reference is not None and single and real is not None:
-        real_images = sets.reference_images(real, int(images.params["size"]), work)
+        real_images = sets.reference_images(real, side, work)
     if single and real_images is None:
         raise ValueError(f"{single[0]} needs the reference images themselves, and {real} has none; give their folder")
     if found is None and any(METRICS[m].reference is not None for m in metrics):

@@ -24,7 +24,7 @@ from evals.engine.api import Tokenizer
 from evals.engine.images import EXTENSIONS, ImageSet, image_files, padded
 from evals.recon.protocol import Pipeline
 from vgt.core import files
-from vgt.core.images import convert
+from vgt.core.images import ImageError, convert, image_size
 
 QUANTIZERS = ("round", "half-up", "trunc255", "float")
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
@@ -252,9 +252,8 @@ def _common_side(real: dict[str, Path]) -> int | None:
     sizes = set()
     for path in real.values():
         try:
-            with Image.open(path) as opened:
-                sizes.add(opened.size)
-        except (OSError, SyntaxError):
+            sizes.add(image_size(path))
+        except ImageError:
             continue
     width, height = sizes.pop() if len(sizes) == 1 else (0, 1)
     return width if width == height else None

@@ -68,8 +68,7 @@ def job(preset, place) -> Job:
         model = Codebook(config)
 
     def batches(k: int) -> dict[str, Tensor]:
-        return {
-            "images": to_float(scenes.images("train", range(k * place.rows, (k + 1) * place.rows), config.image_size))
-        }
+        rows = range(k * place.rows, (k + 1) * place.rows)
+        return {"images": to_float(scenes.images("train", rows, config.image_size))}
 
     return Job(CodebookTraining(model), batches, config.model_dump(mode="json"))

@@ -1,9 +1,12 @@
-"""Which sample stands at which place of an endless stream over a source.
+"""The endless stream over a source: which sample stands at which place of it, and the square that is cut from it.
 
 Every pass over 0 .. n-1 is a permutation of its own that is computed, not stored, so that a hundred million samples
 need no table and any place can be asked for at once: a Feistel network on pairs (left, right) with left < a and
-right < b, a b just above n, additions modulo a and b for the usual exclusive or; the few images beyond n are walked
-on from.  A bad sample gives its place to another one, which follows from the place alone.
+right < b, a b just above n, additions modulo a and b for the usual exclusive or; the few values beyond n are walked on
+from.  A bad sample gives its place to another one, which follows from the place alone.
+
+A crop (docs/vgt.md 1.11 and 2.6) takes an upright RGB image and ``below(n, what)``, its only source of randomness, and
+gives uint8 [size, size, 3]; it raises ImageError for an image that must not be trained on.
 """
 
 from __future__ import annotations
@@ -13,15 +16,20 @@ from functools import lru_cache
 from math import gcd, isqrt
 from typing import TypeVar
 
+import numpy as np
+from PIL import Image
+
+from vgt.core.images import ImageError
 from vgt.core.seeds import image_seed
-from vgt.training.sources.sample import Sample, Skipped, Source
-from vgt.training.sources.skips import SkipReport
-from vgt.training.transforms import Below
+from vgt.training.sources.sample import Sample, Skipped, SkipReport, Source
+
+Below = Callable[[int, str], int]
+Crop = Callable[[Image.Image, Below], np.ndarray]
+Ready = TypeVar("Ready")
 
 ROUNDS = 8
+ASPECT = 10  # longer by shorter side
 _WORD = (1 << 64) - 1
-
-Ready = TypeVar("Ready")
 
 
 def shuffled(place: int, count: int, seed: int, turn: int) -> int:
@@ -88,3 +96,46 @@ def sample_at(
             return ready
         report.skipped(ready)
     raise ValueError(f"none of the {count:,} samples of {source.name} can be used: {report.summary()}")
+
+
+# ---------------------------------------------------------------------------------------------------------- crops
+
+
+def autoencoder_crop(size: int, flip: bool = True) -> Crop:
+    """Shorter edge to ``size`` (bicubic, antialiased, the longer one rounded down), random crop, half are mirrored.
+
+    The published code rejects no image here (docs/vgt.md 1.11); those beyond 1:10 are, as in ``generator_crop``."""
+
+    def cut(image: Image.Image, below: Below) -> np.ndarray:
+        _check_aspect(image)
+        short = min(image.size)
+        width, height = (size * side // short for side in image.size)
+        if (width, height) != image.size:
+            image = image.resize((width, height), Image.Resampling.BICUBIC)
+        x, y = below(width - size + 1, "x"), below(height - size + 1, "y")
+        pixels = np.asarray(image.crop((x, y, x + size, y + size)))
+        mirrored = flip and below(2, "mirror") == 1
+        return np.ascontiguousarray(pixels[:, ::-1]) if mirrored else pixels
+
+    return cut
+
+
+def generator_crop(size: int, min_side: int = 81) -> Crop:
+    """A random square along the longer side, resized to ``size`` (bicubic, antialiased), never mirrored: captions know
+    left from right.  Rejects images with a side below ``min_side`` pixels and those beyond 1:10."""
+
+    def cut(image: Image.Image, below: Below) -> np.ndarray:
+        short = min(image.size)
+        if short < min_side:
+            raise ImageError(f"a side of {short} px is below data.min_side = {min_side}", f"below {min_side} px")
+        _check_aspect(image)
+        x, y = (below(side - short + 1, what) for side, what in zip(image.size, "xy", strict=True))
+        square = image.crop((x, y, x + short, y + short))
+        return np.asarray(square if short == size else square.resize((size, size), Image.Resampling.BICUBIC))
+
+    return cut
+
+
+def _check_aspect(image: Image.Image) -> None:
+    if max(image.size) > ASPECT * min(image.size):
+        raise ImageError(f"{image.width} x {image.height} px is beyond 1:{ASPECT}", f"aspect beyond 1:{ASPECT}")

@@ -7,11 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from vgt.commands import options
-from vgt.core import record
+from vgt.core import record, text
 
-REPEATS, SMOKE_REPEATS = 3, 1
-BATCH, SMOKE_BATCH = 8, 2
-COLUMNS = ("engine_ms", "eager_ms", "ratio", "floor_ms", "of_floor", "images_per_second")
+REPEATS, BATCH, SMOKE_BATCH = 3, 8, 2
+COLUMNS = ("engine_ms", "eager_ms", "ratio", "bound_ms", "of_bound", "images_per_second")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,60 +56,51 @@ def run(args: argparse.Namespace) -> dict:
     if args.subjects[0] == "compare":
         return _compare(args)
     from bench import run as measuring
-    from bench import suites
 
-    models, others = _subjects(args, suites)
-    device = options.device(args.device)
-    common = {"device": device, "dtype": _dtype(args, device), "settings": options.sampling(args)}
-    repeats = SMOKE_REPEATS if args.smoke else args.repeats
-    found, computed, reused = [], 0, 0
-    if models:
-        outcome = measuring.run(
-            models,
-            work=args.out,
-            records=args.out / "records",
-            accelerations=args.accel,
-            batches=[SMOKE_BATCH] if args.smoke else args.batch or [BATCH],
-            repeats=repeats,
-            seed=args.seed,
-            runs=options.RUNS,
-            autoencoder=args.autoencoder,
-            fresh=args.fresh,
-            eager=args.against == "eager",
-            mode=args.mode,
-            steps=args.steps,
-            **common,
-        )
-        found, computed, reused = list(outcome.records), outcome.computed, outcome.reused
-    for suite in others:
-        batches = [SMOKE_BATCH] if args.smoke else args.batch
-        made = suites.run(
-            suite, args.size or "tiny", records=args.out / "records", batches=batches, repeats=repeats, **common
-        )
-        found, computed = found + made, computed + len(made)
-    table = measuring.rows(found)
-    print("\n".join(lines(table)))
+    outcome = measuring.run(_works(args), args.out, args.out / "records", args.fresh)
+    rows = measuring.rows(outcome.records)
+    print("\n".join(lines(rows)))
     return {
         "records": str(args.out / "records"),
-        "rows": table,
-        "computed": computed,
-        "reused": reused,
-        "scores": record.scores(found),
+        "rows": rows,
+        "computed": outcome.computed,
+        "reused": outcome.reused,
+        "scores": record.scores(outcome.records),
     }
 
 
-def _subjects(args: argparse.Namespace, suites) -> tuple[list[str], list[str]]:
-    """The models to time and the suites of other things.  Raises ValueError for sizes and suites that are none."""
+def _works(args: argparse.Namespace) -> list:
+    """What is to be timed, models first.  Raises ValueError for sizes, suites and models that are none."""
+    from bench import suites
+
     named = [s for s in args.subjects if s in suites.SUITES]
     if args.size is not None and args.size not in suites.SIZES:
         raise ValueError(f"size {args.size!r} is unknown; choose one of {', '.join(suites.SIZES)}")
     if args.size is not None and not named:
         raise ValueError(f"--size {args.size} goes with a suite; name one of {', '.join(suites.SUITES)}")
-    models = []
+    size, models = args.size or "tiny", []
     for name in args.subjects:
-        models += suites.specs(name, args.size or "tiny") if name in suites.MODELS else []
+        models += suites.specs(name, size) if name in suites.MODELS else []
         models += [name] if name not in suites.SUITES else []
-    return models, [s for s in named if s not in suites.MODELS]
+    device = options.device(args.device)
+    batches = [SMOKE_BATCH] if args.smoke else args.batch
+    common = {"device": device, "dtype": _dtype(args, device), "settings": options.sampling(args)}
+    common |= {"repeats": 1 if args.smoke else args.repeats}
+    works = suites.models(
+        models,
+        accelerations=args.accel,
+        batches=batches or [suites.BATCH],
+        seed=args.seed,
+        runs=options.RUNS,
+        autoencoder=args.autoencoder,
+        eager=args.against == "eager",
+        mode=args.mode,
+        steps=args.steps,
+        **common,
+    )
+    for suite in named:
+        works += suites.others(suite, size, batches=batches, **common) if suite not in suites.MODELS else []
+    return works
 
 
 def _dtype(args: argparse.Namespace, device: str):
@@ -124,14 +114,11 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
-def lines(table: Iterable[dict]) -> list[str]:
+def lines(rows: Iterable[dict]) -> list[str]:
     """The rows for people: milliseconds an image (a call of the flow head or a metric)."""
-    rows = [["model", "batch", *COLUMNS, ""]]
-    for row in table:
-        numbers = [_number(row[column]) for column in COLUMNS]
-        rows.append([row["model"], str(row["batch"]), *numbers, ", ".join(_remarks(row))])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    header = ["model", "batch", *COLUMNS, ""]
+    cells = [[r["model"], r["batch"], *(_number(r[c]) for c in COLUMNS), ", ".join(_remarks(r))] for r in rows]
+    return text.table(cells, header=header).splitlines()
 
 
 def _remarks(row: dict) -> list[str]:
@@ -139,6 +126,7 @@ def _remarks(row: dict) -> list[str]:
     found = [f"first {row['steps']} steps only"] if row["steps"] else []
     found += [row["mode"]] if row["mode"] == "throughput" else []
     found += [row["error"]] if row["error"] else []
+    found += [f"busy machine: {row['busy']}"] if row["busy"] else []
     for way in ("encode", "decode"):
         rate = row.get(f"{way}_images_per_second")
         found += [f"{way} {_number(rate)} images/s"] if rate is not None else []
