@@ -52,7 +52,8 @@ def spans(page: Path) -> list[str]:
 
 def whole_commands(page: Path) -> list[list[str]]:
     """The command lines of a page's blocks (and of workflow steps), each as its words."""
-    lines = [line for body in blocks(page, "") for line in body.replace("\\\n", " ").splitlines()]
+    bodies = [body for language in ("", "bash") for body in blocks(page, language)]
+    lines = [re.sub(r"^(?:[A-Z_]+=\S+ )+", "", line) for b in bodies for line in b.replace("\\\n", " ").splitlines()]
     lines += [m[1] for body in blocks(page, "yaml") for m in re.finditer(r"- run: (.*)", body)]
     words = [shlex.split(line, comments=True) for line in lines if known(line.split(" ")[0])]
     parts = [

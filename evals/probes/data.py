@@ -120,7 +120,7 @@ def _from(images: ImageSet, chosen: list[int], labels: dict, expected: int) -> P
 
 
 def photos(n: int | None = None, size: int = SIZE) -> ProbeSet:
-    """Crops of the photographs; a cluster is a image.  No labels."""
+    """Crops of the photographs; a cluster is an image.  No labels."""
     images = sets.photos(n, size)
     return _from(images, list(range(len(images))), {}, images.expected)
 
