@@ -219,7 +219,7 @@ def evidence_path(work: str | Path, tokenizer: Tokenizer, images: ProbeSet) -> P
     return Path(work) / "probes" / tokenizer.name.replace("/", "_") / f"latents-{inputs[:12]}.npz"
 
 
-def gather(tokenizer: Tokenizer, images: ProbeSet, path: Path) -> Latents:
+def encoded(tokenizer: Tokenizer, images: ProbeSet, path: Path) -> Latents:
     """The latents of ``images``, from ``path`` where they are stored already.
 
     Raises ValueError where the subject's latents are not finite [N, T, d]."""
