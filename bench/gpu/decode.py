@@ -21,7 +21,7 @@ import torch
 from bench import generation, roofline, suites
 from bench import run as measuring
 from bench.cli import lines
-from bench.subjects import RANDOM, Subject, random_generator, subject
+from bench.subjects import RANDOM, Subject, random_network, subject
 from bench.timing import free_memory
 from bench.workloads import Conditions
 from vgt.checkpoints.pretrained import place
@@ -38,7 +38,7 @@ FEW_STEPS = 8  # of those, and of the reference implementation
 CALLS = 7  # of every timing: tried, warmed up, timed three times, split, under the energy counter
 ABOVE_BOUND = 2.0  # assumed, to say beforehand how long a group takes
 SAME_PROMPTS = 4
-TOLERANCE = 1e-5  # relative, in fp32 (docs/decode.md, parity)
+TOLERANCE = 1e-5  # relative, in fp32 (docs/decode.md 5)
 AMPLIFIED = 10.0  # a wrong mask, position or weight is thousands of roundings away
 
 
@@ -168,7 +168,7 @@ def groups(suite: str, size: str, scope: Scope, device: str = "cpu") -> list[tup
     """(acceleration, conditions, seconds by assumption), the shortest first; of slow calls the first steps alone, and
     the reference implementation beside the engine at the lowest acceleration, first steps too."""
     preset, method = suites.PRESETS[suite][size][0], suite.replace("-", "_")
-    sizes, found = roofline.sizes(random_generator(preset, "meta")), []
+    sizes, found = roofline.sizes(random_network(preset, "meta")[0]), []
     for acceleration in scope.accelerations:
         for batch in scope.batches:
             how = Conditions(batch, scope.repeats, device=device, settings=scope.settings)

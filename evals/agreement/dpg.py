@@ -1,4 +1,5 @@
-"""Two judges on the same images (docs/evaluators.md 3.4): Cohen's kappa, the bias per category, the paired difference."""
+"""Two judges on the same images (docs/evaluators.md 3.4): Cohen's kappa, the bias per category, the paired
+difference."""
 
 from __future__ import annotations
 

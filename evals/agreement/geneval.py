@@ -1,5 +1,5 @@
-"""How far two judges agree on the same images (docs/evaluators.md 2.8): Cohen's kappa per task, and the difference of the
-scores with a paired interval.  Publish it before comparing numbers of different judges."""
+"""Two judges on the same images (docs/evaluators.md 2.8): Cohen's kappa per task, and the difference of the scores
+with a paired interval. Publish it before comparing numbers of different judges."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DPG-Bench's 2x2 grids (docs/evaluators.md 3.2): one file an item, tiles top-left, top-right, bottom-left, bottom-right.
+"""DPG-Bench's 2x2 grids (docs/evaluators.md 3.2): one file an item, its tiles row by row.
 
 Four separate files are the better store; grids are read from and written for the official script.
 """

@@ -27,12 +27,12 @@ from reports.figures.style import (
     look,
     plain_log,
 )
-from reports.measured import GENEVAL, METHODS, Measured, label, row_label
+from reports.measured import GENEVAL, MAR, METHODS, QUERY_AR, Measured, label, row_label
 from reports.table import from_record, ratio
 from reports.tables import TIMES, shared, speedup
 from vgt.core.record import Record
 
-COLORS = {"query_ar": BLUE, "mar": VERMILION}
+COLORS = {QUERY_AR: BLUE, MAR: VERMILION}
 STYLES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (4, 1, 1, 1)))
 MARKERS = "osD^"
 PARTS = {
