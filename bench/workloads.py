@@ -343,7 +343,7 @@ def flow_head(preset: str, size: str, how: Conditions, dtype: torch.dtype = torc
         hoisted = HoistedHead(head)
 
     def bounds(limits: Limits) -> dict:
-        decoding = roofline.Decoding("query_ar", 1, 1, 1, sampling.flow_steps, bytes=dtype.itemsize)
+        decoding = roofline.Decoding(registry.QUERY_AR.name, 1, 1, 1, sampling.flow_steps, bytes=dtype.itemsize)
         calls = roofline.head(roofline.sizes(model), decoding, rows)
         return {"ms": 1000 * sum(call.seconds(limits) for call in calls), "limits": vars(limits)}
 

@@ -10,7 +10,9 @@ from reports.measured import (
     CATEGORIES,
     DPG,
     GENEVAL,
+    MAR,
     METHODS,
+    QUERY_AR,
     TASKS,
     Measured,
     is_reference,
@@ -314,7 +316,7 @@ def _tradeoff_rows(measured: Measured) -> Iterator[Row]:
     """Generators whose autoencoder is known, at 1x, without MAR."""
     for generator in measured.generators():
         autoencoder = measured.autoencoder_of(generator)
-        if autoencoder is not None and method(generator) != "mar":
+        if autoencoder is not None and method(generator) != MAR:
             others = {"autoencoder": (autoencoder, None), "ceiling": (f"oracle+{autoencoder}", None)}
             yield Row(label(generator), subject=generator, accel=1, others=others)
 
@@ -350,7 +352,7 @@ RANDOM_NOTE = "Random weights: the time does not depend on their values."
 
 def shared(pair: dict[str, str | None]) -> str:
     """What a pair of rivals shares, in the readers' words: "InternVL", "0.6B, random weights"."""
-    words = label(pair["query_ar"] or pair["mar"]).replace("QueryAR", "").strip()
+    words = label(pair[QUERY_AR] or pair[MAR]).replace("QueryAR", "").strip()
     return words.removeprefix("(").removesuffix(")") if words.startswith("(") else words
 
 
