@@ -232,9 +232,8 @@ def compare(pipeline: Pipeline, originals: np.ndarray, rebuilt: np.ndarray) -> C
     height, width = originals.shape[1:3]
     size = (round(height * pipeline.ratio), round(width * pipeline.ratio))
     if pipeline.resizes and s["resampled"] == _PILLOW:
-        imgs = [_pillow(to_uint8(quantize(x, s["quantize"])), size) for x in images]
-        seen = [_unit(p) for p in imgs]
-        return Compared(*seen, *imgs, same=True)
+        resized = [_pillow(to_uint8(quantize(x, s["quantize"])), size) for x in images]
+        return Compared(*(_unit(x) for x in resized), *resized, same=True)
     if pipeline.resizes:
         images = [resample(x, size, s["resampler"], s["resampled"] == _BFLOAT16) for x in images]
     images = [x.float() for x in images]
@@ -272,8 +271,8 @@ def resample(x: Tensor, size: tuple[int, int], kernel: str, bfloat16: bool = Fal
 
 def _pillow(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """uint8 [N, H, W, 3] -> uint8 [N, h, w, 3] by Pillow's antialiased bicubic filter."""
-    resized = [Image.fromarray(p).resize(size[::-1], Image.Resampling.BICUBIC) for p in images]
-    return np.stack([np.asarray(p) for p in resized])
+    resized = [Image.fromarray(x).resize(size[::-1], Image.Resampling.BICUBIC) for x in images]
+    return np.stack([np.asarray(x) for x in resized])
 
 
 def quantize(x: Tensor, how: str) -> Tensor:
