@@ -109,7 +109,7 @@ def ask_all(
 ) -> Mapping[tuple[int, int], dict]:
     """(prompt index, sample) -> evidence of every image there is, from ``path`` where it still holds.
 
-    A image that cannot be judged gets an entry with its error.  Raises JudgeLost where the judge itself is gone;
+    An image that cannot be judged gets an entry with its error.  Raises JudgeLost where the judge itself is gone;
     what it answered before is kept."""
     jobs = {shown.name(*job): job for job in sorted(shown.paths)}
     asked = [[[q["proposition_id"], q["question"]] for q in prompt["questions"]] for prompt in run.prompts]

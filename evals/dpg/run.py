@@ -1,7 +1,7 @@
 """DPG-Bench (docs/evaluators.md 3): a dense prompt as a graph of yes/no questions, asked of every image.
 
-The rules stand in dpg_rules.py, the numbers in dpg_measures.py, the stored answers in dpg_evidence.py, the benchmark's
-own files in dpg_data.py and dpg_grids.py.  All protocols are computed from the same answers; ``rescore`` does so
+The rules stand in rules.py, the numbers in measures.py, the stored answers in evidence.py, the benchmark's
+own files in data.py and grids.py.  All protocols are computed from the same answers; ``rescore`` does so
 without images and without a judge.
 """
 

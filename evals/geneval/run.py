@@ -1,8 +1,8 @@
 """GenEval (docs/evaluators.md 2): does an image show the objects, counts, colors and places that its prompt names?
 
 ``run`` makes the missing images, judges them, and writes, below ``<work>/geneval/<model>/<suite>-<hash>-s<seed>/``, the
-evidence (geneval_evidence.py) and ``results.jsonl`` (the official interchange format).  ``rescore`` takes stored
-evidence alone, with the official rules (geneval_rules.py) or with other thresholds: a labelled variant.
+evidence (evidence.py) and ``results.jsonl`` (the official interchange format).  ``rescore`` takes stored
+evidence alone, with the official rules (rules.py) or with other thresholds: a labelled variant.
 """
 
 from __future__ import annotations
