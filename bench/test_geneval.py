@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from evals.engine.generation import Run, place
-from evals.geneval import masks
+from evals.engine.judging import Named, read_judging, write_judging
+from evals.geneval import official
 from evals.geneval import run as geneval
-from evals.geneval.evidence import Judging, Known, read_judging, write_judging
 from vgt.core import files, geneval_prompts
 
 SIDE, DETECTIONS = 512, 15
@@ -28,7 +29,7 @@ def ellipse(rng: np.random.Generator) -> tuple[tuple[float, ...], dict]:
     mask = ((x - cx) / a) ** 2 + ((y - cy) / b) ** 2 < 1 + 0.1 * rng.normal(size=(SIDE, SIDE))
     rows, columns = np.nonzero(mask)
     box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
-    return tuple(map(float, box)), masks.encode(mask)
+    return tuple(map(float, box)), official.encode_mask(mask)
 
 
 def detection(prompt: dict, drawn: list, rng: np.random.Generator) -> dict:
@@ -46,9 +47,10 @@ def stored(tmp_path_factory):
     root, rng = tmp_path_factory.mktemp("geneval"), np.random.default_rng(0)
     prompts = geneval_prompts.prompts()
     drawn = [ellipse(rng) for _ in range(40)]
-    job = Run(Known("synthetic", "0" * 64), "synthetic", None, "geneval", prompts, 4, 0, 32)
+    job = Run(Named("synthetic", "0" * 64), "synthetic", None, "geneval", prompts, 4, 0, 32)
     places = {(i, s): place(i, s) for i in range(len(prompts)) for s in range(4)}
-    write_judging(Judging(job, Known("m2f-hf", "1" * 64), "official"), places, root)
+    judging = geneval.judging_of(job, Named("m2f-hf", "1" * 64), root)
+    write_judging(replace(judging, path=root / "detections.jsonl", images=places))
     lines = []
     for (index, _), name in places.items():
         found = [detection(prompts[index], drawn, rng) for _ in range(DETECTIONS)]
@@ -71,7 +73,7 @@ def test_rescore(benchmark, stored):
 
 def test_read_and_decode(benchmark, stored):
     def decode():
-        _, _, entries = read_judging(stored)
-        return sum(int(masks.decode(d["mask"]).sum()) for entry in entries.values() for d in entry["detections"][:3])
+        _, rows = read_judging(stored / "detections.jsonl", "geneval")
+        return sum(int(official.decode_mask(d["mask"]).sum()) for row in rows.values() for d in row["detections"][:3])
 
     assert benchmark.pedantic(decode, rounds=1) > 0

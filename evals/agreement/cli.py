@@ -23,8 +23,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Outcome:
-    from evals.agreement import geneval as agreement
+    from evals.agreement import run as agreement
 
-    return agreement.run(
+    return agreement.of_results(
         args.a, args.b, records=args.out / "records", names=tuple(args.names), partial_ok=args.partial_ok
     )

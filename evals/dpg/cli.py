@@ -57,12 +57,12 @@ def _subject(args: argparse.Namespace, prompts: list[dict], whole: list[dict]):
     """The subject and its acceleration; a folder of grids is unpacked first."""
     if args.resolution is None:
         return common.generator(args, prompts)
-    from evals.dpg import grids as dpg_grids
+    from evals.dpg import data
 
     kind, _, root = common.subject(args, "folder:grids").partition(":")
     if kind != "folder" or not root:
         raise ValueError(f"--resolution is for a folder of grids, not for {args.subject!r}; give folder:<dir>")
-    return dpg_grids.unpack(root, prompts, args.out, args.resolution, whole), None
+    return data.unpack_grids(root, prompts, args.out, args.resolution, whole), None
 
 
 def _judge(args: argparse.Namespace, spec: str):
@@ -72,14 +72,14 @@ def _judge(args: argparse.Namespace, spec: str):
 
 
 def run(args: argparse.Namespace) -> Outcome:
-    from evals.agreement import dpg as dpg_agreement
+    from evals.agreement import run as agreement
     from evals.dpg import rules as dpg_rules
     from evals.dpg import run as dpg
 
     protocols = list(dpg_rules.RULES) if args.protocol == "all" else [p.strip() for p in args.protocol.split(",")]
     records = args.out / "records"
     if args.answers is not None:
-        return dpg.rescore(args.answers, records=records, protocols=protocols, partial_ok=args.partial_ok)
+        return dpg.rescore(args.answers, work=args.out, records=records, protocols=protocols, partial_ok=args.partial_ok)
     suite, prompts, whole = _suite(args)
     if args.judge is None and args.csv is not None:
         raise ValueError("--judge is missing; DPG-Bench needs one, for example --judge blip:<folder>")
@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> Outcome:
             judge.close()
     if shard.whole and args.against:
         stored = [args.out / outcome.records[0].evidence for outcome in outcomes]
-        outcomes.append(dpg_agreement.run(*stored, records=records))
+        outcomes.append(agreement.of_answers(*stored, work=args.out, records=records))
     if shard.whole and args.export_grids is not None:
         dpg.export_grids(generator, args.export_grids, **drawn)
-    return dpg.joined(outcomes)
+    return sum(outcomes, Outcome.none())

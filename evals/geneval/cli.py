@@ -76,7 +76,6 @@ def run(args: argparse.Namespace) -> Outcome:
 
 
 def _outcome(args: argparse.Namespace) -> Outcome:
-    from evals.geneval import official as geneval_import
     from evals.geneval import run as geneval
 
     shared = {"work": args.out, "records": args.out / "records", "rules": _rules(args), "partial_ok": args.partial_ok}
@@ -91,7 +90,7 @@ def _outcome(args: argparse.Namespace) -> Outcome:
         "variant": args.prompt_variant,
     }
     if args.results:
-        return geneval_import.run(args.results, subject=args.name, judge=args.import_judge, **shared)
+        return geneval.import_results(args.results, subject=args.name, judge=args.import_judge, **shared)
     judge = _judge(args, suite)
     generator, accel = common.generator(args, prompts)
     drawn = {"seed": args.seed, "batch": args.batch, "accel": accel, "shard": common.shard(args)}

@@ -1,7 +1,7 @@
 """Judge ``m2f-hf``: GenEval's detector and color classifier with transformers' classes (docs/evaluators.md 2.3, 2.5, 2.8).
 
 The published checkpoint is another training run than mmdet's, so results are labelled ``geneval[m2f-hf]`` and are
-comparable with official ones only as far as their agreement was measured (evals/agreement/geneval.py).
+comparable with official ones only as far as their agreement was measured (evals/agreement).
 """
 
 from __future__ import annotations
