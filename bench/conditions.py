@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from vgt.core.config import validated
-from vgt.methods.sampling import TINY_TOKENS, Sampling, usual
+from vgt.methods.sampling import TINY_TOKENS, Sampling
 
 PROTOCOL_REPEATS = 3  # fewer are recorded as partial
 FLIGHTS = 4  # batches that follow each other without waiting, in throughput mode
@@ -61,5 +61,5 @@ class Conditions:
 
     def sampling(self, tokens: int, acceleration: int) -> Sampling:
         """The settings of a generator of ``tokens`` image tokens.  Raises ValueError for those that do not fit."""
-        values = {**usual(tokens), **self.settings, "acceleration": acceleration}
+        values = {**Sampling.usual(tokens), **self.settings, "acceleration": acceleration}
         return validated(Sampling, values, "sampling settings")

@@ -8,7 +8,7 @@ from bench import roofline, subjects
 from bench.limits import Limits
 from bench.pairs import Pair
 from vgt.inference.hoisted_head import HoistedHead
-from vgt.methods.sampling import Sampling, usual
+from vgt.methods.sampling import Sampling
 
 ROWS = (2, 8, 32)  # conditional and unconditional rows together: 1, 4 and 16 tokens
 WHAT = "all evaluations of one decode step with guidance: hoisted, against one call of the head per evaluation"
@@ -29,7 +29,7 @@ def pair(preset: str, size: str, rows: int, device: str, dtype: torch.dtype, lim
     check(rows)
     with torch.no_grad():
         model = subjects.random_generator(preset, "meta")
-        how = Sampling(**{**usual(model.tokens), **settings})
+        how = Sampling(**{**Sampling.usual(model.tokens), **settings})
         head = subjects.random_head(model, device).to(dtype).requires_grad_(False)
         rng = torch.Generator().manual_seed(0)
         table, n, width = how.table, rows // 2, head.cond_embed.in_features

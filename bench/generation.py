@@ -17,12 +17,12 @@ from bench.limits import Limits
 from bench.subjects import Subject
 from vgt.core import files, suites
 from vgt.core.seeds import image_seed
-from vgt.equations.order import step_sizes
 from vgt.inference.engine import Engine
 from vgt.inference.generator import Decode, eager, generate, latents, pixels
 from vgt.inference.images import to_uint8
+from vgt.methods import registry
 from vgt.methods.sampling import Sampling
-from vgt.methods.visual_lm import tokenize
+from vgt.vlm.prompts import tokenize
 
 PARTS = roofline.PHASES
 
@@ -108,8 +108,9 @@ def counts(method: str, tokens: int, settings: Sampling, steps: int | None = Non
     A QueryAR step reads its m queries and what the step before left to read: one latent at m = 1, where the query
     stays in the cache, else m (query, latent) pairs (docs/vgt.md 2.12).  A MAR step reads all tokens (docs/mar.md 3).
     Steps and calls serve all images of a batch together; tokens and evaluations are of one image, both branches."""
-    drawn = step_sizes(method, tokens, settings.acceleration, settings.mar_schedule)[:steps]
-    read = tokens * len(drawn) if method == "mar" else sum(drawn) + sum(roofline.left_over(drawn))
+    loop = registry.get(method).part("loop")
+    drawn = loop.sizes(tokens, settings)[:steps]
+    read = tokens * len(drawn) if loop.rereads else sum(drawn) + sum(roofline.left_over(drawn))
     branches = 2 if settings.guidance != 1 else 1
     return {
         "decode_steps": len(drawn),

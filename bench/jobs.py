@@ -14,7 +14,7 @@ from bench.conditions import Conditions
 from bench.subjects import Subject
 from vgt.core import env, record
 from vgt.inference.generator import Decode
-from vgt.methods.sampling import Sampling, usual
+from vgt.methods.sampling import Sampling
 from vgt.training.precision import device_name
 
 # Modules that decide how long the work takes, with what they import: a change makes the records stale.
@@ -121,7 +121,7 @@ def _job(found: Subject, how: Conditions, accel: int | None) -> Job:
         suite = autoencoders.workload_hash(found, how.batch)
         code = sources.code(TIMED)
     heading = {
-        "subject": found.name + (settings.label + settings.unusual(usual(found.model.tokens)) if settings else ""),
+        "subject": found.name + (settings.suffix(found.model.tokens) if settings else ""),
         "accel": accel,
         "suite": how.suite if settings else f"bench-b{how.batch}",
         "protocol": protocol,

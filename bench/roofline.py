@@ -28,7 +28,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.limits import Limits
-from vgt.equations.order import step_sizes
+from vgt.methods import registry
 from vgt.methods.pixel_decoder import build_decoder
 from vgt.methods.visual_lm import VisualLM
 
@@ -76,7 +76,7 @@ class Decoding:
     ``evaluations`` of the flow head per token; ``copies`` 2 with guidance, 1 without; ``bytes`` of a number;
     ``steps``: only the first so many, without the autoencoder."""
 
-    method: Literal["query_ar", "mar"]
+    method: str
     batch: int
     acceleration: int
     text: int
@@ -161,9 +161,10 @@ def left_over(drawn: list[int]) -> list[int]:
 def _reads(sizes: Sizes, how: Decoding) -> Iterator[tuple[int, int, int, int]]:
     """Of each decode step and one row: tokens drawn, tokens read, cached ones that they see, pairs of query and key."""
     cached = how.text + sizes.start
-    drawn = step_sizes(how.method, sizes.tokens, how.acceleration, how.mar_schedule)[: how.steps]
+    loop = registry.get(how.method).part("loop")
+    drawn = loop.sizes(sizes.tokens, how)[: how.steps]
     for m, left in zip(drawn, left_over(drawn), strict=True):
-        if how.method == "mar":
+        if loop.rereads:
             yield m, sizes.tokens, cached, sizes.tokens * (cached + sizes.tokens)
         else:
             yield m, left + m, cached, left * cached + left * (left + 1) // 2 + m * (cached + left + 1)

@@ -24,7 +24,7 @@ from vgt.methods.vgt_ae import VGTAE, VGTAEConfig
 from vgt.methods.visual_lm import VisualLM, VisualLMConfig
 from vgt.vlm import known, tokenizer
 from vgt.vlm.backbones import first_layers
-from vgt.vlm.vlm import VLMConfig, build, hf_config
+from vgt.vlm.vlm import VLM, VLMConfig, hf_config
 
 RANDOM = "random:"
 GENERATORS, AUTOENCODERS = ("query_ar", "mar"), ("vgt_ae",)
@@ -153,7 +153,7 @@ def _backbone(spec: str) -> Backbone:
     config: VLMConfig = configs.validated(VLMConfig, configs.read_preset(spec)["model"], f"preset {spec}")
     words = tokenizer.build(config.hf["model_type"])
     start = tuple(words("<img>", add_special_tokens=False).input_ids)
-    return Backbone(build(config, words).config.to_dict(), config.image_size, words, start)
+    return Backbone(VLM.build(config, words).config.to_dict(), config.image_size, words, start)
 
 
 def _autoencoder_config(values: dict) -> VGTAEConfig:

@@ -21,7 +21,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict:
-    from reports.page import render, summary
+    from reports.headline import summary
+    from reports.page import render
     from vgt.core import record
 
     roots = args.records or [args.work / "records"]

@@ -10,6 +10,8 @@ from vgt.core.record import SPEED, Record
 ACCELS = (1, 4, 16)  # tokens decoded per step in the head-to-head of QueryAR and MAR
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 CATEGORIES = ("entity", "attribute", "relation", "global", "other")
+GENEVAL, DPG = "scenes-geneval", "scenes-dpg"
+METHODS = {"query_ar": "QueryAR", "mar": "MAR"}  # the two rivals, as names of models begin
 AUTOENCODERS = {
     "vgt_ae_internvl": "VGT-AE (InternVL)",
     "vgt_ae_qwen": "VGT-AE (Qwen)",
@@ -26,6 +28,7 @@ GENERATORS = {
     "query_ar_pixel": "QueryAR (pixel AE)",
     "mar_pixel": "MAR (pixel AE)",
 }
+SHUFFLED, ORACLE, CEILING = "shuffled", "oracle", "oracle+"
 OTHERS = {
     "vlm_internvl": "Tiny VLM (InternVL)",
     "vlm_qwen": "Tiny VLM (Qwen)",
@@ -33,10 +36,10 @@ OTHERS = {
     "random_projection": "Random projection",
     "identity": "Identity (no model)",
     "noise": "Noise",
-    "shuffled": "Floor (shuffled prompts)",
-    "oracle": "Oracle (as drawn)",
+    SHUFFLED: "Shuffled prompts (baseline)",
+    ORACLE: "Oracle (true scenes)",
 }
-REFERENCES = ("random_projection", "identity", "noise", "shuffled", "oracle+", "oracle")  # in reading order
+REFERENCES = ("random_projection", "identity", "noise", SHUFFLED, CEILING, ORACLE)  # in reading order
 # Full-size networks with random weights, which are only timed.
 SIZES = {"internvl3_1b": "0.6B", "internvl3_2b": "1.6B"}
 RANDOM = "random-"
@@ -47,8 +50,8 @@ LATENTS = {"internvl": "vgt_ae_internvl", "qwen": "vgt_ae_qwen", "pixel": "pixel
 
 def label(subject: str) -> str:
     """What readers see for a subject, e.g. "QueryAR (InternVL)"; unknown subjects keep their name."""
-    if subject.startswith("oracle+"):
-        return f"Ceiling on {label(subject.removeprefix('oracle+'))}"
+    if subject.startswith(CEILING):
+        return f"Ceiling on {label(subject.removeprefix(CEILING))}"
     if subject.startswith(RANDOM):
         return f"{_sized(subject.removeprefix(RANDOM))}, random weights"
     vlm, plus, encoder = subject.partition("+")
@@ -57,18 +60,28 @@ def label(subject: str) -> str:
     return {**AUTOENCODERS, **GENERATORS, **OTHERS}.get(subject, subject)
 
 
+def row_label(subject: str, accel: int | None = None) -> str:
+    return label(subject) + (f" {accel}x" if accel is not None else "")
+
+
+def method(subject: str) -> str | None:
+    """The key in METHODS of the method that a generator's name begins with; None for others."""
+    name = subject.removeprefix(RANDOM)
+    return next((key for key in METHODS if name.startswith(f"{key}_")), None)
+
+
 def _sized(preset: str) -> str:
     """What readers see for a preset, e.g. "QueryAR 0.6B"."""
+    key = method(preset)
     for name, size in SIZES.items():
-        for method, word in (("query_ar_", "QueryAR"), ("mar_", "MAR")):
-            if preset.startswith(method + name):
-                return f"{word} {size}{preset.removeprefix(method + name)}"
+        if key and preset.startswith(f"{key}_{name}"):
+            return f"{METHODS[key]} {size}{preset.removeprefix(f'{key}_{name}')}"
     return label(preset)
 
 
 def is_reference(subject: str) -> bool:
-    """True for floors, ceilings and dummies, which stand beside the models and do not compete with them."""
-    return subject in REFERENCES or subject.startswith("oracle+")
+    """True for baselines and ceilings, which stand beside the models and do not compete with them."""
+    return subject in REFERENCES or subject.startswith(CEILING)
 
 
 def _rank(subject: str) -> tuple:
@@ -76,6 +89,13 @@ def _rank(subject: str) -> tuple:
     if is_reference(subject):
         return 2, REFERENCES.index(re.sub(r"\+.*", "+", subject)), subject
     return (0, names.index(subject), "") if subject in names else (1, 0, subject)
+
+
+def basis(record: Record) -> tuple:
+    """What two numbers of one column must share to be comparable: data, protocol and judge; a speed, the device."""
+    if SPEED.fullmatch(record.suite):
+        return ("device", record.device, record.protocol, record.suite)
+    return ("score", record.suite_hash, record.protocol, record.judge)
 
 
 class Measured:
@@ -104,10 +124,14 @@ class Measured:
         whole = [(int(m["batch"]), bool(m["throughput"]), s) for s, m in found.items() if m and not m["steps"]]
         return sorted(whole)
 
+    def latency_suites(self) -> list[tuple[int, str]]:
+        """(batch, suite) of the speeds of whole images whose every batch was waited for."""
+        return [(batch, suite) for batch, throughput, suite in self.speed_suites() if not throughput]
+
     @property
     def speed_suite(self) -> str:
         """The suite of the speeds that stand beside scores: of ``BATCH`` images, else of the fewest."""
-        suites = [suite for _, throughput, suite in self.speed_suites() if not throughput]
+        suites = [suite for _, suite in self.latency_suites()]
         return f"bench-b{BATCH}" if f"bench-b{BATCH}" in suites else next(iter(suites), f"bench-b{BATCH}")
 
     def speed(self, subject: str, metric: str, accel: int | None = None) -> Record | None:
@@ -118,8 +142,8 @@ class Measured:
         return self.subjects("scenes", "photos")
 
     def generators(self) -> list[str]:
-        """Models (no floors or ceilings) with a score or a generation speed."""
-        found = set(self.subjects("scenes-geneval", "scenes-dpg"))
+        """Models (no baselines or ceilings) with a score or a generation speed."""
+        found = set(self.subjects(GENEVAL, DPG))
         found |= {s for s in self.timed() if not s.startswith(RANDOM)}
         return sorted((s for s in found if not is_reference(s)), key=_rank)
 
@@ -131,31 +155,42 @@ class Measured:
         """(QueryAR, MAR) pairs on the same latents, e.g. ("query_ar_internvl", "mar_internvl"); ``among`` these, by
         default the generators."""
         found = self.generators() if among is None else among
-        pairs = [(s, s.replace("query_ar_", "mar_")) for s in found if "query_ar_" in s]
+        pairs = [(s, s.replace("query_ar_", "mar_", 1)) for s in found if method(s) == "query_ar"]
         return [pair for pair in pairs if pair[1] in found]
+
+    def timed_pairs(self) -> list[dict[str, str | None]]:
+        """The timed generators of both methods as pairs of rivals by method; one without its rival stands alone."""
+        timed = self.timed()
+        both = dict(self.rivals(timed))
+        pairs = []
+        for s in timed:
+            if method(s) is not None and s not in both.values():
+                pairs.append(dict.fromkeys(METHODS) | {method(s): s} | ({"mar": both[s]} if s in both else {}))
+        return pairs
 
     def accels(self, subject: str) -> list[int | None]:
         """Accelerations to show for a generator: those found, and all of ACCELS for the head-to-head pairs."""
-        suites = ("scenes-geneval", "scenes-dpg", self.speed_suite)
+        suites = (GENEVAL, DPG, self.speed_suite)
         found = {r.accel for r in self.records if r.subject == subject and r.suite in suites}
         if any(subject in pair for pair in self.rivals()):
             found |= set(ACCELS)
         return sorted(found, key=lambda a: a or 0)
 
     def autoencoder_of(self, generator: str) -> str | None:
-        """The autoencoder whose latents a generator draws: as its records say, else by its name."""
+        """The autoencoder whose latents a generator makes: as its records say, else by its name."""
         for r in self.records:
             if r.subject == generator and isinstance(r.extra.get("autoencoder"), str):
                 return r.extra["autoencoder"]
         return LATENTS.get(generator.removesuffix("_compute").rsplit("_", 1)[-1])
 
-
-def row_label(subject: str, accel: int | None = None) -> str:
-    return label(subject) + (f" {accel}x" if accel is not None else "")
-
-
-def basis(record: Record) -> tuple:
-    """What two numbers of one column must share to be comparable: data, protocol and judge; a speed, the device."""
-    if SPEED.fullmatch(record.suite):
-        return ("device", record.device, record.protocol, record.suite)
-    return ("score", record.suite_hash, record.protocol, record.judge)
+    def cka_pairs(self) -> tuple[list[str], dict[tuple[str, str], Record]]:
+        """(encoders in reading order, {(a, b): record of their linear CKA} in both orders)."""
+        found = {}
+        for record in self.where("scenes-cka"):
+            other = record.extra.get("other") or record.protocol_params.get("other")
+            if isinstance(other, str):
+                found[record.subject, other] = found[other, record.subject] = record
+        known = list(AUTOENCODERS)
+        names = sorted({name for pair in found for name in pair})
+        names.sort(key=lambda n: (is_reference(n), known.index(n) if n in known else len(known)))
+        return names, found

@@ -5,23 +5,18 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterable
-from itertools import groupby
 from pathlib import Path
 
 import jinja2
 
-from reports import sections
-from reports.figures import grid
-from reports.headline import cards, summary
+from reports import sections, table
+from reports.figures import images
+from reports.headline import cards
 from reports.measured import Measured
-from reports.sections import Section
-from reports.tables import formats
-from reports.tables.table import PARTIAL, Column, view
+from reports.sections import Filling
 from vgt.core import files, record
 
 TEMPLATES = Path(__file__).parent / "templates"
-
-__all__ = ["render", "summary"]
 
 
 def render(
@@ -32,8 +27,8 @@ def render(
 ) -> Path:
     """Read the records below ``records_roots`` and write ``out/index.html``, ``out/tables`` and ``out/figures``.
 
-    ``work`` is the folder that the records' evidence paths are relative to (None: no sample images).  The same
-    records give the same bytes.  Returns the path of the page; raises ValueError where there are no records."""
+    ``work`` is the folder that the records' evidence paths are relative to (None: no images).  The same records give
+    the same bytes.  Returns the path of the page; raises ValueError where there are no records."""
     roots = [records_roots] if isinstance(records_roots, (str, Path)) else list(records_roots)
     found = record.read(roots)
     if not found:
@@ -47,21 +42,16 @@ def render(
     return files.write_text(out / "index.html", _html(measured, made, title))
 
 
-def _write_files(made: list[Section], out: Path) -> None:
+def _write_files(made: list[Filling], out: Path) -> None:
     for block in (b for s in made for b in s.blocks):
         if block.table:
-            formats.write(block.table, out / "tables")
-        images = {figure.name: figure.png for figure in block.figures}
+            table.write(block.table, out / "tables")
+        pngs = {figure.name: figure.png for figure in block.figures}
         if block.grid:
-            images[block.grid.name] = grid.png(block.grid)
-        for name, data in images.items():
+            pngs[block.grid.name] = images.png(block.grid)
+        for name, data in pngs.items():
             with files.atomic(out / "figures" / f"{name}.png") as part:
                 part.write_bytes(data)
-
-
-def spans(columns: list[Column]) -> list[tuple[str, int]]:
-    """Runs of neighboring columns with the same group: (group, how many)."""
-    return [(group, len(list(members))) for group, members in groupby(columns, key=lambda c: c.group)]
 
 
 def _joined(head: str) -> str:
@@ -79,7 +69,7 @@ def _dates(measured: Measured) -> str:
     return " to ".join(dict.fromkeys((days[0], days[-1]))) if days else "undated"
 
 
-def _html(measured: Measured, made: list[Section], title: str) -> str:
+def _html(measured: Measured, made: list[Filling], title: str) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -87,8 +77,8 @@ def _html(measured: Measured, made: list[Section], title: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["spans"] = spans
-    environment.filters |= {"view": view, "svg_uri": _svg_uri, "joined": _joined}
+    environment.globals["spans"] = table.spans
+    environment.filters |= {"view": table.view, "svg_uri": _svg_uri, "joined": _joined}
     return environment.get_template("page.html.j2").render(
         title=title,
         sections=made,
@@ -96,6 +86,6 @@ def _html(measured: Measured, made: list[Section], title: str) -> str:
         dates=_dates(measured),
         count=len(measured.records),
         partial=sum(r.partial for r in measured.records),
-        dagger=PARTIAL,
+        dagger=table.PARTIAL,
         style=(TEMPLATES / "style.css").read_text(encoding="utf-8"),
     )

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from reports.tables.table import Cell, Column, Row, Table
+from reports.table import Cell, Column, Filled, Row
 
 PAPERS = Path(__file__).parent / "papers"
 LABEL = "Published numbers: another scale and other data sets; not comparable with ours."
@@ -75,16 +75,15 @@ def load(paper: str) -> Paper:
         raise ValueError(f"papers/{path.name} is malformed: {error}") from error
 
 
-def table(paper: str, table_id: str, rows: list[str] | None = None) -> Table:
-    """A published table in the shape of ours, labelled as published; ``rows`` keeps only these labels."""
+def table(paper: str, table_id: str) -> Filled:
+    """A published table in the shape of ours, labelled as published."""
     found = load(paper)[table_id]
     columns = [Column(c.key, c.head, c.unit, c.digits, c.better, c.group, text=c.text) for c in found.columns]
     cells = [
         Row(row["label"], {key: Cell(value) for key, value in row.items() if key != "label"}, kind="published")
         for row in found.rows
-        if rows is None or row["label"] in rows
     ]
-    return Table(
+    return Filled(
         name=f"published_{paper}_{table_id}",
         title=f"{found.title} ({found.source})",
         columns=columns,

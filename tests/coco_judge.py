@@ -9,8 +9,8 @@ import numpy as np
 
 from evals.engine.api import Detection
 from evals.judges.canary import PHOTOGRAPHS
-from evals.subjects.folder import read_image
 from vgt.core.geneval_prompts import CLASSES
+from vgt.core.images import read_image
 from vgt.core.photos import image_path
 from vgt.core.scenes import COLORS
 

@@ -88,7 +88,7 @@ def vlms() -> dict:
     for seed, family in enumerate(FAMILIES):
         with torch.random.fork_rng(devices=[]):
             config = vlm.VLMConfig(hf=vlm_values(family), image_size=IMAGE)
-            made[family] = widen(vlm.build(config, tokenizer.build(family)), seed).eval().requires_grad_(False)
+            made[family] = widen(vlm.VLM.build(config, tokenizer.build(family)), seed).eval().requires_grad_(False)
     return made
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from reports.measured import CATEGORIES, TASKS
-from reports.tables import calibration
+from reports.tables import DEGRADATIONS
 from vgt.core import captions, files, photos, scenes, suites
 from vgt.core.record import Record
 
@@ -119,7 +119,7 @@ def invented() -> list[Record]:
         make("oracle", "scenes-geneval", "overall", 0.998, 0.002, 480, judge="analytic-1", evidence="geneval/oracle")
     )
     found.append(make("noise", "scenes-geneval", "overall", None, note="the judge found nothing to score"))
-    for i, suite in enumerate(calibration.DEGRADATIONS):
+    for i, suite in enumerate(DEGRADATIONS):
         for metric in ("overall", "exact-set", *TASKS):
             found.append(
                 make("judge-analytic", suite, metric, 1.0 - 0.01 * i * (2 if metric == "exact-set" else 1), 0.002, 120)

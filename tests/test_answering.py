@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 
 import numpy as np
 import pytest
+import torch
 from conftest import vlm_values, widen
 
+from evals import judges
 from evals.dpg import run as dpg
-from evals.judges import answering, mplug, process, scripted, vqa_canary
+from evals.judges import answering, canary, mask2former, mplug, transformers_vqa
 from evals.judges.analytic import AnalyticJudge
 from evals.subjects import fake
+from evals.subjects.vgt import VLMSubject
 from vgt.core import suites
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "yes", "no", "is", "there", "a", "red", "star", "?", "or"]
@@ -96,7 +100,7 @@ def qwen_folder(tmp_path_factory):
 @pytest.mark.parametrize("kind", ["blip", "vlm"])
 def test_transformers_judges_answer_and_tell_their_probability(kind, blip_folder, qwen_folder, request):
     folder = {"blip": blip_folder, "vlm": qwen_folder}[kind]
-    judge = answering.load(f"{kind}:{folder}").answerer
+    judge = judges.load(f"{kind}:{folder}").answerer
     alone = [judge.replies(IMAGE, [question])[0] for question in QUESTIONS]
     together = judge.replies(IMAGE, QUESTIONS)
     assert [r.text for r in alone] == [r.text for r in together] == [judge.answer(IMAGE, q) for q in QUESTIONS]
@@ -106,7 +110,7 @@ def test_transformers_judges_answer_and_tell_their_probability(kind, blip_folder
     other = judge.replies(255 - IMAGE, QUESTIONS)
     assert other[0].yes_share != pytest.approx(shares[0], abs=1e-6)  # the image is looked at
     assert judge.name == f"{kind}-{folder.name}"
-    again = answering.load(f"{kind}:{folder}").answerer
+    again = judges.load(f"{kind}:{folder}").answerer
     assert again.fingerprint == judge.fingerprint and again.replies(IMAGE, QUESTIONS) == together
 
 
@@ -123,24 +127,24 @@ def test_the_share_of_yes_is_that_of_the_first_tokens_probabilities():
 
 
 def test_an_instruction_is_part_of_a_chat_judges_identity(qwen_folder):
-    first, second = (answering.load(f"vlm:{qwen_folder}", instruction=say).answerer for say in ("Yes or no.", ""))
+    first, second = (judges.load(f"vlm:{qwen_folder}", instruction=say).answerer for say in ("Yes or no.", ""))
     assert first.fingerprint != second.fingerprint
 
 
 def test_a_random_model_fails_its_canary_and_a_wrong_folder_is_named(blip_folder, qwen_folder, tmp_path):
-    judge = answering.load(f"blip:{blip_folder}")
+    judge = judges.load(f"blip:{blip_folder}")
     with pytest.raises(ValueError, match="'blip-blip-tiny' fails its canary: right on"):
         judge.check(judge.answerer)
     with pytest.raises(ValueError, match="no BlipForQuestionAnswering model|cannot be loaded"):
-        answering.load(f"blip:{qwen_folder}")
+        judges.load(f"blip:{qwen_folder}")
     for name in ("config.json", "model.safetensors", "preprocessor_config.json"):
         with pytest.raises(ValueError, match=f"has no {name}; give the local folder"):
-            answering.load(f"vlm:{tmp_path}")
+            judges.load(f"vlm:{tmp_path}")
         (tmp_path / name).write_text("{}")
 
 
 def test_a_model_judge_scores_a_suite_and_keeps_its_probabilities(qwen_folder, tmp_path):
-    judge = answering.load(f"vlm:{qwen_folder}").answerer
+    judge = judges.load(f"vlm:{qwen_folder}").answerer
     shared = {"work": tmp_path, "records": tmp_path / "r", "suite": "scenes-dpg", "prompts": suites.dpg_prompts(n=1)}
     one = dpg.run(fake.Oracle(), judge, images_per_prompt=1, check_judge=lambda j: None, batch=1, **shared).records[0]
     assert one.metric == "dpg[vlm-qwen-tiny]" and 0 < one.extra["yes_share"] < 1
@@ -181,7 +185,7 @@ def child(tmp_path):
     made = []
 
     def make(limit: int = -1, how: str = "die"):
-        made.append(process.process(f"{sys.executable} {tmp_path / 'judge.py'} {limit} {how}"))
+        made.append(answering.process(f"{sys.executable} {tmp_path / 'judge.py'} {limit} {how}"))
         return made[-1]
 
     yield make
@@ -191,11 +195,11 @@ def child(tmp_path):
 
 def test_a_process_judge_sees_the_image_and_passes_its_canary(child):
     judge = child()
-    vqa_canary.check_plain(judge)
-    assert judge.name == "process-judge" and judge.answer(vqa_canary.plain_image("red"), "Is it red?") == "yes"
+    canary.check_plain(judge)
+    assert judge.name == "process-judge" and judge.answer(canary.plain_image("red"), "Is it red?") == "yes"
     judge.close()
     judge.close()
-    assert judge.answer(vqa_canary.plain_image("blue"), "Is it red?") == "no"  # starts anew
+    assert judge.answer(canary.plain_image("blue"), "Is it red?") == "no"  # starts anew
 
 
 @pytest.mark.parametrize(
@@ -204,7 +208,7 @@ def test_a_process_judge_sees_the_image_and_passes_its_canary(child):
 )
 def test_a_process_that_fails_is_named(child, how, words):
     judge = child(2, how)
-    image = vqa_canary.plain_image("red")
+    image = canary.plain_image("red")
     for _ in range(2):
         judge.answer(image, "Is it red?")
     with pytest.raises(answering.JudgeLost, match=words):
@@ -280,18 +284,21 @@ def test_mplug_runs_in_an_environment_that_has_modelscope(tmp_path, monkeypatch)
 
 def test_a_table_prefers_the_image_it_names(tmp_path):
     path = tmp_path / "table.jsonl"
-    rows = [{"question": "A?", "answer": "no"}, {"image": scripted.mark(IMAGE), "question": "A?", "answer": "yes"}]
+    rows = [
+        {"question": "A?", "answer": "no"},
+        {"image": answering.image_hash(IMAGE), "question": "A?", "answer": "yes"},
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    judge = answering.load(f"scripted:{path}").answerer
+    judge = judges.load(f"scripted:{path}").answerer
     assert judge.name == "table" and judge.answer(IMAGE, "A?") == "yes" and judge.answer(255 - IMAGE, "A?") == "no"
     with pytest.raises(ValueError, match="no answer to 'B\\?'"):
         judge.answer(IMAGE, "B?")
     path.write_text(path.read_text() + json.dumps({"question": "A?", "answer": "yes"}) + "\n")
     with pytest.raises(ValueError, match="line 3: 'A\\?' has two different answers"):
-        scripted.scripted(path)
+        answering.scripted(path)
     path.write_text("{}\n")
     with pytest.raises(ValueError, match="line 1: not JSON with question and answer"):
-        scripted.scripted(path)
+        answering.scripted(path)
 
 
 class Always:
@@ -306,19 +313,59 @@ class Always:
 
 @pytest.mark.parametrize("words", ["yes", "no", "a image"])
 def test_a_judge_that_says_one_thing_fails_both_canaries(words):
-    for check in (vqa_canary.check_plain, vqa_canary.check_world):
+    for check in (canary.check_plain, canary.check_world):
         with pytest.raises(ValueError, match="fails its canary"):
             check(Always(words))
 
 
 def test_the_analytic_judge_passes_the_worlds_canary():
-    vqa_canary.check_world(AnalyticJudge())
-    assert {truth for _, _, truth in vqa_canary.world_questions()} == {"yes", "no"}
+    canary.check_world(AnalyticJudge())
+    assert {truth for _, _, truth in canary.world_questions()} == {"yes", "no"}
 
 
 def test_judges_by_name():
-    assert answering.load("analytic").answerer.name == "judge-analytic"
+    assert judges.load("analytic").answerer.name == "judge-analytic"
     for wrong in ("blip", "vlm:", "oracle", "process:"):
         with pytest.raises(ValueError, match="is unknown; give analytic, mplug"):
-            answering.load(wrong)
+            judges.load(wrong)
     assert answering.label("process-my judge:2/a") == "process-my-judge-2-a"
+
+
+@pytest.fixture
+def tf32_flags():
+    backends = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [backend.allow_tf32 for backend in backends]
+    yield backends
+    for backend, allowed in zip(backends, before, strict=True):
+        backend.allow_tf32 = allowed
+
+
+def test_networks_that_score_run_without_tf32(tf32_flags):
+    """torch's default lets float32 convolutions run in TF32; the process's own settings come back, whatever happens."""
+
+    def flags() -> list[bool]:
+        return [backend.allow_tf32 for backend in tf32_flags]
+
+    seen = []
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+
+        def answer(self, images, questions):
+            seen.append(flags())
+            if len(seen) == 2:
+                raise RuntimeError("out of memory")
+            return ["yes"] * len(questions)
+
+    for before in ([True, True], [True, False]):
+        for backend, allowed in zip(tf32_flags, before, strict=True):
+            backend.allow_tf32 = allowed
+        judge = VLMSubject("tiny", "content", Model())
+        with contextlib.suppress(RuntimeError):
+            judge.answer(np.zeros((8, 8, 3), np.uint8), "Is it red?")
+        assert flags() == before
+    assert seen == [[False, False]] * 2 and judge.params == {"tf32": False}
+    for scoring in (mask2former.Mask2FormerJudge, transformers_vqa.Transformers):
+        assert scoring.params == {"tf32": False}

@@ -31,13 +31,13 @@ RULES = {
     "vgt.training": METHOD | {"vgt.inference", "vgt.training"},
     "bench.command": {"bench", "vgt", "evals"},
     "reports.command": {"reports", "vgt.core", "vgt.commands.options"},
-    "evals.subjects.vgt": {"evals", "vgt.core", "vgt.inference"},
+    "evals.subjects.vgt": {"evals", "vgt.core", "vgt.inference", "vgt.methods.registry"},
     "evals.metrics.lpips": {"evals", "vgt.core", "vgt.methods.lpips"},
     "evals.features": {"evals", "vgt.core", "vgt.methods.perceptual"},
     # The verbs' own option parsing is shared so that --seed, --out and --device mean the same everywhere.
-    "evals": {"evals", "vgt.core", "vgt.commands.options"},
+    "evals": {"evals", "vgt.core", "vgt.commands.options", "vgt.methods.registry"},
     "bench": {"bench", "vgt", "evals"},
-    "reports": {"reports", "vgt.core"},
+    "reports": {"reports", "vgt.core", "vgt.methods.registry"},
 }
 
 

@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evals.engine.protocol import registry
+from evals.engine.registry import protocols
 from evals.probes import cka
 from evals.probes import cka_cli as command
 from evals.probes import run as probes
 from evals.probes.cli import images
 from evals.subjects.fake import Identity
 from evals.subjects.pca import random_projection
-from reports.figures import clusters, latents, similarity
+from reports import tables
+from reports.figures import images as image_grids
+from reports.figures import latents
 from reports.measured import Measured, label
-from reports.tables import latents as tables
 from vgt.core import scenes
 from vgt.core.record import Record
 
@@ -65,7 +66,7 @@ def test_records_of_every_pair_once(measured):
     for record in outcome.records:
         assert record.suite == "scenes-cka" and record.partial and record.low <= record.value <= record.high
         assert record.protocol == "cka-linear-unbiased", "80 images for 48 and 64 dimensions"
-        assert registry()[record.protocol].settings.items() <= record.protocol_params.items()
+        assert protocols()[record.protocol].settings.items() <= record.protocol_params.items()
         assert abs(record.extra["chance"]) < 0.2 < record.value
 
 
@@ -98,31 +99,31 @@ def test_bad_input(tmp_path):
 
 def test_cka_table_and_figure_show_both_halves(measured):
     _, found, _ = measured
-    table = tables.build_cka(found)
+    table = tables.CKA.fill(found)
     value = found.get("identity", "scenes-cka", "cka-turned").value
     rows = {row.label: row.cells for row in table.rows}
     assert rows["turned"]["identity"].value == rows[label("identity")]["turned"].value == value
     assert rows["turned"]["turned"].value == "" and "3 of 3 pairs by the unbiased" in " ".join(table.notes)
-    figure = similarity.matrix(found)
+    (figure,) = latents.similarity(found)
     assert f"{value:.2f}" in figure.svg and Image.open(io.BytesIO(figure.png)).width > 300
-    assert similarity.matrix(Measured([])) is None and not tables.build_cka(Measured([])).rows
+    assert latents.similarity(Measured([])) == [] and not tables.CKA.fill(Measured([])).rows
 
 
 def test_probe_tables_share_out_all_metrics(measured):
     _, found, _ = measured
     stray = found.records[0].model_copy(update={"metric": "something-new"})
     found = Measured([*found.records, stray])
-    made = [tables.build(found), tables.build_space(found), tables.build_tokens(found), tables.build_parts(found)]
+    made = [t.fill(found) for t in (tables.PROBES, tables.LATENT_SPACE, tables.LATENT_TOKENS, tables.LATENT_PARTS)]
     keys = [column.key for table in made for column in table.columns]
     assert sorted(keys) == sorted({r.metric for r in found.where("scenes-latents")})
     heads = [row.label for row in made[1].rows]
     assert heads[-1] == "Chance" and made[0].rows[-1].label == "Chance (shuffled labels)"
-    assert not tables.build_space(Measured([])).rows
+    assert not tables.LATENT_SPACE.fill(Measured([])).rows
 
 
 def test_cluster_grid_draws_the_scenes_again(measured):
     _, found, _ = measured
-    (grid,) = clusters.grids(found)
+    (grid,) = image_grids.clusters(found)
     record = found.get("identity", "scenes-latents", "cluster-maps")
     index = record.extra["scenes"]["indices"][0]
     assert grid.name == "clusters_scenes" and [name for name, _ in grid.rows][0] == "Image"
@@ -140,9 +141,9 @@ def test_other_images_are_not_laid_beside_each_other(measured):
     moved = other.model_copy(
         update={"subject": "zzz", "extra": other.extra | {"ids": ["else"] * len(other.extra["ids"])}}
     )
-    (grid,) = clusters.grids(Measured([*found.records, moved]))
+    (grid,) = image_grids.clusters(Measured([*found.records, moved]))
     assert "zzz" not in [name for name, _ in grid.rows]
-    assert clusters.grids(Measured([])) == []
+    assert image_grids.clusters(Measured([])) == []
 
 
 def test_strips_are_read_from_the_run_alone(measured, tmp_path):
@@ -152,27 +153,27 @@ def test_strips_are_read_from_the_run_alone(measured, tmp_path):
     images = np.random.default_rng(0).integers(0, 255, (32, 32 * len(extra["maps"]), 3), np.uint8)
     Image.fromarray(images).save(tmp_path / "strip.png")
     with_strip = record.model_copy(update={"extra": extra | {"image": "strip.png"}})
-    (grid,) = clusters.grids(Measured([with_strip]), tmp_path)
+    (grid,) = image_grids.clusters(Measured([with_strip]), tmp_path)
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(grid.rows[0][1][1].png))), images[:, 32:64])
     outside = record.model_copy(update={"extra": extra | {"image": "../strip.png"}})
     (tmp_path / "work").mkdir()
-    assert clusters.grids(Measured([outside]), tmp_path / "work") == []
+    assert image_grids.clusters(Measured([outside]), tmp_path / "work") == []
 
 
 def test_matched_clusters_take_the_names_of_those_they_overlap():
     reference = np.array([[[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 2, 2], [2, 2, 2, 2]]])
     renamed = np.array([2, 0, 1])[reference]
-    np.testing.assert_array_equal(clusters.matched(reference, renamed), reference)
+    np.testing.assert_array_equal(image_grids.matched(reference, renamed), reference)
     coarse = np.array([[[1, 0], [2, 2]]])
-    np.testing.assert_array_equal(clusters.matched(reference, coarse), [[[0, 1], [2, 2]]])
+    np.testing.assert_array_equal(image_grids.matched(reference, coarse), [[[0, 1], [2, 2]]])
     more = np.where(reference == 2, [[[0, 1, 2, 3]]], 4)
-    assert len(np.unique(clusters.matched(reference, more))) == len(np.unique(more)), "names stay one to one"
+    assert len(np.unique(image_grids.matched(reference, more))) == len(np.unique(more)), "names stay one to one"
 
 
 def test_variance_figure_and_points_without_labels(measured):
     _, found, _ = measured
-    figure = latents.variances(found)
-    assert "64 channels" in figure.svg and latents.variances(Measured([])) is None
+    (figure,) = latents.variances(found)
+    assert "64 channels" in figure.svg and latents.variances(Measured([])) == []
     record: Record = found.get("identity", "scenes-latents", "tsne")
     bare = {k: v for k, v in record.extra.items() if k not in ("labels", "colors")}
     assert "objects" not in latents.panel(record.model_copy(update={"extra": bare})).alt

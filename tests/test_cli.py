@@ -138,6 +138,17 @@ def test_generate_is_seeded_and_warns_of_unknown_words(capsys):
     assert np.array_equal(images[0], images[1]) and not np.array_equal(images[0], images[2])
 
 
+def test_a_deep_grey_image_keeps_its_levels(capsys):
+    """16 bits a channel became white."""
+    levels = np.linspace(40, 90, 64, dtype=np.uint16)[None].repeat(64, 0)
+    Image.fromarray(levels * 257).save("deep.png")
+    Image.fromarray(levels.astype(np.uint8)).save("plain.png")
+    for name in ("deep", "plain"):
+        assert call(capsys, "reconstruct", f"{name}.png", "-o", f"{name}-out.png")[0] == 0
+    with Image.open("deep-out.png") as deep, Image.open("plain-out.png") as plain:
+        assert np.array_equal(np.asarray(deep), np.asarray(plain)) and np.asarray(deep).max() < 150
+
+
 def test_reconstruct_tiles_or_crops(capsys):
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 256, (70, 100, 3), dtype=np.uint8)).save("photo.jpg")

@@ -17,9 +17,10 @@ from vgt.equations import solvers
 from vgt.inference import generator
 from vgt.methods import query_ar
 from vgt.methods.pixel_decoder import DecoderConfig
-from vgt.methods.sampling import Sampling, draws
+from vgt.methods.sampling import Sampling
 from vgt.methods.vgt_ae import VGTAE, AELossConfig, VGTAEConfig, VGTAETraining
-from vgt.methods.visual_lm import tokenize
+from vgt.methods.visual_lm import draws
+from vgt.vlm.prompts import tokenize
 
 SEEDS = [11, 5, 2**40 + 3]
 N = 16
@@ -99,7 +100,7 @@ def plain_conditions(model, ids, mask, u, order, m: int, mode: str) -> list[torc
     """Per row, conditions [N, D] in decode order.  Each step is one full pass over all that was fed so far; step 0
     hides the pads, later tokens see everything before them."""
     conditions = []
-    queries, places = model.queries(), model.places()
+    queries, places = model.queries(), model.position_embeddings()
     embed = model.language_model.get_input_embeddings()
     length, starts = ids.shape[1], list(model.config.start_ids)
     for row in range(len(ids)):
@@ -286,8 +287,8 @@ def test_the_command_line_says_what_belongs_together():
     given = options.sampling(parser.parse_args(["--sampler", "ab2", "--flow-steps", "8", "--time-schedule", "power:2"]))
     assert given == {"sampler": "ab2", "flow_steps": 8, "time_schedule": "power:2"}
     assert options.sampling(parser.parse_args([])) == {}
-    with pytest.raises(ValueError, match="--position-mode padded_len is for --compat reference"):
-        options.sampling(parser.parse_args(["--position-mode", "padded_len"]))
+    with pytest.raises(ValueError, match="position_mode 'padded_len' is for compat 'reference'"):
+        Sampling(**options.sampling(parser.parse_args(["--position-mode", "padded_len"])))
 
 
 # ----------------------------------------------------------------------------------------------- records

@@ -10,6 +10,7 @@ from evals.dpg import rules as dpg_rules
 from evals.dpg import run as dpg
 from evals.engine.store import Shard
 from evals.judges.analytic import AnalyticJudge
+from evals.judges.answering import JudgeLost
 from evals.subjects import fake
 from vgt.core import record, suites
 
@@ -144,6 +145,37 @@ def test_two_judges_keep_their_own_answers_and_records(tmp_path):
     first = dpg.run(fake.Oracle(), JUDGE, **one)
     dpg.run(fake.Oracle(), Mumbling(), **one)
     assert dpg.run(fake.Oracle(), JUDGE, **one).reused == len(first.records)
+
+
+class Breaking:
+    """The analytic judge, which breaks after some questions."""
+
+    name, fingerprint = JUDGE.name, JUDGE.fingerprint
+
+    def __init__(self, lives: int, error: Exception):
+        self.lives, self.error = lives, error
+
+    def answer(self, image, question):
+        self.lives -= 1
+        if self.lives < 0:
+            raise self.error
+        return JUDGE.answer(image, question)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA error"), JudgeLost("the judge's process ended")])
+def test_a_judge_that_breaks_is_no_bad_sample(tmp_path, error):
+    """The run ends where the judge does, records nothing, and asks only the rest when it goes on."""
+    one = options(tmp_path, images_per_prompt=1, check_judge=lambda judge: None)
+    asked = [len(prompt["questions"]) for prompt in PROMPTS]
+    with pytest.raises(type(error), match=str(error)):
+        dpg.run(fake.Oracle(), Breaking(sum(asked[:4]) + 1, error), **one)
+    (path,) = tmp_path.rglob("answers.jsonl")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len(rows) == 4 and not any("error" in row for row in rows) and not (tmp_path / "records").exists()
+    outcome = dpg.run(fake.Oracle(), Breaking(sum(asked[4:]), error), **one)
+    assert record.scores(outcome.records) == record.scores(
+        dpg.run(fake.Oracle(), JUDGE, **options(tmp_path / "whole", images_per_prompt=1)).records
+    )
 
 
 def test_unknown_protocol_and_bad_graph(tmp_path):

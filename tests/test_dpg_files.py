@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -13,11 +14,11 @@ from evals.dpg import data as dpg_data
 from evals.dpg import rules as dpg_rules
 from evals.dpg import run as dpg
 from evals.judges.analytic import AnalyticJudge
-from evals.judges.scripted import Scripted
+from evals.judges.answering import Scripted
 from evals.subjects import fake
-from evals.subjects.folder import read_image
 from vgt.__main__ import main
 from vgt.core import suites
+from vgt.core.images import read_image
 
 HEADER = (
     "item_id", "text", "keywords", "proposition_id", "dependency", "category_broad", "category_detailed", "tuple",
@@ -259,6 +260,26 @@ def test_the_command_reads_the_benchmarks_files_and_compares_two_judges(tmp_path
     assert main(["eval", "dpg", "--answers", str(answers), "--protocol", "dpg-vgt", "--out", str(tmp_path / "b")]) == 0
     again = json.loads(capsys.readouterr().out.splitlines()[-1])["scores"]
     assert again[f"{name}dpg-vgt[mixed]"] == scores[f"{name}dpg-vgt[mixed]"]
+
+
+DYING = """import json, sys
+for number, line in enumerate(sys.stdin):
+    if number == int(sys.argv[1]):
+        sys.exit(3)
+    print(json.dumps({"answer": "yes" if json.loads(line)["question"].startswith("Is it") else "no"}), flush=True)
+"""
+
+
+def test_a_judge_that_dies_ends_the_command_with_2(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("evals.judges.canary.check_plain", lambda judge: None)
+    (tmp_path / "judge.py").write_text(DYING)
+    command = ["eval", "dpg", "--csv", str(write_csv(tmp_path / "q.csv")), "--resolution", str(SIZE), "--subject"]
+    command += [f"folder:{grids(tmp_path / 'shown')}", "--out", str(tmp_path), "--judge"]
+    judge = f"process:{sys.executable} {tmp_path / 'judge.py'}"
+    assert main([*command, f"{judge} 7"]) == 2
+    assert "ended with status 3 after 7 answers" in capsys.readouterr().err.splitlines()[-1]
+    (path,) = tmp_path.rglob("answers-process-judge.jsonl")
+    assert len(path.read_text().splitlines()) == 2 and not (tmp_path / "records").exists()
 
 
 def test_the_command_says_what_is_missing(tmp_path, capsys):

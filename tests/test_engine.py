@@ -16,7 +16,8 @@ from vgt.inference import generator, graphs, hoisted_head, static_lm
 from vgt.inference.engine import Engine
 from vgt.methods.flow_head import FlowHead, FlowHeadConfig
 from vgt.methods.sampling import Sampling
-from vgt.methods.visual_lm import VisualLM, VisualLMConfig, tokenize
+from vgt.methods.visual_lm import VisualLM, VisualLMConfig
+from vgt.vlm.prompts import tokenize
 
 SEEDS = [11, 5, 2**40 + 3]
 N = 16
@@ -286,9 +287,9 @@ def test_steps_can_be_graphs(family, method, acceleration, visual_lms, vlms, mon
     for _ in range(2):
         found = decode(*rows, SEEDS, how)
         assert torch.allclose(found, generator.eager(model)(*rows, SEEDS, how), atol=2e-5)
-    shapes = 2 if method == "query_ar" else len(set(decode._sizes(how)))  # QueryAR's first step has nothing pending
+    shapes = 2 if method == "query_ar" else len(set(decode.loop.sizes(decode.model.tokens, how)))  # QueryAR's first step has nothing pending
     assert sum(len(graph.kept) for graph in Replayed.made) == shapes
-    assert sum(graph.calls for graph in Replayed.made) == 2 * len(decode._sizes(how))
+    assert sum(graph.calls for graph in Replayed.made) == 2 * len(decode.loop.sizes(decode.model.tokens, how))
 
 
 def test_a_graph_that_cannot_be_captured_says_why(monkeypatch):

@@ -31,8 +31,9 @@ from evals.engine.store import (
     read_rows,
     remove_unfinished,
 )
-from evals.subjects.folder import folder, read_image
+from evals.subjects.folder import folder
 from vgt.core import files, record, samples
+from vgt.core.images import read_image
 from vgt.core.statistics import Interval
 
 PROMPTS = [{"id": f"p{i}", "prompt": f"image {i}"} for i in range(5)]
@@ -235,6 +236,29 @@ def test_more_samples_later_end_with_the_same_bytes(tmp_path, matters):
     made = [len((tmp_path / name / "log").read_text().splitlines()) for name in ("once", "more")]
     # 15 images in 8 batches, of which the one between samples 0 and 1 is made twice; or 3 of their own each sample
     assert made == ([9, 9] if matters else [8, 9])
+
+
+class Classes(Painter):
+    """A generator that is asked with the numbers of three classes."""
+
+    name, fingerprint, conditions, classes = "by-class", "by-class-1", "labels", 3
+
+    def generate(self, asked, seeds):
+        assert all(0 <= label < 3 for label in asked)
+        return np.stack([np.full((8, 8, 3), 10 * label + 1, np.uint8) for label in asked])
+
+
+def test_a_generator_may_be_asked_with_class_labels(tmp_path):
+    suite = generation.class_suite(3)
+    run = job(Classes(), prompts=suite, suite="classes-3", images_per_prompt=2, batch=4)
+    generation.check(run)
+    shown = generation.images(run, tmp_path / "out")
+    assert [int(read_image(shown.paths[label, 1])[0, 0, 0]) for label in range(3)] == [1, 11, 21]
+    assert json.loads((tmp_path / "out/00002/metadata.jsonl").read_text()) == {"id": "class-0002", "label": 2}
+    with pytest.raises(ValueError, match="is asked with labels, suite 'five' holds prompts; compare its images with"):
+        generation.check(job(Classes()))
+    with pytest.raises(ValueError, match="is asked with prompts, suite 'classes' holds labels"):
+        generation.check(job(prompts=suite, suite="classes"))
 
 
 class Doomed(Painter):

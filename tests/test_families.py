@@ -202,7 +202,7 @@ def of(family: str, place: str | None = None) -> vlm.VLM:
     if family in FURTHER:
         return further(family, place)
     with torch.random.fork_rng(devices=[]):
-        return vlm.build(vlm.VLMConfig(hf=vlm_values(family), image_size=IMAGE), words(family, place))
+        return vlm.VLM.build(vlm.VLMConfig(hf=vlm_values(family), image_size=IMAGE), words(family, place))
 
 
 @pytest.mark.parametrize("family", IMAGES)

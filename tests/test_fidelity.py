@@ -12,7 +12,7 @@ from parity.fidelity import tiny_network
 from PIL import Image
 
 from evals import features
-from evals.engine.protocol import registry as protocols
+from evals.engine.registry import protocols
 from evals.engine.store import Shard
 from evals.features.source import Source
 from evals.fidelity import cli as command

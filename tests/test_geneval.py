@@ -12,6 +12,7 @@ from evals.engine.api import Detection
 from evals.geneval import official, rules
 from evals.geneval import run as geneval
 from evals.judges.analytic import AnalyticJudge
+from evals.judges.answering import JudgeLost
 from evals.subjects import fake
 from evals.subjects.folder import folder
 from vgt.__main__ import main
@@ -223,6 +224,39 @@ def test_killed_and_resumed_ends_with_the_same_bytes(oracle, tmp_path):
     assert record.scores(outcome.records) == record.scores(oracle[1].records)
 
 
+class Broken(Mortal):
+    """A judge that breaks instead."""
+
+    error: Exception = RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    def _live(self):
+        self.lives -= 1
+        if self.lives < 0:
+            raise self.error
+
+
+def test_a_judge_that_breaks_is_no_bad_sample(oracle, tmp_path):
+    """The run ends where the judge does, records nothing, and goes on from there."""
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        geneval.run(fake.Oracle(), Broken(JUDGE, 40), check_judge=lambda judge: None, **options(tmp_path))
+    rows = [json.loads(x) for x in (run_folder(tmp_path) / "detections.jsonl").read_text().splitlines()]
+    assert len(rows) == 40 and not any("error" in row for row in rows) and not (tmp_path / "records").exists()
+    outcome = geneval.run(fake.Oracle(), Mortal(JUDGE, 96 - 40 + 6), **options(tmp_path))
+    assert everything(tmp_path) == everything(oracle[0])
+    assert record.scores(outcome.records) == record.scores(oracle[1].records)
+
+
+def test_a_lost_judge_ends_the_command_with_2(tmp_path, monkeypatch, capsys):
+    broken = Broken(JUDGE, 20)
+    broken.error = JudgeLost("the judge's process ended")
+    monkeypatch.setattr("evals.judges.analytic.AnalyticJudge", lambda: broken)
+    assert main(["eval", "geneval", "--subject", "fake:oracle", "-n", "12", "--out", str(tmp_path)]) == 2
+    assert "the judge's process ended" in capsys.readouterr().err.splitlines()[-1]
+    (found,) = tmp_path.rglob("detections.jsonl")
+    assert len(found.read_text().splitlines()) == 20 - 6  # the canary looks at six
+    assert not (tmp_path / "records").exists()
+
+
 def test_fewer_samples_are_a_prefix_of_more(oracle, tmp_path):
     geneval.run(fake.Oracle(), JUDGE, **options(tmp_path, images_per_prompt=2))
     outcome = geneval.run(Mortal(fake.Oracle(), 6), JUDGE, **options(tmp_path))  # two more samples, three batches each
@@ -318,7 +352,7 @@ def test_bad_input_is_refused(tmp_path):
 @pytest.mark.parametrize("option", ["--batch", "--images-per-prompt"])
 @pytest.mark.parametrize("given", ["0", "-4", "many"])
 def test_counts_below_one_are_refused_before_anything_is_loaded(option, given, monkeypatch, capsys):
-    monkeypatch.setattr("evals.engine.options.generator", lambda *_: pytest.fail("a subject was loaded"))
+    monkeypatch.setattr("evals.engine.old_options.generator", lambda *_: pytest.fail("a subject was loaded"))
     with pytest.raises(SystemExit) as caught:
         main(["eval", "geneval", "--subject", "vgt:query_ar_internvl", option, given])
     assert caught.value.code == 2

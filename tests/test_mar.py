@@ -9,8 +9,9 @@ from conftest import CAPTIONS, FAMILIES
 from vgt.equations import flow
 from vgt.equations.order import additive, cosine_sizes, positions, prefix_mask
 from vgt.methods import mar
-from vgt.methods.sampling import Sampling, draws
-from vgt.methods.visual_lm import VisualLM, tokenize
+from vgt.methods.sampling import Sampling
+from vgt.methods.visual_lm import VisualLM, draws
+from vgt.vlm.prompts import tokenize
 
 SEEDS = [11, 5, 8]
 N = 16

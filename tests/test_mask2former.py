@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from evals.engine.api import Detection, Detector
 from evals.geneval import run as geneval
 from evals.geneval.run import KEPT
-from evals.judges import canary, clip_colors, instances, mask2former
+from evals.judges import canary, mask2former
 from evals.subjects.folder import folder
 from vgt.__main__ import main
 from vgt.core import suites
@@ -52,15 +52,15 @@ def sample_image(height: int, width: int, seed: int = 0) -> np.ndarray:
     [((512, 512), (800, 800)), ((480, 640), (800, 1067)), ((300, 900), (444, 1333)), ((1024, 1536), (800, 1200))],
 )
 def test_input_size(sides, size):
-    assert instances.input_size(*sides) == size
+    assert mask2former.input_size(*sides) == size
 
 
 def test_prepare_resizes_pads_and_normalises():
     image = sample_image(20, 33)
-    pixels, size = instances.prepare(torch.tensor(image), *SIDES)
+    pixels, size = mask2former.prepare(torch.tensor(image), *SIDES)
     assert size == (64, 106) and pixels.shape == (1, 3, 64, 128)
     assert (pixels[..., 106:] == 0).all()
-    for channel, (mean, std) in enumerate(zip(instances.MEAN, instances.STD, strict=True)):
+    for channel, (mean, std) in enumerate(zip(mask2former.MEAN, mask2former.STD, strict=True)):
         plain = (np.rint(bilinear(image[..., channel].astype(float), *size)) / 255 - mean) / std
         levels = np.abs(pixels[0, channel, :, :106].numpy() - plain) * std * 255
         assert (levels < 1e-3).mean() > 0.999 and levels.max() < 1.001  # but for ties in rounding
@@ -71,7 +71,7 @@ def test_prepare_resizes_pads_and_normalises():
 
 def test_detections_are_those_of_plain_loops(judge):
     image = sample_image(30, 41)
-    pixels, size = instances.prepare(torch.tensor(image), *SIDES)
+    pixels, size = mask2former.prepare(torch.tensor(image), *SIDES)
     with torch.no_grad():
         out = judge.model(pixel_values=pixels)
     arrays = [out.class_queries_logits[0].numpy(), out.masks_queries_logits[0].numpy()]
@@ -87,21 +87,21 @@ def test_detections_are_those_of_plain_loops(judge):
 def test_one_query_gives_several_classes_and_masks_overlap():
     logits = torch.full((2, 5), -9.0)
     logits[0, 0], logits[0, 3], logits[1, 1] = 2.0, 1.0, 3.0
-    p, queries, labels = instances.best_pairs(logits)
+    p, queries, labels = mask2former.best_pairs(logits)
     assert list(zip(queries.tolist(), labels.tolist(), strict=True))[:3] == [(1, 1), (0, 0), (0, 3)]
     assert p[:3].tolist() == pytest.approx([1.0, 0.7311, 0.2689], abs=1e-4)
     assert len(p) == 8  # the last column, no object, never comes
-    both = instances.full_masks(torch.ones(2, 4, 4), (8, 8), (8, 6), (10, 10))
+    both = mask2former.full_masks(torch.ones(2, 4, 4), (8, 8), (8, 6), (10, 10))
     assert (both > 0).all() and both.shape == (2, 10, 10)
 
 
 def test_boxes_are_exclusive_and_empty_masks_score_nothing():
     mask = torch.zeros(5, 6, dtype=torch.bool)
-    assert instances.tight_box(mask) == (0, 0, 0, 0)
+    assert mask2former.tight_box(mask) == (0, 0, 0, 0)
     mask[1:3, 2:6] = True
-    assert instances.tight_box(mask) == (2, 1, 6, 3)
+    assert mask2former.tight_box(mask) == (2, 1, 6, 3)
     logits = torch.stack([torch.full((5, 6), -3.0), torch.where(mask, 2.0, -2.0)])
-    empty, full = instances.mask_confidence(logits).tolist()
+    empty, full = mask2former.mask_confidence(logits).tolist()
     assert empty == 0 and full == pytest.approx(1 / (1 + np.exp(-2.0)), rel=1e-6)
 
 
@@ -116,12 +116,12 @@ def disc(height: int = 40, width: int = 90) -> Detection:
 
 def test_crop_stands_on_grey():
     image, found = sample_image(40, 90), disc()
-    cut = np.asarray(clip_colors.crop(image, found))
+    cut = np.asarray(mask2former.crop(image, found))
     inside = found.mask[9:32, 6:85]
     assert cut.shape == (23, 79, 3)
     assert (cut[~inside] == 153).all() and np.array_equal(cut[inside], image[9:32, 6:85][inside])
     with pytest.raises(ValueError, match="no pixel"):
-        clip_colors.crop(image, Detection("cat", 0.5, (3.0, 3.0, 3.0, 9.0), found.mask))
+        mask2former.crop(image, Detection("cat", 0.5, (3.0, 3.0, 3.0, 9.0), found.mask))
 
 
 def test_colors_are_those_of_the_formula(judge):
@@ -132,10 +132,10 @@ def test_colors_are_those_of_the_formula(judge):
     def unit(vector):
         return vector / np.linalg.norm(vector)
 
-    cut = clip_colors.crop(image, found).resize((int(79 * 32 / 23), 32), Image.Resampling.BICUBIC)
+    cut = mask2former.crop(image, found).resize((int(79 * 32 / 23), 32), Image.Resampling.BICUBIC)
     left = round((cut.width - 32) / 2)
     middle = np.asarray(cut.crop((left, 0, left + 32, 32)))
-    pixels = (middle / 255 - clip_colors.MEAN) / clip_colors.STD
+    pixels = (middle / 255 - mask2former.CLIP_MEAN) / mask2former.CLIP_STD
     seen = model.get_image_features(pixel_values=torch.tensor(pixels, dtype=torch.float32).permute(2, 0, 1)[None])
     seen = unit(seen.pooler_output[0].double().numpy())
     expected = []
@@ -160,7 +160,7 @@ def test_both_forms_of_embeddings_are_read():
         pooler_output = torch.tensor([[3.0, 4.0]])
 
     for features in (Output(), Output.pooler_output):
-        assert clip_colors._embedding(features).tolist() == [[pytest.approx(0.6), pytest.approx(0.8)]]
+        assert mask2former._embedding(features).tolist() == [[pytest.approx(0.6), pytest.approx(0.8)]]
 
 
 # ------------------------------------------------------------------------------------------------ labels and files

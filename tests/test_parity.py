@@ -6,7 +6,7 @@ import pytest
 from parity import Check, checks, rules
 
 from evals.dpg.rules import RULES
-from evals.engine.protocol import registry
+from evals.engine.registry import protocols
 
 EXTRA = ("torchmetrics", "pytorch_fid", "cleanfid", "prdc")  # pip install vgt[test]
 
@@ -18,7 +18,7 @@ def _test(check: Check):
 
 @pytest.mark.parametrize("check", map(_test, checks()))
 def test_agrees_within_its_limit(check: Check):
-    assert check.protocol in registry()
+    assert check.protocol in protocols()
     try:
         difference = check.measure()
     except ModuleNotFoundError as error:

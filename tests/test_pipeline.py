@@ -17,7 +17,7 @@ from vgt.inference import generator as reference
 from vgt.inference.load import load, paired_autoencoder
 from vgt.inference.pipeline import VGTPipeline
 from vgt.methods.sampling import Sampling
-from vgt.methods.visual_lm import conditional
+from vgt.vlm.prompts import conditional
 
 FAST = {"num_flow_steps": 3, "acceleration": 4, "guidance_scale": 2.0}
 SETTINGS = Sampling(flow_steps=3, acceleration=4, guidance=2.0)

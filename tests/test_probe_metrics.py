@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import silhouette_score
 
-from evals.engine.protocol import registry
+from evals.engine.registry import protocols
 from evals.metrics import cka, clusters, labelled, spectra
 from evals.metrics import latents as space
 from evals.probes import content, findings, views
@@ -177,7 +177,7 @@ def test_blocks_keep_clusters_whole():
 
 
 def test_protocols_say_what_the_code_does():
-    known = {p.removeprefix("probe-"): dict(protocol.settings) for p, protocol in registry().items()}
+    known = {p.removeprefix("probe-"): dict(protocol.settings) for p, protocol in protocols().items()}
     assert known["linear"]["C"] == list(labelled.GRID)
     assert (known["linear"]["folds"], known["linear"]["inner_folds"]) == (labelled.FOLDS, labelled.INNER_FOLDS)
     defaults = {k: p.default for k, p in inspect.signature(labelled.knn_correct).parameters.items()}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evals.engine.protocol import registry
+from evals.engine.registry import protocols
 from evals.probes import data, findings, views
 from evals.probes import run as probes
 from evals.subjects.fake import Identity
@@ -110,8 +110,8 @@ def test_every_record_has_an_interval_a_protocol_and_its_coverage(informed):
         assert one.suite == "scenes-latents" and one.partial, one.name
         assert one.n == (N if one.metric not in ("cluster-maps", "object-clusters") else one.n)
         assert one.low <= one.value <= one.high, one.name
-        settings = registry()[one.protocol].settings
-        assert one.protocol in registry() and settings.items() <= one.protocol_params.items()
+        settings = protocols()[one.protocol].settings
+        assert one.protocol in protocols() and settings.items() <= one.protocol_params.items()
     assert informed[2]["knn-accuracy-color"].protocol_params["labels"] == "color"
     assert "background of the next" in informed[2]["alignment"].protocol_params["positive"]
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from vgt.core.seeds import image_seed
-from vgt.inference.prompts import image_seeds, prompt_list, within_budget
-from vgt.methods.visual_lm import conditional
+from vgt.inference.pipeline import image_seeds
+from vgt.vlm.prompts import conditional, prompt_list, within_budget
 
 LONG = "a photo of " + "a red star left of " * 100 + "a blue ring"
 

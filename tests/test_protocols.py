@@ -7,18 +7,17 @@ import json
 from parity import checks
 
 from evals.engine import protocol_page
-from evals.engine.protocol import registry
-from evals.engine.registry import EVALUATORS
+from evals.engine.registry import EVALUATORS, protocols
 
 
 def test_every_protocol_belongs_to_an_evaluator_and_says_what_it_is():
-    for name, protocol in registry().items():
+    for name, protocol in protocols().items():
         assert protocol.evaluator in {*EVALUATORS, "gate"}, name
         assert protocol.summary and not protocol.summary.endswith("."), name
 
 
 def test_checks_name_registered_protocols():
-    assert {check.protocol for check in checks()} <= registry().keys()
+    assert {check.protocol for check in checks()} <= protocols().keys()
 
 
 def test_the_page_is_the_one_that_the_registry_gives():

@@ -11,8 +11,9 @@ from vgt.equations import flow
 from vgt.equations.order import random_orders
 from vgt.inference import generator
 from vgt.methods import query_ar
-from vgt.methods.sampling import Sampling, draws
-from vgt.methods.visual_lm import tokenize
+from vgt.methods.sampling import Sampling
+from vgt.methods.visual_lm import draws
+from vgt.vlm.prompts import tokenize
 
 SEEDS = [11, 5, 2**40 + 3]
 N = 16

@@ -7,7 +7,7 @@ from PIL import Image
 from torch.nn import functional
 
 from evals.engine.images import resize as images
-from evals.engine.protocol import registry
+from evals.engine.registry import protocols
 from evals.metrics import psnr
 from evals.recon import pipeline as recon_pipeline
 from evals.recon.pipeline import compare, quantize, resolve
@@ -61,9 +61,9 @@ def test_impossible_pipelines_are_refused():
 
 
 def test_every_pipeline_is_a_registered_protocol():
-    assert all(registry()[name].evaluator == "recon" for name in PIPELINES)
+    assert all(protocols()[name].evaluator == "recon" for name in PIPELINES)
     for name, settings in PIPELINES.items():
-        assert set(settings["own"]) <= {*registry(), "codebook-usage"}, name
+        assert set(settings["own"]) <= {*protocols(), "codebook-usage"}, name
 
 
 def test_rounding_of_exact_levels():

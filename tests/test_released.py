@@ -19,6 +19,7 @@ from small_vlms import original_state
 
 from vgt.checkpoints import released, released_config, released_files, released_keys
 from vgt.checkpoints.checkpoint import load_into
+from vgt.methods import registry
 from vgt.methods.pixel_decoder import DecoderConfig
 from vgt.methods.vgt_ae import VGTAE
 from vgt.methods.visual_lm import VisualLM
@@ -145,7 +146,7 @@ def test_full_size_layouts(name, sizes, family, parameters):
     table = rc.empty(rc.whole(family, sizes) | rc.ballast(family, sizes))
     found = released_keys.sort(table, name, released_files.BARE)
     config = released_config.autoencoder_config(found.autoencoder, found.tower, None, name)
-    part = released.Part("vgt_ae", config, found.autoencoder | released._buffers(config), name)
+    part = released.Part(registry.VGT_AE, config, found.autoencoder | released._buffers(config), name)
     assert sum(p.numel() for p in part.build().parameters()) == parameters
     generator = released._generator(found, config, None, name)
     model = generator.build()

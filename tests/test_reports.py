@@ -19,21 +19,11 @@ import pytest
 from PIL import Image
 from report_records import AES, draw_samples, draw_strips, invented, invented_speeds, make
 
-from reports import page, published
-from reports.figures import reconstructions, samples
-from reports.figures import throughput as throughput_figures
+from reports import claims, page, published, tables
+from reports.figures import images, speed
+from reports.headline import summary
 from reports.measured import TASKS, Measured, label
-from reports.tables import (
-    calibration,
-    formats,
-    throughput,
-    vgt_claims,
-    vgt_tab1_distillation,
-    vgt_tab2_reconstruction,
-    vgt_tab6_tradeoff,
-    vgt_tab8_decoding,
-)
-from reports.tables.table import Cell, Column, Row, Table
+from reports.table import Cell, Column, Filled, Row, latex, markdown, ratio
 from vgt.core import record, scenes
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -119,21 +109,21 @@ def test_speedups_are_quotients_on_one_device(report):
     assert float(rows["QueryAR (InternVL) 16x"]["own"]) == pytest.approx(29.3 / 6.1)
     assert float(rows["QueryAR (InternVL) 4x"]["mar"]) == pytest.approx(14.8 / 3.9)
     a, b = Cell(2.0, basis=("device", "x")), Cell(1.0, basis=("device", "y"))
-    assert vgt_tab8_decoding.ratio(a, b).value is None and "different devices" in vgt_tab8_decoding.ratio(a, b).why
+    assert ratio(a, b).value is None and "different devices" in ratio(a, b).why
 
 
 def test_numbers_from_other_data_or_judges_are_marked():
     found = [make(s, "scenes-geneval", "overall", v, n=10) for s, v in (("query_ar_a", 0.1), ("query_ar_b", 0.2))]
     found.append(make("query_ar_c", "scenes-geneval", "overall", 0.9, n=10, suite_hash="other prompts"))
-    text = formats.markdown(vgt_tab8_decoding.build(Measured(found)))
+    text = markdown(tables.DECODING.fill(Measured(found)))
     assert "0.900‡" in text and "not comparable" in text and "**0.200**" in text
 
 
 def test_latex_is_escaped():
-    table = Table(
+    table = Filled(
         "x_y", "50% of {a}_b & #1", [Column("v", "~^\\ $", better="high")], [Row("a_b & c", {"v": Cell(0.5, 0.4, 0.6)})]
     )
-    text = formats.latex(table)
+    text = latex(table)
     assert r"50\% of \{a\}\_b \& \#1." in text and r"\textasciitilde{}\textasciicircum{}\textbackslash{} \$" in text
     assert r"a\_b \& c & {0.500} {\scriptsize [0.400, 0.600]} \\" in text
     assert r"\toprule" in text and r"\bottomrule" in text and r"\label{tab:x-y}" in text
@@ -150,8 +140,8 @@ def test_latex_compiles(report, tmp_path):
 
 
 def test_markdown_keeps_its_columns():
-    table = Table("t", "T", [Column("v", "a|b", text=True)], [Row("r|s", {"v": Cell("x|y <b>")})])
-    lines = [line for line in formats.markdown(table).splitlines() if line.startswith("|")]
+    table = Filled("t", "T", [Column("v", "a|b", text=True)], [Row("r|s", {"v": Cell("x|y <b>")})])
+    lines = [line for line in markdown(table).splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {3} and "&lt;b>" in lines[-1]
 
 
@@ -234,10 +224,10 @@ def test_any_few_records_render(tmp_path, keep):
 
 def test_samples_share_prompts_and_carry_verdicts(report):
     measured = Measured(record.read(report.parent / "work" / "records"))
-    first, second = samples.grids(measured, report.parent / "work")
-    assert [name for name, _ in first.rows][:2] == ["Oracle (as drawn)", "QueryAR (InternVL) 1x"]
+    first, second = images.samples(measured, report.parent / "work")
+    assert [name for name, _ in first.rows][:2] == ["Oracle (true scenes)", "QueryAR (InternVL) 1x"]
     assert len(first.prompts) == len(TASKS) and not set(first.prompts) & set(second.prompts[1:])
-    assert all(image for _, images in first.rows for image in images)
+    assert all(image for _, row in first.rows for image in row)
     assert first.rows[0][1][0].correct is False and first.rows[1][1][0].correct is True
     assert "MAR (InternVL) 16x" not in dict(first.rows)
 
@@ -247,23 +237,23 @@ def test_samples_of_another_prompt_are_left_out(report, tmp_path):
     shutil.copytree(report.parent / "work", work)
     changed = work / "geneval" / "mar_internvl@1x" / "00000" / "metadata.jsonl"
     changed.write_text(json.dumps({**json.loads(changed.read_text()), "prompt": "a photo of something else"}))
-    grid = samples.grids(Measured(invented()), work)[0]
+    grid = images.samples(Measured(invented()), work)[0]
     assert dict(grid.rows)["MAR (InternVL) 1x"][0] is None and dict(grid.rows)["MAR (InternVL) 4x"][0] is not None
     shutil.rmtree(work / "geneval")
-    assert samples.grids(Measured(invented()), work) == []
+    assert images.samples(Measured(invented()), work) == []
 
 
 def test_reconstructions_stand_below_their_originals(report, tmp_path):
     measured, work = Measured(invented()), tmp_path / "work"
     shutil.copytree(report.parent / "work" / "recon", work / "recon")
-    shown = reconstructions.grid(measured, work)
+    (shown,) = images.reconstructions(measured, work)
     assert [name for name, _ in shown.rows] == ["Original", *map(label, AES)]
     first = Image.open(io.BytesIO(shown.rows[0][1][0].png))
     assert np.array_equal(np.asarray(first), scenes.item("test", 0).image)
     assert shown.prompts == ["scene"] * 3 + ["photo"] * 4
     other = work / "recon" / "pca" / "scenes" / "pairs.png"
     Image.fromarray(255 - np.asarray(Image.open(other))).save(other)
-    row = dict(reconstructions.grid(measured, work).rows)["PCA on patches"]
+    row = dict(images.reconstructions(measured, work)[0].rows)["PCA on patches"]
     assert row[0] is None and row[3] is not None, "strips of other images are left out"
 
 
@@ -279,15 +269,15 @@ def test_a_run_with_fewer_images_says_so_once_a_column():
         make(s, "scenes-geneval", "overall", v, n=120, n_expected=480)
         for s, v in (("query_ar_a", 0.1), ("query_ar_b", 0.2))
     ]
-    text = formats.markdown(vgt_tab8_decoding.build(Measured(found)))
+    text = markdown(tables.DECODING.fill(Measured(found)))
     assert "Overall ↑ (n 120 of 480)" in text and "| 0.100† |" in text and "| **0.200**† |" in text
 
 
 def test_evidence_outside_the_run_is_not_read(report, tmp_path):
     outside = make("x", "scenes-geneval", "overall", 0.5, evidence="../work/geneval/oracle")
     (report.parent / "elsewhere").mkdir(exist_ok=True)
-    assert samples.folder_of(outside, report.parent / "elsewhere") is None
-    assert samples.folder_of(outside.model_copy(update={"evidence": "geneval/oracle"}), report.parent / "work")
+    assert images.folder_of(outside, report.parent / "elsewhere") is None
+    assert images.folder_of(outside.model_copy(update={"evidence": "geneval/oracle"}), report.parent / "work")
 
 
 # ------------------------------------------------------------------------------------------------ what it says
@@ -295,12 +285,12 @@ def test_evidence_outside_the_run_is_not_read(report, tmp_path):
 
 def test_verdicts_on_claims():
     low, high = Cell(0.3, 0.25, 0.35, 10, 10), Cell(0.5, 0.45, 0.55, 10, 10)
-    assert vgt_claims.verdict(high, low) == "as claimed, intervals apart"
-    assert vgt_claims.verdict(low, high) == "reversed, intervals apart"
-    assert vgt_claims.verdict(high, replace(low, high=0.5)) == "as claimed, intervals overlap: undecided"
-    assert vgt_claims.verdict(high, replace(low, n=5)) == "as claimed, intervals apart (partial records)"
-    assert vgt_claims.verdict(high, Cell()) == "not measured"
-    assert vgt_claims.verdict(high, replace(low, basis=("other",))).startswith("not comparable")
+    assert claims.verdict(high, low) == "as claimed, intervals apart"
+    assert claims.verdict(low, high) == "reversed, intervals apart"
+    assert claims.verdict(high, replace(low, high=0.5)) == "as claimed, intervals overlap: undecided"
+    assert claims.verdict(high, replace(low, n=5)) == "as claimed, intervals apart (partial records)"
+    assert claims.verdict(high, Cell()) == "not measured"
+    assert claims.verdict(high, replace(low, basis=("other",))).startswith("not comparable")
 
 
 def test_claims_table(report):
@@ -322,7 +312,7 @@ def test_models_of_unequal_training_are_not_compared():
 
     def decision(**samples: int) -> str:
         given = Measured([*invented(), *(seen(s, n) for s, n in samples.items())])
-        return next(r.cells["verdict"].value for r in vgt_claims.build(given).rows if r.label == "C11")
+        return next(r.cells["verdict"].value for r in claims.CLAIMS.fill(given).rows if r.label == "C11")
 
     assert decision(query_ar_internvl=500, mar_internvl=500).startswith("as claimed")
     assert decision(query_ar_internvl=192_000, mar_internvl=64_000) == "not comparable: 192,000 and 64,000 images seen"
@@ -330,25 +320,25 @@ def test_models_of_unequal_training_are_not_compared():
 
 def test_self_distillation_stands_beside_the_untuned_vlm():
     vlm, without = "vlm_internvl", "vgt_ae_internvl_nodistill"
-    assert vgt_tab1_distillation.build(Measured(invented())).rows == [], "no arm without it was measured"
+    assert tables.DISTILLATION.fill(Measured(invented())).rows == [], "no arm without it was measured"
     more = [
         make(f"{vlm}+{without}", "scenes-vqa", "accuracy", 0.4, 0.01, 2000),
         make(f"{vlm}+vgt_ae_internvl", "scenes-vqa", "accuracy", 0.93, 0.01, 2000),
         make(without, "photos", "psnr-mean", 99.0, 0.3, 256),
     ]
     found = Measured([*invented(), *more])
-    rows = vgt_tab1_distillation.build(found).rows
+    rows = tables.DISTILLATION.fill(found).rows
     assert [row.cells["accuracy"].value for row in rows] == [0.94, 0.4, 0.93]
     assert rows[0].kind == "reference" and rows[1].cells["scenes_psnr-mean"].value is None
-    claims = [row.cells for row in vgt_claims.build(found).rows if row.label == "C1"]
-    assert [c["paper"].value for c in claims] == ["72.60 vs 24.80", "26.26 vs 23.95"]
-    assert claims[0]["ours"].value == "0.930 vs 0.400" and claims[0]["verdict"].value == "as claimed, intervals apart"
-    assert claims[1]["ours"].value.startswith("99.00 vs ")
+    said = [row.cells for row in claims.CLAIMS.fill(found).rows if row.label == "C1"]
+    assert [c["paper"].value for c in said] == ["72.60 vs 24.80", "26.26 vs 23.95"]
+    assert said[0]["ours"].value == "0.930 vs 0.400" and said[0]["verdict"].value == "as claimed, intervals apart"
+    assert said[1]["ours"].value.startswith("99.00 vs ")
 
 
 def test_tradeoff_pairs_generators_with_their_autoencoder():
-    found = {p.generator: p for p in vgt_tab6_tradeoff.points(Measured(invented()))}
-    assert found["query_ar_pixel"].autoencoder == "pixel_ae" and "mar_internvl" not in found
+    found = {row.subject: row for row in tables.TRADEOFF.fill(Measured(invented())).rows}
+    assert found["query_ar_pixel"].others["autoencoder"] == ("pixel_ae", None) and "mar_internvl" not in found
     assert found["query_ar_internvl"].cells["scenes_psnr-mean"].value == 28.41
     assert found["query_ar_internvl"].cells["ceiling"].value == pytest.approx(0.911)
     named = make("query_ar_qwen", "scenes-geneval", "overall", 0.4, accel=1, extra={"autoencoder": "pixel_ae"})
@@ -359,24 +349,24 @@ def test_calibration_verdict():
     def judged(accuracy: float, tasks=TASKS) -> Measured:
         return Measured([make("judge-analytic", "calibration-clean", t, accuracy) for t in tasks])
 
-    assert calibration.verdict(judged(0.995)).endswith("met for every task.")
-    assert "not met for Single obj." in calibration.verdict(judged(0.98))
-    assert "5 of 6 tasks not measured" in calibration.verdict(judged(1.0, TASKS[:1]))
-    assert calibration.verdict(Measured([])) == ""
+    assert tables.calibration_verdict(judged(0.995)).endswith("met for every task.")
+    assert "not met for Single obj." in tables.calibration_verdict(judged(0.98))
+    assert "5 of 6 tasks not measured" in tables.calibration_verdict(judged(1.0, TASKS[:1]))
+    assert tables.calibration_verdict(Measured([])) == ""
 
 
 def test_other_data_sets_get_a_table():
-    table = vgt_tab2_reconstruction.build_other(Measured([make("pca", "my-images", "psnr-mean", 25.0)]))
-    assert "| PCA on patches | my-images | 25.00 |" in formats.markdown(table)
+    table = tables.OTHER_DATA.fill(Measured([make("pca", "my-images", "psnr-mean", 25.0)]))
+    assert "| PCA on patches | my-images | 25.00 |" in markdown(table)
 
 
 def test_summary_reads_well_on_a_console():
-    text = page.summary(invented())
+    text = summary(invented())
     assert re.search(r"VGT-AE \(InternVL\) +28\.41 +26\.13 +0\.931", text)
     assert re.search(r"MAR \(InternVL\) 16x +— +— +—", text)
     assert "0.233† [0.203, 0.263]" in text and "partial" in text.splitlines()[-1]
     assert max(map(len, text.splitlines())) <= 100
-    assert page.summary([]) == ""
+    assert summary([]) == ""
 
 
 # -------------------------------------------------------------------------------------------------- published
@@ -387,7 +377,7 @@ def test_published_numbers_come_with_a_source(report):
     for table in paper.tables:
         assert re.fullmatch(r"arXiv 2511\.23469, (Table \d|Figure \w+)|hustvl/VGT, .+", table.source), table.id
         assert table.setting and table.rows
-        text = formats.markdown(published.table("vgt", table.id))
+        text = markdown(published.table("vgt", table.id))
         assert table.source in text and published.LABEL in text
     assert [t.id for t in paper.tables if t.id.startswith("table")] == [f"table{i}" for i in range(1, 9)]
     html = (report / "index.html").read_text()
@@ -395,10 +385,10 @@ def test_published_numbers_come_with_a_source(report):
 
 
 def test_published_numbers_keep_their_value_and_precision():
-    text = formats.markdown(published.table("vgt", "table2"))
+    text = markdown(published.table("vgt", "table2"))
     assert "| VGT-AE (InternViT) | 28 | 0.50 | 26.67 | 0.863 |" in text and "| VILA-U | 16 | 1.80 | — | — |" in text
     assert "data range 2" in text and "448 px" in text
-    assert "| QueryAR 4x | 4x | 0.59 | 78.14 |" in formats.markdown(published.table("vgt", "table8"))
+    assert "| QueryAR 4x | 4x | 0.59 | 78.14 |" in markdown(published.table("vgt", "table8"))
 
 
 def test_published_numbers_agree_with_the_specification():
@@ -447,8 +437,6 @@ def test_reports_import_only_the_core():
 
 def test_imported_benchmarks_and_protocols_get_tables():
     """Rows of paper Table 1 from imported records; one set of reconstructions under two protocols."""
-    from reports.tables import models, protocols
-
     base = {"n": 5, "n_expected": 5, "fingerprint": "f", "suite_hash": "s", "key": "k"}
     harness = {"subject": "m", "protocol": "lmms-eval/0.7/task/x", **base}
     records = [
@@ -461,10 +449,10 @@ def test_imported_benchmarks_and_protocols_get_tables():
         records.append(record.Record(metric="psnr-mean", value=23.0, protocol_params=params, **plain))
         records.append(record.Record(metric=own, value=ssim, protocol_params={"reported_by_its_papers": True}, **plain))
     measured = Measured(records)
-    (row,) = models.benchmarks(measured).rows
+    (row,) = tables.BENCHMARKS.fill(measured).rows
     assert row.cells["MME-P"].value == 1500.0 and row.cells["TextVQA"].value is None
     assert row.cells["harness"].value == "lmms-eval"
-    default, vgt = protocols.build(measured).rows
+    default, vgt = tables.PROTOCOLS.fill(measured).rows
     assert (default.cells["printed"].value, default.cells["which"].value) == (0.6, "ssim-wang")
     assert (vgt.cells["printed"].value, vgt.cells["which"].value) == (0.8, "ssim-taming")
     assert vgt.cells["size"].value == "64 → 37 px" and default.cells["size"].value == "64 px"
@@ -481,7 +469,7 @@ def test_throughput_of_rivals(report):
     assert float(sixteen["query_ar-rate"]) == pytest.approx(0.4 * 29.3)
     assert sixteen["mar-rate"] == sixteen["over"] == "", "no MAR at 16x"
     assert rows["pixel AE, batch 8, 1x"]["mar-rate"] == ""
-    assert {"throughput_query_ar_internvl", "over_mar_query_ar_internvl", "over_readable_query_ar_internvl"} <= {
+    assert {"throughput_query_ar_internvl", "over_mar_query_ar_internvl", "over_reference_query_ar_internvl"} <= {
         p.stem for p in (report / "figures").iterdir()
     }
     assert {"roofline_b1", "roofline_b8", "score_against_latency"} <= {p.stem for p in (report / "figures").iterdir()}
@@ -502,17 +490,17 @@ def test_large_models_and_first_steps_have_their_own_rows():
     found += [make("random-query_ar_internvl3_2b", "bench-b1-n8", metric, value, **part) for metric, value in steps]
     measured = Measured(found)
     assert measured.generators() == [], "random weights have no place beside scores"
-    table = throughput.build(measured)
+    table = tables.THROUGHPUT.fill(measured)
     assert [row.label for row in table.rows] == ["0.6B, random weights, batch 64, 1x"]
-    assert throughput.RANDOM_NOTE in table.notes and table.rows[0].cells["over"].value == 1.0
-    (row,) = throughput.build_steps(measured).rows
+    assert tables.RANDOM_NOTE in table.notes and table.rows[0].cells["over"].value == 1.0
+    (row,) = tables.STEPS.fill(measured).rows
     assert row.label == "QueryAR 1.6B, random weights 1x, batch 1, 8 steps" and row.cells["ms"].partial
     assert (row.cells["gain"].value, row.cells["reached"].value) == (20.0, pytest.approx(80.0))
-    assert throughput_figures.pareto(measured) is None and len(throughput_figures.roofline(measured)) == 1
-    assert throughput.build(Measured([])).rows == [] and throughput_figures.rates(Measured([])) == []
+    assert speed.pareto(measured) == [] and len(speed.time_split(measured)) == 1
+    assert tables.THROUGHPUT.fill(Measured([])).rows == [] and speed.rates(Measured([])) == []
 
 
 def test_no_ratio_of_speeds_on_two_devices():
     found = invented_speeds("query_ar_x", 1, 8, 5.0) + invented_speeds("mar_x", 1, 8, 2.0, device="another")
-    (row,) = throughput.build(Measured(found)).rows
+    (row,) = tables.THROUGHPUT.fill(Measured(found)).rows
     assert row.cells["over"].value is None and "different devices" in row.cells["over"].why

@@ -15,7 +15,7 @@ from bench.subjects import random_generator
 from vgt.equations.order import group_mask
 from vgt.methods import mar, query_ar
 from vgt.methods.sampling import Sampling
-from vgt.methods.visual_lm import tokenize
+from vgt.vlm.prompts import tokenize
 
 # Milliseconds an image by (acceleration, batch): hoisted and not on an H100, hoisted on an H200 (docs/decode.md,
 # floors; prompts of 64 tokens, guidance, 30 evaluations, no autoencoder).

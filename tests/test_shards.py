@@ -52,7 +52,7 @@ def test_faulty_shards(tmp_path):
     first, second, *_ = sharded(tmp_path / "m")
     whole = second.read_bytes()
     second.write_bytes(whole[:-3])
-    with pytest.raises(ValueError, match=f"{second.name} cannot be read .* copy or train"):
+    with pytest.raises(ValueError, match=f"{second.name} cannot be read .* again"):
         checkpoint.read_state(tmp_path / "m")
     held = load_file(first)
     save_file(held | {"stray": torch.zeros(1)}, first)
@@ -63,7 +63,7 @@ def test_faulty_shards(tmp_path):
         checkpoint.read_state(tmp_path / "m")
     second.unlink()
     for read in (checkpoint.read_state, checkpoint.fingerprint):
-        with pytest.raises(ValueError, match=f"{second.name} is missing, but model.safetensors.index.json lists it"):
+        with pytest.raises(ValueError, match=rf"lacks 1 of \d weight files: {second.name}"):
             read(tmp_path / "m")
 
 

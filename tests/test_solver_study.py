@@ -13,11 +13,10 @@ from evals.compare.pairs import Stored
 from evals.judges.analytic import AnalyticJudge
 from evals.solvers import run as solvers
 from evals.subjects.fake import Oracle
-from reports.figures import solvers as figures
+from reports import sections, tables
+from reports.figures import scores
 from reports.measured import Measured
-from reports.sections import sampler
-from reports.tables import solvers as tables
-from reports.tables.table import view
+from reports.table import view
 from vgt.__main__ import main
 from vgt.core import record, samples
 from vgt.core.scenes import TASKS
@@ -198,6 +197,18 @@ def test_a_study_resumes(done):
     study(root)
 
 
+def test_records_that_stand_are_not_written_again(tmp_path):
+    """Though a batch that another run drew in the meantime took longer, so that the median has moved."""
+    study(tmp_path)
+    kept = {path: path.read_bytes() for path in (tmp_path / "records").rglob("*.json")}
+    for log in (tmp_path / "solvers").glob("*.jsonl"):
+        with open(log, "a", encoding="utf-8") as lines:
+            lines.write('{"images": 1, "seconds": 3600.0}\n' * 20)
+    again, _ = study(tmp_path)
+    assert again.computed == 0
+    assert {path: path.read_bytes() for path in (tmp_path / "records").rglob("*.json")} == kept
+
+
 def test_bad_studies(tmp_path):
     def run(settings, margin=0.02):
         solvers.run(None, settings, None, work=tmp_path, split="test", count=24, margin=margin)
@@ -240,16 +251,20 @@ def test_the_command_line(tmp_path, capsys):
 # ----------------------------------------------------------------------------------------------------- the report
 
 
+def sampler(measured):
+    return next(s for s in sections.build(measured, None) if s.id == "sampler")
+
+
 def test_the_report_shows_a_study(done):
     measured = Measured(record.read(done[0] / "records"))
     (one,) = tables.studies(measured)
-    table = tables.build(measured, one)
+    table = tables.study_table(one).fill(measured)
     assert [row.label for row in table.rows] == ["Stochastic (published)", "Adams-Bashforth 2", "Euler"]
     verdicts = [row.cells["verdict"].value for row in table.rows]
     assert verdicts == ["baseline", "not inferior, recommended", "not shown"]
     assert table.rows[1].cells["overall"].value == done[2][1].score and "24 prompts" in table.notes[0]
     assert view(table).grid[0][2].value == "", "a baseline has no gain"
-    figure = figures.curve(measured, one)
+    figure = scores.study(measured, one)
     assert "Adams-Bashforth 2 8:" in figure.alt and "<svg" in figure.svg
     section = sampler(measured)
     assert section.id == "sampler" and any(b.figures for b in section.blocks) and any(b.table for b in section.blocks)

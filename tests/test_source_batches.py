@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 
 from vgt.core.images import ImageError
-from vgt.methods.visual_lm import conditional
 from vgt.training import data, transforms
 from vgt.training.prefetch import Forked, Prefetch, each
 from vgt.training.sources import Sample, Skipped, SkipReport, order
 from vgt.training.sources.order import sample_at, shuffled, substitute
 from vgt.vlm import prompts
 from vgt.vlm import tokenizer as words
+from vgt.vlm.prompts import conditional
 
 
 class Listed:

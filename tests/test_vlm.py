@@ -9,8 +9,8 @@ from conftest import FAMILIES, IMAGE, vlm_values
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from vgt.core import captions, scenes, suites
-from vgt.methods.visual_lm import UNCONDITIONAL, conditional, template, tokenize
 from vgt.vlm import tokenizer
+from vgt.vlm.prompts import UNCONDITIONAL, conditional, template, tokenize
 from vgt.vlm.vlm import VisionEncoder, family_of, hf_config
 
 IMAGES = scenes.images("val", range(3), IMAGE)  # uint8 [3, 32, 32, 3]
@@ -99,7 +99,7 @@ def test_positions_run_unless_a_configuration_says_otherwise(vlms):
         adapter.VLMConfig(hf=values, image_size=IMAGE, mrope=True),
     ):
         with torch.random.fork_rng(devices=[]):
-            assert adapter.build(config, words).mrope is config.mrope
+            assert adapter.VLM.build(config, words).mrope is config.mrope
     assert adapter.VLMConfig(hf=values, image_size=IMAGE).mrope is False
 
 
@@ -170,7 +170,7 @@ def test_casting_reaches_the_encoders_statistics(vlms):
 
     with torch.random.fork_rng(devices=[]):
         config = adapter.VLMConfig(hf=vlm_values("internvl"), image_size=IMAGE)
-        made = adapter.build(config, vlms["internvl"].tokenizer)
+        made = adapter.VLM.build(config, vlms["internvl"].tokenizer)
     made.to(torch.float64)
     assert made.encoder.mean.dtype == made.encoder.std.dtype == torch.float64
     assert not any("mean" in key or "std" in key for key in made.state_dict())

@@ -371,7 +371,7 @@ def published() -> vlm.VLM:
     """A small Qwen2.5-VL with the image tokens and the positions of the published ones."""
     words = small_vlms.words("qwen2_5_vl")
     with torch.random.fork_rng(devices=[]):
-        made = vlm.build(vlm.VLMConfig(hf=vlm_values("qwen2_5_vl"), image_size=32, mrope=True), words)
+        made = vlm.VLM.build(vlm.VLMConfig(hf=vlm_values("qwen2_5_vl"), image_size=32, mrope=True), words)
     # Earlier versions of transformers look for an image behind this token.
     made.config.vision_start_token_id = words.convert_tokens_to_ids("<|vision_start|>")
     return widen(made, 6).eval().requires_grad_(False)

@@ -2,14 +2,16 @@
 
 import copy
 import json
+import sys
 
 import numpy as np
 import pytest
 from conftest import FAMILIES, IMAGE, widen
 
-from evals.engine.store import SampleError, Shard
+from evals.engine.store import SampleError, Shard, read_rows
 from evals.training import run as training
 from evals.vqa import run as vqa
+from vgt.__main__ import main
 from vgt.core import captions, scenes
 from vgt.inference.images import to_float
 
@@ -91,6 +93,39 @@ def test_a_scene_that_cannot_be_asked_about_withholds_the_value(tmp_path):
 
     (record,) = vqa.run(Failing(), work=tmp_path, records=tmp_path / "records", n=4).records
     assert record.value is None and record.n_failed == 5 and "too dark" in record.note
+
+
+CHILD = """import sys
+for number, line in enumerate(sys.stdin):
+    if number == 25:
+        print("out of memory", file=sys.stderr)
+        sys.exit(3)
+    print('{"answer": "yes"}', flush=True)
+"""
+
+
+def test_a_lost_judge_ends_the_run_and_loses_nothing(tmp_path, capsys):
+    (tmp_path / "judge.py").write_text(CHILD)
+    command = f"process:{sys.executable} {tmp_path / 'judge.py'}"
+    argv = ["eval", "vqa", "--subject", command, "-n", "8", "--device", "cpu", "-o", str(tmp_path / "out")]
+    assert main(argv) == 2
+    out, err = capsys.readouterr()
+    told = [line for line in err.splitlines() if line.startswith("vgt eval: ")]
+    assert len(told) == 1 and "ended with status 3 after 25 answers (its last words: out of memory)" in told[0]
+    assert not out and not list((tmp_path / "out").rglob("*.json"))
+    assert len(read_rows(tmp_path / "out/vqa/process-judge.jsonl")) == 5
+
+
+def test_a_programming_error_is_no_bad_sample(tmp_path):
+    class Broken(Scripted):
+        def answers(self, images, questions):
+            if self.asked == 10:
+                raise AttributeError("no such thing")
+            return super().answers(images, questions)
+
+    with pytest.raises(AttributeError, match="no such thing"):
+        vqa.run(Broken(), work=tmp_path, records=tmp_path / "records", n=4)
+    assert len(read_rows(tmp_path / "vqa/scripted.jsonl")) == 2 and not (tmp_path / "records").exists()
 
 
 @pytest.mark.parametrize("family", FAMILIES)

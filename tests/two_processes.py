@@ -40,7 +40,7 @@ def drawn(index: int) -> torch.Generator:
 
 def small_vlm() -> vlm.VLM:
     config = vlm.VLMConfig(hf=vlm_values("internvl"), image_size=IMAGE)
-    return widen(vlm.build(config, tokenizer.build("internvl")), 1)
+    return widen(vlm.VLM.build(config, tokenizer.build("internvl")), 1)
 
 
 def generator(rows: int) -> tuple[ARTraining, Batches]:

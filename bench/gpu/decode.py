@@ -27,7 +27,7 @@ from vgt.checkpoints.pretrained import place
 from vgt.core import files, record
 from vgt.inference.engine import Engine
 from vgt.inference.generator import eager, generate, latents
-from vgt.methods.sampling import Sampling, usual
+from vgt.methods.sampling import Sampling
 from vgt.training.precision import device_name
 
 SECONDS = 480.0  # after which nothing is begun; the last group and the profiles come on top
@@ -115,7 +115,7 @@ def same_images(spec: str, accelerations: Iterable[int], device: str, settings: 
     the first is below 1e-5, or the engine is at most ``AMPLIFIED`` times as far from fp64 as the reference implementation is."""
     found = _widened(subject(spec, device=device))
     prompts, seeds = generation.workload(SAME_PROMPTS)
-    hows = [Sampling(**usual(found.model.tokens) | settings | {"acceleration": a}) for a in accelerations]
+    hows = [Sampling(**Sampling.usual(found.model.tokens) | settings | {"acceleration": a}) for a in accelerations]
 
     def drawn(how: Sampling, decode) -> torch.Tensor:
         return latents(found.model, found.tokenizer, prompts, seeds, how, decode=decode)

@@ -14,8 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from evals.dpg.rules import CATEGORIES, answers_of, by_item, category, score_tile
+from evals.engine import options
 from evals.engine.generation import IMAGES_PER_PROMPT, prompt_id
 from evals.engine.judging import Judging, Rows, read_judging, record_fields
+from evals.engine.options import option
 from evals.engine.records import Estimate, Measure, Outcome, stored, write
 from evals.engine.store import read_rows
 from evals.geneval.official import place_of
@@ -313,3 +315,21 @@ def of_answers(first: str | Path, second: str | Path, *, work: str | Path, recor
     common = record_fields(a, "dpg-agreement", {}, work)
     common["judge"] = ", ".join(f"{each.judge.name} {each.judge.fingerprint[:12]}" for each in (a, b))
     return write(records, {m: record.make_key(**parts, metric=m) for m in found}, {}, found, common)
+
+
+# ---------------------------------------------------------------------------------------------------- command line
+
+EXAMPLE = "vgt eval agreement --a ours/results.jsonl --b official/results.jsonl --names m2f-hf m2f-mmdet"
+
+
+class Options(options.Common):
+    a: Path = option(..., "results.jsonl of one judge", flag="--a", metavar="RESULTS")
+    b: Path = option(..., "results.jsonl of the other", flag="--b", metavar="RESULTS")
+    names: tuple[str, str] | None = option(
+        None, "the judges (default: as the evidence says)", nargs=2, type=str, metavar=("A", "B")
+    )
+    partial_ok: bool = option(False, "give values where only one judge saw some images")
+
+
+def evaluate(given: Options) -> Outcome:
+    return of_results(given.a, given.b, **given.passed_to(of_results))

@@ -1,4 +1,4 @@
-"""How far the judge of the synthetic scenes can be trusted: its accuracy on images whose truth is known.
+"""``vgt eval judge``: how far the judge of the synthetic scenes can be trusted, on images whose truth is known.
 
 Two kinds of images, clean and degraded as autoencoders and generators degrade them: ``oracle`` images of the
 ``scenes-geneval`` prompts, judged by GenEval's rules (per task and overall), and test scenes, where the judge must find
@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from evals.engine import options
 from evals.engine.api import Detector
 from evals.engine.generation import prompt_id
 from evals.engine.records import Measure, Outcome, stored, write
@@ -191,3 +192,16 @@ def run(
         }
         outcomes.append(write(records, keys, kept, _measures(prompts, images_per_prompt, *judged), common))
     return sum(outcomes, Outcome.none())
+
+
+EXAMPLE = "vgt eval judge"
+
+
+class Options(options.Count, options.Common):
+    """-n, --out, --seed, --device."""
+
+
+def evaluate(given: Options) -> Outcome:
+    from evals.judges.analytic import AnalyticJudge
+
+    return run(AnalyticJudge(), **given.passed_to(run))

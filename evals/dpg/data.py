@@ -16,8 +16,9 @@ import numpy as np
 from PIL import Image
 
 from evals.engine.generation import Images, place
-from evals.subjects.folder import SUFFIXES, Folder, folder, read_image
+from evals.subjects.folder import SUFFIXES, Folder, folder
 from vgt.core import files
+from vgt.core.images import read_image
 
 SUITE = "dpg-bench"
 ITEMS = 1065  # prompts of the benchmark

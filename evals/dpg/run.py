@@ -22,7 +22,8 @@ from evals.engine.judging import Judging, Rows, Scoring, judge_images, read_judg
 from evals.engine.records import Measure, Outcome
 from evals.engine.store import WHOLE, Shard
 from evals.judges import answering, canary
-from evals.subjects.folder import Folder, read_image
+from evals.subjects.folder import Folder
+from vgt.core.images import read_image
 
 VERSION = 2  # of the rules: raise it when a change to them can change a score
 OFFICIAL = "mplug"  # the judge that the bare name DPG-Bench means
@@ -142,11 +143,18 @@ def rescore(
 
 
 def export_grids(
-    generator: Generator | Folder, out: str | Path, *, work: str | Path, suite: str, prompts: list[dict], **settings
+    generator: Generator | Folder,
+    out: str | Path,
+    *,
+    work: str | Path,
+    suite: str,
+    prompts: list[dict],
+    images_per_prompt: int = IMAGES_PER_PROMPT,
+    seed: int = 0,
+    batch: int = 32,
+    accel: int | None = None,
 ) -> list[Path]:
-    """The images of a run as 2x2 grids ``<out>/<item_id>.png`` for the official script; they are drawn where they are
-    missing.  ``settings``: images_per_prompt, seed, batch and accel of the run.  Raises ValueError as
-    ``data.export_grids`` does."""
-    asked = {"images_per_prompt": IMAGES_PER_PROMPT, "seed": 0, "batch": 32, "accel": None, **settings}
-    job = Run(generator, generator.name, suite=suite, prompts=prompts, **asked)
+    """The images of a run as 2x2 grids ``<out>/<item_id>.png`` for the official script; they are made where they are
+    missing.  Raises ValueError as ``data.export_grids`` does."""
+    job = Run(generator, generator.name, accel, suite, prompts, images_per_prompt, seed, batch)
     return data.export_grids(generation.images(job, job.folder(work, "dpg")), prompts, out)

@@ -28,14 +28,26 @@ class Tokenizer(Protocol):
 
 @runtime_checkable
 class Generator(Protocol):
-    """Text to images.  One whose images depend on the others of their batch says ``batch_matters = True``."""
+    """Prompts, or class labels, to images.
+
+    Attributes that one may have: ``conditions = "labels"`` where it is asked with the numbers of classes, 0 ..
+    ``classes`` - 1, in the place of prompts; ``batch_matters = True`` where an image depends on the others of its
+    batch; ``settings``, how it samples, and ``extra``, what else its records tell."""
 
     name: str
     fingerprint: str
 
-    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
-        """One image per prompt and seed: uint8 [N, H, W, 3].  An image depends on its own prompt and seed only."""
+    def generate(self, asked: Sequence[str] | Sequence[int], seeds: Sequence[int]) -> np.ndarray:
+        """One image per prompt (or label) and seed: uint8 [N, H, W, 3], which depends on these two only."""
         ...
+
+
+PROMPTS, LABELS = "prompts", "labels"
+
+
+def conditions(generator: object) -> str:
+    """What a generator (or a folder of images) is asked with: PROMPTS or LABELS."""
+    return getattr(generator, "conditions", PROMPTS)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
-"""Images of a prompt suite on disk, in GenEval's layout (docs/evaluators.md 2.2), shared by GenEval and DPG.
+"""The images of a suite on disk, in GenEval's layout (docs/evaluators.md 2.2), for all that judge or compare them.
 
-``<root>/<00000>/metadata.jsonl`` holds a prompt's record, ``<root>/<00000>/samples/<0000>.png`` its images, and
+A suite is a list of records with a ``prompt`` each, or a class ``label`` for a generator that is asked with those.
+
+``<root>/<00000>/metadata.jsonl`` holds a record, ``<root>/<00000>/samples/<0000>.png`` its images, and
 ``<root>/subject.json`` says who made them; the folder's name carries the hash of that, so other weights or another
 batch size never meet what is there.
 
@@ -8,7 +10,7 @@ The images are one endless stream, sample 0 of all prompts, then sample 1 ..., c
 size.  What stands in a batch follows from the prompts and its number alone, neither from what is on disk, nor from how
 many processes share the work, nor from how many samples are asked for: the last batch is filled with the images that
 would come next, which are thrown away.  So a killed run, and one that asks for more samples later, ends with the same
-bytes as one from nothing, even where the neighbours in a batch move a image's last bits.  A subject that sets
+bytes as one from nothing, even where the neighbours in a batch move an image's last bits.  A subject that sets
 ``batch_matters``, because its neighbours decide the whole image, keeps the batches that its published numbers came
 from: none holds two samples of a prompt, the last one of each sample repeats its last image.
 """
@@ -24,10 +26,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from evals.engine.api import Answerer, Detector, Generator
-from evals.engine.store import WHOLE, Shard, exclusive
+from evals.engine.api import LABELS, PROMPTS, Answerer, Detector, Generator, conditions
+from evals.engine.store import WHOLE, Shard, exclusive, remove_unfinished
 from evals.subjects.folder import Folder
 from vgt.core import env, files, suites
+from vgt.core.images import is_whole
 from vgt.core.seeds import image_seed
 
 IMAGES_PER_PROMPT = 4  # what GenEval and DPG ask for
@@ -52,7 +55,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Run:
-    """Whose images of which prompts: everything that decides their pixels."""
+    """Whose images of which prompts (or labels): everything that decides their pixels."""
 
     subject: Generator | Folder
     name: str
@@ -93,27 +96,37 @@ class Run:
 
 def record_fields(run: Run, judge: Detector | Answerer, protocol: str, params: dict, evidence: Path) -> dict:
     """Fields that all records of a run share; ``evidence``: the per-sample file, relative to the work folder.  A
-    subject's sampling settings stand in ``extra``."""
+    subject's sampling settings stand in ``extra``, with what it tells of itself in an attribute of that name."""
     settings = getattr(run.subject, "settings", None)
+    extra = {} if settings is None else {"settings": dict(settings)}
+    judged = getattr(judge, "params", {})  # of a network: its precision
     return {
         "subject": run.name,
         "accel": run.accel,
         "suite": run.suite,
         "protocol": protocol,
-        "protocol_params": {**params, "images_per_prompt": run.images_per_prompt, "batch": run.batch},
+        "protocol_params": {**params, **judged, "images_per_prompt": run.images_per_prompt, "batch": run.batch},
         "judge": f"{judge.name} {judge.fingerprint[:12]}",
         "seed": run.seed,
         "fingerprint": run.subject.fingerprint,
         "suite_hash": run.suite_hash,
         "evidence": evidence.as_posix(),
-        "extra": {} if settings is None else {"settings": dict(settings)},
+        "extra": {**extra, **getattr(run.subject, "extra", {})},
     }
 
 
 def check(run: Run) -> None:
-    """Raises ValueError for an empty suite, prompts of one id, and counts below one."""
+    """Raises ValueError for an empty suite, one that the generator cannot be asked with (prompts or labels), prompts
+    of one id, and counts below one."""
     if not run.prompts:
         raise ValueError(f"suite {run.suite!r} has no prompts")
+    given = LABELS if all("label" in record for record in run.prompts) else PROMPTS
+    if conditions(run.subject) != given:
+        remedy = "compare its images with `vgt eval fidelity`" if given == PROMPTS else "give a class-conditional one"
+        raise ValueError(
+            f"generator {run.model!r} is asked with {conditions(run.subject)}, suite {run.suite!r} holds {given}; "
+            f"{remedy}"
+        )
     ids = [prompt_id(run.prompts, index) for index in range(len(run.prompts))]
     if len(set(ids)) < len(ids):
         twice = next(i for i in ids if ids.count(i) > 1)
@@ -127,6 +140,12 @@ def prompt_id(prompts: list[dict], index: int) -> str:
     return str(prompts[index].get("id", f"{index:05d}"))
 
 
+def class_suite(classes: int) -> list[dict]:
+    """The suite of a class-conditional generator: one record a class (docs/evaluators.md 1.6: ImageNet's 50,000 images
+    are 50 samples of 1,000 classes)."""
+    return [{"id": f"class-{label:04d}", "label": label} for label in range(classes)]
+
+
 def full_suite(suite: str) -> list[dict] | None:
     """The prompts that a suite of the synthetic scenes has by default; None for other suites."""
     return suites.prompts(suite) if suite in suites.SUITES else None
@@ -136,23 +155,13 @@ def place(index: int, sample: int) -> str:
     return f"{index:05d}/samples/{sample:04d}.png"
 
 
-def _whole(path: Path) -> bool:
-    """Whether a PNG file that we wrote is there and undamaged (by its checksums, without decoding it)."""
-    try:
-        with Image.open(path) as image:
-            image.verify()
-    except (OSError, SyntaxError, ValueError):
-        return False
-    return True
-
-
 def _prepare(run: Run, root: Path, shard: Shard) -> None:
     """Write who makes the images and of which prompts.  A whole run, which comes last and alone, also removes what a
     kill in the middle of writing has left."""
     if not (root / "subject.json").exists():
         files.write_json(root / "subject.json", run.identity)
-    for part in [*root.glob("*/samples/.*.png"), *root.glob("*/.*.jsonl")] if shard.whole else ():
-        part.unlink()
+    if shard.whole:
+        remove_unfinished(root, "*/samples/*.png", "*/*.jsonl")
     for index, prompt in enumerate(run.prompts):
         metadata = root / f"{index:05d}" / "metadata.jsonl"
         if not metadata.exists():
@@ -172,21 +181,21 @@ def _batches(run: Run) -> list[list[tuple[int, int]]]:
 def _generate(run: Run, jobs: list[tuple[int, int]]) -> np.ndarray:
     """uint8 [len(jobs), H, W, 3]; jobs are a full batch.  Raises ValueError, naming the remedy, where memory runs out,
     and for what is no image."""
-    prompts = [run.prompts[index]["prompt"] for index, _ in jobs]
+    asked = [run.prompts[index]["label" if conditions(run.subject) == LABELS else "prompt"] for index, _ in jobs]
     seeds = [image_seed(run.seed, prompt_id(run.prompts, index), sample) for index, sample in jobs]
     try:
-        images = np.asarray(run.subject.generate(prompts, seeds))
+        images = np.asarray(run.subject.generate(asked, seeds))
     except (MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):
             raise
         smaller = f"give --batch {run.batch // 2} (images of its own)" if run.batch > 1 else "give another --device"
         raise ValueError(
             f"generator {run.model!r} ran out of memory on a batch of {run.batch}; {smaller}, or free some and run "
-            "the same command again: what is drawn so far is kept"
+            "the same command again: what is made so far is kept"
         ) from error
     if images.dtype != np.uint8 or images.ndim != 4 or len(images) != run.batch or images.shape[3] != 3:
         raise ValueError(
-            f"generator {run.model!r} gave {images.dtype} {images.shape} for {run.batch} prompts; "
+            f"generator {run.model!r} gave {images.dtype} {images.shape} for {run.batch} {conditions(run.subject)}; "
             f"it must give uint8 [{run.batch}, H, W, 3]"
         )
     return images
@@ -203,7 +212,7 @@ def images(run: Run, root: Path, shard: Shard = WHOLE) -> Images:
     are missing.  Parts are dealt out in whole batches.
 
     Raises ValueError where another process is at work on the same images, and as ``Folder.samples`` does."""
-    batches = [batch for position, batch in enumerate(_batches(run)) if shard.mine(position)]
+    batches = shard.take(_batches(run))
     jobs = [job for batch in batches for job in batch if job[1] < run.images_per_prompt]
     if isinstance(run.subject, Folder):
         found, extra = run.subject.samples(run.prompts, run.images_per_prompt)
@@ -211,28 +220,28 @@ def images(run: Run, root: Path, shard: Shard = WHOLE) -> Images:
     paths = {job: root / place(*job) for job in jobs}
     with exclusive(root, shard):
         _prepare(run, root, shard)
-        missing = {job for job, path in paths.items() if not _whole(path)}
-        _draw(run, paths, [batch for batch in batches if missing.intersection(batch)], missing)
+        missing = {job for job, path in paths.items() if not is_whole(path)}
+        _make(run, paths, [batch for batch in batches if missing.intersection(batch)], missing)
     return Images(root, paths)
 
 
-def _draw(
+def _make(
     run: Run, paths: dict[tuple[int, int], Path], batches: list[list[tuple[int, int]]], missing: set[tuple[int, int]]
 ) -> None:
     """Make ``batches`` whole and write those of their images that are ``missing``.
 
-    A batch is written while the next one is drawn: a kill costs at most one finished batch, Ctrl-C and errors none.
-    PNG files of the usual compression take longer to write than a fast GPU takes to draw, hence ``COMPRESSION``."""
-    title = f"{run.model}: {run.suite} drawn"
+    A batch is written while the next one is made: a kill costs at most one finished batch, Ctrl-C and errors none.
+    With the usual compression a PNG takes longer to write than a fast GPU takes to make it, hence ``COMPRESSION``."""
+    title = f"{run.model}: {run.suite} generated"
     with (
         ThreadPoolExecutor(min(WRITERS, env.cores())) as writers,
         tqdm(total=len(missing), desc=title, unit="image", mininterval=0.5, disable=not batches) as bar,
     ):
         writing: list[Future] = []
         for batch in batches:
-            drawn = dict(zip(batch, _generate(run, batch), strict=True))
+            made = dict(zip(batch, _generate(run, batch), strict=True))
             _finish(writing, bar)
-            writing = [writers.submit(_write, paths[job], image) for job, image in drawn.items() if job in missing]
+            writing = [writers.submit(_write, paths[job], image) for job, image in made.items() if job in missing]
         _finish(writing, bar)
 
 

@@ -1,55 +1,137 @@
-"""Options that several evaluators share, and the subjects that they name."""
+"""The options of an evaluator, declared once: a model gives the flags of ``vgt eval`` and the arguments of the run.
+
+An evaluator's options are a class of fields; a new flag is one line, and reaches the run under the field's name:
+
+    class Options(options.Coverage, options.Common):
+        subject: str | None = option(None, "vgt:<checkpoint> or pca")
+        size: int | None = option(None, "image side for a subject that takes any")           # --size N
+        any_weights: bool = option(False, "accept other weights than the published ones")     # --any-weights
+        through: Literal["mean", "max"] = option("mean", "the view", flag="--view")           # choices
+
+    def evaluate(given: Options) -> Outcome:
+        return run(given.tokenizer(), **given.passed_to(run))
+
+Groups that evaluators share are mix-ins: ``Common`` (out, seed, device), ``Coverage`` (partial_ok, shards), ``Count``
+(n), ``Images`` (images made from prompts).  Flags that other verbs have too are declared in vgt/commands/options.py.
+"""
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
+import types
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal, Self, Union, get_args, get_origin
+
+from pydantic import Field
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
 
 from evals.engine.store import Shard, parse_shard
-from vgt.commands import options
+from vgt.commands import options as verbs
 from vgt.core import suites
+from vgt.core.config import Config, validated
+
+# ---------------------------------------------------------------------------------------------------- the mechanism
 
 
-def add_common(parser: argparse.ArgumentParser) -> None:
-    """--out, --seed, --device: the same everywhere."""
-    options.add_out(parser, options.WORK, "work folder: evidence, and records below records/")
-    options.add_seed(parser)
-    options.add_device(parser)
+def option(default: Any, help: str = "", *, flag: str | None = None, group: str | None = None, **argparse: Any) -> Any:
+    """A field with a flag.  ``flag``: its name on the command line (default: the field's, with dashes); ``group``: the
+    heading that it stands under in the help; ``argparse``: what the annotation does not tell (metavar, type, nargs)."""
+    about = {"flag": flag, "group": group, "argparse": argparse}
+    return Field(default, description=help, json_schema_extra={"option": about})
 
 
-def add_subject(parser: argparse.ArgumentParser, choices: str) -> None:
-    parser.add_argument("--subject", help=choices)
+def declared(default: Any, add: Callable[[argparse.ArgumentParser], None] | None, read: Callable | None = None) -> Any:
+    """A field whose flags ``add`` declares, as vgt/commands/options.py does for all verbs.  ``read`` makes the value
+    of the parsed arguments; by default it is that of the field's own name."""
+    return Field(default, json_schema_extra={"declared": {"add": add, "read": read}})
 
 
-def subject(args: argparse.Namespace, example: str) -> str:
-    """What --subject names.  Raises ValueError, with an example, where it is missing."""
-    if not args.subject:
-        raise ValueError(f"--subject is missing; name one, for example --subject {example}")
-    return args.subject
+def _about(field: FieldInfo) -> dict[str, Any]:
+    return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
 
 
-def add_count(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "-n", type=int, default=None, help="fewer items than the protocol asks for: the result is partial"
-    )
+def _flags(name: str, about: dict[str, Any]) -> list[str]:
+    return [about["flag"] or (f"-{name}" if len(name) == 1 else f"--{name.replace('_', '-')}")]
 
 
-def add_coverage(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--partial-ok", action="store_true", help="give a value even where images are missing")
-    parser.add_argument(
-        "--shards",
-        default=None,
-        metavar="K/N",
-        help="do part K of N and stop; run once more without it to score (accelerate launch sets it by itself)",
-    )
+def _argparse(annotation: Any, default: Any) -> dict[str, Any]:
+    """What argparse must know of a field, as its annotation and default tell it."""
+    if annotation is bool:
+        return {"action": "store_true"}
+    kinds = [kind for kind in get_args(annotation) if kind is not types.NoneType]
+    if get_origin(annotation) in (Union, types.UnionType):
+        return _argparse(kinds[0], default)
+    if get_origin(annotation) is Literal:
+        return {"choices": get_args(annotation), "default": default}
+    if get_origin(annotation) is list:
+        return {"action": "append", "default": list(default), "type": kinds[0]}
+    if get_origin(annotation) is tuple:
+        return {"nargs": len(kinds), "default": default, "type": kinds[0]}
+    return {"type": annotation, "default": default}
 
 
-def shard(args: argparse.Namespace) -> Shard:
-    return parse_shard(args.shards)
+class Options(Config):
+    """Base of all options."""
+
+    @classmethod
+    def add(cls, parser: argparse.ArgumentParser) -> None:
+        """Add the flags: an evaluator's own first, then those of its mix-ins."""
+        groups: dict[str, Any] = {}
+        for owner in cls.__mro__:
+            for name in owner.__dict__.get("__annotations__", {}) if issubclass(owner, Options) else ():
+                field = cls.model_fields.get(name)
+                if field is None or owner is not _owner(cls, name):
+                    continue
+                about = _about(field)
+                if "declared" in about:
+                    if about["declared"]["add"] is not None:
+                        about["declared"]["add"](parser)
+                    continue
+                told = about["option"]
+                place = parser if told["group"] is None else groups.get(told["group"])
+                if place is None:
+                    place = groups[told["group"]] = parser.add_argument_group(*told["group"].split(": ", 1))
+                default = None if field.default is PydanticUndefined else field.default
+                shape = {**_argparse(field.annotation, default), **told["argparse"]}
+                if told["flag"] and not {"metavar", "choices", "action"} & shape.keys():
+                    shape["metavar"] = told["flag"].strip("-").upper().replace("-", "_")
+                if field.default is PydanticUndefined:
+                    shape["required"] = True
+                place.add_argument(*_flags(name, told), dest=name, help=field.description or None, **shape)
+
+    @classmethod
+    def read(cls, args: argparse.Namespace) -> Self:
+        """The options of parsed arguments.  Raises ValueError, in one line, for values that do not go together."""
+        values = {}
+        for name, field in cls.model_fields.items():
+            read = _about(field).get("declared", {}).get("read")
+            values[name] = read(args) if read else getattr(args, name)
+        return validated(cls, values, "options")
+
+    def given(self) -> dict[str, Any]:
+        """What a run may be given, by name: the fields, and what the mix-ins make of theirs."""
+        return {name: getattr(self, name) for name in type(self).model_fields}
+
+    def passed_to(self, run: Callable, **instead: Any) -> dict[str, Any]:
+        """The keyword arguments of ``run`` that these options decide; ``instead`` goes before them.
+
+        An option that was not given (None) leaves the run's own default; ``subject`` is never passed: a run takes the
+        thing itself, not its name."""
+        known = [name for name, p in inspect.signature(run).parameters.items() if p.kind is p.KEYWORD_ONLY]
+        mine = {name: value for name, value in self.given().items() if name in known and name != "subject"}
+        return {**{name: value for name, value in mine.items() if value is not None}, **instead}
 
 
-def count(text: str) -> int:
+def _owner(cls: type[Options], name: str) -> type:
+    """The class that declares a field, the most special one."""
+    return next(c for c in cls.__mro__ if name in c.__dict__.get("__annotations__", {}))
+
+
+def positive(text: str) -> int:
     """Parse a number of 1 or more."""
     try:
         value = int(text)
@@ -60,25 +142,140 @@ def count(text: str) -> int:
     return value
 
 
-def add_images(parser: argparse.ArgumentParser) -> None:
-    """Options of evaluators that look at images made from prompts."""
-    add_subject(parser, "vgt:<checkpoint>, diffusers:<folder>, folder:<dir>, fake:oracle, fake:noise, fake:shuffled")
-    parser.add_argument("--through", metavar="AE", help="send the subject's images through this autoencoder first")
-    parser.add_argument("--suite", default=None, help="prompt suite, or a .jsonl file of `vgt prompts`")
-    parser.add_argument("--accel", type=int, default=None, help="tokens per decode step (default 1 for vgt: subjects)")
-    parser.add_argument("--images-per-prompt", type=count, default=4)
-    parser.add_argument("--batch", type=count, default=32, help="images drawn at a time; it decides their last bits")
-    add_count(parser)
-    add_coverage(parser)
-    options.add_sampling(parser)
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="diffusers: subjects: steps, guidance, size, dtype, or any argument of the pipeline's call",
+def listed(text: str) -> list[str]:
+    """Parse "a,b,c"."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+# ------------------------------------------------------------------------------------------------------- the groups
+
+
+class Common(Options):
+    """--out, --seed, --device: the same everywhere.  A run may take ``work``, ``records``, ``seed`` and ``device``."""
+
+    out: Path = declared(
+        verbs.WORK,
+        lambda parser: verbs.add_out(parser, verbs.WORK, "work folder: evidence, and records below records/"),
     )
-    add_common(parser)
+    seed: int = declared(0, verbs.add_seed)
+    device: str = declared("auto", verbs.add_device)
+
+    def given(self) -> dict[str, Any]:
+        return {**super().given(), "work": self.out, "records": self.records}
+
+    def passed_to(self, run: Callable, **instead: Any) -> dict[str, Any]:
+        found = super().passed_to(run, **instead)
+        if "device" in found and "device" not in instead:
+            found["device"] = self.on()
+        return found
+
+    @property
+    def records(self) -> Path:
+        return self.out / "records"
+
+    def on(self) -> str:
+        """The device.  Raises ValueError where there is none such."""
+        return verbs.device(self.device)
+
+
+class Count(Options):
+    """-n."""
+
+    n: int | None = option(None, "fewer items than the protocol asks for: the result is partial")
+
+
+class Coverage(Options):
+    """--partial-ok, --shards.  A run may take ``partial_ok`` and ``shard``."""
+
+    partial_ok: bool = option(False, "give a value even where images are missing")
+    shards: str | None = option(
+        None,
+        "do part K of N and stop; run once more without it to score (accelerate launch sets it by itself)",
+        metavar="K/N",
+    )
+
+    def given(self) -> dict[str, Any]:
+        return {**super().given(), "shard": self.shard}
+
+    @property
+    def shard(self) -> Shard:
+        return parse_shard(self.shards)
+
+
+class Sampling(Options):
+    """How our generators sample: declared once for generate, eval and bench."""
+
+    sampling: dict[str, Any] = declared({}, verbs.add_sampling, verbs.sampling)
+    autoencoder: str | None = declared(None, None)
+
+
+class Images(Count, Coverage, Sampling, Common):
+    """Images made from prompts, or a folder of them."""
+
+    subject: str | None = option(
+        None, "vgt:<checkpoint>, diffusers:<folder>, folder:<dir>, fake:oracle, fake:noise, fake:shuffled"
+    )
+    through_autoencoder: str | None = option(
+        None, "send the subject's images through this autoencoder first", flag="--through", metavar="AE"
+    )
+    suite: str | None = option(None, "prompt suite, or a .jsonl file of `vgt prompts`")
+    accel: int | None = option(None, "tokens per decode step (default 1 for vgt: subjects)")
+    images_per_prompt: int = option(4, type=positive)
+    batch: int = option(32, "images generated at a time; it decides their last bits", type=positive)
+    settings: list[str] = option(
+        [],
+        "diffusers: subjects: steps, guidance, size, dtype, or any argument of the pipeline's call",
+        flag="--set",
+        metavar="KEY=VALUE",
+    )
+
+    def generator(self, asked: list[dict]) -> tuple[Any, int | None]:
+        """The generator that --subject names, and the acceleration that its records carry."""
+        from evals.subjects import load_generator, load_tokenizer, parse_settings
+        from evals.subjects.fake import through
+
+        named = named_subject(self.subject, "vgt:query_ar_internvl")
+        is_model = named.startswith("vgt:")
+        accel = (self.accel or 1) if is_model else None
+        if self.settings and not named.startswith("diffusers:"):
+            raise ValueError(
+                f"--set {self.settings[0]} is for diffusers: subjects; give --guidance and the like instead"
+            )
+        settings = {**self.sampling, "autoencoder": self.autoencoder} if is_model else parse_settings(self.settings)
+        prompts = [p["prompt"] for p in asked]
+        found = load_generator(named, accel=accel, device=self.on(), prompts=prompts, settings=settings)
+        if self.through_autoencoder:
+            found = through(load_tokenizer(self.through_autoencoder, device=self.on()), found)
+        return found, accel
+
+
+# ------------------------------------------------------------------------------------------- what the options name
+
+
+def named_subject(given: str | None, example: str) -> str:
+    """What --subject names.  Raises ValueError, with an example, where it is missing."""
+    if not given:
+        raise ValueError(f"--subject is missing; name one, for example --subject {example}")
+    return given
+
+
+def checkpoint(given: str | None, what: str, example: str) -> str:
+    """The path or name in ``vgt:<checkpoint>``; ``what``: what is wrong with any other subject."""
+    kind, _, path = named_subject(given, example).partition(":")
+    if kind != "vgt" or not path:
+        raise ValueError(f"subject {given!r} {what}; give vgt:<checkpoint>")
+    return path
+
+
+def tokenizer(given: str | None, work: Path, device: Callable[[], str]) -> Any:
+    """The autoencoder that --subject names; ``device``: called where torch is needed."""
+    from evals.subjects import load_tokenizer
+
+    if named_subject(given, "vgt:vgt_ae_internvl") in ("pca", "fake:pca"):
+        from evals.subjects.pca import pca
+
+        return pca(work)
+    return load_tokenizer(given, device=device())
 
 
 def prompts(name: str, n: int | None) -> tuple[str, list[dict]]:
@@ -95,50 +292,10 @@ def prompts(name: str, n: int | None) -> tuple[str, list[dict]]:
             suite, found = path.stem, [json.loads(line) for line in lines if line.strip()]
         except ValueError as error:
             raise ValueError(f"{path} is not JSON lines as written by `vgt prompts`: {error}") from error
-    if n:
-        count = min(n, len(found))
-        found = [found[i * len(found) // count] for i in range(count)]
-    return suite, found
+    return suite, evenly(found, n)
 
 
-def tokenizer(args: argparse.Namespace, work: Path):
-    """The autoencoder that --subject names."""
-    from evals.subjects import load_tokenizer
-
-    if subject(args, "vgt:vgt_ae_internvl") in ("pca", "fake:pca"):
-        from evals.subjects.pca import pca
-
-        return pca(work)
-    return load_tokenizer(args.subject, device=options.device(args.device))
-
-
-def generator(args: argparse.Namespace, asked: list[dict]):
-    """The generator that --subject names, and the acceleration that its records carry."""
-    from evals.subjects import load_generator, parse_settings
-    from evals.subjects.fake import through
-
-    is_model = subject(args, "vgt:query_ar_internvl").startswith("vgt:")
-    accel = (args.accel or 1) if is_model else None
-    if args.set and not args.subject.startswith("diffusers:"):
-        raise ValueError(f"--set {args.set[0]} is for diffusers: subjects; give --guidance and the like instead")
-    settings = {**options.sampling(args), "autoencoder": args.autoencoder} if is_model else parse_settings(args.set)
-    found = load_generator(
-        args.subject,
-        accel=accel,
-        device=options.device(args.device),
-        prompts=[p["prompt"] for p in asked],
-        settings=settings,
-    )
-    if args.through:
-        from evals.subjects import load_tokenizer
-
-        found = through(load_tokenizer(args.through, device=options.device(args.device)), found)
-    return found, accel
-
-
-def checkpoint(args: argparse.Namespace, what: str, example: str) -> str:
-    """The path or name in ``vgt:<checkpoint>``; ``what``: what is wrong with any other subject."""
-    kind, _, path = subject(args, example).partition(":")
-    if kind != "vgt" or not path:
-        raise ValueError(f"subject {args.subject!r} {what}; give vgt:<checkpoint>")
-    return path
+def evenly(items: list[dict], n: int | None) -> list[dict]:
+    """``n`` of the items, evenly spaced; all where it is None."""
+    count = min(n or len(items), len(items))
+    return [items[i * len(items) // count] for i in range(count)]

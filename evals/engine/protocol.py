@@ -1,12 +1,11 @@
-"""The registry of protocols: every definition of a number that this harness can compute, and who uses it.
+"""A protocol: one definition of a number that this harness can compute, and who uses it.
 
-Each evaluator's module ``protocol`` has a tuple ``PROTOCOLS``.  Nothing here imports more than the standard library, so the
-registry can be listed anywhere.  ``python -m evals.engine.protocol_page`` writes evals/PROTOCOLS.md from it.
+A module with PROTOCOLS (evals/engine/registry.py names it) imports nothing more, so that they can be listed anywhere.
+  ``python -m evals.engine.protocol_page`` writes evals/PROTOCOLS.md from them.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,18 +24,3 @@ class Protocol:
     used_by: tuple[str, ...] = ()
     section: str = ""
     caution: str = ""
-
-
-# the packages of evaluators that define numbers, in the order of the page
-DEFINED_IN = ("dpg", "fidelity", "geneval", "probes", "recon", "solvers", "understanding")
-
-
-def registry() -> dict[str, Protocol]:
-    """All protocols by id, sorted by evaluator, then in the order of their file.  Raises ValueError for a double id."""
-    found: dict[str, Protocol] = {}
-    for name in DEFINED_IN:
-        for protocol in importlib.import_module(f"evals.{name}.protocol").PROTOCOLS:
-            if protocol.id in found:
-                raise ValueError(f"two protocols have the id {protocol.id!r}; ids must differ")
-            found[protocol.id] = protocol
-    return found

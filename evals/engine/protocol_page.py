@@ -1,4 +1,4 @@
-"""Writes evals/PROTOCOLS.md from the registry and from the measured tolerances: ``python -m evals.engine.protocol_page``."""
+"""``python -m evals.engine.protocol_page``: evals/PROTOCOLS.md from the registry and from the measured tolerances."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import json
 from itertools import groupby
 from pathlib import Path
 
-from evals.engine.protocol import Protocol, registry
+from evals.engine.protocol import Protocol
+from evals.engine.registry import protocols
 from vgt.core import files
 
 HERE = Path(__file__).parents[1]
 PAGE, TOLERANCES = HERE / "PROTOCOLS.md", HERE / "tolerances.json"
 INTRODUCTION = """# Protocols
 
-Every record names the protocol that its number was computed by. This page is written from the registry in
-`evals/*/protocol.py` (`python -m evals.engine.protocol_page`); the differences to independent implementations are measured by
-`python -m parity`. Never edit it by hand.
+Every record names the protocol that its number was computed by. This page is written from the protocols of
+all registered evaluators (`python -m evals.engine.protocol_page`); the differences to independent implementations are
+measured by `python -m parity`. Never edit it by hand.
 """
 
 
@@ -59,7 +60,7 @@ def _section(protocol: Protocol, measured: list[dict]) -> list[str]:
 
 def page() -> str:
     """The whole page."""
-    measured, found = tolerances(), registry()
+    measured, found = tolerances(), protocols()
     lines = [INTRODUCTION, "| protocol | `vgt eval` | what |", "|---|---|---|"]
     lines += [f"| `{p.id}` | {p.evaluator} | {p.summary.replace('|', '&#124;')} |" for p in found.values()]
     lines.append("")

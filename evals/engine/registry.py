@@ -1,49 +1,130 @@
-"""``vgt eval EVALUATOR``: an evaluator is a package with a module ``cli`` (HELP, EXAMPLE, arguments() and run()) and,
-where it defines numbers, a module ``protocol`` (PROTOCOLS).  One line here registers it."""
+"""``vgt eval EVALUATOR``: one line here registers an evaluator.
+
+Its module has ``EXAMPLE``, ``Options`` (evals/engine/options.py) and ``evaluate(options)``, which returns an Outcome.
+Where a package defines numbers, ``PROTOCOLS`` in the module named here says how.  Nothing of an evaluator is imported
+before it is asked for.
+"""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from evals.engine import launch
+from evals.engine.protocol import Protocol
 from evals.engine.records import Outcome
 from evals.engine.store import Shard
 from vgt.core import record
 
-# name under ``vgt eval`` -> its module with the command line
+
+@dataclass(frozen=True)
+class Evaluator:
+    """``module``: below ``evals``, with the command line; ``protocols``: the one with PROTOCOLS, light to import."""
+
+    name: str
+    help: str
+    module: str
+    protocols: str | None = None
+
+
 EVALUATORS = {
-    "agreement": "evals.agreement.cli",
-    "cka": "evals.probes.cka_cli",
-    "dpg": "evals.dpg.cli",
-    "fidelity": "evals.fidelity.cli",
-    "geneval": "evals.geneval.cli",
-    "judge": "evals.calibration.cli",
-    "probes": "evals.probes.cli",
-    "recon": "evals.recon.cli",
-    "solvers": "evals.solvers.cli",
-    "training": "evals.training.cli",
-    "understanding": "evals.understanding.cli",
-    "vqa": "evals.vqa.cli",
+    e.name: e
+    for e in (
+        Evaluator(
+            "agreement",
+            "agreement of two GenEval judges on the same images: kappa per task, difference of the scores",
+            "agreement.run",
+        ),
+        Evaluator(
+            "cka",
+            "linear CKA between encoders on the same images, with a random projection of pixels as the anchor",
+            "probes.cka_cli",
+        ),
+        Evaluator("dpg", "DPG-Bench on a prompt suite", "dpg.cli", "dpg.protocol"),
+        Evaluator(
+            "fidelity",
+            "FID, KID, inception score, precision/recall and relatives on pluggable features",
+            "fidelity.cli",
+            "fidelity.protocol",
+        ),
+        Evaluator("geneval", "GenEval on a prompt suite", "geneval.cli", "geneval.protocol"),
+        Evaluator("judge", "calibration of the analytic judge on scenes, clean and disturbed", "calibration.run"),
+        Evaluator(
+            "probes",
+            "t-SNE, linear probe, k-NN, clusters, rank, collapse and distribution of an autoencoder's latents",
+            "probes.cli",
+            "probes.protocol",
+        ),
+        Evaluator("recon", "PSNR, SSIM, LPIPS and Frechet distances of reconstructions", "recon.cli", "recon.protocol"),
+        Evaluator(
+            "solvers",
+            "samplers of the flow head: score against evaluations a token, with a non-inferiority test",
+            "solvers.run",
+            "solvers",
+        ),
+        Evaluator("training", "loss curve, samples seen and minutes of a checkpoint, from its own log", "training.run"),
+        Evaluator(
+            "understanding",
+            "understanding benchmarks, imported from lmms-eval or VLMEvalKit",
+            "understanding.run",
+            "understanding",
+        ),
+        Evaluator("vqa", "question answering of a VLM on the synthetic scenes", "vqa.run", "vqa"),
+    )
 }
 
 
-def _module(name: str):
-    return importlib.import_module(EVALUATORS[name])
+def protocols() -> dict[str, Protocol]:
+    """Every definition of a number, by id: sorted by evaluator, then in the order of its module.  Raises ValueError
+    for a double id."""
+    found: dict[str, Protocol] = {}
+    for evaluator in EVALUATORS.values():
+        for protocol in _import(evaluator.protocols).PROTOCOLS if evaluator.protocols else ():
+            if protocol.id in found:
+                raise ValueError(f"two protocols have the id {protocol.id!r}; ids must differ")
+            found[protocol.id] = protocol
+    return found
+
+
+def _import(module: str):
+    return importlib.import_module(f"evals.{module}")
+
+
+# --------------------------------------------------------------------------------------------------------- the verb
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser of one evaluator, which gets its flags when it is used: the others are not imported."""
+
+    fill: Callable[[], None] | None = None
+
+    def parse_known_args(self, args=None, namespace=None):
+        if self.fill is not None:
+            fill, self.fill = self.fill, None
+            fill()
+        return super().parse_known_args(args, namespace)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    choices = parser.add_subparsers(dest="evaluator", required=True, metavar="EVALUATOR")
-    for name in EVALUATORS:
-        module = _module(name)
+    choices = parser.add_subparsers(dest="evaluator", required=True, metavar="EVALUATOR", parser_class=_Parser)
+    for name, evaluator in EVALUATORS.items():
         each = choices.add_parser(
             name,
-            help=module.HELP,
-            description=f"{module.HELP[0].upper()}{module.HELP[1:]}.",
-            epilog=f"example:\n  {module.EXAMPLE}",
+            help=evaluator.help,
+            description=f"{evaluator.help[0].upper()}{evaluator.help[1:]}.",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        module.arguments(each)
+        each.fill = lambda each=each, module=evaluator.module: _fill(each, _import(module))
+
+
+def _fill(parser: argparse.ArgumentParser, module) -> None:
+    parser.epilog = f"example:\n  {module.EXAMPLE}"
+    if hasattr(module, "Options"):
+        module.Options.add(parser)
+    else:
+        module.arguments(parser)
 
 
 def run(args: argparse.Namespace) -> dict | None:
@@ -62,16 +143,22 @@ def run(args: argparse.Namespace) -> dict | None:
 
 def _outcome(args: argparse.Namespace) -> Outcome | None:
     """Run the evaluator in this process, or as one of several that torchrun or accelerate launched."""
-    module, here = _module(args.evaluator), launch.place()
+    module, here = _import(EVALUATORS[args.evaluator].module), launch.place()
+
+    def evaluate(**changes) -> Outcome:
+        asked = argparse.Namespace(**{**vars(args), **changes})
+        if hasattr(module, "Options"):
+            return module.evaluate(module.Options.read(asked))
+        return module.run(asked)
 
     def part(shard: Shard) -> Outcome:
-        return module.run(argparse.Namespace(**{**vars(args), "shards": str(shard)}))
+        return evaluate(shards=str(shard))
 
     if here.whole or getattr(args, "shards", None):
-        return module.run(args)
+        return evaluate()
     if hasattr(args, "shards"):
         return launch.together(here, part)
-    return module.run(args) if here.index == 0 else None
+    return evaluate() if here.index == 0 else None
 
 
 def _show(outcome: Outcome) -> None:

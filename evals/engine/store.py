@@ -80,7 +80,7 @@ WHOLE = Shard()
 
 
 def parse_shard(text: str | None) -> Shard:
-    """ "2/4" -> the second of four; None -> WHOLE (evals.engine.launch divides the work under ``accelerate launch``)."""
+    """ "2/4" -> the second of four; None -> WHOLE (under ``accelerate launch`` evals.engine.launch divides it)."""
     if text is None:
         return WHOLE
     index, _, count = text.partition("/")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from evals.engine import options as common
+from evals.engine import old_options as common
 from evals.engine.records import Outcome
 from vgt.commands import options
 

@@ -24,8 +24,9 @@ from evals.engine.store import WHOLE, Shard
 from evals.geneval import official
 from evals.geneval.rules import OFFICIAL, VERSION, Thresholds, check_prompts, colored_classes
 from evals.judges import canary
-from evals.subjects.folder import Folder, read_image
+from evals.subjects.folder import Folder
 from vgt.core import files, geneval_prompts, suites
+from vgt.core.images import read_image
 from vgt.core.scenes import TASKS
 
 KEPT = 0.05  # detections with less are not even stored (docs/evaluators.md 2.7)

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from evals.judges import mplug_child
-from evals.judges.process import ProcessAnswerer
+from evals.judges.answering import ProcessAnswerer
 from vgt.core import files
 
 MODEL = "damo/mplug_visual-question-answering_coco_large_en"
@@ -36,12 +36,12 @@ def mplug(python: str | None = None, weights: str | None = None) -> ProcessAnswe
         raise ValueError(f"--judge-python {interpreter!r} is not an interpreter; give the path of one")
     if not _has_modelscope(interpreter):
         raise ValueError(f"judge mplug needs modelscope, which {interpreter} does not have; {INSTALL}")
-    mark = MODEL
+    content = MODEL
     if weights is not None:
         present = sorted(p for p in Path(weights).glob("*") if p.is_file())
         if not any(p.name == "configuration.json" for p in present):
             raise ValueError(f"{weights} has no configuration.json; give a folder downloaded by modelscope for {MODEL}")
-        mark = files.digest_json([[p.name, files.digest_file(p)] for p in present])
+        content = files.digest_json([[p.name, files.digest_file(p)] for p in present])
     program = Path(mplug_child.__file__)
-    fingerprint = files.digest("mplug", mark, files.digest_file(program))
+    fingerprint = files.digest("mplug", content, files.digest_file(program))
     return ProcessAnswerer("mplug", [interpreter, str(program), weights or MODEL], fingerprint)

@@ -1,4 +1,4 @@
-"""The mPLUG-large VQA judge as a program of its own: JSON lines in, JSON lines out (see evals/judges/process.py).
+"""The mPLUG-large VQA judge as a program of its own: JSON lines in, JSON lines out (see evals/judges/answering.py).
 
 Runs in an environment that has modelscope and its dependencies; imports nothing of this project:
 

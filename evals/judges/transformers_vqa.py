@@ -15,8 +15,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from evals.judges.answering import YES_NO, Reply
-from evals.judges.vqa_checkpoint import checked, fingerprint
+from evals.engine.precision import PRECISION, full_float32
+from evals.judges import YES_NO
+from evals.judges.answering import Reply
+from evals.judges.checkpoints import checked, fingerprint_all
 
 WORDS = 10  # new tokens an answer may have
 
@@ -47,6 +49,7 @@ class Transformers:
     ``batch``: questions about one image that are computed together."""
 
     batch = 16
+    params = PRECISION
 
     def __init__(self, name: str, folder: Path, model: Any, processor: Any, device: str, use: str = ""):
         self.name, self.folder, self.processor, self.device, self.use = name, folder, processor, device, use
@@ -56,7 +59,7 @@ class Transformers:
     @cached_property
     def fingerprint(self) -> str:
         kind, dtype = type(self.model).__name__, str(self.model.dtype)
-        return fingerprint(self.folder, kind, dtype, self.use, f"greedy {WORDS}, batches of {self.batch}")
+        return fingerprint_all(self.folder, kind, dtype, self.use, f"greedy {WORDS}, batches of {self.batch}")
 
     def inputs(self, image: Image.Image, questions: list[str]) -> dict:
         """Model inputs for some questions about one image."""
@@ -66,6 +69,7 @@ class Transformers:
         """uint8 [H, W, 3] and a question -> the raw answer."""
         return self.replies(image, [question])[0].text
 
+    @full_float32()
     @torch.no_grad()
     def replies(self, image: np.ndarray, questions: Sequence[str]) -> list[Reply]:
         """One Reply a question; the batches depend on the list of questions alone."""

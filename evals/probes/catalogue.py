@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from evals.engine.protocol import registry
+from evals.engine.registry import protocols
 from evals.metrics import spectra
 from evals.metrics.clusters import AGREEMENT
 from evals.probes import content, geometry
@@ -100,4 +100,4 @@ def entries(
 
 def settings(images: ProbeSet, entry: Entry) -> dict[str, Any]:
     """All resolved settings of one probe on these images."""
-    return dict(registry()[entry.protocol].settings) | images.params | entry.about
+    return dict(protocols()[entry.protocol].settings) | images.params | entry.about

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from evals.engine.api import Tokenizer
-from evals.engine.protocol import registry
 from evals.engine.records import Outcome
+from evals.engine.registry import protocols
 from evals.metrics import cka
 from evals.metrics.latents import standardize
 from evals.probes.data import ProbeSet
@@ -130,7 +130,7 @@ def _measure(asked: _Pair, a: _Side, b: _Side, partial_ok: bool) -> Record:
         n_expected=max(images.expected, len(a.found.kept)),
         n_failed=failed,
         protocol=protocol,
-        protocol_params=dict(registry()[protocol].settings) | asked.about,
+        protocol_params=dict(protocols()[protocol].settings) | asked.about,
         seed=SEED,
         fingerprint=files.digest(a.tokenizer.fingerprint, b.tokenizer.fingerprint),
         suite_hash=files.digest(images.fingerprint, b.found.images.fingerprint),

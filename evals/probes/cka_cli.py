@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from evals.engine import options as common
+from evals.engine import old_options as common
 from evals.engine.records import Outcome
 from evals.probes import cli as probes
 

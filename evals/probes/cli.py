@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from evals.engine import options as common
+from evals.engine import old_options as common
 from evals.engine.records import Outcome
 
 HELP = "t-SNE, linear probe, k-NN, clusters, rank, collapse and distribution of an autoencoder's latents"

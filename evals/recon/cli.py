@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from evals.engine import options as common
+from evals.engine import old_options as common
 from evals.engine.records import Outcome
 from vgt.commands import options
 

@@ -1,12 +1,14 @@
-"""Which sampler of the flow head needs the fewest evaluations at equal quality?  (docs/decode.md; evaluators 7.5)
+"""``vgt eval solvers``: which sampler of the flow head needs the fewest evaluations at equal quality?
 
-One generator draws the same prompts at several settings (sampler, evaluations a token, time schedule).  Each setting is
-scored by GenEval's rules in the synthetic scenes and tested against the first one, the baseline: with gain = setting -
-baseline of the overall score, paired by image and clustered by prompt text, the hypothesis "gain <= -margin" has
-p = P(t > (gain + margin) / SE), corrected by Holm's method over all settings.  Recommended is the fewest evaluations
+docs/evaluators.md 7.5, docs/decode.md
+
+One generator makes images of the same prompts at several settings (sampler, evaluations a token, time schedule).  Each
+is scored by GenEval's rules in the synthetic scenes and tested against the first one, the baseline: with gain =
+setting - baseline of the overall score, paired by image and clustered by prompt text, the hypothesis "gain <= -margin"
+has p = P(t > (gain + margin) / SE), corrected by Holm's method over all settings.  Recommended is the fewest evaluations
 among the settings that reject it; of equals, the one of the best score.
 
-The prompts are drawn for this purpose in two halves that share no text: one to choose by, one to conclude from.
+The prompts are made for this purpose in two halves that share no text: one to choose by, one to conclude from.
 """
 
 from __future__ import annotations
@@ -17,15 +19,17 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from scipy import special
 
 from evals.compare import contrasts
 from evals.compare.pairs import Stored
+from evals.engine import options
 from evals.engine.api import Detector, Generator
-from evals.engine.records import Outcome
+from evals.engine.options import option, positive
+from evals.engine.records import Estimate, Outcome, plain, stored, write
 from evals.geneval import run as geneval
 from vgt.core import files, record, samples, suites, text
 from vgt.core.record import Record
@@ -97,6 +101,13 @@ class Timed:
         with open(self.log, "a", encoding="utf-8") as lines:
             lines.write(json.dumps({"images": len(images), "seconds": round(time.perf_counter() - began, 4)}) + "\n")
         return images
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """What the records of these images tell beside the settings (evals/engine/generation.py)."""
+        cost = self.seconds_per_image
+        told = {} if cost is None else {"seconds_per_image": round(cost, 4)}
+        return {"head_evaluations": dict(self.subject.settings)["flow_steps"], **told}
 
     @property
     def seconds_per_image(self) -> float | None:
@@ -194,18 +205,11 @@ def table(results: Sequence[Result], margin: float) -> str:
 # ------------------------------------------------------------------------------------------------- the whole study
 
 
-def _scored(generator: Generator, judge: Detector, log: Path, records: Path, **options: Any) -> tuple[Record, int, int]:
+def _scored(generator: Timed, judge: Detector, records: Path, **options: Any) -> tuple[Record, int, int]:
     """The overall score of one setting, with what it cost in ``extra``; and how many numbers were computed, reused."""
-    timed = Timed(generator, log)
-    made = geneval.run(timed, judge, records=records, **options)
-    cost = timed.seconds_per_image
-    extra = {"head_evaluations": dict(generator.settings)["flow_steps"]}
-    extra |= {} if cost is None else {"seconds_per_image": round(cost, 4)}
-    for one in made.records:
-        if not extra.items() <= one.extra.items():
-            record.write(one.model_copy(update={"extra": {**one.extra, **extra}}), records)
+    made = geneval.run(generator, judge, records=records, **options)
     score = next(one for one in made.records if one.metric == SCORE)
-    return score.model_copy(update={"extra": {**score.extra, **extra}}), made.computed, made.reused
+    return score.model_copy(update={"extra": {**generator.extra, **score.extra}}), made.computed, made.reused
 
 
 def run(
@@ -219,7 +223,7 @@ def run(
     margin: float,
     **options: Any,
 ) -> tuple[Outcome, list[Result]]:
-    """Draw, judge and score what is missing of every setting, and test all against the first.
+    """Make, judge and score what is missing of every setting, and test all against the first.
 
     ``load``: settings -> generator; ``options``: those of ``geneval.run`` (images_per_prompt, seed, batch, accel).
     The outcome holds the overall scores and, last, the study's own record: the evaluations that are needed.
@@ -236,43 +240,29 @@ def run(
         generator = load(one)
         log = work / "solvers" / f"{generator.name}@{options.get('accel')}x-{suite}.jsonl"
         common = {"work": work, "suite": suite, "prompts": asked, "variant": f"{suite}, not the benchmark suite"}
-        score, new, old = _scored(generator, judge, log, records, **common, **options)
+        score, new, old = _scored(Timed(generator, log), judge, records, **common, **options)
         if score.value is None:
             raise ValueError(f"{score.name} has no value: {score.note}; run the same command again")
         scored.append(Stored(score, samples.path(records, score)))
         computed, reused = computed + new, reused + old
     results = assess(scored, margin)
-    study, new = _study(results, [s.record for s in scored], asked, margin, records)
-    found = Outcome([*(s.record for s in scored), study], computed + new, reused + 1 - new)
-    return found, results
+    found = Outcome([s.record for s in scored], computed, reused)
+    return found + _study(results, found.records, asked, margin, records), results
 
 
-def _study(
-    results: list[Result], scored: list[Record], asked: list[dict], margin: float, records: Path
-) -> tuple[Record, int]:
-    """The study's own record, and 1 where it is new."""
+def _study(results: list[Result], scored: list[Record], asked: list[dict], margin: float, records: Path) -> Outcome:
+    """The study's own record."""
     first, best = scored[0], recommended(results)
-    key = record.make_key(version=VERSION, scores=[s.key for s in scored], margin=margin, alpha=ALPHA)
     subject = first.subject.partition("+")[0]
-    kept = record.find(records, f"{subject}@{first.accel}x/{first.suite}/{METRIC}", key)
-    if kept is not None:
-        return kept, 0
-    made = record.make(
-        subject=subject,
-        accel=first.accel,
-        suite=first.suite,
+    keys = {METRIC: record.make_key(version=VERSION, scores=[s.key for s in scored], margin=margin, alpha=ALPHA)}
+    kept = stored(records, f"{subject}@{first.accel}x", first.suite, keys, undefined_ok=True)
+    needed = Estimate(
         metric=METRIC,
-        value=None if best is None else float(best.evaluations),
+        estimate=None if best is None else plain(float(best.evaluations)),
         unit="evaluations a token",
         n=first.n,
+        asked=first.n,
         n_expected=first.n_expected,
-        protocol=PROTOCOL,
-        protocol_params={"margin": margin, "alpha": ALPHA, "baseline": first.model, "correction": "Holm"},
-        judge=first.judge,
-        seed=first.seed,
-        fingerprint=files.digest(*(s.fingerprint for s in scored)),
-        suite_hash=first.suite_hash,
-        key=key,
         note=None if best else "no setting with fewer evaluations was shown to be within the margin",
         extra={
             "recommended": None if best is None else best.model,
@@ -281,5 +271,62 @@ def _study(
             "results": [asdict(r) for r in results],
         },
     )
-    record.write(made, records)
-    return made, 1
+    common = {
+        "subject": subject,
+        "accel": first.accel,
+        "suite": first.suite,
+        "protocol": PROTOCOL,
+        "protocol_params": {"margin": margin, "alpha": ALPHA, "baseline": first.model, "correction": "Holm"},
+        "judge": first.judge,
+        "seed": first.seed,
+        "fingerprint": files.digest(*(s.fingerprint for s in scored)),
+        "suite_hash": first.suite_hash,
+    }
+    return write(records, keys, kept, {METRIC: needed}, common)
+
+
+# ------------------------------------------------------------------------------------------------ the command line
+
+EXAMPLE = (
+    "vgt eval solvers --subject vgt:query_ar_internvl --accel 16 --split test "
+    "--settings sde:15,ode:8,ab2:8,heun:9,dpmpp:8,ab2:8:power:0.7"
+)
+SETTINGS = "sde:15,ode:8,heun:9,ab2:8,dpmpp:8"
+
+
+class Options(options.Common):
+    subject: str | None = option(None, "vgt:<checkpoint>, a generator")
+    accel: int = option(1, "tokens per decode step (default 1)", type=positive)
+    settings: str = option(
+        SETTINGS, f"SAMPLER:EVALUATIONS[:SCHEDULE], the baseline first (default {SETTINGS})", metavar="LIST"
+    )
+    split: Literal["validation", "test"] = option("validation", "to choose by, or to tell")
+    count: int = option(1020, "how many, of six tasks (default 1020)", flag="--prompts", type=positive)
+    images_per_prompt: int = option(4, type=positive)
+    margin: float = option(0.02, "the loss of overall score that is allowed")
+    guidance: float | None = option(None, "classifier-free guidance scale; 1 turns it off")
+    batch: int = option(32, "images generated at a time", type=positive)
+
+
+def evaluate(given: Options) -> Outcome:
+    from evals.judges.analytic import AnalyticJudge
+    from evals.subjects import vgt
+
+    path = options.checkpoint(given.subject, "has no flow head", "vgt:query_ar_internvl")
+    settings = [parse(text) for text in given.settings.split(",")]
+    shared = {} if given.guidance is None else {"guidance": given.guidance}
+    for one in settings:
+        vgt.check_sampling(path, {**one, **shared})
+    device = given.on()
+    outcome, results = run(
+        lambda one: vgt.generator(path, device, acceleration=given.accel, **one, **shared),
+        settings,
+        AnalyticJudge(),
+        **given.passed_to(run),
+        images_per_prompt=given.images_per_prompt,
+        seed=given.seed,
+        batch=given.batch,
+        accel=given.accel,
+    )
+    print(table(results, given.margin))
+    return outcome

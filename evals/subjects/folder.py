@@ -13,43 +13,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageOps
-
 from vgt.core import files
-from vgt.core.images import ImageError
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 JPEG = (".jpg", ".jpeg")
-EIGHT_BITS = ("RGB", "RGBA", "RGBX", "L", "LA", "P", "PA", "1")
-
-
-def read_image(path: str | Path) -> np.ndarray:
-    """uint8 [H, W, 3], turned upright as its EXIF says.  Grey and palette images become RGB, which loses nothing, and
-    an alpha channel that is opaque everywhere goes.
-
-    Raises OSError for a file that is not there, and ImageError naming one that is not a whole image or whose colors
-    depend on what is done with it: transparent, 16 bits a channel, CMYK, floating point."""
-    name = Path(path).name
-    try:
-        with Image.open(path) as image:
-            tiles = str(image.tile)
-            upright = ImageOps.exif_transpose(image)
-            upright.load()
-    except FileNotFoundError:
-        raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageError(f"{name} is not a whole image ({type(error).__name__}); make it again", "torn file") from error
-    if ";16" in tiles or upright.mode not in EIGHT_BITS:
-        kind = "16 bits a channel" if ";16" in tiles or upright.mode.startswith("I") else f"mode {upright.mode}"
-        raise ImageError(f"{name} has {kind}; convert it to 8-bit RGB", kind)
-    if upright.has_transparency_data:
-        upright = upright.convert("RGBA")
-        if upright.getextrema()[3][0] < 255:
-            raise ImageError(
-                f"{name} has transparent pixels; paste it onto the background that should be judged", "transparent"
-            )
-    return np.asarray(upright.convert("RGB"))
 
 
 def _shown(names: list[str]) -> str:

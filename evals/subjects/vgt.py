@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from evals.engine.api import LABELS, PROMPTS
+from evals.engine.precision import PRECISION, full_float32
 from vgt.core import files
-from vgt.core.config import validated
-from vgt.inference.generator import Engine, Sampling, generate, usual
+from vgt.inference.generator import ImageGenerator, check_settings, open_generator
 from vgt.inference.images import to_float
-from vgt.inference.load import Loaded, expect, load, paired_autoencoder
+from vgt.inference.load import expect, load
 from vgt.inference.pipeline import VGTPipeline
-from vgt.inference.tokenizer import encode, reconstruct
+from vgt.inference.tokenizer import encode, indices, reconstruct
+from vgt.methods import registry
 
 RUNS = Path("runs")
 OUR_PIPELINES = {"VGTPipeline": VGTPipeline}  # classes with diffusers' manners, by the name in their model_index.json
@@ -25,7 +26,7 @@ OUR_PIPELINES = {"VGTPipeline": VGTPipeline}  # classes with diffusers' manners,
 
 @dataclass(frozen=True)
 class AutoencoderSubject:
-    """A VGT-AE checkpoint as a Tokenizer."""
+    """A tokenizer's checkpoint as a Tokenizer."""
 
     name: str
     fingerprint: str
@@ -40,35 +41,54 @@ class AutoencoderSubject:
 
 
 @dataclass(frozen=True)
+class DiscreteSubject(AutoencoderSubject):
+    """A tokenizer with a codebook: it also tells the indices (evals/recon, codebook use)."""
+
+    @property
+    def codebook_size(self) -> int:
+        return self.model.config.codebook_size
+
+    def indices(self, images: np.ndarray) -> np.ndarray:
+        return indices(self.model, images)
+
+
+@dataclass(frozen=True)
 class GeneratorSubject:
-    """A QueryAR or MAR checkpoint, with the autoencoder that it was trained on, as a Generator.  The fingerprint covers
+    """A generator's checkpoint, with the autoencoder that it was trained on, as a Generator.  The fingerprint covers
     the generator, the autoencoder and the sampling settings; the name says where mode or sampler are unusual."""
 
     name: str
     fingerprint: str
-    autoencoder: str
-    sampling: Sampling
-    loaded: Loaded
-    decoder: Any
+    made: ImageGenerator
+
+    @property
+    def autoencoder(self) -> str:
+        """The name of its autoencoder."""
+        return self.made.loaded.model.config.autoencoder_name
+
+    @property
+    def conditions(self) -> str:
+        """What it is asked with."""
+        by_label = registry.get(self.made.loaded.system).condition == "label"
+        return LABELS if by_label else PROMPTS
+
+    @property
+    def classes(self) -> int:
+        """How many classes there are, where it is asked with their numbers."""
+        return len(self.made.loaded.model.config.classes)
 
     @property
     def settings(self) -> dict[str, Any]:
         """The sampling settings, as records carry them."""
-        return self.sampling.model_dump()
+        return self.made.settings.model_dump()
 
     @property
     def batch_matters(self) -> bool:
-        """Whether the neighbours in a batch decide a image: the published code has one order for all of them."""
-        return self.sampling.compat == "reference"
+        """Whether the neighbours in a batch decide an image."""
+        return self.made.settings.batch_matters
 
-    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
-        model, reduced = self.loaded, [s % 2**63 for s in seeds]
-        return generate(model.model, self.decoder, model.tokenizer, prompts, reduced, self.sampling, None, self.engine)
-
-    @cached_property
-    def engine(self) -> Engine:
-        """What decodes, with what it keeps from batch to batch."""
-        return Engine(self.loaded.model)
+    def generate(self, asked: Sequence[str] | Sequence[int], seeds: Sequence[int]) -> np.ndarray:
+        return self.made.generate(asked, seeds)
 
 
 @dataclass(frozen=True)
@@ -78,10 +98,12 @@ class VLMSubject:
     name: str
     fingerprint: str
     model: Any
+    params = PRECISION
 
     def answer(self, image: np.ndarray, question: str) -> str:
         return self.answers(image[None], [question])[0]
 
+    @full_float32()
     def answers(self, images: np.ndarray, questions: Sequence[str], batch: int = 50) -> list[str]:
         """One answer per image and question."""
         device = next(self.model.parameters()).device
@@ -93,37 +115,33 @@ class VLMSubject:
 
 def tokenizer(path: str, device: str = "cpu") -> AutoencoderSubject:
     """The autoencoder at ``path`` (folder, run or bundled name)."""
-    found = expect(load(path, RUNS, device), "vgt_ae")
-    return AutoencoderSubject(found.name, found.fingerprint, found.model.config.image_size, found.model)
+    found = expect(load(path, RUNS, device), *registry.names("tokenizer"))
+    discrete = registry.get(found.system).latents == "discrete"
+    kind = DiscreteSubject if discrete else AutoencoderSubject
+    return kind(found.name, found.fingerprint, found.model.config.image_size, found.model)
 
 
 def answerer(path: str, device: str = "cpu") -> VLMSubject:
     """The VLM at ``path``."""
-    found = expect(load(path, RUNS, device), "vlm")
+    found = expect(load(path, RUNS, device), *registry.names("vlm"))
     return VLMSubject(found.name, found.fingerprint, found.model)
 
 
-def check_sampling(settings: dict[str, Any]) -> None:
-    """Raises ValueError for sampling settings that are impossible whatever the model."""
-    validated(Sampling, settings, "sampling settings")
+def check_sampling(path: str, settings: dict[str, Any]) -> None:
+    """Raises ValueError for sampling settings that the system at ``path`` has not, before its weights are read."""
+    check_settings(path, settings, RUNS)
 
 
 def generator(path: str, device: str = "cpu", autoencoder: str | None = None, **settings) -> GeneratorSubject:
-    """The generator at ``path`` with sampling ``settings`` (fields of Sampling).
+    """The generator at ``path`` with sampling ``settings`` (fields of its sampling options).
 
     ``autoencoder``: where its autoencoder is; default the run or bundled model of the name that it was trained on.
     Raises ValueError when that autoencoder is another one than the generator was trained on, or when the
     acceleration or another setting is impossible."""
-    check_sampling(settings)
-    found = expect(load(path, RUNS, device), "query_ar", "mar")
-    config = found.model.config
-    sampling = Sampling(**(usual(found.model.tokens) | settings))
-    sampling.check_method(config.method)
-    decoder = paired_autoencoder(found, autoencoder, RUNS, device)
-    found.model.check_acceleration(sampling.acceleration)
-    mark = files.digest(found.fingerprint, decoder.fingerprint, sampling.model_dump_json())
-    name = found.name + sampling.label + sampling.unusual(usual(found.model.tokens))
-    return GeneratorSubject(name, mark, config.autoencoder_name, sampling, found, decoder.model)
+    made = open_generator(path, settings, RUNS, device, autoencoder)
+    own = made.loaded
+    content = files.digest(own.fingerprint, made.decoder.fingerprint, made.settings.model_dump_json())
+    return GeneratorSubject(own.name + made.settings.suffix(own.model.tokens), content, made)
 
 
 def training_log(path: str) -> tuple[str, str, list[dict], int]:

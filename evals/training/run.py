@@ -1,13 +1,27 @@
-"""The training log that lies beside a checkpoint, as a record: last loss, curve, samples seen, time."""
+"""``vgt eval training``: the training log beside a checkpoint as a record: last loss, curve, samples, time."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from evals.engine.records import Outcome
+from evals.engine import options
+from evals.engine.options import option
+from evals.engine.records import Estimate, Outcome, plain, write
 from vgt.core import files, record
 
 SUITE, METRIC = "training", "loss"
+EXAMPLE = "vgt eval training --subject vgt:query_ar_internvl"
+
+
+class Options(options.Common):
+    subject: str | None = option(None, "vgt:<checkpoint>")
+
+
+def evaluate(given: Options) -> Outcome:
+    from evals.subjects import vgt
+
+    path = options.checkpoint(given.subject, "has no training log", "vgt:query_ar_internvl")
+    return run(*vgt.training_log(path), records=given.records)
 
 
 def run(name: str, fingerprint: str, rows: list[dict], parameters: int, *, records: str | Path) -> Outcome:
@@ -17,10 +31,9 @@ def run(name: str, fingerprint: str, rows: list[dict], parameters: int, *, recor
     if not rows:
         raise ValueError(f"the training log of {name} is empty")
     log_hash = files.digest_json(rows)
-    key = record.make_key(fingerprint=fingerprint, log=log_hash)
-    kept = record.find(records, f"{name}/{SUITE}/{METRIC}", key)
-    if kept is not None:
-        return Outcome([kept], 0, 1)
+    keys = {METRIC: record.make_key(fingerprint=fingerprint, log=log_hash)}
+    there = record.find(records, f"{name}/{SUITE}/{METRIC}", keys[METRIC])
+    kept = {} if there is None else {METRIC: there}
     tail = [row["loss"] for row in rows[-max(1, len(rows) // 10) :]]
     extra = {
         "curve": [[row["step"], round(row["loss"], 6)] for row in rows],
@@ -30,19 +43,20 @@ def run(name: str, fingerprint: str, rows: list[dict], parameters: int, *, recor
     }
     if "minutes" in rows[-1]:
         extra["minutes"] = sum(row.get("minutes", 0.0) for row in rows)  # one of the rows of each round
-    made = record.make(
-        subject=name,
-        suite=SUITE,
+    loss = Estimate(
         metric=METRIC,
-        value=sum(tail) / len(tail),
+        estimate=plain(sum(tail) / len(tail)),
         n=len(tail),
+        asked=len(tail),
         n_expected=len(tail),
-        protocol="training-log",
-        fingerprint=fingerprint,
-        suite_hash=log_hash,
-        key=key,
-        extra=extra,
         note="mean over the last tenth of the log; the log travels with the checkpoint",
+        extra=extra,
     )
-    record.write(made, records)
-    return Outcome([made], 1, 0)
+    common = {
+        "subject": name,
+        "suite": SUITE,
+        "protocol": "training-log",
+        "fingerprint": fingerprint,
+        "suite_hash": log_hash,
+    }
+    return write(records, keys, kept, {METRIC: loss}, common)

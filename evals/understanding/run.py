@@ -1,5 +1,7 @@
-"""Understanding benchmarks as other harnesses measured them (docs/evaluators.md 4): MME-Perception, MMBench-EN, AI2D and
-TextVQA, imported from result files of lmms-eval or VLMEvalKit into records with intervals of our own.
+"""``vgt eval understanding``: benchmarks as other harnesses measured them (docs/evaluators.md 4).
+
+MME-Perception, MMBench-EN, AI2D and TextVQA, imported from result files of lmms-eval or VLMEvalKit into records with
+intervals of our own.
 
 The value is computed again from the single answers and must be the one that the harness reports.
 """
@@ -14,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evals.engine.records import Measure, Outcome, stored, write
+from evals.engine import options
+from evals.engine.options import option
+from evals.engine.records import Estimate, Measure, Outcome, plain, stored, write
 from evals.judges.answering import label
 from evals.understanding import harnesses as harness_files
 from evals.understanding import rules
@@ -200,25 +204,20 @@ def _measures(rows: list[Row], reading: Reading, found: Found) -> dict[str, Meas
     return every
 
 
-def _record_unknown(
-    rows: list[Row], reading: Reading, found: Found, keys: dict, common: dict, records: Path
-) -> Outcome:
+def _as_reported(rows: list[Row], reading: Reading, found: Found) -> Estimate:
     """The harness's number, where its language model judged some answers: no interval can be computed from samples."""
     unknown = sum(row.value is None for row in rows)
     low, high = (_mean(rows, value) * reading.scale for value in (0.0, 1.0))
-    made = record.make(
-        **common,
+    return Estimate(
         metric=METRICS[reading.suite],
-        key=keys[METRICS[reading.suite]],
-        value=round(found.own * reading.own, 12),
+        estimate=plain(round(found.own * reading.own, 12)),
         unit="of 100",
         n=len(rows),
+        asked=len(rows),
         n_expected=max(len(rows), EXPECTED.get(found.task, 0)),
         note=f"no interval: {unknown} answers were judged by the harness's language model, untold in its samples",
         extra={"unknown": unknown, "possible": [round(low, 6), round(high, 6)], "files": [p.name for p in found.files]},
     )
-    record.write(made, records)
-    return Outcome([made], 1, 0)
 
 
 def _refuse_other(records: Path, model: str, suite: str, protocol: str) -> None:
@@ -239,8 +238,10 @@ def _import(
     rows = _checked(found, reading)
     content = files.digest_json([files.digest_file(path) for path in found.files])
     parts = {"import": VERSION, "content": content, "protocol": protocol, "model": model, "task": found.task}
-    known = all(row.value is not None for row in rows)
-    measures = _measures(rows, reading, found) if known else {METRICS[reading.suite]: None}
+    if all(row.value is not None for row in rows):
+        measures = _measures(rows, reading, found)
+    else:
+        measures = {METRICS[reading.suite]: _as_reported(rows, reading, found)}
     keys = {metric: record.make_key(**parts, metric=metric) for metric in measures}
     kept = stored(records, model, reading.suite, keys)
     if len(kept) == len(keys):
@@ -257,8 +258,6 @@ def _import(
         "suite_hash": files.digest_json([harness, version, found.task, sorted(row.id for row in rows)]),
         "evidence": evidence.as_posix(),
     }
-    if not known:
-        return _record_unknown(rows, reading, found, keys, common, records)
     return write(records, keys, kept, measures, common)
 
 
@@ -306,3 +305,24 @@ def _eval_id(root: Path) -> str | None:
     """VLMEvalKit's commit, where the folder carries its run id ("T20250102_Gabcdef12")."""
     ids = [re.fullmatch(r"T\d{8}_(G\w+)", part) for part in root.resolve().parts]
     return next((found[1] for found in reversed(ids) if found), None)
+
+
+# ------------------------------------------------------------------------------------------------ the command line
+
+EXAMPLE = "vgt eval understanding --import logs/model --from lmms-eval --model vgt_internvl"
+
+
+class Options(options.Common):
+    results: Path | None = option(
+        None, "results file or folder that the harness wrote", flag="--import", metavar="RESULTS"
+    )
+    harness: str = option("lmms-eval", "lmms-eval or vlmevalkit", flag="--from", metavar="HARNESS", type=str.lower)
+    model: str | None = option(None, "the name that the records carry")
+    version: str | None = option(None, "where the files do not tell it", flag="--harness-version", metavar="VERSION")
+
+
+def evaluate(given: Options) -> Outcome:
+    for flag, value in (("--import", given.results), ("--model", given.model)):
+        if not value:
+            raise ValueError(f"{flag} is missing; for example {EXAMPLE}")
+    return run(given.results, **given.passed_to(run))

@@ -1,10 +1,11 @@
-"""Question answering about the synthetic scenes: how well a VLM understands images (held-out scenes).
+"""``vgt eval vqa``: how well a VLM answers questions about held-out scenes.
 
 The same code for any model that answers questions: our VLMs before and after their encoder was tuned, transformers
 models from a folder, programs of their own."""
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from evals import judges
+from evals.engine import options
+from evals.engine.options import option
 from evals.engine.records import Measure, Outcome, stored, write
 from evals.engine.store import WHOLE, Shard, collect, failures
 from evals.judges.answering import label, replies
@@ -41,8 +45,8 @@ def with_encoder(answerer: Any, autoencoder: Any) -> Any:
     except RuntimeError as error:
         first = str(error).splitlines()[-1].strip()
         raise ValueError(f"the encoder of {autoencoder.name} does not fit {answerer.name}: {first}") from error
-    mark = files.digest("encoder of", autoencoder.fingerprint, answerer.fingerprint)
-    return replace(answerer, name=f"{answerer.name}+{autoencoder.name}", fingerprint=mark)
+    fingerprint = files.digest("encoder of", autoencoder.fingerprint, answerer.fingerprint)
+    return replace(answerer, name=f"{answerer.name}+{autoencoder.name}", fingerprint=fingerprint)
 
 
 def _asked(n: int) -> dict[int, list[tuple[str, str]]]:
@@ -87,8 +91,8 @@ def run(
 ) -> Outcome:
     """Share of right answers to ``QUESTIONS`` questions on each of ``n`` test scenes; interval clustered by scene.
 
-    ``answerer``: an evals.engine.api.Answerer, or what else evals.judges.answering.replies can ask.  Answers are stored scene
-    by scene; ``shard``: ask about this part of the scenes only, and record nothing."""
+    ``answerer``: an evals.engine.api.Answerer, or what else evals.judges.answering.replies can ask.  Answers are
+    stored scene by scene; ``shard``: ask about this part of the scenes only, and record nothing."""
     asked = _asked(n)
     suite_hash = files.digest_json([scenes.WORLD, size, list(asked.items())])
     parts = {"rules": VERSION, "protocol": PROTOCOL, "partial_ok": partial_ok}
@@ -106,7 +110,7 @@ def run(
 
     path = Path(work) / "vqa" / f"{label(answerer.name)}.jsonl"
     stamp = {str(i): files.digest_json([answerer.fingerprint, scenes.WORLD, size, pairs]) for i, pairs in asked.items()}
-    mine = {name: stamp[name] for place, name in enumerate(stamp) if shard.mine(place)}
+    mine = {name: stamp[name] for name in shard.take(list(stamp))}
     evidence = collect(path, mine, ask, f"questions to {answerer.name}", shard)
     if not shard.whole:
         return Outcome.none()
@@ -114,10 +118,41 @@ def run(
         "subject": answerer.name,
         "suite": SUITE,
         "protocol": PROTOCOL,
-        "protocol_params": {"questions": QUESTIONS, "size": size},
+        "protocol_params": {"questions": QUESTIONS, "size": size, **getattr(answerer, "params", {})},
         "fingerprint": answerer.fingerprint,
         "suite_hash": suite_hash,
         "evidence": path.relative_to(work).as_posix(),
         "seconds": round(time.monotonic() - started, 3),
     }
-    return write(records, keys, {}, {"accuracy": _measure(asked, evidence)}, common, partial_ok)
+    return write(records, keys, kept, {"accuracy": _measure(asked, evidence)}, common, partial_ok)
+
+
+# ------------------------------------------------------------------------------------------------ the command line
+
+EXAMPLE = "vgt eval vqa --subject vgt:vlm_internvl --encoder vgt:vgt_ae_internvl"
+
+
+class Options(options.Count, options.Coverage, options.Common):
+    subject: str | None = option(None, "vgt:<checkpoint of a VLM>, vlm:<folder>, blip:<folder> or process:<command>")
+    encoder: str | None = option(
+        None, "with the vision encoder of this VGT-AE: understanding after tuning", metavar="AE"
+    )
+
+
+def evaluate(given: Options) -> Outcome:
+    spec = options.named_subject(given.subject, "vgt:vlm_internvl")
+    if spec.partition(":")[0] not in ("vgt", "vlm", "blip", "process"):
+        raise ValueError(f"subject {spec!r} is not a VLM; give vgt:<checkpoint>, vlm:<folder> or process:<command>")
+    device = functools.cache(given.on)
+    model = judges.load(spec, device, instruction=INSTRUCTION)
+    answerer = model.answerer
+    if given.encoder is not None:
+        from evals.subjects import load_tokenizer
+
+        if not spec.startswith("vgt:"):
+            raise ValueError(f"--encoder is for our own VLMs, not for {spec!r}; give --subject vgt:<checkpoint>")
+        answerer = with_encoder(answerer, load_tokenizer(given.encoder, device=device()))
+    try:
+        return run(answerer, **given.passed_to(run))
+    finally:
+        model.close()

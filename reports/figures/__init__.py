@@ -1,1 +1,1 @@
-"""Figures: ``style`` is their look, the other modules draw one kind each from records."""
+"""Figures: ``style`` is their look, the other modules make one kind each from records."""

@@ -1,5 +1,5 @@
-"""Latents in images: t-SNE as the probes made it, a panel per autoencoder with every point drawn as the object it
-stands for; and how the variance is shared out among channels."""
+"""Latents by eye: t-SNE as the probes made it, a panel per autoencoder with every point drawn as the object it stands
+for; how the variance is shared out among channels; and how alike the encoders see the same images (linear CKA)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.lines import Line2D
 from matplotlib.path import Path
 
-from reports.figures.style import INK, ORANGE, PALETTE, Figure, draw, look
+from reports.figures.style import BLUE, INK, ORANGE, PALETTE, Figure, draw, look
 from reports.measured import Measured, is_reference, label
+from reports.tables import LATENTS
 from vgt.core.record import Record
 from vgt.core.scenes import COLORS, SHAPES
 
@@ -64,10 +66,10 @@ def panel(record: Record) -> Figure | None:
         return None
     xy = np.asarray(points, float)
     kinds = list(map(_kind, names))
-    drawn_world = all(color or shape for color, shape in kinds)
+    known = all(color or shape for color, shape in kinds)
 
     def paint(ax: Axes) -> None:
-        if drawn_world:
+        if known:
             _as_objects(ax, xy, kinds)
         elif not any(names):
             ax.plot(xy[:, 0], xy[:, 1], linestyle="", marker="o", markersize=3.5, color=look(record.subject)[0])
@@ -81,8 +83,8 @@ def panel(record: Record) -> Figure | None:
             spine.set_visible(True)
 
     trust = f", trustworthiness {record.value:.3f}" if record.value is not None else ""
-    drawn = "; points are drawn as their objects" if drawn_world else ""
-    alt = f"t-SNE of {len(names)} latents of {label(record.subject)}{trust}{drawn}"
+    objects = "; points are drawn as their objects" if known else ""
+    alt = f"t-SNE of {len(names)} latents of {label(record.subject)}{trust}{objects}"
     return draw(f"latents_{record.subject}", (3.2, 3.3), alt, paint)
 
 
@@ -116,15 +118,15 @@ def _as_classes(ax: Axes, xy: np.ndarray, names: Sequence[str]) -> None:
 
 def panels(measured: Measured) -> list[Figure]:
     """One panel per autoencoder that was projected."""
-    drawn = (panel(r) for r in measured.where("scenes-latents", "tsne"))
-    return [figure for figure in drawn if figure]
+    made = (panel(r) for r in measured.where(LATENTS, "tsne"))
+    return [figure for figure in made if figure]
 
 
-def variances(measured: Measured) -> Figure | None:
+def variances(measured: Measured) -> list[Figure]:
     """Variance of every channel over all tokens, sorted, against the share of channels: a collapsed space falls off."""
-    found = [r for r in measured.where("scenes-latents", "channel-variance") if r.extra.get("channels")]
+    found = [r for r in measured.where(LATENTS, "channel-variance") if r.extra.get("channels")]
     if not found:
-        return None
+        return []
 
     def paint(ax: Axes) -> None:
         for index, record in enumerate(found):
@@ -145,4 +147,33 @@ def variances(measured: Measured) -> Figure | None:
         ax.legend(loc="upper left", bbox_to_anchor=(0, -0.16), borderaxespad=0)
 
     alt = "Sorted variance of the latent channels of " + ", ".join(label(r.subject) for r in found)
-    return draw("channel_variances", (4.4, 4.0), alt, paint)
+    return [draw("channel_variances", (4.4, 4.0), alt, paint)]
+
+
+def similarity(measured: Measured) -> list[Figure]:
+    """A matrix of linear CKA with the values in its cells; the diagonal is 1 by definition and left empty."""
+    names, found = measured.cka_pairs()
+    if len(names) < 2:
+        return []
+    values = np.full((len(names), len(names)), np.nan)
+    for (a, b), record in found.items():
+        if record.value is not None:
+            values[names.index(a), names.index(b)] = record.value
+    shades = LinearSegmentedColormap.from_list("blues", ["#ffffff", BLUE])
+
+    def paint(ax: Axes) -> None:
+        ax.imshow(np.clip(values, 0, 1), cmap=shades, vmin=0, vmax=1)
+        for row, column in np.ndindex(values.shape):
+            if np.isfinite(values[row, column]):
+                color = "white" if values[row, column] > 0.6 else INK
+                ax.text(column, row, f"{values[row, column]:.2f}", ha="center", va="center", color=color)
+        words = [label(n).replace(" (", "\n(") for n in names]
+        ax.set_xticks(range(len(names)), words, rotation=35, ha="right", rotation_mode="anchor")
+        ax.set_yticks(range(len(names)), words)
+        ax.set_title("Linear CKA of mean latents")
+        for spine in ax.spines.values():
+            spine.set_visible(False)
+
+    side = 1.5 + 0.62 * len(names)
+    alt = "Matrix of linear CKA between " + ", ".join(label(n) for n in names)
+    return [draw("cka", (side + 0.5, side), alt, paint)]

@@ -1,158 +1,151 @@
-"""Scores with their intervals: the forest of GenEval scores, reconstruction against generation, calibration."""
+"""Scores with their intervals: GenEval by generator, against reconstruction and by sampler; the judge's calibration;
+and losses by training step."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from reports.figures.style import INK, MUTED, PALETTE, Figure, draw, look
-from reports.measured import TASKS, Measured, is_reference, label, row_label
-from reports.tables.calibration import JUDGE
-from reports.tables.table import from_record
-from reports.tables.vgt_tab6_tradeoff import X, points
+from reports.figures.style import (
+    ABOVE,
+    DOTTED,
+    INK,
+    MARKERS,
+    MUTED,
+    PALETTE,
+    Figure,
+    draw,
+    errors,
+    look,
+    plain_log,
+    reference_line,
+)
+from reports.measured import (
+    AUTOENCODERS,
+    GENERATORS,
+    GENEVAL,
+    SHUFFLED,
+    TASKS,
+    Measured,
+    is_reference,
+    label,
+    row_label,
+)
+from reports.table import PARTIAL, from_record
+from reports.tables import CLEAN, JUDGE, TRADEOFF, Setting, settings, studies, study_title
+from vgt.core.record import Record
 
-FLOOR = "shuffled"
+OVERALL = "GenEval overall"
 
 
-def _errors(cell) -> list[list[float]] | None:
-    if cell.low is None or cell.high is None:
-        return None
-    # A bootstrap interval may lie to one side of its estimate.
-    return [[max(0.0, cell.value - cell.low)], [max(0.0, cell.high - cell.value)]]
-
-
-def _floor(ax: Axes, measured: Measured, across: str) -> None:
-    """The floor of ``scenes-geneval`` as a dashed line across the x or the y axis."""
-    cell = from_record(measured.get(FLOOR, "scenes-geneval", "overall"))
+def baseline(ax: Axes, measured: Measured, across: str = "y") -> None:
+    """The score of right images for other prompts as a line across the x or the y axis, where it was measured."""
+    cell = from_record(measured.get(SHUFFLED, GENEVAL, "overall"))
     if isinstance(cell.value, float):
-        line = ax.axvline if across == "x" else ax.axhline
-        line(cell.value, color=MUTED, linestyle=(0, (3, 3)), linewidth=1, zorder=1)
-        where = (cell.value, 1.0) if across == "x" else (1.0, cell.value)
-        transform = ax.get_xaxis_transform() if across == "x" else ax.get_yaxis_transform()
-        aligned = {"ha": "center", "va": "bottom"} if across == "x" else {"ha": "right", "va": "bottom"}
-        ax.text(*where, "floor", transform=transform, color=MUTED, fontsize=8, **aligned)
+        reference_line(ax, cell.value, "shuffled prompts", across, DOTTED)
 
 
-def forest(measured: Measured) -> Figure | None:
-    """GenEval overall of every generator and acceleration, with 95 % intervals, floor and ceilings."""
-    found = [r for r in measured.where("scenes-geneval", "overall") if r.value is not None]
+def forest(measured: Measured) -> list[Figure]:
+    """GenEval overall of every generator and acceleration, with 95 % intervals, baseline and ceilings."""
+    found = [r for r in measured.where(GENEVAL, "overall") if r.value is not None]
     if not found:
-        return None
+        return []
 
     def paint(ax: Axes) -> None:
         for y, r in enumerate(found):
-            cell, (color, marker) = from_record(r), look(r.subject, y)
-            color, marker = (MUTED, "|") if is_reference(r.subject) else (color, marker)
+            color, marker = (MUTED, "|") if is_reference(r.subject) else look(r.subject, y)
             face = "white" if r.partial else color
-            ax.errorbar(
-                cell.value,
-                y,
-                xerr=_errors(cell),
-                color=color,
-                marker=marker,
-                markerfacecolor=face,
-                markersize=6,
-                elinewidth=1.6,
-            )
-        names = [row_label(r.subject, r.accel) + (" \N{DAGGER}" if r.partial else "") for r in found]
+            ax.errorbar(r.value, y, xerr=errors(from_record(r)), color=color, marker=marker, markerfacecolor=face,
+                        markersize=6, elinewidth=1.6)  # fmt: skip
+        names = [row_label(r.subject, r.accel) + (f" {PARTIAL}" if r.partial else "") for r in found]
         ax.set_yticks(range(len(found)), names, color=INK)
         ax.set_ylim(len(found) - 0.4, -0.6)
         ax.set_xlim(-0.02, 1.02)
-        ax.set_xlabel("GenEval overall")
+        ax.set_xlabel(OVERALL)
         ax.grid(axis="x")
         ax.spines["left"].set_visible(False)
-        _floor(ax, measured, "x")
+        baseline(ax, measured, "x")
 
-    alt = "GenEval overall with 95 % intervals: " + "; ".join(
-        f"{row_label(r.subject, r.accel)} {r.value:.3f}" for r in found
-    )
-    return draw("geneval_overall", (4.6, 0.8 + 0.25 * len(found)), alt, paint)
+    values = "; ".join(f"{row_label(r.subject, r.accel)} {r.value:.3f}" for r in found)
+    alt = f"GenEval overall with 95 % intervals: {values}"
+    return [draw("geneval_overall", (4.6, 0.8 + 0.25 * len(found)), alt, paint)]
+
+
+RECONSTRUCTION = {
+    "scenes_psnr-mean": "PSNR on scenes [dB]",
+    "scenes_judge-agreement": "Judge agreement of reconstructed scenes",
+}
 
 
 def tradeoff(measured: Measured) -> list[Figure]:
     """GenEval overall at 1x against each measure of reconstruction."""
-    figures = []
-    for key, (_, _, words) in X.items():
+    rows, figures = TRADEOFF.fill(measured).rows, []
+    for key, words in RECONSTRUCTION.items():
         shown = [
-            p
-            for p in points(measured)
-            if isinstance(p.cells[key].value, float) and isinstance(p.cells["overall"].value, float)
+            (label(row.others["autoencoder"][0]), row.subject, row.cells[key], row.cells["overall"])
+            for row in rows
+            if all(isinstance(row.cells[k].value, float) for k in (key, "overall"))
         ]
         if not shown:
             continue
 
-        def paint(ax: Axes, key=key, words=words, shown=shown) -> None:
-            for i, p in enumerate(shown):
-                x, y = p.cells[key], p.cells["overall"]
-                color, marker = look(p.generator, i)
+        def paint(ax: Axes, words=words, shown=shown) -> None:
+            for i, (name, generator, x, y) in enumerate(shown):
+                color, marker = look(generator, i)
                 face = "white" if x.partial or y.partial else color
-                ax.errorbar(
-                    x.value,
-                    y.value,
-                    xerr=_errors(x),
-                    yerr=_errors(y),
-                    color=color,
-                    marker=marker,
-                    markerfacecolor=face,
-                    markersize=7,
-                    elinewidth=1.4,
-                    label=label(p.autoencoder),
-                )
+                ax.errorbar(x.value, y.value, xerr=errors(x), yerr=errors(y), color=color, marker=marker,
+                            markerfacecolor=face, markersize=7, elinewidth=1.4, label=name)  # fmt: skip
             ax.set_xlabel(words)
-            ax.set_ylabel("GenEval overall at 1x")
+            ax.set_ylabel(f"{OVERALL} at 1x")
             ax.margins(0.18)
             ax.grid()
-            _floor(ax, measured, "y")
+            baseline(ax, measured)
             ax.set_ylim(bottom=0)
-            ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, handletextpad=0.3, columnspacing=1)
+            ax.legend(**ABOVE)
 
-        alt = f"GenEval overall at 1x against {words}: " + "; ".join(
-            f"{label(p.autoencoder)} {p.cells[key].value:.3g}, {p.cells['overall'].value:.3f}" for p in shown
-        )
+        values = "; ".join(f"{name} {x.value:.3g}, {y.value:.3f}" for name, _, x, y in shown)
+        alt = f"GenEval overall at 1x against {words}: {values}"
         figures.append(draw(f"tradeoff_{key.split('_')[1]}", (4.9, 3.7), alt, paint))
     return figures
 
 
-PANELS = {
-    "Blur": (("calibration-clean", "none"), ("calibration-blur1", "sigma 1"), ("calibration-blur1.5", "1.5")),
-    "Noise": (("calibration-clean", "none"), ("calibration-noise10", "sigma 10"), ("calibration-noise20", "20")),
-    "JPEG": (("calibration-clean", "PNG"), ("calibration-jpeg50", "quality 50"), ("calibration-jpeg25", "25")),
-    "Shrinking": (("calibration-clean", "64 px"), ("calibration-shrink48", "48 px"), ("calibration-shrink32", "32 px")),
+DEGRADED = {
+    "Blur": ((CLEAN, "none"), ("calibration-blur1", "sigma 1"), ("calibration-blur1.5", "1.5")),
+    "Noise": ((CLEAN, "none"), ("calibration-noise10", "sigma 10"), ("calibration-noise20", "20")),
+    "JPEG": ((CLEAN, "PNG"), ("calibration-jpeg50", "quality 50"), ("calibration-jpeg25", "25")),
+    "Shrinking": ((CLEAN, "64 px"), ("calibration-shrink48", "48 px"), ("calibration-shrink32", "32 px")),
 }
-LINES = (("overall", "Overall", PALETTE[0], "o"), ("exact-set", "Exact set", PALETTE[1], "s"))
+LINES = {"overall": ("Overall", PALETTE[0], "o"), "exact-set": ("Exact set", PALETTE[1], "s")}
 
 
 def calibration(measured: Measured) -> list[Figure]:
     """One panel per kind of degradation; tasks as thin gray lines, overall and exact set on top."""
 
-    def get(suite, metric):
-        return from_record(measured.get(JUDGE, suite, metric)).value
+    def series(steps: tuple, metric: str) -> list[tuple[int, float]]:
+        cells = [from_record(measured.get(JUDGE, suite, metric)) for suite, _ in steps]
+        return [(i, cell.value) for i, cell in enumerate(cells) if cell.value is not None]
 
-    known = [
-        v
-        for steps in PANELS.values()
-        for suite, _ in steps
-        for m in (*TASKS, "overall", "exact-set")
-        if (v := get(suite, m)) is not None
-    ]
+    every = (*TASKS, *LINES)
+    found = {title: {m: series(steps, m) for m in every} for title, steps in DEGRADED.items()}
+    known = [value for lines in found.values() for points in lines.values() for _, value in points]
     bottom = max(0.0, min(known, default=0.0) - 0.05)
     figures = []
-    for title, steps in PANELS.items():
-        degraded = steps[1:]
-        if not any(get(suite, m) is not None for suite, _ in degraded for m in ("overall", "exact-set", *TASKS)):
+    for title, lines in found.items():
+        if not any(i > 0 for points in lines.values() for i, _ in points):
             continue
 
-        def paint(ax: Axes, title=title, steps=steps) -> None:
-            def line(metric, **kw):
-                known = [
-                    (i, get(suite, metric)) for i, (suite, _) in enumerate(steps) if get(suite, metric) is not None
-                ]
-                if known:
-                    ax.plot(*zip(*known, strict=True), **kw)
+        def paint(ax: Axes, title=title, lines=lines) -> None:
+            def line(metric: str, **style) -> None:
+                if lines[metric]:
+                    ax.plot(*zip(*lines[metric], strict=True), **style)
 
             for i, task in enumerate(TASKS):
                 line(task, color="#b4bcc4", linewidth=1, label="Each task" if i == 0 else None)
-            for metric, words, color, marker in LINES:
+            for metric, (words, color, marker) in LINES.items():
                 line(metric, color=color, marker=marker, markersize=5, label=words)
+            steps = DEGRADED[title]
             ax.set_xticks(range(len(steps)), [words for _, words in steps])
             ax.set_ylim(bottom, 1.01)
             ax.set_title(title)
@@ -160,14 +153,96 @@ def calibration(measured: Measured) -> list[Figure]:
             if ax.get_legend_handles_labels()[0]:
                 ax.legend(loc="lower left")
 
-        kind = title.lower()
+        steps, kind = DEGRADED[title], title.lower()
         values = (
-            f"{words}: {metric} {v:.3f}"
-            for suite, words in steps
-            for metric in ("overall", "exact-set")
-            if (v := get(suite, metric)) is not None
+            f"{words}: {m} {v:.3f}" for i, (_, words) in enumerate(steps) for m in LINES for j, v in lines[m] if i == j
         )
-        figures.append(
-            draw(f"calibration_{kind}", (2.9, 2.4), f"Judge accuracy under {kind}: " + "; ".join(values), paint)
-        )
+        alt = f"Judge accuracy under {kind}: " + "; ".join(values)
+        figures.append(draw(f"calibration_{kind}", (2.9, 2.4), alt, paint))
+    return figures
+
+
+def study(measured: Measured, record: Record) -> Figure | None:
+    """Overall scores of a study of samplers over evaluations a token; the recommended setting is ringed, a dashed line
+    is the margin below the baseline sampler, a dotted one the score of shuffled prompts."""
+    found = settings(measured, record)
+    if not found:
+        return None
+    lines: dict[str, list[Setting]] = {}
+    for one in found:
+        lines.setdefault(one.solver, []).append(one)
+
+    def paint(ax: Axes) -> None:
+        for i, (solver, of) in enumerate(lines.items()):
+            of = sorted(of, key=lambda s: s.evaluations)
+            # Solvers with equally many evaluations stand side by side.
+            x = [s.evaluations * 1.02 ** (i - (len(lines) - 1) / 2) for s in of]
+            y = [s.record.value for s in of]
+            bars = errors(*(from_record(s.record) for s in of))
+            ax.errorbar(x, y, yerr=bars, color=PALETTE[i % len(PALETTE)], marker=MARKERS[i % len(MARKERS)],
+                        markersize=5, elinewidth=1.3, linewidth=1.3, label=solver)  # fmt: skip
+            for s, a, b in zip(of, x, y, strict=True):
+                if s.recommended:
+                    ax.plot(a, b, marker="o", markersize=14, markerfacecolor="none", markeredgecolor=INK, zorder=5)
+        for one in found:
+            if one.baseline:
+                margin = record.protocol_params["margin"]
+                reference_line(ax, one.record.value - margin, "baseline less margin", style=(0, (5, 3)))
+        baseline(ax, measured)
+        ax.set_xscale("log")
+        ax.xaxis.set_major_locator(FixedLocator(sorted({one.evaluations for one in found})))
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+        ax.set_xlabel("Flow-head evaluations per token")
+        ax.set_ylabel(OVERALL)
+        ax.set_title(study_title(record))
+        ax.grid()
+        ax.legend(**ABOVE | {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18)})
+
+    values = "; ".join(f"{s.solver} {s.evaluations}: {s.record.value:.3f}" for s in found)
+    alt = f"GenEval overall by evaluations a token, {study_title(record)}: {values}"
+    return draw(f"solvers_{record.accel}x_{record.suite.rpartition('-')[2]}", (4.9, 4.2), alt, paint)
+
+
+def shown_studies(measured: Measured) -> list[Record]:
+    """The studies of samplers on test prompts; every study where there is none."""
+    every = studies(measured)
+    return [s for s in every if s.suite.endswith("-test")] or every
+
+
+def samplers(measured: Measured) -> list[Figure]:
+    return [figure for s in shown_studies(measured) if (figure := study(measured, s))]
+
+
+KINDS: dict[str, tuple[str, Callable[[str], bool]]] = {
+    "autoencoders": ("Autoencoders", lambda s: s in AUTOENCODERS),
+    "generators": ("Generators", lambda s: s in GENERATORS),
+    "others": ("Vision-language models and others", lambda s: s not in {*AUTOENCODERS, *GENERATORS}),
+}
+
+
+def training(measured: Measured) -> list[Figure]:
+    """Training loss by step, one panel per kind of model (their losses are not comparable)."""
+    curves = {r.subject: r.extra["curve"] for r in measured.where("training", "loss") if r.extra.get("curve")}
+    figures = []
+    for name, (title, of_kind) in KINDS.items():
+        shown = {s: curve for s, curve in curves.items() if of_kind(s)}
+        if not shown:
+            continue
+
+        def paint(ax: Axes, title=title, shown=shown) -> None:
+            for i, (subject, curve) in enumerate(shown.items()):
+                steps, losses = zip(*curve, strict=True)
+                ax.plot(steps, losses, color=look(subject, i)[0], label=label(subject), linewidth=1.5)
+            if all(loss > 0 for curve in shown.values() for _, loss in curve):
+                plain_log(ax, "y")
+            ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v / 1000:g}k" if abs(v) >= 1000 else f"{v:g}"))
+            ax.set_xlabel("Step")
+            ax.set_ylabel("Loss")
+            ax.set_title(title)
+            ax.grid()
+            ax.legend(loc="upper right")
+
+        ends = "; ".join(f"{label(s)} ends at {c[-1][1]:.4g} after {c[-1][0]} steps" for s, c in shown.items())
+        figures.append(draw(f"training_{name}", (4.9, 3.5), f"Training loss. {ends}", paint))
     return figures

@@ -1,19 +1,24 @@
-"""The look of all figures: palette, drawing to SVG (for the page) and PNG (as a file)."""
+"""The look of all figures: palette, axes, drawing to SVG (for the page) and PNG (as a file)."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import FuncFormatter, NullLocator
+
+from reports.table import Cell
 
 INK, MUTED, LINE = "#1d2329", "#5c6670", "#d9dee3"
 # Okabe and Ito's colors, which stay apart for color-blind readers.
 BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY = "#0072b2", "#d55e00", "#009e73", "#b0609a", "#c98a00", "#56b4e9"
 PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
+MARKERS = "osD^vP"
+DASHED, DOTTED = (0, (3, 3)), (0, (1, 2))
 LOOKS = {
     "query_ar_internvl": (BLUE, "o"),
     "mar_internvl": (VERMILION, "s"),
@@ -59,11 +64,12 @@ RC = {
     "svg.fonttype": "none",
     "svg.hashsalt": "vgt",
 }
+ABOVE = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 2, "handletextpad": 0.4, "columnspacing": 1}
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawn figure: file stem, SVG text for the page, PNG bytes for a file, words for those who cannot see it, and
+    """A finished figure: file stem, SVG text for the page, PNG bytes for a file, words for those who cannot see it, and
     the largest width on the page in CSS pixels, beyond which its letters would outgrow the text around it."""
 
     name: str
@@ -75,7 +81,40 @@ class Figure:
 
 def look(subject: str, index: int = 0) -> tuple[str, str]:
     """(color, marker) of a subject; ``index`` picks one for subjects without a look of their own."""
-    return LOOKS.get(subject, (PALETTE[index % len(PALETTE)], "osD^vP"[index % 6]))
+    return LOOKS.get(subject, (PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]))
+
+
+def plain_log(ax: Axes, which: str) -> None:
+    """A logarithmic "x" or "y" axis with plain numbers at 1, 2 and 5."""
+    axis = ax.xaxis if which == "x" else ax.yaxis
+    (ax.set_xscale if which == "x" else ax.set_yscale)("log")
+    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    axis.set_minor_formatter(FuncFormatter(lambda v, _: f"{v:g}" if f"{v:e}"[0] in "25" else ""))
+    ax.tick_params(axis=which, which="minor", labelsize=8.5)
+
+
+def accel_axis(ax: Axes, accels: Sequence[int]) -> None:
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(accels, [f"{a}x" for a in accels])
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xlabel("Acceleration (tokens decoded per step)")
+
+
+def errors(*cells: Cell) -> list[list[float]]:
+    """Intervals as matplotlib wants them, [below, above]; 0 without, or where a bootstrap's lies to one side."""
+    known = [c.low is not None and c.high is not None for c in cells]
+    below = [max(0.0, c.value - c.low) if ok else 0.0 for c, ok in zip(cells, known, strict=True)]
+    above = [max(0.0, c.high - c.value) if ok else 0.0 for c, ok in zip(cells, known, strict=True)]
+    return [below, above]
+
+
+def reference_line(ax: Axes, value: float, words: str, across: str = "y", style=DASHED) -> None:
+    """A thin named line at ``value`` of the "x" or the "y" axis."""
+    (ax.axvline if across == "x" else ax.axhline)(value, color=MUTED, linestyle=style, linewidth=1, zorder=1)
+    where = (value, 1.0) if across == "x" else (1.0, value)
+    transform = ax.get_xaxis_transform() if across == "x" else ax.get_yaxis_transform()
+    side = "center" if across == "x" else "right"
+    ax.text(*where, words, transform=transform, color=MUTED, fontsize=8, ha=side, va="bottom")
 
 
 def draw(name: str, size: tuple[float, float], alt: str, paint: Callable[[Axes], None]) -> Figure:

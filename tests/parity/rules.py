@@ -159,22 +159,22 @@ def mask2former_instances() -> float:
     """Largest difference of a score; 1 where classes, boxes or masks differ."""
     import torch
 
-    from evals.judges import instances
+    from evals.judges import mask2former
 
     rng = np.random.default_rng(2)
     classes, masks = rng.normal(0, 2, (12, 11)), rng.normal(0, 3, (12, 8, 10))
     masks[3] = -5  # an empty one
     padded, size, original = (24, 32), (22, 29), (15, 19)
-    p, queries, labels = instances.best_pairs(torch.tensor(classes, dtype=torch.float32))
-    logits = instances.full_masks(torch.tensor(masks, dtype=torch.float32), padded, size, original)
-    scores = p * instances.mask_confidence(logits)[queries]
+    p, queries, labels = mask2former.best_pairs(torch.tensor(classes, dtype=torch.float32))
+    logits = mask2former.full_masks(torch.tensor(masks, dtype=torch.float32), padded, size, original)
+    scores = p * mask2former.mask_confidence(logits)[queries]
     worst = 0.0
     order = scores.argsort(descending=True, stable=True).tolist()
     for i, (score, label, box, inside) in zip(
         order, plain_instances(classes, masks, padded, size, original), strict=True
     ):
         mask = logits[queries[i]] > 0
-        same = score < 1e-5 or (int(labels[i]), instances.tight_box(mask)) == (label, box)
+        same = score < 1e-5 or (int(labels[i]), mask2former.tight_box(mask)) == (label, box)
         same = same and (score < 1e-5 or bool((mask.numpy() == inside).all()))
         worst = max(worst, abs(float(scores[i]) - score) if same else 1.0)
     return worst

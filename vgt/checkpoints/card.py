@@ -4,19 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-KINDS = {
-    "vlm": "A vision-language model",
-    "vgt_ae": "An autoencoder on a vision encoder (VGT-AE)",
-    "query_ar": "A text-to-image generator (QueryAR)",
-    "mar": "A text-to-image generator (MAR)",
-}
-CLASSES = {
-    "vlm": ("vlm.vlm", "VLM"),
-    "vgt_ae": ("methods.vgt_ae", "VGTAE"),
-    "query_ar": ("methods.visual_lm", "VisualLM"),
-    "mar": ("methods.visual_lm", "VisualLM"),
-}
-GENERATORS = ("query_ar", "mar")
+from vgt.methods import registry
 
 
 def checkpoint(name: str, system: str, config: Mapping, weights: int, storage: str) -> str:
@@ -25,16 +13,17 @@ def checkpoint(name: str, system: str, config: Mapping, weights: int, storage: s
     parent = ""
     if config.get("autoencoder"):
         parent = f"* autoencoder: {config.get('autoencoder_name') or 'unnamed'} (`{config['autoencoder'][:16]}`)\n"
-    module, kind = CLASSES[system]
+    entry = registry.get(system)
+    module, _, kind = entry.model.partition(":")
     return f"""{_front(system)}# {name}
 
-{KINDS[system]} with {weights:,} weights.
+{entry.about} with {weights:,} weights.
 
 * system: `{system}`
 * weights: safetensors, {storage}
 {parent}
 ```python
-from vgt.{module} import {kind}
+from {module} import {kind}
 
 model = {kind}.from_pretrained("{name}")  # this folder
 ```
@@ -46,7 +35,7 @@ def pipeline(name: str, system: str, parts: Mapping[str, int]) -> str:
     lines = "".join(f"* `{part}/`: {weights:,} weights\n" for part, weights in parts.items())
     return f"""{_front(system)}# {name}
 
-{KINDS[system]} with the autoencoder that it was trained on.
+{registry.get(system).about} with the autoencoder that it was trained on.
 
 {lines}
 ```python
@@ -59,5 +48,5 @@ pipe("a photo of a red star", generator=0).images[0].save("star.png")
 
 
 def _front(system: str) -> str:
-    task = "pipeline_tag: text-to-image\n" if system in GENERATORS else ""
+    task = "pipeline_tag: text-to-image\n" if registry.get(system).condition == "text" else ""
     return f"---\nlibrary_name: vgt\n{task}tags: [vgt, {system}]\n---\n"

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 from vgt.checkpoints import card, int6, shards
 from vgt.core import files
+from vgt.methods import registry
 
 CONFIG, WEIGHTS, CARD = "config.json", shards.WEIGHTS, "README.md"
 FORMAT = 1
 STORAGE = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int6": torch.float16}
 SCALE, SHAPE = ".scale", ".shape"
-SYSTEMS = ("vlm", "vgt_ae", "query_ar", "mar")
 ENTRIES = ("vgt_format", "system", "name", "ties", "config")
 
 
@@ -45,7 +45,7 @@ def save(
     ``texts``: further text files by name (training log; a README.md here takes the place of the plain model card);
     ``storage``: one of STORAGE; ``max_shard_size``: bytes or text like "5GB", see shards.py.
     Raises ValueError where the disk is full or refuses; a checkpoint that was there before is then unchanged."""
-    assert system in SYSTEMS
+    registry.get(system)
     kept, ties = _without_ties(state)
     header = {"vgt_format": FORMAT, "system": system, "name": name, "ties": ties, "config": config}
     weights = sum(tensor.numel() for tensor in kept.values() if tensor.is_floating_point())
@@ -125,12 +125,17 @@ def read_header(folder: str | Path) -> dict:
     path = Path(folder) / CONFIG
     try:
         header = json.loads(path.read_text(encoding="utf-8"))
-        if header["vgt_format"] != FORMAT or header["system"] not in SYSTEMS or not all(k in header for k in ENTRIES):
-            raise ValueError(header["vgt_format"], header["system"])
+        if header["vgt_format"] != FORMAT or not all(key in header for key in ENTRIES):
+            raise ValueError(header["vgt_format"])
     except FileNotFoundError:
         raise ValueError(f"no checkpoint at {folder}: {CONFIG} is missing; see `vgt list models`") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not the configuration of a VGT checkpoint ({type(error).__name__})") from error
+    if header["system"] not in registry.names():
+        raise ValueError(
+            f"{path} is not the configuration of a VGT checkpoint: system {header['system']!r} is unknown; name the "
+            f"module that registers it in {registry.PLUGINS}"
+        )
     return header
 
 

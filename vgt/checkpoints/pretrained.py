@@ -1,27 +1,34 @@
 """``from_pretrained`` and ``save_pretrained`` for every system: a folder or a hub id in, a model in its precision and
-place out.  The only table from systems to classes; the files themselves are checkpoint.py's.
-
-The model classes take their two methods from ``Pretrained`` here, so the builders import them when they are called.
+place out.  The files themselves are checkpoint.py's; which class a folder holds is the registry's.
 """
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import nn
 
-from vgt.checkpoints import checkpoint
-from vgt.core.config import validated
+from vgt.checkpoints import checkpoint, shards
+from vgt.core import files
+from vgt.core.config import Config, validated
+from vgt.methods import registry
 
 STORAGE = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+WANTED = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]  # of a hub's files: no code, no pickles
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
 @dataclass(frozen=True)
-class Found:
-    """A model as a checkpoint folder holds it, in eval mode and frozen; ``tokenizer`` is None for autoencoders."""
+class Loaded:
+    """A model as a checkpoint folder holds it, in eval mode and frozen; ``tokenizer`` is None for systems without
+    text."""
 
     system: str
     name: str
@@ -29,25 +36,34 @@ class Found:
     tokenizer: Any
     folder: Path
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Content hash of the folder (every byte is read once)."""
+        return fingerprint(self.folder)
 
-def read(folder: str | Path, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> Found:
-    """The model of a checkpoint folder, with one copy of its weights in memory; a VLM of Hugging Face's is one too.
+
+def read(
+    folder: str | Path, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu", name: str | None = None
+) -> Loaded:
+    """The model of a checkpoint folder, with one copy of its weights in memory; a VLM of Hugging Face's is one too,
+    and may be given a ``name`` (default: its folder's).
 
     Raises ValueError for a folder that is no checkpoint, is torn, or does not fit its configuration."""
-    from vgt.vlm import backbones
-
     check_dtype(dtype)
     folder = Path(folder)
-    if backbones.is_backbone(folder):
-        vlm = place(backbones.load_backbone(folder, dtype=dtype).requires_grad_(False), device)
-        return Found("vlm", folder.resolve().name, vlm, vlm.tokenizer, folder)
+    if is_backbone(folder):
+        system = registry.VLM
+        vlm = place(system.part("foreign")(folder, dtype=dtype).requires_grad_(False), device)
+        return Loaded(system.name, name or folder.resolve().name, vlm, vlm.tokenizer, folder)
     header = checkpoint.read_header(folder)
+    system = registry.get(header["system"])
     state = checkpoint.read_state(folder, None)
-    tokenizer = None if header["system"] == "vgt_ae" else read_tokenizer(folder)
+    tokenizer = read_tokenizer(folder) if system.has_tokenizer else None
+    config = validated(system.part("config"), header["config"], f"configuration of {folder}")
     with checkpoint.skeleton():
-        model = _BUILDERS[header["system"]](header["config"], tokenizer, f"configuration of {folder}")
+        model = system.part("model").build(config, tokenizer)
     checkpoint.adopt(model, state, str(folder), dtype)
-    return Found(header["system"], header["name"], place(model.eval().requires_grad_(False), device), tokenizer, folder)
+    return Loaded(system.name, header["name"], place(model.eval().requires_grad_(False), device), tokenizer, folder)
 
 
 def save(
@@ -63,18 +79,18 @@ def save(
 
     Raises ValueError for a model of no known system, a precision that is not stored, a generator without its
     ``tokenizer``, or a disk that refuses."""
-    system, values = _describe(model)
+    system = registry.of(model)
     dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
     if len(dtypes) != 1 or not dtypes <= STORAGE.keys():
         raise ValueError(f"a model in {_names(dtypes)} cannot be saved; cast it to one of {_names(STORAGE)}")
     tokenizer = tokenizer or getattr(model, "tokenizer", None)
-    if tokenizer is None and system != "vgt_ae":
-        raise ValueError(f"a {system} is saved with its tokenizer; give tokenizer=")
+    if tokenizer is None and system.has_tokenizer:
+        raise ValueError(f"a {system.name} is saved with its tokenizer; give tokenizer=")
     return checkpoint.save(
         folder,
-        system,
+        system.name,
         name or Path(folder).resolve().name,
-        {**values, **(config or {})},
+        {**model.described(), **(config or {})},
         model.state_dict(),
         tokenizer,
         storage=STORAGE[dtypes.pop()],
@@ -83,7 +99,18 @@ def save(
 
 
 class Pretrained:
-    """The two methods that people know from Hugging Face's libraries; adds nothing else to a model class."""
+    """What every network class of the registry has: the two methods that people know from Hugging Face's libraries,
+    and how it becomes a configuration and is built from one."""
+
+    @classmethod
+    def build(cls, config: Config, tokenizer: Any) -> Self:
+        """The network of a configuration, freshly initialised; ``tokenizer`` is the one beside its checkpoint."""
+        del tokenizer
+        return cls(config)
+
+    def described(self) -> dict[str, Any]:
+        """The configuration that ``build`` takes, as a checkpoint stores it."""
+        return self.config.model_dump(mode="json")
 
     @classmethod
     def from_pretrained(
@@ -111,21 +138,68 @@ class Pretrained:
         return save(self, folder, name, tokenizer, max_shard_size)
 
 
-# ----------------------------------------------------------------------------------------- places
+# ----------------------------------------------------------------------------------------- folders
+
+
+def is_hub_id(spec: str | Path) -> bool:
+    """Whether ``spec`` reads as "owner/name" and cannot be a path below an existing folder."""
+    return HUB_ID.fullmatch(str(spec)) is not None and not Path(spec).exists() and not Path(spec).parent.exists()
+
+
+def is_backbone(folder: str | Path) -> bool:
+    """Whether the folder's config.json is that of a Hugging Face model (and not of one of this project)."""
+    try:
+        values = json.loads((Path(folder) / checkpoint.CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and "model_type" in values and "vgt_format" not in values
+
+
+def locate(spec: str | Path) -> Path:
+    """The local directory of ``spec``: itself, or the snapshot of a hub id, fetched where it is not in the cache.
+
+    Raises ValueError that says how to fetch it where neither is to be had."""
+    folder = Path(spec)
+    if folder.is_dir():
+        return folder
+    if not is_hub_id(spec):
+        raise ValueError(
+            f"no model directory {spec}; give a directory with {checkpoint.CONFIG}, or a hub id such as owner/name"
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(spec), allow_patterns=WANTED))
+    except Exception as error:  # the hub's client raises errors of its own, of its HTTP library, and of the system
+        raise ValueError(
+            f"{spec} is neither a directory here nor to be had from the hub ({type(error).__name__}); fetch it where "
+            f"there is a network with `hf download {spec} --local-dir DIR`, and give DIR instead"
+        ) from error
 
 
 def find(path: str | Path) -> Path:
     """The folder of ``path``: itself, or the snapshot of that hub id, fetched where the cache does not hold it.
 
     Raises ValueError where it is neither, or where the hub cannot be reached."""
-    from vgt.vlm import backbones
-
-    folder = backbones.locate(path) if backbones.is_hub_id(path) else Path(path)
+    folder = locate(path) if is_hub_id(path) else Path(path)
     if not (folder / checkpoint.CONFIG).is_file():
         raise ValueError(
             f"no checkpoint at {path}: {checkpoint.CONFIG} is missing; give a folder or a Hugging Face hub id"
         )
     return folder
+
+
+def fingerprint(folder: str | Path) -> str:
+    """Content hash of a checkpoint folder, or of configuration, weights and tokenizer of a Hugging Face model."""
+    folder = Path(folder)
+    if not is_backbone(folder):
+        return checkpoint.fingerprint(folder)
+    named = [checkpoint.CONFIG, *VOCABULARIES, "merges.txt", "tokenizer_config.json"]
+    paths = [folder / name for name in named if (folder / name).is_file()] + shards.checked_files(folder)
+    return files.digest(*(part for path in paths for part in (path.name, files.digest_file(path))))
+
+
+# ---------------------------------------------------------------------------- devices and precisions
 
 
 def single_device(device_map: str | torch.device) -> torch.device:
@@ -165,9 +239,6 @@ def _names(dtypes) -> str:
     return ", ".join(sorted(str(d).removeprefix("torch.") for d in dtypes)) or "no numbers"
 
 
-# ---------------------------------------------------------------------------------------- systems
-
-
 def read_tokenizer(folder: Path):
     """The Hugging Face tokenizer beside a checkpoint.  Raises ValueError where there is none."""
     from transformers import PreTrainedTokenizerFast
@@ -175,43 +246,3 @@ def read_tokenizer(folder: Path):
     if not (folder / "tokenizer.json").is_file():
         raise ValueError(f"{folder} has no tokenizer.json; copy or train the checkpoint again")
     return PreTrainedTokenizerFast.from_pretrained(folder)
-
-
-def _vlm(values: dict, tokenizer, where: str) -> nn.Module:
-    from vgt.vlm.vlm import VLM, VLMConfig, build, hf_config, whole_model
-
-    config: VLMConfig = validated(VLMConfig, values, where)
-    if config.hf.get("text_config", {}).get("vocab_size") is None:  # as a preset says it
-        return build(config, tokenizer)
-    # A pretrained VLM may have more embeddings than its tokenizer has tokens.
-    return VLM(whole_model(hf_config(config.hf)), tokenizer, config.image_size, config.mrope)
-
-
-def _vgt_ae(config: dict, tokenizer, where: str) -> nn.Module:
-    from vgt.methods.vgt_ae import VGTAE, VGTAEConfig
-
-    return VGTAE(validated(VGTAEConfig, config, where))
-
-
-def _visual_lm(config: dict, tokenizer, where: str) -> nn.Module:
-    from vgt.methods.visual_lm import VisualLM, VisualLMConfig
-
-    return VisualLM(validated(VisualLMConfig, config, where))
-
-
-_BUILDERS = {"vlm": _vlm, "vgt_ae": _vgt_ae, "query_ar": _visual_lm, "mar": _visual_lm}
-
-
-def _describe(model: nn.Module) -> tuple[str, dict]:
-    """System and configuration of a model.  Raises ValueError for a class that is no system."""
-    from vgt.methods.vgt_ae import VGTAE
-    from vgt.methods.visual_lm import VisualLM
-    from vgt.vlm.vlm import VLM
-
-    if isinstance(model, VGTAE):
-        return "vgt_ae", model.config.model_dump(mode="json")
-    if isinstance(model, VisualLM):
-        return model.config.method, model.config.model_dump(mode="json")
-    if isinstance(model, VLM):
-        return "vlm", {"hf": model.config.to_dict(), "image_size": model.image_size, "mrope": model.mrope}
-    raise ValueError(f"a {type(model).__name__} is no system of this project; save a VLM, VGTAE or VisualLM")

@@ -16,8 +16,8 @@ from vgt.equations import flow
 from vgt.equations.latents import position_norm
 from vgt.equations.order import additive, group_sizes, positions
 from vgt.methods.flow_head import FlowHead
-from vgt.methods.sampling import Sampling, draws
-from vgt.methods.visual_lm import VisualLM
+from vgt.methods.sampling import Sampling
+from vgt.methods.visual_lm import VisualLM, draws
 
 # Position rule by the language model's type (docs/vgt.md 2.11): InternVL3's and Qwen2.5-VL's, latest revision.
 POSITION_MODES = {"qwen2": "cumulative", "qwen2_5_vl_text": "padded_len"}

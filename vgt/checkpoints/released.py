@@ -16,20 +16,21 @@ from torch import Tensor, nn
 from vgt.checkpoints import checkpoint, released_config, released_files, released_keys
 from vgt.checkpoints.released_keys import INTERNVL, Account, Sorted
 from vgt.core.config import Config
-from vgt.methods.vgt_ae import VGTAE, VGTAEConfig
-from vgt.methods.visual_lm import VisualLM, VisualLMConfig
+from vgt.methods import registry
+from vgt.methods.registry import System
+from vgt.methods.vgt_ae import VGTAEConfig
+from vgt.methods.visual_lm import VisualLMConfig
 from vgt.vlm import backbones, known
 from vgt.vlm.families import family_of, knows
 
 START = "<img>"
-CLASSES = {"vgt_ae": VGTAE, "query_ar": VisualLM}
 
 
 @dataclass(frozen=True)
 class Part:
     """One model of a file: ``state`` under our keys, in the precision of the file, not copied."""
 
-    system: str
+    system: System
     config: Config
     state: dict[str, Tensor]
     where: str
@@ -38,7 +39,7 @@ class Part:
         """The model with these very tensors, in eval mode.  Raises ValueError where one is missing or of another
         shape."""
         with checkpoint.skeleton():
-            model = CLASSES[self.system](self.config)
+            model = self.system.part("model").build(self.config, None)
         checkpoint.adopt(model, dict(self.state), self.where)
         return model.eval()
 
@@ -91,7 +92,7 @@ def load(
     where = str(ae or whole)
     tower_hf = hf if hf is not None and hf["model_type"] == second.tower else None
     config = released_config.autoencoder_config(second.autoencoder, second.tower, tower_hf, where)
-    autoencoder = Part("vgt_ae", config, second.autoencoder | _buffers(config), where)
+    autoencoder = Part(registry.VGT_AE, config, second.autoencoder | _buffers(config), where)
     generator = _generator(sorted_, config, backbone, str(whole)) if sorted_.generator else None
     for part in (generator, autoencoder):
         if part is not None:
@@ -154,7 +155,7 @@ def _generator(found: Sorted, ae: VGTAEConfig, backbone: Backbone | None, where:
         )
     side = ae.image_size // _stride(ae)
     config = VisualLMConfig(
-        method="query_ar",
+        method=registry.QUERY_AR.name,
         text=text,
         start_ids=backbone.start_ids if backbone is not None else _known_start(family),
         query_grid=released_config.shape(state, "max_metaquery", where)[-1],
@@ -164,7 +165,7 @@ def _generator(found: Sorted, ae: VGTAEConfig, backbone: Backbone | None, where:
         latent_norm=True,
         time_shift=released_config.TIME_SHIFT[family],
     )
-    return Part("query_ar", config, state, where)
+    return Part(registry.QUERY_AR, config, state, where)
 
 
 def _known_start(family: str) -> tuple[int, ...]:

@@ -1,12 +1,14 @@
-"""Weights in one safetensors file or in several with Hugging Face's index (model.safetensors.index.json).
+"""Weights in one safetensors file or in several with Hugging Face's index (model.safetensors.index.json): the only place
+that reads and writes such files.
 
 Tensors are read one by one from mapped files: what is not asked for costs no memory.  Nothing is ever unpickled.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from huggingface_hub import split_torch_state_dict_into_shards
@@ -15,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-AGAIN = "copy or train the checkpoint again"
+AGAIN = "download, copy or train it again"
 
 
 def write(folder: Path, tensors: dict[str, Tensor], max_shard_size: int | str = "5GB") -> list[Path]:
@@ -57,13 +59,59 @@ def weight_map(folder: Path) -> dict[str, str] | None:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold the weights, by name.  Raises ValueError naming one that the index lists and that is gone."""
+    """The files that hold the weights, by name.  Raises ValueError where there are none, or naming one that the index
+    lists and that is gone."""
     index = weight_map(folder)
-    names = [WEIGHTS] if index is None else sorted(set(index.values()))
-    for name in names:
-        if index is not None and not (folder / name).is_file():
-            raise ValueError(f"{folder / name} is missing, but {INDEX} lists it; {AGAIN}")
-    return [folder / name for name in names]
+    paths = [folder / name for name in ([WEIGHTS] if index is None else sorted(set(index.values())))]
+    lost = [path.name for path in paths if not path.is_file()]
+    if index is None and lost:
+        raise ValueError(f"{folder} has neither {WEIGHTS} nor {INDEX}; {AGAIN}, as safetensors")
+    if lost:
+        raise ValueError(f"{folder} lacks {len(lost)} of {len(paths)} weight files: {', '.join(lost[:3])}; {AGAIN}")
+    return paths
+
+
+def checked_files(folder: Path) -> list[Path]:
+    """``weight_files``, of which each one's header fits its length.  Raises ValueError naming a torn one."""
+    paths = weight_files(folder)
+    for path in paths:
+        with opened(path):
+            pass
+    return paths
+
+
+@contextlib.contextmanager
+def opened(path: str | Path) -> Iterator[safe_open]:
+    """A safetensors file for reading one tensor at a time; its header is checked against its length.
+
+    Raises ValueError naming a file that is missing or torn, also where a tensor is read within the block."""
+    try:
+        with safe_open(path, "pt") as stored:
+            yield stored
+    except (OSError, SafetensorError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ValueError(f"{path} cannot be read ({reason}); {AGAIN}") from error
+
+
+def read_file(path: str | Path) -> dict[str, Tensor]:
+    """All tensors of one file, in its order.  Raises ValueError as ``opened`` does."""
+    with opened(path) as stored:
+        return {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118 - not a dict
+
+
+def write_file(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """One safetensors file of contiguous ``tensors``.  Raises OSError or SafetensorError where the disk refuses."""
+    save_file(tensors, path, metadata)
+
+
+def items(paths: list[Path], wanted: Callable[[str], bool] | None = None) -> Iterator[tuple[str, Tensor]]:
+    """Names and tensors of several files, read one by one, those that are ``wanted``.  Raises ValueError as ``opened``
+    does."""
+    for path in paths:
+        with opened(path) as stored:
+            for key in sorted(stored.keys()):
+                if wanted is None or wanted(key):
+                    yield key, stored.get_tensor(key)
 
 
 def read(folder: Path, wanted: Callable[[str], bool] | None = None) -> dict[str, Tensor]:
@@ -75,13 +123,10 @@ def read(folder: Path, wanted: Callable[[str], bool] | None = None) -> dict[str,
         listed = None if index is None else {key for key, name in index.items() if name == path.name}
         if wanted is not None and listed is not None and not any(map(wanted, listed)):
             continue
-        try:
-            with safe_open(path, "pt") as stored:
-                held = list(stored.keys())
-                _agree(path, listed, set(held))
-                found |= {key: stored.get_tensor(key) for key in held if wanted is None or wanted(key)}
-        except (OSError, SafetensorError) as error:
-            raise ValueError(f"{path} cannot be read ({error}); {AGAIN}") from error
+        with opened(path) as stored:
+            held = list(stored.keys())
+            _agree(path, listed, set(held))
+            found |= {key: stored.get_tensor(key) for key in held if wanted is None or wanted(key)}
     return found
 
 

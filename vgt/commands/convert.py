@@ -93,7 +93,6 @@ def _write_pipeline(found, folder: Path, name: str, storage: str | None, origin:
     from dataclasses import replace
 
     from vgt.checkpoints import card, checkpoint
-    from vgt.checkpoints.released import CLASSES
     from vgt.core import files
     from vgt.inference.load import AUTOENCODER, GENERATOR
     from vgt.inference.pipeline import INDEX, VGTPipeline
@@ -103,10 +102,10 @@ def _write_pipeline(found, folder: Path, name: str, storage: str | None, origin:
     generator = replace(found.generator, config=config)
     _write_part(generator, folder / GENERATOR, name, storage, origin, found.tokenizer)
     parts = {GENERATOR: generator, AUTOENCODER: found.autoencoder}
-    kinds = {key: ["vgt", CLASSES[one.system].__name__] for key, one in parts.items()}
+    kinds = {key: ["vgt", one.system.part("model").__name__] for key, one in parts.items()}
     files.write_json(folder / INDEX, {"_class_name": VGTPipeline.__name__, **kinds})
     sizes = {key: sum(t.numel() for t in one.state.values()) for key, one in parts.items()}
-    (folder / checkpoint.CARD).write_text(card.pipeline(name, generator.system, sizes) + origin, encoding="utf-8")
+    (folder / checkpoint.CARD).write_text(card.pipeline(name, generator.system.name, sizes) + origin, encoding="utf-8")
 
 
 def _write_part(part, folder: Path, name: str, storage: str | None, origin: str, tokenizer=None) -> str:
@@ -117,8 +116,8 @@ def _write_part(part, folder: Path, name: str, storage: str | None, origin: str,
     _check_range(part.state, storage)
     config = part.config.model_dump(mode="json")
     weights = sum(t.numel() for t in part.state.values() if t.is_floating_point())
-    texts = {checkpoint.CARD: card.checkpoint(name, part.system, config, weights, storage) + origin}
-    mark = checkpoint.save(folder, part.system, name, config, part.state, tokenizer, texts, storage=storage)
+    texts = {checkpoint.CARD: card.checkpoint(name, part.system.name, config, weights, storage) + origin}
+    mark = checkpoint.save(folder, part.system.name, name, config, part.state, tokenizer, texts, storage=storage)
     compare(folder, part.state, storage)
     return mark
 

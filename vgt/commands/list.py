@@ -39,7 +39,7 @@ def _models() -> list[tuple[str, str]]:
 
 
 def _protocols() -> list[tuple[str, str]]:
-    found = importlib.import_module("evals.engine.protocol").registry()
+    found = importlib.import_module("evals.engine.registry").protocols()
     return [(p.id, f"{p.evaluator}: {p.summary}") for p in found.values()]
 
 

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import typing
+from collections.abc import Container
 from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from vgt.methods import registry
 
 RUNS = Path("runs")
 WORK = RUNS / "tiny"
@@ -50,39 +57,36 @@ def integers(text: str) -> list[int]:
     return values
 
 
+def add_fields(parser: argparse.ArgumentParser, model: type[BaseModel], known: Container[str] = ()) -> None:
+    """A flag for every field of ``model`` that has a description, less those that are ``known``; what is not given
+    stays None, so that the model's own default holds."""
+    for name, field in model.model_fields.items():
+        if field.description is None or name in known:
+            continue
+        kinds = [kind for kind in typing.get_args(field.annotation) or (field.annotation,) if kind is not type(None)]
+        choices = [c for kind in kinds for c in typing.get_args(kind)] or [c for c in kinds if isinstance(c, str)]
+        settings = {"choices": choices} if choices else {"type": kinds[0]}
+        parser.add_argument(f"--{name.replace('_', '-')}", default=None, help=field.description, **settings)
+
+
 def add_sampling(parser: argparse.ArgumentParser) -> None:
-    """Sampling settings shared by generate, eval and bench."""
-    parser.add_argument("--guidance", type=float, default=None, help="classifier-free guidance scale; 1 turns it off")
-    parser.add_argument("--cfg-schedule", choices=("falling", "rising", "constant"), default=None)
-    parser.add_argument("--flow-steps", type=int, default=None, help="flow-head evaluations per token")
-    parser.add_argument(
-        "--sampler", default=None, help="of the flow head: sde, sde2 (stochastic), ode (Euler), heun, ab2, dpmpp"
-    )
-    parser.add_argument(
-        "--time-schedule", metavar="NAME", default=None, help="linear (default), power:NUMBER or shift:NUMBER"
-    )
-    parser.add_argument(
-        "--compat", choices=("none", "reference"), default=None, help="reference: decode as the published code does"
-    )
-    parser.add_argument(
-        "--position-mode", choices=("cumulative", "padded_len"), default=None, help="reference: if not the family's own"
-    )
+    """Sampling settings of every generator, shared by generate, eval and bench."""
+    known: set[str] = set()
+    for options in _samplings():
+        add_fields(parser, options, known)
+        known |= options.model_fields.keys()
     parser.add_argument(
         "--autoencoder", default=None, help="its autoencoder, if not the bundled or trained one of that name"
     )
 
 
-def sampling(args: argparse.Namespace) -> dict:
-    """The chosen sampling settings; the rest follow from the model (``vgt.methods.sampling.usual``)."""
-    given = {
-        "guidance": args.guidance,
-        "cfg_schedule": args.cfg_schedule,
-        "flow_steps": args.flow_steps,
-        "sampler": args.sampler,
-        "time_schedule": args.time_schedule,
-        "compat": args.compat,
-        "position_mode": args.position_mode,
-    }
-    if args.position_mode and args.compat != "reference":
-        raise ValueError(f"--position-mode {args.position_mode} is for --compat reference; give both or neither")
-    return {k: v for k, v in given.items() if v is not None}
+def sampling(args: argparse.Namespace) -> dict[str, Any]:
+    """The chosen sampling settings; the rest follow from the model."""
+    names = dict.fromkeys(name for options in _samplings() for name in options.model_fields)
+    found = {name: getattr(args, name, None) for name in names}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _samplings() -> list[type[BaseModel]]:
+    """The classes of sampling options, each once."""
+    return list(dict.fromkeys(system.part("sampling") for system in registry.systems("generator")))

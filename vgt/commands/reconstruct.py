@@ -1,6 +1,6 @@
 """``vgt reconstruct``: any image through an autoencoder.
 
-A image that is not of the model's size is cut into tiles of that size (the rim mirrored) which are reconstructed one
+An image that is not of the model's size is cut into tiles of that size (the rim mirrored) which are reconstructed one
 by one; ``--fit crop`` takes the centre square, shrunk to the model's size, instead.
 """
 
@@ -26,16 +26,18 @@ def run(args: argparse.Namespace) -> dict:
     import numpy as np
     from PIL import Image
 
-    from vgt.inference.images import check_name, read, write_png
+    from vgt.core.images import read_image
+    from vgt.inference.images import check_name, write_png
     from vgt.inference.load import expect, load
     from vgt.inference.tokenizer import reconstruct, tile, untile
+    from vgt.methods import registry
 
-    images = [read(path) for path in args.images]
+    images = [read_image(path) for path in args.images]
     several = len(images) > 1
     if not several:
         check_name(args.out)
-    found = expect(load(args.model, options.RUNS, options.device(args.device)), "vgt_ae")
-    size = found.model.config.image_size
+    found = load(args.model, options.RUNS, options.device(args.device))
+    size = expect(found, *registry.names("tokenizer")).model.config.image_size
     written = []
     for path, image in zip(args.images, images, strict=True):
         h, w, _ = image.shape

@@ -27,14 +27,17 @@ GENERATOR_ARMS = ("mar_internvl_compute",)
 ACCELERATIONS = (1, 4, 16)
 RIVALS = ("query_ar_internvl", "mar_internvl")  # timed against each other in detail
 CLOSENESS = ["--metrics", "kid,prdc"]
-PROTOCOLS = "vgt,llamagen,vfmtok,lightningdit"
+QUICK_PROTOCOLS, FULL_PROTOCOLS = "vgt,llamagen", "vgt,llamagen,vfmtok,lightningdit"
 QUICK_IMAGES, FULL_IMAGES = 1, 4
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("job", choices=("tiny",), help="the synthetic scenes with the bundled models")
     parser.add_argument(
-        "--full", action="store_true", help=f"{FULL_IMAGES} images per prompt instead of {QUICK_IMAGES}"
+        "--full",
+        action="store_true",
+        help=f"{FULL_IMAGES} images per prompt instead of {QUICK_IMAGES}, every reconstruction protocol, and speed at "
+        "more accelerations and batch sizes",
     )
     parser.add_argument(
         "--train", action="store_true", help="train every model from nothing first (many hours on two cores)"
@@ -101,7 +104,8 @@ def _measurements(args: argparse.Namespace) -> list[list[str]]:
     for subject in [*(f"vgt:{m}" for m in (*aes, *arms)), "pca"]:
         steps += [["eval", "recon", "--subject", subject, "--data", data, *few] for data in ("scenes", "photos")]
     for m in aes if args.full else aes[:1]:  # the same reconstructions by the protocols of other papers
-        steps += [["eval", "recon", "--subject", f"vgt:{m}", "--data", "photos", "--protocol", PROTOCOLS, *few]]
+        protocols = FULL_PROTOCOLS if args.full else QUICK_PROTOCOLS
+        steps += [["eval", "recon", "--subject", f"vgt:{m}", "--data", "photos", "--protocol", protocols, *few]]
     probed = [*(f"vgt:{m}" for m in aes), "pca", "random_projection"]
     steps += [["eval", "probes", "--subject", subject, *sixty] for subject in probed]
     steps += [["eval", "cka", "--subjects", ",".join(probed[:-1]), *sixty]]
@@ -117,7 +121,7 @@ def _measurements(args: argparse.Namespace) -> list[list[str]]:
     rivals, smoke = [m for m in generators if m in RIVALS], ["--smoke"] if args.smoke else []
     accels = ",".join(map(str, ACCELERATIONS))
     if rivals:
-        detail = ["--accel", accels, *smoke] if args.smoke else ["--accel", "1,2,4,8,16", "--batch", "1,8"]
+        detail = ["--accel", "1,2,4,8,16", "--batch", "1,8"] if args.full else ["--accel", accels, *smoke]
         steps += [["bench", *rivals, *detail, "--against", "eager"]]
     steps += [["bench", *(m for m in (*generators, *aes) if m not in (*rivals, *rest)), "--accel", accels, *smoke]]
     return steps

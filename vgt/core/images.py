@@ -1,7 +1,8 @@
-"""One image file of whatever kind to upright 8-bit RGB.
+"""One image file of whatever kind to upright 8-bit RGB: the only reader of the images of users.
 
-What can be converted without a choice is converted and named, so that a caller can say how many there were; what
-cannot (transparency, floating point) is an error of that image.
+What can be converted without a choice (grey, palette, opaque alpha, CMYK, 16 bits) is converted and named, so that a
+caller can say how many there were; what cannot (transparency, floating point) is an error of that image.  The EXIF
+orientation is applied; color profiles (ICC) are not, as no published evaluation applies them.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+ORIENTATION = 0x0112  # EXIF: 5 and more lie on their side
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
 class ImageError(ValueError):
-    """A image that cannot be used.  ``reason``: a few words without its name, the same for all images of its
+    """An image that cannot be used.  ``reason``: a few words without its name, the same for all images of its
     kind, to count by."""
 
     def __init__(self, message: str, reason: str):
@@ -46,7 +48,7 @@ def _reason(error: Exception, content: bytes) -> str:
     if not content:
         return "empty file"
     if isinstance(error, UnidentifiedImageError):
-        return "not a image"
+        return "not an image"
     return "too many pixels" if isinstance(error, Image.DecompressionBombError) else "torn file"
 
 
@@ -76,6 +78,38 @@ def _from_16_bits(image: Image.Image, name: str) -> Image.Image:
     return Image.fromarray(np.rint(levels / 257).clip(0, 255).astype(np.uint8)).convert("RGB")
 
 
-def read_image(path: str | Path) -> Image.Image:
-    """A image upright (EXIF) and in RGB.  Raises ValueError naming a file that cannot be read whole or converted."""
-    return convert(Path(path).read_bytes() if Path(path).is_file() else b"", Path(path).name)[0]
+def read_image(path: str | Path) -> np.ndarray:
+    """The image of a file, upright: uint8 [H, W, 3].  Raises ImageError naming a file that is not there, cannot be read
+    whole or has no unambiguous RGB."""
+    return np.asarray(convert(_content(path), Path(path).name)[0])
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Width and height of the upright image in pixels, from the file's header alone.  Raises ImageError for a file that
+    is not there or is no image."""
+    name = Path(path).name
+    try:
+        with Image.open(path) as opened:
+            width, height = opened.size
+            return (height, width) if opened.getexif().get(ORIENTATION, 1) >= 5 else (width, height)
+    except Exception as error:  # as above
+        raise ImageError(f"{name} cannot be read: {type(error).__name__}", "not an image") from error
+
+
+def is_whole(path: str | Path) -> bool:
+    """Whether a PNG file of our own is there and undamaged, by its checksums, without decoding it."""
+    try:
+        with Image.open(path) as opened:
+            opened.verify()
+    except (OSError, SyntaxError, ValueError):
+        return False
+    return True
+
+
+def _content(path: str | Path) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise ImageError(f"no image at {path}", "missing file") from error
+    except OSError as error:
+        raise ImageError(f"{path} cannot be read: {error.strerror or error}", "unreadable file") from error

@@ -40,14 +40,6 @@ def cosine_sizes(n: int, steps: int) -> list[int]:
     return sizes
 
 
-def step_sizes(method: str, n: int, acceleration: int, mar_schedule: str = "cosine") -> list[int]:
-    """Tokens that each decode step of a method draws (docs/vgt.md 2.11, docs/mar.md 1.3); MAR takes as many steps as QueryAR.
-
-    Raises ValueError where the acceleration does not lie in 1 .. n."""
-    sizes = group_sizes(n, acceleration)
-    return cosine_sizes(n, len(sizes)) if method == "mar" and mar_schedule == "cosine" else sizes
-
-
 def mask_counts(rows: int, n: int, rng: torch.Generator, std: float = 0.25, low: float = 0.7) -> Tensor:
     """int64 [rows]: masked tokens per sample, ceil(n r), r ~ normal (1, std) truncated to [low, 1] (docs/mar.md 3.2)."""
     # Half of a normal: with z uniform between Phi((low-1)/std) and Phi(0), r = 1 + std Phi^-1(z).

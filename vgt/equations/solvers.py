@@ -13,9 +13,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LAST_TIME = 0.96  # where the published time grid ends
 FAMILIES = {"power": (0.2, 5.0), "shift": (0.1, 10.0)}  # time schedules with a parameter, and what it may be
@@ -38,13 +39,13 @@ class Table:
     ) -> Tensor:
         """x_{k+1} from x_k and v_k [N, d], those of the evaluation before (None at the first), and ``noise``
         [N, draws, d], the start and one draw for each further evaluation."""
-        y = torch.add(self.keep[k] * x, v, alpha=self.push[k])
+        y = (self.keep[k] * x).add(v, alpha=self.push[k])
         if self.before[k]:
-            y = torch.add(y, before, alpha=self.before[k])
+            y = y.add(before, alpha=self.before[k])
         if self.back[k]:
-            y = torch.add(y, back, alpha=self.back[k])
+            y = y.add(back, alpha=self.back[k])
         if self.noise[k]:
-            y = torch.add(y, noise[:, k + 1].float(), alpha=self.noise[k])
+            y = y.add(noise[:, k + 1].float(), alpha=self.noise[k])
         return y
 
     @property

@@ -19,22 +19,24 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vgt.equations import flow
-from vgt.equations.order import additive, group_mask, interleaved_mask, positions, step_sizes
+from vgt.equations.order import additive, group_mask, interleaved_mask, positions
 from vgt.equations.solvers import Table
 from vgt.inference.graphs import Graphed
 from vgt.inference.hoisted_head import HoistedHead
 from vgt.inference.static_lm import KeyValues, static_lm
-from vgt.methods.sampling import Sampling, in_pieces, noise, per_image_rng
-from vgt.methods.visual_lm import VisualLM
+from vgt.methods import mar, query_ar, registry
+from vgt.methods.sampling import Sampling
+from vgt.methods.visual_lm import VisualLM, in_pieces, noise, per_image_rng
 
 PAD_TO = 16  # prompts are padded to a multiple of this, so that few shapes occur
 # Prompts that are read at once, always that many, so that the bytes of one do not depend on the others.
 PREFILL_ROWS = {"cpu": 2}  # 32 elsewhere
 OnStep = Callable[[int, int, Tensor], object]
+OnLoopStep = Callable[[int, int], object] | None
 
 
 @dataclass
-class _Batch:
+class Batch:
     """What decoding one batch needs: ``cache`` with the prefixes read; ``real`` bool [R, P], which of its places are no
     pads; ``base`` [R, 1], position of the first image token; ``orders`` [B, N]; ``noise``: for each step's m its noise
     [B, m, draws, d]; ``u`` [B, N, d], the standardised latents so far."""
@@ -53,7 +55,7 @@ class _Batch:
 
 class Engine:
     """Decodes batches with one model: ``engine(ids, mask, seeds, settings, on_step)`` as ``query_ar.generate`` and
-    ``mar.generate``, by the model's own method.
+    ``mar.generate``, by the loop of the model's own method.
 
     Packed weights are made anew when the model's have changed.  ``notes`` say what could not be used, and why.
 
@@ -67,6 +69,7 @@ class Engine:
         self.limit: int | None = None
         self.notes: list[str] = []
         self._stamp: tuple | None = None
+        self.loop = registry.get(model.config.method).part("loop")()
 
     # ---- what is kept between calls
 
@@ -78,19 +81,19 @@ class Engine:
         self.notes = []
         self._cache: KeyValues | None = None
         self._graphs: dict[tuple, Graphed] = {}
-        self._blocks: dict[tuple[int, int], Tensor] = {}
+        self._layouts: dict[tuple[int, int], Tensor] = {}
         self._head = HoistedHead(self.model.image_head)
         self._lm, why = static_lm(self.model)
         self._read: Callable = self._lm
         if self.compiled:
             self._read = torch.compile(self._lm, dynamic=False)
             self._head.velocity = torch.compile(self._head.velocity, dynamic=False)
-        self._queries, self._places = self.model.queries(), self.model.places()
-        self._device = self._queries.device
-        self._on_gpu = self._device.type == "cuda"
+        self.queries, self.embeddings = self.model.queries(), self.model.position_embeddings()
+        self.device = self.queries.device
+        self._on_gpu = self.device.type == "cuda"
         self._note(why)
         if not self._on_gpu:
-            self._note(f"no CUDA graphs: the model is on {self._device.type}")
+            self._note(f"no CUDA graphs: the model is on {self.device.type}")
         self._stamp = stamp
 
     def _note(self, text: str | None) -> None:
@@ -103,16 +106,6 @@ class Engine:
             self._graphs.clear()
             self._cache = self._lm.cache(rows, places)
         return self._cache
-
-    def _run(self, key: tuple, step: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tuple[Tensor, ...]:
-        """``step(*tensors)``, as a CUDA graph where that is possible; ``key`` names what else the step depends on."""
-        if not (self._on_gpu and self.graphs):
-            return step(*tensors)
-        if key not in self._graphs:
-            self._graphs[key] = Graphed(step)
-        made = self._graphs[key](*tensors)
-        self._note(self._graphs[key].refusal)
-        return made
 
     # ---- one call
 
@@ -134,8 +127,7 @@ class Engine:
         ids, mask = self._padded(ids, mask)
         copies = len(ids) // b
         ids, mask = ids.view(copies, b, -1), mask.view(copies, b, -1)
-        u = torch.zeros(b, model.tokens, model.config.d_z, device=self._device)
-        decode = {"query_ar": self._query_ar, "mar": self._mar}[model.config.method]
+        u = torch.zeros(b, model.tokens, model.config.d_z, device=self.device)
         begin = 0
         while begin < b:
             part = slice(begin, min(b, begin + (self.limit or b)))
@@ -143,7 +135,7 @@ class Engine:
             try:
                 batch = self._begin(ids[:, part].flatten(0, 1), mask[:, part].flatten(0, 1), seeds[part], settings)
                 batch.u = u[part]
-                decode(batch, settings, None if on_step is None else (lambda done, n: on_step(done, n, u)))
+                self.loop(self, batch, settings, None if on_step is None else (lambda done, n: on_step(done, n, u)))
             except torch.OutOfMemoryError:
                 if rows == 1:
                     raise
@@ -172,7 +164,7 @@ class Engine:
                 f"a prompt of {longest} tokens does not fit a cache for {self.prompt_tokens}; "
                 "shorten it or give the engine more prompt_tokens"
             )
-        used = longest + len(self.model.config.start_ids) + self._image_places()
+        used = longest + len(self.model.config.start_ids) + self.loop.places(self.model.tokens)
         limit = getattr(config, "max_position_embeddings", None)
         if limit is not None and used > limit:
             raise ValueError(
@@ -184,27 +176,23 @@ class Engine:
             return ids[:, :target], mask[:, :target]
         return F.pad(ids, (0, target - length)), F.pad(mask, (0, target - length))
 
-    def _begin(self, ids: Tensor, mask: Tensor, seeds: list[int], settings: Sampling) -> _Batch:
-        """Read the prompts and draw what chance decides."""
+    def _begin(self, ids: Tensor, mask: Tensor, seeds: list[int], settings: Sampling) -> Batch:
+        """Read the prompts and draw orders and noise."""
         model, rows = self.model, len(ids)
         n, prefix = model.tokens, ids.shape[1] + len(model.config.start_ids)
-        cache = self._key_values(rows, -(-(prefix + self._image_places()) // PAD_TO) * PAD_TO)
+        cache = self._key_values(rows, -(-(prefix + self.loop.places(self.model.tokens)) // PAD_TO) * PAD_TO)
         self.prefill(ids, mask, cache)
         real = torch.cat([mask, mask.new_ones(rows, len(model.config.start_ids))], 1)
         orders, generators = per_image_rng(seeds, n, settings.order)
         given = self._noise(generators, settings.table.draws)
-        return _Batch(cache, real, real.sum(1, keepdim=True), orders.to(self._device), given, torch.empty(0))
-
-    def _image_places(self) -> int:
-        """Places of the cache behind the prefix: queries and latents, or the one row of slots."""
-        return {"query_ar": 2, "mar": 1}[self.model.config.method] * self.model.tokens
+        return Batch(cache, real, real.sum(1, keepdim=True), orders.to(self.device), given, torch.empty(0))
 
     def _noise(self, generators: list[torch.Generator], count: int) -> Callable[[int], Tensor]:
         """Noise step by step: on a GPU drawn by the CPU while the step before is computed, else all at once."""
         n, d = self.model.tokens, self.model.config.d_z
         if self._on_gpu and in_pieces(count, d):
             return lambda m: self._sent(noise(generators, m, count, d))
-        drawn, used = noise(generators, n, count, d).to(self._device), 0
+        drawn, used = noise(generators, n, count, d).to(self.device), 0
 
         def following(m: int) -> Tensor:
             nonlocal used
@@ -215,15 +203,15 @@ class Engine:
 
     def _sent(self, x: Tensor) -> Tensor:
         """``x`` on its way to the device, without waiting for it."""
-        return x.pin_memory().to(self._device, non_blocking=True) if self._device.type == "cuda" else x
+        return x.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else x
 
-    def _check_finite(self, batch: _Batch, settings: Sampling, begin: int) -> None:
+    def _check_finite(self, batch: Batch, settings: Sampling, begin: int) -> None:
         """Raises ValueError where the sampler left its numbers."""
         finite = batch.u.isfinite().all(2).gather(1, batch.orders)  # [B, N] in decode order
         if finite.all():
             return
         place, row = min((int(bad.nonzero()[0]), k) for k, bad in enumerate(~finite) if bad.any())
-        sizes, step, done = self._sizes(settings), 0, 0
+        sizes, step, done = self.loop.sizes(self.model.tokens, settings), 0, 0
         while done + sizes[step] <= place:
             step, done = step + 1, done + sizes[step]
         dtype = str(next(self.model.parameters()).dtype).removeprefix("torch.")
@@ -233,18 +221,14 @@ class Engine:
             f"{int(batch.orders[row, place])}); {narrow}"
         )
 
-    def _sizes(self, settings: Sampling) -> list[int]:
-        """Tokens of each decode step."""
-        return step_sizes(self.model.config.method, self.model.tokens, settings.acceleration, settings.mar_schedule)
-
     # ---- the parts of a step, each on its own so that a benchmark can clock it
 
     def prefill(self, ids: Tensor, mask: Tensor, cache: KeyValues) -> None:
         """Read every distinct prompt once and copy its keys and values to all rows [R, P] that have it."""
         model, s = self.model, len(self.model.config.start_ids)
         texts, source = torch.unique(ids.masked_fill(~mask, -1), dim=0, return_inverse=True)
-        prefix, chunk = ids.shape[1] + s, PREFILL_ROWS.get(self._device.type, 32)
-        short, slots = self._lm.cache(chunk, prefix), torch.arange(prefix, device=self._device)
+        prefix, chunk = ids.shape[1] + s, PREFILL_ROWS.get(self.device.type, 32)
+        short, slots = self._lm.cache(chunk, prefix), torch.arange(prefix, device=self.device)
         for begin in range(0, len(texts), chunk):
             part = texts[begin : begin + chunk]
             part = torch.cat([part, part[-1:].expand(chunk - len(part), -1)])
@@ -265,32 +249,75 @@ class Engine:
         c = self.model.conditions(hidden).flatten(0, 1)
         return self.model.renormalise(self._head.sample(c, w, noise.flatten(0, 1), table)).view(b, m, -1)
 
-    def _latent_inputs(self, u: Tensor, where: Tensor) -> Tensor:
-        """``VisualLM.latent_inputs`` with the places at hand."""
+    def latent_inputs(self, u: Tensor, where: Tensor) -> Tensor:
+        """``VisualLM.latent_inputs`` with the position embeddings at hand."""
         project = self.model.image_in_projector
-        return project(u.to(project.weight.dtype)) + self._places[where]
+        return project(u.to(project.weight.dtype)) + self.embeddings[where]
 
-    # ---- the two loops
+    # ---- what the loops use besides
 
-    def _query_ar(self, batch: _Batch, settings: Sampling, on_step) -> None:
-        """Spec vgt 2.12: tokens lie behind what is finished, and the next step's pairs overwrite the queries."""
-        n, copies, table, prefix = self.model.tokens, batch.copies, settings.table, batch.real.shape[1]
-        visible = self._visible(batch)
-        here = torch.arange(len(batch.u), device=self._device)[:, None]
-        pending = self._queries.new_zeros(len(batch.real), 0, self._queries.shape[1])
+    def run(self, key: tuple, step: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tuple[Tensor, ...]:
+        """``step(*tensors)``, as a CUDA graph where that is possible; ``key`` names what else the step depends on."""
+        if not (self._on_gpu and self.graphs):
+            return step(*tensors)
+        if key not in self._graphs:
+            self._graphs[key] = Graphed(step)
+        made = self._graphs[key](*tensors)
+        self._note(self._graphs[key].refusal)
+        return made
+
+    def visible(self, batch: Batch, places: int) -> Tensor:
+        """Additive [R, M]: the prefix less its pads, and the next ``places`` of the cache."""
+        rows, prefix = batch.real.shape
+        seen = torch.zeros(rows, batch.cache.places, dtype=torch.bool, device=self.device)
+        seen[:, :prefix], seen[:, prefix : prefix + places] = batch.real, True
+        return additive(seen, self.queries.dtype)[:, 0]
+
+    def width(self, visible: Tensor, end: int) -> int:
+        """Places that a step's mask covers: up to its ``end``, or all [..., M] where a graph needs one shape."""
+        return visible.shape[-1] if self._on_gpu else end
+
+    def group_layout(self, p: int, m: int) -> Tensor:
+        """Additive [G (p + m), p + m] of ``p`` pending tokens and ``m`` queries among themselves."""
+        if (p, m) not in self._layouts:
+            inside = group_mask(torch.zeros(1, 0, dtype=torch.bool, device=self.device), p, m)
+            self._layouts[p, m] = additive(inside, self.queries.dtype)[0, 0].repeat(self._lm.group, 1)
+        return self._layouts[p, m]
+
+    def scalar(self, w: float) -> float | Tensor:
+        """A number as a captured graph can take it."""
+        return torch.full((), w, device=self.device) if self._on_gpu else w
+
+
+class QueryARLoop:
+    """docs/vgt.md 2.12: tokens lie behind what is finished, and the next step's pairs overwrite the queries."""
+
+    rereads = False  # a step reads its queries and what the step before left
+    sizes = staticmethod(query_ar.sizes)
+
+    @staticmethod
+    def places(n: int) -> int:
+        """Places of the cache behind the prefix, for ``n`` image tokens: queries and latents."""
+        return 2 * n
+
+    def __call__(self, engine: Engine, batch: Batch, settings: Sampling, on_step: OnLoopStep) -> None:
+        n, copies, table, prefix = engine.model.tokens, batch.copies, settings.table, batch.real.shape[1]
+        visible = engine.visible(batch, batch.cache.places - prefix)
+        here = torch.arange(len(batch.u), device=engine.device)[:, None]
+        pending = engine.queries.new_zeros(len(batch.real), 0, engine.queries.shape[1])
         done = final = 0  # image tokens; places behind the prefix that stay as they are
-        for m in self._sizes(settings):
+        for m in self.sizes(n, settings):
             p = pending.shape[1]
             chosen = batch.orders[:, done : done + m]
-            offsets = torch.arange(final, final + p + m, device=self._device)
+            offsets = torch.arange(final, final + p + m, device=engine.device)
             slots = prefix + offsets
             offsets[p:] = 2 * done  # all queries of a group stand at one position
-            mask = self._step_mask(visible, prefix + final, p, m)
-            w = flow.cfg_scale(settings.cfg_schedule or "falling", settings.guidance, done, done + m, n)
-            drawn, pending = self._run(
+            mask = self._mask(engine, visible, prefix + final, p, m)
+            w = flow.cfg_scale(settings.cfg_schedule or query_ar.CFG_SCHEDULE, settings.guidance, done, done + m, n)
+            drawn, pending = engine.run(
                 (m, copies, table),
-                lambda *tensors, m=m: self._query_ar_step(m, copies, table, *tensors),
-                *(pending, chosen, batch.base + offsets, mask, slots, self._scalar(w), batch.noise(m)),
+                lambda *tensors, m=m: self.step(engine, m, copies, table, *tensors),
+                *(pending, chosen, batch.base + offsets, mask, slots, engine.scalar(w), batch.noise(m)),
             )
             batch.u[here, chosen] = drawn
             final += p + (m == 1)  # a single query stays, as in training; several are put aside
@@ -298,32 +325,53 @@ class Engine:
             if on_step is not None:
                 on_step(done, n)
 
-    def _query_ar_step(self, m: int, copies: int, table: Table, pending, chosen, where, mask, slots, w, noise):
+    def step(self, engine: Engine, m: int, copies: int, table: Table, pending, chosen, where, mask, slots, w, noise):
         """Latents [B, m, d] of one group, and the tokens [R, 1 or 2 m, D] that the next step has to read first."""
-        asked = self._queries[chosen].repeat(copies, 1, 1)
-        hidden = self.read(torch.cat([pending, asked], 1), where, mask, slots, m)
-        drawn = self.head(hidden, w, noise, table)
-        latents = self._latent_inputs(drawn, chosen).repeat(copies, 1, 1)
+        asked = engine.queries[chosen].repeat(copies, 1, 1)
+        hidden = engine.read(torch.cat([pending, asked], 1), where, mask, slots, m)
+        drawn = engine.head(hidden, w, noise, table)
+        latents = engine.latent_inputs(drawn, chosen).repeat(copies, 1, 1)
         if m == 1:
             return drawn, latents
         return drawn, torch.stack([asked, latents], 2).flatten(1, 2)  # Q E Q E ...
 
-    def _mar(self, batch: _Batch, settings: Sampling, on_step) -> None:
-        """Spec mar 3: every step reads all image tokens again, into the same places."""
-        n, copies, table, prefix = self.model.tokens, batch.copies, settings.table, batch.real.shape[1]
-        here = torch.arange(len(batch.u), device=self._device)[:, None]
-        slots = torch.arange(prefix, prefix + n, device=self._device)
-        where = batch.base + torch.arange(n, device=self._device)
-        mask = self._visible(batch)[:, None, None, : batch.cache.places if self._on_gpu else prefix + n]
-        known = torch.zeros(len(batch.u), n, dtype=torch.bool, device=self._device)
+    def _mask(self, engine: Engine, visible: Tensor, begin: int, p: int, m: int) -> Tensor:
+        """Additive [R, 1, G (p + m), k]: what is finished, then the layout of a group step (``group_mask``)."""
+        layout, end = engine.group_layout(p, m), begin + p + m
+        mask = visible.new_empty(len(visible), 1, len(layout), engine.width(visible, end))
+        mask[..., :begin] = visible[:, None, None, :begin]
+        mask[..., begin:end] = layout
+        mask[..., end:] = torch.finfo(mask.dtype).min
+        return mask
+
+
+class MARLoop:
+    """docs/mar.md 3: every step reads all image tokens again, into the same places."""
+
+    rereads = True
+    sizes = staticmethod(mar.sizes)
+
+    @staticmethod
+    def places(n: int) -> int:
+        """Places of the cache behind the prefix, for ``n`` image tokens."""
+        return n
+
+    def __call__(self, engine: Engine, batch: Batch, settings: Sampling, on_step: OnLoopStep) -> None:
+        n, copies, table, prefix = engine.model.tokens, batch.copies, settings.table, batch.real.shape[1]
+        here = torch.arange(len(batch.u), device=engine.device)[:, None]
+        slots = torch.arange(prefix, prefix + n, device=engine.device)
+        where = batch.base + torch.arange(n, device=engine.device)
+        visible = engine.visible(batch, n)
+        mask = visible[:, None, None, : engine.width(visible, prefix + n)]
+        known = torch.zeros(len(batch.u), n, dtype=torch.bool, device=engine.device)
         done = 0
-        for m in self._sizes(settings):
+        for m in self.sizes(n, settings):
             chosen = batch.orders[:, done : done + m]
-            w = flow.cfg_scale(settings.cfg_schedule or "rising", settings.guidance, done, done + m, n)
-            (drawn,) = self._run(
+            w = flow.cfg_scale(settings.cfg_schedule or mar.CFG_SCHEDULE, settings.guidance, done, done + m, n)
+            (drawn,) = engine.run(
                 (m, copies, table),
-                lambda *tensors: self._mar_step(copies, table, *tensors),
-                *(batch.u, known, chosen, where, mask, slots, self._scalar(w), batch.noise(m)),
+                lambda *tensors: self.step(engine, copies, table, *tensors),
+                *(batch.u, known, chosen, where, mask, slots, engine.scalar(w), batch.noise(m)),
             )
             batch.u[here, chosen] = drawn
             known[here, chosen] = True
@@ -331,39 +379,9 @@ class Engine:
             if on_step is not None:
                 on_step(done, n)
 
-    def _mar_step(self, copies: int, table: Table, u, known, chosen, where, mask, slots, w, noise):
+    def step(self, engine: Engine, copies: int, table: Table, u, known, chosen, where, mask, slots, w, noise):
         """Latents [B, m, d] of the tokens that are revealed."""
         everywhere = torch.arange(u.shape[1], device=u.device).expand(len(u), -1)
-        inputs = torch.where(known[..., None], self._latent_inputs(u, everywhere), self._queries)
-        hidden = self.read(inputs.repeat(copies, 1, 1), where, mask, slots, chosen.repeat(copies, 1))
-        return (self.head(hidden, w, noise, table),)
-
-    def _visible(self, batch: _Batch) -> Tensor:
-        """Additive [R, M]: the prefix less its pads, and all places for image tokens."""
-        rows, prefix = batch.real.shape
-        end = prefix + self.model.tokens if self.model.config.method == "mar" else batch.cache.places
-        places = torch.zeros(rows, batch.cache.places, dtype=torch.bool, device=self._device)
-        places[:, :prefix], places[:, prefix:end] = batch.real, True
-        return additive(places, self._queries.dtype)[:, 0]
-
-    def _step_mask(self, visible: Tensor, begin: int, p: int, m: int) -> Tensor:
-        """Additive [R, 1, G (p + m), k]: what is finished, then the layout of a group step (``group_mask``).  k ends
-        with the step, or with the cache where a graph needs one shape."""
-        block = self._block(p, m)
-        end = begin + p + m
-        mask = visible.new_empty(len(visible), 1, len(block), visible.shape[1] if self._on_gpu else end)
-        mask[..., :begin] = visible[:, None, None, :begin]
-        mask[..., begin:end] = block
-        mask[..., end:] = torch.finfo(mask.dtype).min
-        return mask
-
-    def _block(self, p: int, m: int) -> Tensor:
-        """Additive [G (p + m), p + m] of the tokens of one step among themselves."""
-        if (p, m) not in self._blocks:
-            inside = group_mask(torch.zeros(1, 0, dtype=torch.bool, device=self._device), p, m)
-            self._blocks[p, m] = additive(inside, self._queries.dtype)[0, 0].repeat(self._lm.group, 1)
-        return self._blocks[p, m]
-
-    def _scalar(self, w: float) -> float | Tensor:
-        """A number as a captured graph can take it."""
-        return torch.full((), w, device=self._device) if self._on_gpu else w
+        inputs = torch.where(known[..., None], engine.latent_inputs(u, everywhere), engine.queries)
+        hidden = engine.read(inputs.repeat(copies, 1, 1), where, mask, slots, chosen.repeat(copies, 1))
+        return (engine.head(hidden, w, noise, table),)

@@ -1,4 +1,4 @@
-"""Images in and out: uint8 arrays, PNG files, grids."""
+"""Images between networks, arrays and files: conversion to and from [-1, 1], grids, writing (reading: vgt/core/images.py)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from vgt.core import files
@@ -38,7 +38,7 @@ def check_name(path: str | Path) -> Path:
     """Raises ValueError where no image can be written under that name."""
     path = Path(path)
     if path.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
-        raise ValueError(f"cannot write a image to {path.name!r}; use a name that ends in .png, .jpg or .webp")
+        raise ValueError(f"cannot write an image to {path.name!r}; use a name that ends in .png, .jpg or .webp")
     return path
 
 
@@ -48,14 +48,3 @@ def write_png(path: str | Path, image: np.ndarray) -> Path:
     with files.atomic(path) as part:
         Image.fromarray(image).save(part)
     return path
-
-
-def read(path: str | Path) -> np.ndarray:
-    """Any image file as uint8 [H, W, 3], EXIF orientation applied.  Raises ValueError for an unreadable one."""
-    try:
-        with Image.open(path) as opened:
-            return np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
-    except FileNotFoundError:
-        raise ValueError(f"no image at {path}") from None
-    except OSError as error:
-        raise ValueError(f"{path} is not a readable image ({error})") from error

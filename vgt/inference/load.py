@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
 
 from vgt.checkpoints import checkpoint, pretrained
-from vgt.vlm import backbones
+from vgt.checkpoints.pretrained import Loaded, is_backbone, is_hub_id
+from vgt.methods import registry
+from vgt.methods.registry import System
 
 # The parts of a pipeline folder.
 GENERATOR, AUTOENCODER = "generator", "autoencoder"
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A model ready to run (eval mode), with where it came from."""
-
-    system: str
-    name: str
-    model: nn.Module
-    tokenizer: Any
-    fingerprint: str
-    folder: Path
 
 
 def zoo() -> Path:
@@ -53,33 +41,35 @@ def locate(spec: str | Path, runs: Path | None = None) -> Path:
     for folder in candidates:
         if (folder / checkpoint.CONFIG).is_file():
             return folder
-    if backbones.is_hub_id(spec):
-        return backbones.locate(spec)
+    if is_hub_id(spec):
+        return pretrained.locate(spec)
     known = ", ".join(bundled()) or "none"
     raise ValueError(f"no checkpoint {spec!r}: neither a folder, nor a trained run, nor a bundled model ({known})")
+
+
+def system_of(folder: Path) -> System:
+    """The system of a checkpoint folder; a VLM of Hugging Face's is one too.  Raises ValueError as reading it would."""
+    return registry.VLM if is_backbone(folder) else registry.get(checkpoint.read_header(folder)["system"])
 
 
 def load(spec: str | Path, runs: Path | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Loaded:
     """Load a checkpoint, or a VLM from Hugging Face as it is.
 
     Raises ValueError for one that is absent, unreadable or does not fit its configuration."""
-    found = pretrained.read(locate(spec, runs), dtype, device)
-    foreign = backbones.is_backbone(found.folder)
-    name = _name(spec, found.folder) if foreign else found.name
-    mark = (backbones if foreign else checkpoint).fingerprint(found.folder)
-    return Loaded(found.system, name, found.model, found.tokenizer, mark, found.folder)
+    name = str(spec).split("/")[-1] if is_hub_id(spec) else None
+    return pretrained.read(locate(spec, runs), dtype, device, name)
 
 
-def _name(spec: str | Path, folder: Path) -> str:
-    """What a backbone is called: the model's name in a hub id, else its folder's."""
-    return str(spec).split("/")[-1] if backbones.is_hub_id(spec) else folder.resolve().name
+def expect(found: Loaded, *systems: str) -> Loaded:
+    """``found`` if it is one of ``systems``.  Raises ValueError naming what it is."""
+    check_system(found.system, found.folder, systems)
+    return found
 
 
-def expect(loaded: Loaded, *systems: str) -> Loaded:
-    """``loaded`` if it is one of ``systems``.  Raises ValueError naming what it is."""
-    if loaded.system not in systems:
-        raise ValueError(f"{loaded.folder} is a {loaded.system} checkpoint; give a {' or '.join(systems)} one")
-    return loaded
+def check_system(name: str, folder: Path, systems: Sequence[str]) -> None:
+    """Raises ValueError for the system of ``folder`` where it is none of ``systems``."""
+    if name not in systems:
+        raise ValueError(f"{folder} is a {name} checkpoint; give a {' or '.join(systems)} one")
 
 
 def paired_autoencoder(
@@ -96,7 +86,7 @@ def paired_autoencoder(
     config = found.model.config
     beside = found.folder.parent / AUTOENCODER
     own = beside if (beside / checkpoint.CONFIG).is_file() else config.autoencoder_name
-    decoder = expect(load(spec or own, runs, device, dtype), "vgt_ae")
+    decoder = expect(load(spec or own, runs, device, dtype), *registry.names("tokenizer"))
     if decoder.fingerprint != config.autoencoder:
         raise ValueError(
             f"{found.name} was trained on autoencoder {config.autoencoder_name} ({config.autoencoder[:12]}), but "

@@ -7,10 +7,13 @@ Shapes: B images of a batch, N image tokens, d latent channels, h x w latent gri
 from __future__ import annotations
 
 import json
+import secrets
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -23,21 +26,24 @@ from tqdm import tqdm
 from vgt.checkpoints import card, checkpoint, pretrained, reference
 from vgt.core import files
 from vgt.core.config import validated
-from vgt.inference.generator import Engine, pixels
+from vgt.core.seeds import image_seed
+from vgt.inference.engine import Engine
 from vgt.inference.generator import latents as sample_latents
+from vgt.inference.generator import pixels
 from vgt.inference.images import to_uint8
 from vgt.inference.load import AUTOENCODER, GENERATOR, expect, load, paired_autoencoder
-from vgt.inference.prompts import TOKEN_BUDGET, Seeds, image_seeds, prompt_list, within_budget
+from vgt.methods import registry
 from vgt.methods.sampling import Sampling
 from vgt.methods.vgt_ae import VGTAE
 from vgt.methods.visual_lm import VisualLM
-from vgt.vlm import backbones
+from vgt.vlm.prompts import TOKEN_BUDGET, prompt_list, within_budget
 from vgt.vlm.tokenizer import unknown_words
 
 INDEX = "model_index.json"
 COMPONENTS = (GENERATOR, AUTOENCODER)
 OUTPUTS = ("pil", "np", "pt", "latent")
 
+Seeds = int | torch.Generator | Sequence[int | torch.Generator] | None
 DeviceMap = str | torch.device | dict[str, str | torch.device] | None
 StepEnd = Callable[["VGTPipeline", int, int, dict[str, Tensor]], Any]
 
@@ -96,12 +102,12 @@ class VGTPipeline:
         Raises ValueError for what is no generator, or where the autoencoder is another than it was trained on."""
         dtype = pretrained.check_dtype(torch_dtype or dtype)
         devices = component_devices(device_map)
-        if backbones.is_hub_id(path):
-            path = backbones.locate(path)
+        if pretrained.is_hub_id(path):
+            path = pretrained.locate(path)
         if (Path(path) / INDEX).is_file():
             check_index(Path(path))
             path, autoencoder = Path(path) / GENERATOR, autoencoder or str(Path(path) / AUTOENCODER)
-        found = expect(load(path, runs, devices[GENERATOR], dtype), "query_ar", "mar")
+        found = expect(load(path, runs, devices[GENERATOR], dtype), *registry.sharing("vgt.methods.visual_lm:VisualLM"))
         decoder = paired_autoencoder(found, autoencoder, runs, devices[AUTOENCODER], dtype)
         return cls(found.model, decoder.model, found.tokenizer, found.name, decoder.name)
 
@@ -198,8 +204,7 @@ class VGTPipeline:
             },
             "arguments of the pipeline",
         )  # fmt: skip
-        settings.check_method(self.generator.config.method)
-        self.generator.check_acceleration(acceleration)
+        settings.check(self.generator)
         _check(output_type, num_images_per_prompt, batch_size)
         prompts = [p for p in prompt_list(prompt) for _ in range(num_images_per_prompt)]
         seeds = image_seeds(generator, prompts)
@@ -267,6 +272,39 @@ class VGTPipeline:
             return [Image.fromarray(image) for image in levels]
         x = (x.clamp(-1, 1) + 1) / 2
         return x if output_type == "pt" else x.permute(0, 2, 3, 1).cpu().numpy()
+
+
+def image_seeds(generator: Seeds, asked: Sequence[str]) -> list[int]:
+    """One seed per image; ``asked`` names the prompt of each.
+
+    An integer: ``image_seed(generator, prompt, k)`` for the k-th image of that prompt, as ``vgt generate`` does.  A
+    torch.Generator: drawn from it.  A list: one per image, integers as they are.  None: drawn by the system.
+    Raises ValueError for a list of another length or something else."""
+    if generator is None:
+        return [secrets.randbits(63) for _ in asked]
+    if isinstance(generator, Integral) and not isinstance(generator, bool):
+        seen: Counter[str] = Counter()
+        seeds = []
+        for prompt in asked:
+            seeds.append(image_seed(int(generator), prompt, seen[prompt]))
+            seen[prompt] += 1
+        return seeds
+    if isinstance(generator, torch.Generator):
+        return [_draw(generator) for _ in asked]
+    if not isinstance(generator, Sequence) or isinstance(generator, str):
+        raise ValueError(
+            f"generator is a {type(generator).__name__}; give an integer, a torch.Generator or a list of them"
+        )
+    if len(generator) != len(asked):
+        raise ValueError(f"{len(generator)} generators for {len(asked)} images; give one per image, or a single one")
+    for item in generator:
+        if not isinstance(item, (Integral, torch.Generator)) or isinstance(item, bool):
+            raise ValueError(f"generator {item!r} is a {type(item).__name__}; give integers or torch.Generators")
+    return [_draw(item) if isinstance(item, torch.Generator) else int(item) for item in generator]
+
+
+def _draw(rng: torch.Generator) -> int:
+    return int(torch.randint(2**63 - 1, (1,), generator=rng, device=rng.device))
 
 
 def component_devices(device_map: DeviceMap) -> dict[str, torch.device]:

@@ -1,4 +1,4 @@
-"""Autoencoder inference: uint8 images in, uint8 images or latents out."""
+"""Image tokenizers (autoencoders) at work: uint8 images in, uint8 images, latents or indices out."""
 
 from __future__ import annotations
 
@@ -21,15 +21,23 @@ def reconstruct(ae, images: np.ndarray, batch: int = 32) -> np.ndarray:
 
 @torch.no_grad()
 def encode(ae, images: np.ndarray, batch: int = 32) -> np.ndarray:
-    """uint8 [N, H, W, 3] -> float32 latents [N, T, d_z], raster order."""
-    parts = [
-        ae.encode(to_float(images[i : i + batch], _device(ae))).flatten(2).mT for i in range(0, len(images), batch)
-    ]
+    """uint8 [N, H, W, 3] -> float32 latents [N, T, d], raster order; of a discrete tokenizer its codebook's vectors."""
+    parts = []
+    for i in range(0, len(images), batch):
+        z = ae.encode(to_float(images[i : i + batch], _device(ae)))
+        parts.append((z if z.is_floating_point() else ae.vectors(z)).flatten(2).mT)
     return torch.cat(parts).float().cpu().numpy()
 
 
+@torch.no_grad()
+def indices(ae, images: np.ndarray, batch: int = 32) -> np.ndarray:
+    """uint8 [N, H, W, 3] -> int64 [N, T], the indices that a discrete tokenizer gives, raster order."""
+    parts = [ae.encode(to_float(images[i : i + batch], _device(ae))).flatten(1) for i in range(0, len(images), batch)]
+    return torch.cat(parts).cpu().numpy()
+
+
 def tile(image: np.ndarray, size: int) -> tuple[np.ndarray, tuple[int, int]]:
-    """Cut a image of any shape into square tiles, the rim mirrored: uint8 [n, size, size, 3] and (rows, columns)."""
+    """Cut an image of any shape into square tiles, the rim mirrored: uint8 [n, size, size, 3] and (rows, columns)."""
     h, w, _ = image.shape
     rows, cols = -(-h // size), -(-w // size)
     padded = np.pad(image, ((0, rows * size - h), (0, cols * size - w), (0, 0)), mode="symmetric")

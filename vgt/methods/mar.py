@@ -11,9 +11,22 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from vgt.equations import flow
-from vgt.equations.order import additive, mask_counts, positions, prefix_mask, random_orders, step_sizes
-from vgt.methods.sampling import Sampling, draws, start
-from vgt.methods.visual_lm import VisualLM
+from vgt.equations.order import additive, cosine_sizes, group_sizes, mask_counts, positions, prefix_mask, random_orders
+from vgt.methods.sampling import Sampling
+from vgt.methods.visual_lm import VisualLM, draws
+
+CFG_SCHEDULE = "rising"  # of the guidance scale over the decode steps, unless another is chosen
+
+
+def sizes(n: int, settings: Sampling) -> list[int]:
+    """Tokens that each decode step draws (docs/mar.md 1.3); as many steps as QueryAR takes."""
+    even = group_sizes(n, settings.acceleration)
+    return cosine_sizes(n, len(even)) if settings.mar_schedule == "cosine" else even
+
+
+def sequence(n: int) -> int:
+    """Image positions of a training sequence."""
+    return n
 
 
 def slots(model: VisualLM, u: Tensor, known: Tensor) -> Tensor:
@@ -52,20 +65,20 @@ def generate(model: VisualLM, ids: Tensor, mask: Tensor, seeds: list[int], setti
     orders, noise = draws(seeds, n, settings.table.draws, model.config.d_z, ids.device, settings.order)
     rows = torch.arange(b, device=ids.device)[:, None]
     cache = DynamicCache()
-    keys, base = start(model, ids, mask, cache)
+    keys, base = model.read_prefix(ids, mask, cache)
     layout = torch.cat([keys, keys.new_ones(len(keys), n)], 1)[:, None].expand(-1, n, -1)
     where = base + torch.arange(n, device=ids.device)
     u = torch.zeros(b, n, model.config.d_z, device=ids.device)
     known = torch.zeros(b, n, dtype=torch.bool, device=ids.device)
     done = 0
-    for m in step_sizes("mar", n, settings.acceleration, settings.mar_schedule):
+    for m in sizes(n, settings):
         group = orders[:, done : done + m]  # [B, m]
         inputs = slots(model, u, known).repeat(copies, 1, 1)
         hidden = model.read(inputs, additive(layout, inputs.dtype), where, cache)
         cache.crop(-n)
         asked = hidden.gather(1, group.repeat(copies, 1)[..., None].expand(-1, -1, hidden.shape[-1]))
         c = model.conditions(asked).flatten(0, 1)
-        w = flow.cfg_scale(settings.cfg_schedule or "rising", settings.guidance, done, done + m, n)
+        w = flow.cfg_scale(settings.cfg_schedule or CFG_SCHEDULE, settings.guidance, done, done + m, n)
         drawn = model.image_head.sample(c, w, noise[:, done : done + m].flatten(0, 1), settings.table)
         u[rows, group] = model.renormalise(drawn).view(b, m, -1)
         known[rows, group] = True

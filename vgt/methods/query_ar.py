@@ -12,8 +12,20 @@ from transformers import DynamicCache
 
 from vgt.equations import flow
 from vgt.equations.order import additive, group_mask, group_sizes, interleaved_mask, positions, random_orders
-from vgt.methods.sampling import Sampling, draws, start
-from vgt.methods.visual_lm import VisualLM
+from vgt.methods.sampling import Sampling
+from vgt.methods.visual_lm import VisualLM, draws
+
+CFG_SCHEDULE = "falling"  # of the guidance scale over the decode steps, unless another is chosen
+
+
+def sizes(n: int, settings: Sampling) -> list[int]:
+    """Tokens that each decode step draws (docs/vgt.md 2.11)."""
+    return group_sizes(n, settings.acceleration)
+
+
+def sequence(n: int) -> int:
+    """Image positions of a training sequence: nothing reads the last latent."""
+    return 2 * n - 1
 
 
 def teacher_forced(model: VisualLM, ids: Tensor, mask: Tensor, u: Tensor, orders: Tensor) -> Tensor:
@@ -56,12 +68,12 @@ def generate(model: VisualLM, ids: Tensor, mask: Tensor, seeds: list[int], setti
     orders, noise = draws(seeds, n, settings.table.draws, model.config.d_z, ids.device, settings.order)
     rows = torch.arange(b, device=ids.device)[:, None]
     queries, cache = model.queries(), DynamicCache()
-    keys, base = start(model, ids, mask, cache)  # real cache entries [rows, L + s]; first image position [rows, 1]
+    keys, base = model.read_prefix(ids, mask, cache)  # real cache entries [rows, L + s]; first image position [rows, 1]
     u = torch.zeros(b, n, model.config.d_z, device=ids.device)
     pending = queries.new_zeros(len(ids), 0, queries.shape[-1])  # tokens of the previous group, not yet in the cache
     pending_at = base[:, :0]
     done = 0
-    for m in group_sizes(n, settings.acceleration):
+    for m in sizes(n, settings):
         group = orders[:, done : done + m]  # [B, m]
         asked = queries[group.repeat(copies, 1)]  # [rows, m, D]
         layout = group_mask(keys, pending.shape[1], m)
@@ -69,7 +81,7 @@ def generate(model: VisualLM, ids: Tensor, mask: Tensor, seeds: list[int], setti
         inputs = torch.cat([pending, asked], 1)
         hidden = model.read(inputs, additive(layout, inputs.dtype), where, cache)[:, -m:]
         c = model.conditions(hidden).flatten(0, 1)  # [rows m, D]
-        w = flow.cfg_scale(settings.cfg_schedule or "falling", settings.guidance, done, done + m, n)
+        w = flow.cfg_scale(settings.cfg_schedule or CFG_SCHEDULE, settings.guidance, done, done + m, n)
         drawn = model.image_head.sample(c, w, noise[:, done : done + m].flatten(0, 1), settings.table)
         drawn = model.renormalise(drawn).view(b, m, -1)
         u[rows, group] = drawn

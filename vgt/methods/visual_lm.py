@@ -8,40 +8,37 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any
 
 import torch
+from pydantic import AfterValidator
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
 from vgt.checkpoints.pretrained import Pretrained
 from vgt.core.config import Config
 from vgt.equations.latents import crop_grid, position_norm, sinusoid_grid
+from vgt.equations.order import additive, interleaved_mask, positions
+from vgt.methods import registry
 from vgt.methods.flow_head import FlowHead, FlowHeadConfig
-from vgt.vlm.tokenizer import TURN_END, TURN_START
-
-UNCONDITIONAL = "Generate an image."
 
 
-def template(text: str) -> str:
-    """The chat template around one user turn (docs/vgt.md 2.2)."""
-    return f"{TURN_START}user\n{text}{TURN_END}\n{TURN_START}assistant\n"
-
-
-def conditional(caption: str) -> str:
-    """The prompt of a caption."""
-    return template(f"Generate an image: {caption.strip()}")
+def _known(method: str) -> str:
+    """``method`` if the registry has it for this network.  Raises ValueError naming those that there are."""
+    known = registry.sharing("vgt.methods.visual_lm:VisualLM")
+    if method not in known:
+        raise ValueError(f"method {method!r} is unknown; choose one of {', '.join(known)}")
+    return method
 
 
 class VisualLMConfig(Config):
-    """``text``: transformers configuration of the language model (with ``model_type``); ``query_grid``: side of the two
+    """``method``: the system, which names loss and decoding; ``text``: transformers configuration of the language model (with ``model_type``); ``query_grid``: side of the two
     learned grids; ``latent_grid``: (h, w) in use; ``latent_mean``/``latent_std``: the standardisation of the latents
     that the model was trained on, per channel; ``latent_norm``: whether the autoencoder normalises per position;
     ``autoencoder``: content hash of the autoencoder that the latents come from; ``grid_start``: amplitude of the
     sinusoids that the position grid starts from (0: noise of 0.02, as published)."""
 
-    method: Literal["query_ar", "mar"]
+    method: Annotated[str, AfterValidator(_known)]
     text: dict[str, Any]
     start_ids: tuple[int, ...]
     query_grid: int = 64
@@ -58,7 +55,7 @@ class VisualLMConfig(Config):
 
 
 class VisualLM(Pretrained, nn.Module):
-    """The network; the two ways to train and decode it stand in query_ar.py and mar.py."""
+    """The network; how it trains and decodes stands in query_ar.py and mar.py."""
 
     def __init__(self, config: VisualLMConfig):
         super().__init__()
@@ -92,17 +89,17 @@ class VisualLM(Pretrained, nn.Module):
                 f"acceleration {acceleration} is impossible with {self.tokens} image tokens; choose 1 .. {self.tokens}"
             )
 
-    def places(self) -> Tensor:
+    def position_embeddings(self) -> Tensor:
         """P [N, D]: the position embeddings of the latent grid, raster order."""
         return crop_grid(self.grid_embed, *self.config.latent_grid)
 
     def queries(self) -> Tensor:
         """Q = M + P [N, D]."""
-        return crop_grid(self.max_metaquery, *self.config.latent_grid) + self.places()
+        return crop_grid(self.max_metaquery, *self.config.latent_grid) + self.position_embeddings()
 
     def latent_inputs(self, u: Tensor, where: Tensor) -> Tensor:
-        """E = W_in u + b_in + P at raster places ``where`` [B, n]: u [B, n, d] -> [B, n, D]."""
-        return self.image_in_projector(u.to(self.image_in_projector.weight.dtype)) + self.places()[where]
+        """E = W_in u + b_in + P at raster positions ``where`` [B, n]: u [B, n, d] -> [B, n, D]."""
+        return self.image_in_projector(u.to(self.image_in_projector.weight.dtype)) + self.position_embeddings()[where]
 
     def conditions(self, hidden: Tensor) -> Tensor:
         """Conditions of the flow head from final hidden states."""
@@ -129,6 +126,14 @@ class VisualLM(Pretrained, nn.Module):
         start = embed(torch.tensor(self.config.start_ids, device=ids.device))
         return torch.cat([embed(ids), start.expand(len(ids), *start.shape)], 1)
 
+    def read_prefix(self, ids: Tensor, mask: Tensor, cache) -> tuple[Tensor, Tensor]:
+        """Read text and start tokens into the cache.  Returns which of its entries are real [B, L + s] and the position
+        of the first image token [B, 1]."""
+        inputs, s = self.prefix(ids), len(self.config.start_ids)
+        self.read(inputs, additive(interleaved_mask(mask, s, 0), inputs.dtype), positions(mask, s, 0), cache)
+        keys = torch.cat([mask, mask.new_ones(len(mask), s)], 1)
+        return keys, keys.sum(1, keepdim=True)
+
     def read(self, inputs: Tensor, mask: Tensor, positions: Tensor, cache=None) -> Tensor:
         """Run the language model: inputs [B, q, D], additive mask [B, 1, q, k] -> final hidden states [B, q, D]."""
         cached = {} if cache is None else {_cache_argument(type(self.language_model)): cache}
@@ -148,11 +153,28 @@ def _cache_argument(model: type[nn.Module]) -> str:
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
-def tokenize(tokenizer, captions: Sequence[str | None], device=None) -> tuple[Tensor, Tensor]:
-    """Templated prompts, right padded: ids [B, L] and bool mask of real tokens.  None is the unconditional prompt."""
-    texts = [conditional(c) if c is not None else template(UNCONDITIONAL) for c in captions]
-    found = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
-    return found.input_ids.to(device), found.attention_mask.bool().to(device)
+def per_image_rng(seeds: list[int], n: int, order: str = "random") -> tuple[Tensor, list[torch.Generator]]:
+    """Per-image order [B, n], and the image's own generator on the CPU, from which its noise comes next; so an image
+    depends neither on its neighbours nor on the device."""
+    generators = [torch.Generator().manual_seed(seed % 2**63) for seed in seeds]
+    drawn = torch.stack([torch.randperm(n, generator=rng) for rng in generators])
+    return drawn if order == "random" else torch.arange(n).expand(len(seeds), -1), generators
+
+
+def noise(generators: list[torch.Generator], tokens: int, count: int, d: int) -> Tensor:
+    """The next ``tokens`` of each image: [B, tokens, count, d], ``count`` vectors a token (``Table.draws``)."""
+    return torch.stack([torch.randn(tokens, count, d, generator=rng) for rng in generators])
+
+
+def in_pieces(count: int, d: int) -> bool:
+    """Whether noise drawn a few tokens at a time is that drawn at once: torch fills 16 numbers together."""
+    return count * d % 16 == 0
+
+
+def draws(seeds: list[int], n: int, count: int, d: int, device, order: str = "random") -> tuple[Tensor, Tensor]:
+    """Per-image order [B, n] and noise [B, n, count, d] in decode order."""
+    orders, generators = per_image_rng(seeds, n, order)
+    return orders.to(device), noise(generators, n, count, d).to(device)
 
 
 class ARTraining:

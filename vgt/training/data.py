@@ -19,13 +19,13 @@ from vgt.core import captions, files, photos, scenes
 from vgt.core.config import Config
 from vgt.core.images import ImageError
 from vgt.inference.images import to_float
-from vgt.methods.visual_lm import tokenize
 from vgt.training.precision import native_bf16
 from vgt.training.prefetch import each
 from vgt.training.sources import Sample, Skipped, SkipReport, Source
 from vgt.training.sources.order import sample_at
 from vgt.training.transforms import Below, Transform
 from vgt.vlm import prompts
+from vgt.vlm.prompts import tokenize
 from vgt.vlm.tokenizer import TURN_END
 from vgt.vlm.training import IGNORED
 

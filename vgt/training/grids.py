@@ -13,7 +13,7 @@ from vgt.inference.generator import generate
 from vgt.inference.images import grid, write_png
 from vgt.inference.load import load
 from vgt.inference.tokenizer import reconstruct
-from vgt.methods.sampling import Sampling, usual
+from vgt.methods.sampling import Sampling
 from vgt.methods.vgt_ae import VGTAE, VGTAEConfig
 from vgt.methods.visual_lm import VisualLM, VisualLMConfig
 
@@ -37,6 +37,6 @@ def samples(config: VisualLMConfig, state, words, autoencoder: Path, path: Path)
     prompts = [r["prompt"] for r in suites.geneval_prompts(seed=7, per_task=2)]
     rows = []
     for acceleration in (1, 4):
-        settings = Sampling(acceleration=acceleration, **usual(model.tokens))
+        settings = Sampling(acceleration=acceleration, **Sampling.usual(model.tokens))
         rows += list(generate(model.eval(), ae.model, words, prompts, list(range(len(prompts))), settings))
     write_png(path, grid(rows, len(prompts)))

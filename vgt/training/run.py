@@ -32,7 +32,7 @@ from vgt.training.sources import SkipReport, Source, open_source
 from vgt.vlm import tokenizer
 from vgt.vlm.backbones import first_layers
 from vgt.vlm.training import VLMLossConfig, VLMTraining
-from vgt.vlm.vlm import VLMConfig, build, plain
+from vgt.vlm.vlm import VLM, VLMConfig, plain
 
 
 class InitConfig(Config):
@@ -215,7 +215,7 @@ def _vlm_job(preset: Preset, place: _Place) -> _Job:
         raise ValueError(f"data.source {preset.data.source!r}: a VLM is pretrained on scenes here; leave it at scenes")
     config: VLMConfig = configs.validated(VLMConfig, preset.model, "model of the preset")
     words = tokenizer.build(config.hf["model_type"])
-    vlm, parents = build(config, words), {}
+    vlm, parents = VLM.build(config, words), {}
     if preset.init.weights:
         start = expect(load(preset.init.weights, place.runs), "vlm")
         parents["weights"] = start.fingerprint

@@ -1,11 +1,39 @@
-"""Captions that fit the token budget of the prompt (docs/vgt.md 2.2 and D21)."""
+"""Prompts of a generator: the chat template around a caption, as tokens, within a budget (docs/vgt.md 2.2 and D21).
+
+Shapes: B rows, L padded text length.
+"""
 
 from __future__ import annotations
 
-from vgt.methods.visual_lm import conditional
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from vgt.vlm.tokenizer import TURN_END, TURN_START
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+UNCONDITIONAL = "Generate an image."
+TOKEN_BUDGET = 256  # templated prompt; training knows no longer ones (docs/vgt.md 2.2)
 _LONGEST = 64  # characters that a token may stand for in prose; what is longer is cut before it is measured
 _ROOM = 8  # tokens: more than any single letter takes
+
+
+def template(text: str) -> str:
+    """The chat template around one user turn (docs/vgt.md 2.2)."""
+    return f"{TURN_START}user\n{text}{TURN_END}\n{TURN_START}assistant\n"
+
+
+def conditional(caption: str) -> str:
+    """The prompt of a caption."""
+    return template(f"Generate an image: {caption.strip()}")
+
+
+def tokenize(tokenizer, captions: Sequence[str | None], device=None) -> tuple[Tensor, Tensor]:
+    """Templated prompts, right padded: ids [B, L] and bool mask of real tokens.  None is the unconditional prompt."""
+    texts = [conditional(c) if c is not None else template(UNCONDITIONAL) for c in captions]
+    found = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
+    return found.input_ids.to(device), found.attention_mask.bool().to(device)
 
 
 def length(tokenizer, caption: str) -> int:
@@ -43,3 +71,36 @@ def fit(tokenizer, caption: str, budget: int) -> tuple[str, bool]:
 def markup(tokenizer) -> tuple[str, ...]:
     """Strings that the tokenizer reads as special tokens wherever they stand: a caption must not hold one."""
     return tuple(tokenizer.get_added_vocab())
+
+
+def within_budget(tokenizer, caption: str, budget: int = TOKEN_BUDGET, truncate: bool = False) -> str:
+    """``caption`` if its templated prompt has at most ``budget`` tokens; a longer one loses words at its end with
+    ``truncate``, so that the template stays whole (docs/vgt.md 3.2, D21).
+
+    Raises ValueError naming the count for one that is too long, or for a budget below the template's own length."""
+    count = length(tokenizer, caption)
+    if count <= budget:
+        return caption
+    if not truncate:
+        raise ValueError(
+            f"prompt of {count} tokens is longer than the {budget} that the model was trained with "
+            f"({caption.strip()[:40]!r}...); shorten it or give truncate=True"
+        )
+    kept, _ = fit(tokenizer, caption, budget)
+    if not kept:
+        least = length(tokenizer, "")
+        raise ValueError(f"a budget of {budget} tokens leaves no room for a caption; the template has {least}")
+    return kept
+
+
+def prompt_list(prompt: str | Sequence[str]) -> list[str]:
+    """One or more prompts as a list.  Raises ValueError where there is none, or an empty one."""
+    texts = [prompt] if isinstance(prompt, str) else list(prompt)
+    if not texts:
+        raise ValueError("no prompt; give a text or a list of texts")
+    for place, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(f"prompt {place} is a {type(text).__name__}, not a text")
+        if not text.strip():
+            raise ValueError(f"prompt {place} is empty; describe the image")
+    return texts

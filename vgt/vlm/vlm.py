@@ -83,6 +83,15 @@ def _without_language(config):
     return type(config)(**values)
 
 
+class VLMConfig(Config):
+    """``hf``: a transformers configuration as a dictionary (with ``model_type``); ``image_size`` in pixels; ``mrope``:
+    see VLM (the bundled Qwen2.5-VL was trained with running positions)."""
+
+    hf: dict[str, Any]
+    image_size: int
+    mrope: bool = False
+
+
 class VLM(Pretrained, nn.Module):
     """A whole VLM: ``hf`` is the transformers model, ``tokenizer`` its tokenizer, ``image_size`` in pixels; ``mrope``:
     the features of an image have positions in three dimensions (Qwen2.5-VL as published), not running ones.
@@ -98,6 +107,24 @@ class VLM(Pretrained, nn.Module):
         self.image_text = image_text(self.family, self.config, tokenizer)
         if mrope and self.family.positions is None:
             raise ValueError(f"{self.family.name} has no three-dimensional positions; set mrope to false")
+
+    @classmethod
+    def build(cls, config: VLMConfig, tokenizer) -> VLM:
+        """A freshly initialised VLM; where its configuration names no vocabulary, as in presets, that of the
+        tokenizer."""
+        values = {**config.hf}
+        # A pretrained VLM may have more embeddings than its tokenizer has tokens, and says how many.
+        if values.get("text_config", {}).get("vocab_size") is None:
+            ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+            ids |= {"vocab_size": len(tokenizer), "bos_token_id": None}
+            values["text_config"] = {**values["text_config"], **ids}
+            bare = hf_config(values)
+            form = image_text(family_of(bare), bare, tokenizer)
+            values["image_token_id"] = tokenizer.convert_tokens_to_ids(form.context)
+        return cls(whole_model(hf_config(values)), tokenizer, config.image_size, config.mrope)
+
+    def described(self) -> dict[str, Any]:
+        return {"hf": self.config.to_dict(), "image_size": self.image_size, "mrope": self.mrope}
 
     def _apply(self, fn, recurse=True):
         """Moves and casts the encoder's own buffers too, which are not registered here."""
@@ -221,22 +248,3 @@ def _rendered(tokenizer, turns: list[dict[str, Any]], ask: bool) -> str | None:
         return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=ask)
     except (TypeError, ValueError, TemplateError):  # it cannot read content in parts
         return None
-
-
-class VLMConfig(Config):
-    """``hf``: a transformers configuration as a dictionary (with ``model_type``); ``image_size`` in pixels; ``mrope``:
-    see VLM (the bundled Qwen2.5-VL was trained with running positions)."""
-
-    hf: dict[str, Any]
-    image_size: int
-    mrope: bool = False
-
-
-def build(config: VLMConfig, tokenizer) -> VLM:
-    """A freshly initialised VLM whose vocabulary fits the tokenizer."""
-    values = {**config.hf}
-    ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
-    values["text_config"] = {**values["text_config"], "vocab_size": len(tokenizer), **ids}
-    bare = hf_config(values)
-    values["image_token_id"] = tokenizer.convert_tokens_to_ids(image_text(family_of(bare), bare, tokenizer).context)
-    return VLM(whole_model(hf_config(values)), tokenizer, config.image_size, config.mrope)

@@ -16,9 +16,9 @@ from evals.engine.images.resize import adm_crop, resize
 from vgt.core import files
 from vgt.core import photos as photo_crops
 from vgt.core import scenes as world
-from vgt.core.images import convert, read_image
+from vgt.core.images import convert
 
-__all__ = ["ImageSet", "adm_crop", "folder", "image_files", "image_set", "padded", "photos", "read_image", "scenes"]
+__all__ = ["ImageSet", "adm_crop", "folder", "image_files", "image_set", "padded", "photos", "scenes"]
 
 EXTENSIONS = (".jpg", ".jpeg", ".png")
 SCENES, PHOTOS = 500, 256  # how many images the full protocol asks for

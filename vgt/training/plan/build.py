@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vgt.checkpoints import checkpoint
+from vgt.checkpoints import checkpoint, shards
 from vgt.checkpoints.pretrained import read_tokenizer
 from vgt.core import captions, scenes
 from vgt.core import config as configs
@@ -22,13 +22,14 @@ from vgt.inference.load import locate
 from vgt.methods import lpips
 from vgt.methods.perceptual import PerceptualLoss
 from vgt.methods.vgt_ae import VGTAE, AELossConfig, VGTAEConfig, VGTAETraining
-from vgt.methods.visual_lm import ARTraining, VisualLM, VisualLMConfig, tokenize
+from vgt.methods.visual_lm import ARTraining, VisualLM, VisualLMConfig
 from vgt.training import data as feeds
 from vgt.training.plan.trace import Fakes
 from vgt.training.run import LOSSES, Preset
 from vgt.vlm import backbones, known, tokenizer
+from vgt.vlm.prompts import tokenize
 from vgt.vlm.training import VLMLossConfig, VLMTraining
-from vgt.vlm.vlm import VisionEncoder, VLMConfig, build, hf_config
+from vgt.vlm.vlm import VLM, VisionEncoder, VLMConfig, hf_config
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def _backbone(spec: str, runs: Path, problems: list[str]) -> _Backbone:
 def _hugging_face(spec: str, folder: Path, problems: list[str]) -> _Backbone:
     config = backbones.read_config(folder)
     try:
-        backbones.weight_files(folder)
+        shards.checked_files(folder)
     except ValueError as error:
         problems.append(f"init.vlm: {error}")
     start: tuple[int, ...] = known.START_IDS.get(spec, (0,))
@@ -193,7 +194,7 @@ def _plan_vlm(preset: Preset, runs: Path) -> Planned:
     config: VLMConfig = configs.validated(VLMConfig, preset.model, "model of the preset")
     words = tokenizer.build(config.hf["model_type"])
     with torch.device("meta"):
-        vlm = build(config, words)
+        vlm = VLM.build(config, words)
     losses: VLMLossConfig = configs.validated(VLMLossConfig, preset.losses, "losses of the preset")
     system = VLMTraining(vlm, losses, feeds.region_choices(words))
     size, language = config.image_size, vlm.language

@@ -1,4 +1,4 @@
-"""Models of judges from local folders, or by hub id where the hub can be reached: complete, strict, hashed."""
+"""Folders of transformers checkpoints that judges are made of: looked at before torch is imported, loaded strictly."""
 
 from __future__ import annotations
 
@@ -9,6 +9,37 @@ from typing import Any
 from safetensors import SafetensorError
 
 from vgt.core import files
+
+WHOLE = {  # file of a checkpoint folder -> those that do instead
+    "config.json": (),
+    "model.safetensors": ("model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"),
+    "preprocessor_config.json": ("processor_config.json",),
+    "tokenizer.json": ("vocab.txt", "vocab.json", "tokenizer.model"),
+}
+EXAMPLES = {"blip": "Salesforce/blip-vqa-base", "vlm": "Qwen/Qwen2.5-VL-7B-Instruct"}
+
+
+def checked(folder: str | Path, kind: str) -> Path:
+    """The folder, if it looks like a whole checkpoint of a kind of judge.
+
+    Raises ValueError naming the first file that is missing."""
+    path = Path(folder)
+    for name, others in WHOLE.items():
+        if not any((path / each).is_file() for each in (name, *others)):
+            raise ValueError(
+                f"{path} has no {name}; give the local folder of a transformers checkpoint (for example one downloaded "
+                f"with `hf download {EXAMPLES[kind]} --local-dir {path}`)"
+            )
+    return path
+
+
+def fingerprint_all(folder: Path, *parts: str) -> str:
+    """Content hash of a checkpoint's files and of how it is used."""
+    present = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    return files.digest_json([[p.name, files.digest_file(p)] for p in present if p.suffix != ".md"] + list(parts))
+
+
+# ------------------------------------------------------------------ published weights, by folder or by hub id
 
 WEIGHTS = "model.safetensors"
 # Keys that may differ between a published file and the class of today: buffers that the class computes by itself, and
