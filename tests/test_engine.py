@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from vgt.equations import solvers
 from vgt.inference import engine as engines
-from vgt.inference import generator, graphs, hoisted_head, static_lm
+from vgt.inference import generator, hoisted_head, static_lm
 from vgt.inference.engine import Engine
 from vgt.methods.flow_head import FlowHead, FlowHeadConfig
 from vgt.methods.sampling import Sampling
@@ -296,8 +296,8 @@ def test_a_graph_that_cannot_be_captured_says_why(monkeypatch):
     def refuse(self, tensors):
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
-    monkeypatch.setattr(graphs.Graphed, "_capture", refuse)
-    graphed = graphs.Graphed(lambda x: (x + 1,))
+    monkeypatch.setattr(engines.Graphed, "_capture", refuse)
+    graphed = engines.Graphed(lambda x: (x + 1,))
     assert graphed(torch.ones(2))[0].tolist() == [2, 2] == graphed(torch.ones(2))[0].tolist()
     assert graphed.refusal == "no CUDA graph: operation not permitted when stream is capturing"
 

@@ -249,16 +249,20 @@ class Classes(Painter):
 
 
 def test_a_generator_may_be_asked_with_class_labels(tmp_path):
-    suite = generation.class_suite(3)
-    run = job(Classes(), prompts=suite, suite="classes-3", images_per_prompt=2, batch=4)
+    run = generation.of_classes(Classes(), 6, seed=0, batch=4)
     generation.check(run)
+    assert (run.suite, run.images_per_prompt, len(run.prompts)) == ("classes-3", 2, 3)
     shown = generation.images(run, tmp_path / "out")
     assert [int(read_image(shown.paths[label, 1])[0, 0, 0]) for label in range(3)] == [1, 11, 21]
     assert json.loads((tmp_path / "out/00002/metadata.jsonl").read_text()) == {"id": "class-0002", "label": 2}
     with pytest.raises(ValueError, match="is asked with labels, suite 'five' holds prompts; compare its images with"):
         generation.check(job(Classes()))
     with pytest.raises(ValueError, match="is asked with prompts, suite 'classes' holds labels"):
-        generation.check(job(prompts=suite, suite="classes"))
+        generation.check(job(prompts=run.prompts, suite="classes"))
+    with pytest.raises(ValueError, match="7 images do not divide among 3 classes; give a multiple, for example -n 6"):
+        generation.of_classes(Classes(), 7, 0, 4)
+    with pytest.raises(ValueError, match="'painter' is asked with prompts: make its images with `vgt eval geneval`"):
+        generation.of_classes(Painter(), 6, 0, 4)
 
 
 class Doomed(Painter):

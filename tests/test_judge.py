@@ -9,7 +9,7 @@ import pytest
 
 from evals.calibration import run as calibration
 from evals.engine.api import Answerer, Detector
-from evals.judges import canary, segmentation
+from evals.judges import analytic, canary
 from evals.judges.analytic import AnalyticJudge, color_name, confidence
 from evals.subjects.fake import Noise
 from vgt.core import captions, record, suites
@@ -155,8 +155,8 @@ def test_refuses_what_is_not_a_image():
 def test_noise_level_is_measured():
     rng = np.random.default_rng(0)
     clean = item("test", 1).image.astype(np.float32)
-    assert segmentation.noise_level(clean) < 2
-    assert segmentation.noise_level(clean + rng.normal(0, 15, clean.shape)) == pytest.approx(15, rel=0.15)
+    assert analytic.noise_level(clean) < 2
+    assert analytic.noise_level(clean + rng.normal(0, 15, clean.shape)) == pytest.approx(15, rel=0.15)
 
 
 class Blind:

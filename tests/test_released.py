@@ -17,7 +17,7 @@ from conftest import FAMILIES, IMAGE
 from safetensors.torch import save_file
 from small_vlms import original_state
 
-from vgt.checkpoints import released, released_config, released_files, released_keys
+from vgt.checkpoints import released, released_keys
 from vgt.checkpoints.checkpoint import load_into
 from vgt.methods import registry
 from vgt.methods.pixel_decoder import DecoderConfig
@@ -68,16 +68,16 @@ def damaged(file, change, name="other.pth"):
 def test_every_tensor_has_its_place(file, folders, family, sizes):
     found = released.load(file, folders[family])
     generator, autoencoder = found.generator.build(), found.autoencoder.build()
-    (account,) = found.accounts
+    (report,) = found.reports
     table = torch.load(file, weights_only=True)
-    told = [*account.kept, *account.renamed, *account.dropped]
-    assert sorted(told) == sorted(table) and account.left_over == []
-    assert account.taken == found.taken == len(table) - len(account.dropped)
+    told = [*report.kept, *report.renamed, *report.dropped]
+    assert sorted(told) == sorted(table) and report.left_over == []
+    assert report.taken == found.taken == len(table) - len(report.dropped)
     layers = len([k for k in table if k.startswith("lmm.language_model.")])
-    twice = [k for k, why in account.dropped.items() if why == released_keys.TWICE]
+    twice = [k for k, why in report.dropped.items() if why == released_keys.TWICE]
     assert len(twice) == (layers if family == "qwen2_5_vl" else 0)
     for key in ("vgt_ae.teacher.", "image_head.net.repa_projector.", "dinov3_extractor.", "steps", "lmm.mlp1."):
-        assert any(dropped.startswith(key) for dropped in account.dropped), key
+        assert any(dropped.startswith(key) for dropped in report.dropped), key
     # The very numbers, in the precision of the file.
     state = generator.state_dict()
     assert torch.equal(state["max_metaquery"], table["adaptive_metaquery.max_metaquery"])
@@ -144,8 +144,8 @@ def test_features_and_states_are_those_of_the_vlm(vlms, folders, family, sizes, 
 def test_full_size_layouts(name, sizes, family, parameters):
     """The documented tables on the meta device, without any VLM at hand: onto the full-size modules, all of them."""
     table = rc.empty(rc.whole(family, sizes) | rc.ballast(family, sizes))
-    found = released_keys.sort(table, name, released_files.BARE)
-    config = released_config.autoencoder_config(found.autoencoder, found.tower, None, name)
+    found = released_keys.sort(table, name, released.BARE)
+    config = released.autoencoder_config(found.autoencoder, found.tower, None, name)
     part = released.Part(registry.VGT_AE, config, found.autoencoder | released._buffers(config), name)
     assert sum(p.numel() for p in part.build().parameters()) == parameters
     generator = released._generator(found, config, None, name)
@@ -157,7 +157,7 @@ def test_full_size_layouts(name, sizes, family, parameters):
     assert generator.config.start_ids == ((151665,) if family == "internvl" else (20092, 29))
     assert set(model.state_dict()) == set(found.generator) and config.image_size == 448
     notes = ["language model: the first 18 of 36 layers"] if name == "18 layers" else []
-    assert found.account.notes == notes
+    assert found.report.notes == notes
 
 
 # -------------------------------------------------------------------------------------------- autoencoders
@@ -176,7 +176,7 @@ def test_containers_of_an_autoencoder(wrap, family, sizes, folders, tmp_path):
     found = released.load(path, folders[family])
     assert found.generator is None and found.taken == len(table)
     assert torch.equal(found.autoencoder.state["down_mlp.0.bias"], table["down_mlp.0.bias"])
-    assert found.accounts[0].weights.split(":")[0] == {
+    assert found.reports[0].weights.split(":")[0] == {
         "model": "model", "state_dict": "state_dict"}.get(wrap, "the file itself is a table of weights")  # fmt: skip
     model = VGTAE(found.autoencoder.config)
     load_into(model, found.autoencoder.state, "x")
@@ -210,7 +210,7 @@ def test_an_autoencoder_in_a_file_of_its_own(family, sizes, folders, tmp_path):
         released.load(tmp_path / "a.pth", folders[family])
     found = released.load(tmp_path / "a.pth", folders[family], ae=tmp_path / "ae.pth")
     assert torch.equal(found.autoencoder.state["decoder.conv_in.bias"], other["decoder.conv_in.bias"])
-    assert found.taken + found.dropped == len(table) + len(other) and len(found.accounts) == 2
+    assert found.taken + found.dropped == len(table) + len(other) and len(found.reports) == 2
     with pytest.raises(ValueError, match="holds a whole generator; give with --ae"):
         torch.save(rc.drawn(rc.whole(family, sizes)), tmp_path / "b.pth")
         released.load(tmp_path / "a.pth", folders[family], ae=tmp_path / "b.pth")
@@ -238,14 +238,14 @@ def training_file(path, family, sizes, **more):
     ],
 )
 def test_which_weights(weights, which, told, family, sizes, folders, tmp_path):
-    """The reference prefers ema_state_dict and so takes the raw weights; the account says so (docs/vgt.md 4.4, D7)."""
+    """The reference prefers ema_state_dict and so takes the raw weights; the report says so (docs/vgt.md 4.4, D7)."""
     both = training_file(tmp_path / "t.pth", family, sizes)
     found = released.load(tmp_path / "t.pth", folders[family], weights=weights)
     key = "image_in_projector.weight"
     assert torch.equal(found.generator.state[key], both[which][key])
     assert not torch.equal(both[0][key], both[1][key])
-    assert found.accounts[0].weights.startswith(told) and found.accounts[0].lines()[0].startswith("t.pth: " + told)
-    assert ("steps" in found.accounts[0].dropped) == (which == 1)
+    assert found.reports[0].weights.startswith(told) and found.reports[0].lines()[0].startswith("t.pth: " + told)
+    assert ("steps" in found.reports[0].dropped) == (which == 1)
 
 
 def test_weights_that_are_not_there(file, folders, family):
@@ -282,7 +282,7 @@ def test_bookkeeping_of_the_training_framework_is_ignored(family, sizes, folders
         torch.load(tmp_path / "t.pth", weights_only=True)
     found = released.load(tmp_path / "t.pth", folders[family])
     assert torch.equal(found.generator.state["image_in_projector.bias"], raw["image_in_projector.bias"])
-    assert released_files._Ignored not in torch.serialization.get_safe_globals()
+    assert released._Ignored not in torch.serialization.get_safe_globals()
 
 
 class Bomb:
@@ -302,14 +302,14 @@ def test_code_in_a_file_is_not_run(legacy, sizes, family, tmp_path):
         "cannot be read as tensors" if legacy else r"run code when they are read \(posix.mkdir\); nothing of it was run"
     )
     with pytest.raises(ValueError, match=what) as caught:
-        released_files.read(tmp_path / "a.pth")
+        released.read_table(tmp_path / "a.pth")
     assert not mark.exists() and "\n" not in str(caught.value)
 
 
 def test_files_of_old_versions_of_torch(sizes, family, tmp_path):
     table = rc.drawn(rc.autoencoder(family, sizes))
     torch.save(table, tmp_path / "a.pth", _use_new_zipfile_serialization=False)
-    assert released.read(tmp_path / "a.pth").account.taken == len(table)
+    assert released.read(tmp_path / "a.pth").report.taken == len(table)
 
 
 # ---------------------------------------------------------------------------------------------- bad files
@@ -373,7 +373,7 @@ def test_depth_is_counted_and_not_believed(family, vlms, folders, tmp_path):
     torch.save(rc.drawn(rc.whole(family, rc.small(words, family, layers=1))), tmp_path / "one.pth")
     found = released.load(tmp_path / "one.pth", folders[family])
     assert len(found.generator.build().language_model.layers) == 1
-    assert found.accounts[0].notes == ["language model: the first 1 of 2 layers"]
+    assert found.reports[0].notes == ["language model: the first 1 of 2 layers"]
     torch.save(rc.drawn(rc.whole(family, rc.small(words, family, layers=3))), tmp_path / "three.pth")
     with pytest.raises(ValueError, match="num_hidden_layers 3, but the VLM's configuration says 2; give with --vlm"):
         released.load(tmp_path / "three.pth", folders[family])
@@ -402,7 +402,7 @@ def test_a_vlm_of_another_family(file, folders, family):
         released.load(file, folders[other])
     with pytest.raises(ValueError, match=f"no {family} of width 32 was published; give the VLM's folder with --vlm"):
         found = released.read(file)
-        released_config.text_config(found.generator, family, None, "x")
+        released.text_config(found.generator, family, None, "x")
 
 
 def test_a_vlm_without_the_start_token(file, folders, vlms, family, tmp_path):
@@ -437,8 +437,8 @@ def test_files_that_are_none(tmp_path, file):
         released.read(tmp_path / "other.pth")
 
 
-def test_the_account_prints(file, folders, family):
-    lines = released.load(file, folders[family]).accounts[0].lines()
+def test_the_report_prints(file, folders, family):
+    lines = released.load(file, folders[family]).reports[0].lines()
     assert lines[0] == "iter_5000.pth: the file itself is a table of weights"
     text = "\n".join(lines)
     for part in ("kept 4", "image_head.net -> image_head", "vgt_ae.decoder -> decoder", "left over 0",

@@ -232,9 +232,10 @@ def test_bad_studies(tmp_path):
         (["--subject", "fake:oracle"], "has no flow head; give vgt:<checkpoint>"),
     ],
 )
-def test_bad_command_lines(tmp_path, capsys, options, message):
+def test_bad_command_lines(tmp_path, capsys, monkeypatch, options, message):
     """Before a model is loaded."""
-    assert main(["eval", "solvers", "--subject", "vgt:no_such_model", *options, "-o", str(tmp_path)]) != 0
+    monkeypatch.setattr("evals.subjects.vgt.generator", lambda *_, **__: pytest.fail("a model was loaded"))
+    assert main(["eval", "solvers", "--subject", "vgt:query_ar_internvl", *options, "-o", str(tmp_path)]) == 2
     assert message in capsys.readouterr().err and not any(tmp_path.iterdir())
 
 

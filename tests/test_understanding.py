@@ -7,7 +7,6 @@ import json
 
 import pytest
 
-from evals.understanding import harnesses as harness_files
 from evals.understanding import rules
 from evals.understanding import run as understanding
 from vgt.__main__ import main
@@ -268,13 +267,13 @@ def test_xlsx_needs_openpyxl(tmp_path):
         import openpyxl
     except ImportError:
         with pytest.raises(ValueError, match="needs openpyxl"):
-            harness_files.read_table(path)
+            understanding.read_table(path)
         return
     book = openpyxl.Workbook()
     for row in (["index", "hit"], [1, 0], [2, 1]):
         book.active.append(row)
     book.save(path)
-    assert harness_files.read_table(path) == [{"index": 1, "hit": 0}, {"index": 2, "hit": 1}]
+    assert understanding.read_table(path) == [{"index": 1, "hit": 0}, {"index": 2, "hit": 1}]
 
 
 def test_the_command(tmp_path, capsys):

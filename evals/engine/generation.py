@@ -34,6 +34,7 @@ from vgt.core.images import is_whole
 from vgt.core.seeds import image_seed
 
 IMAGES_PER_PROMPT = 4  # what GenEval and DPG ask for
+CLASS_IMAGES = 50_000  # what a class-conditional generator is compared by: ImageNet's FID-50K
 WRITERS = 8  # threads that compress and write images, where there are so many cores
 COMPRESSION = 1  # of PNG's 0 .. 9: a quarter of the usual one's time, a sixth more bytes, the same pixels
 
@@ -140,10 +141,23 @@ def prompt_id(prompts: list[dict], index: int) -> str:
     return str(prompts[index].get("id", f"{index:05d}"))
 
 
-def class_suite(classes: int) -> list[dict]:
-    """The suite of a class-conditional generator: one record a class (docs/evaluators.md 1.6: ImageNet's 50,000 images
-    are 50 samples of 1,000 classes)."""
-    return [{"id": f"class-{label:04d}", "label": label} for label in range(classes)]
+def of_classes(generator: Generator, n: int | None, seed: int, batch: int) -> Run:
+    """The images of a class-conditional generator: ``n`` of them, by default ``CLASS_IMAGES``, equally many of each
+    class (docs/evaluators.md 1.6).  Raises ValueError for a generator that is asked with prompts, and for a number that
+    the classes cannot share."""
+    if conditions(generator) != LABELS:
+        raise ValueError(
+            f"generator {generator.name!r} is asked with prompts: make its images with `vgt eval geneval`, then give "
+            f"--subject images:{generator.name}"
+        )
+    classes, count = generator.classes, n or CLASS_IMAGES
+    if count % classes:
+        near = max(1, round(count / classes)) * classes
+        raise ValueError(
+            f"{count} images do not divide among {classes} classes; give a multiple, for example -n {near}"
+        )
+    suite = [{"id": f"class-{label:04d}", "label": label} for label in range(classes)]
+    return Run(generator, generator.name, None, f"classes-{classes}", suite, count // classes, seed, batch)
 
 
 def full_suite(suite: str) -> list[dict] | None:

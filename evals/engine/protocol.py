@@ -1,7 +1,7 @@
 """A protocol: one definition of a number that this harness can compute, and who uses it.
 
 A module with PROTOCOLS (evals/engine/registry.py names it) imports nothing more, so that they can be listed anywhere.
-  ``python -m evals.engine.protocol_page`` writes evals/PROTOCOLS.md from them.
+``python -m evals.engine.protocol_page`` writes evals/PROTOCOLS.md from them.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@ docs/evaluators.md 7.5, docs/decode.md
 
 One generator makes images of the same prompts at several settings (sampler, evaluations a token, time schedule).  Each
 is scored by GenEval's rules in the synthetic scenes and tested against the first one, the baseline: with gain =
-setting - baseline of the overall score, paired by image and clustered by prompt text, the hypothesis "gain <= -margin"
-has p = P(t > (gain + margin) / SE), corrected by Holm's method over all settings.  Recommended is the fewest evaluations
-among the settings that reject it; of equals, the one of the best score.
+setting - baseline of the overall score, paired by image and clustered by prompt text, the hypothesis "gain <=
+-margin" has p = P(t > (gain + margin) / SE), corrected by Holm's method over all settings.  Recommended is the fewest
+evaluations among the settings that reject it; of equals, the one of the best score.
 
 The prompts are made for this purpose in two halves that share no text: one to choose by, one to conclude from.
 """

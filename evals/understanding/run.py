@@ -3,16 +3,25 @@
 MME-Perception, MMBench-EN, AI2D and TextVQA, imported from result files of lmms-eval or VLMEvalKit into records with
 intervals of our own.
 
-The value is computed again from the single answers and must be the one that the harness reports.
+The value is computed again from the single answers and must be the one that the harness reports.  Files are read as
+they are written:
+
+* lmms-eval: ``<date>_results.json`` (results, configs, n-samples) and, with ``--log_samples``, beside it
+  ``<date>_samples_<task>.jsonl``;
+* VLMEvalKit: ``<model>_<dataset>_score.csv`` or ``_acc.csv`` (the number) beside tables of single answers, in xlsx,
+  csv, tsv or json.
 """
 
 from __future__ import annotations
 
 import ast
+import csv
+import glob
+import importlib.util
 import json
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +29,7 @@ from evals.engine import options
 from evals.engine.options import option
 from evals.engine.records import Estimate, Measure, Outcome, plain, stored, write
 from evals.judges.answering import label
-from evals.understanding import harnesses as harness_files
 from evals.understanding import rules
-from evals.understanding.harnesses import Found, truth
 from vgt.core import files, record
 
 HARNESSES = ("lmms-eval", "vlmevalkit")
@@ -35,6 +42,154 @@ EXPECTED = {
     "ai2d": 3088, "ai2d_no_mask": 3088, "AI2D_TEST": 3088, "AI2D_TEST_NO_MASK": 3088,
     "textvqa_val": 5000, "TextVQA_VAL": 5000,
 }  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------- files of the harnesses
+
+TABLES = (".json", ".csv", ".tsv", ".xlsx")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One benchmark in a harness's files.  ``own``: the number that it reports there; ``rows``: its single answers;
+    ``params``: prompt settings and what else it says of the run."""
+
+    task: str
+    own: float
+    rows: list[dict]
+    files: list[Path]
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+def read_json(path: Path) -> Any:
+    """Raises ValueError naming a file that is not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as JSON: {error}") from error
+
+
+def read_table(path: Path) -> list[dict]:
+    """Rows of a table, values as text or as JSON has them.  Raises ValueError for xlsx where openpyxl is missing."""
+    if path.suffix == ".json":
+        rows = read_json(path)
+        if isinstance(rows, dict):  # column by column
+            columns = [list(cells.values()) for cells in rows.values()]
+            rows = [dict(zip(rows, cells, strict=True)) for cells in zip(*columns, strict=True)]
+        return rows
+    if path.suffix == ".xlsx":
+        if importlib.util.find_spec("openpyxl") is None:
+            raise ValueError(f"{path} needs openpyxl; install it, or let VLMEvalKit write PRED_FORMAT=json or tsv")
+        import openpyxl
+
+        book = openpyxl.load_workbook(path, read_only=True)
+        header, *body = book.active.iter_rows(values_only=True)
+        book.close()
+        return [dict(zip(header, cells, strict=True)) for cells in body]
+    csv.field_size_limit(1 << 28)  # tables of VLMEvalKit may hold images
+    with open(path, encoding="utf-8-sig", newline="") as lines:
+        return list(csv.DictReader(lines, delimiter="\t" if path.suffix == ".tsv" else ","))
+
+
+def as_score(value: Any) -> float:
+    """A score as tables hold it: 1, "1.0", True, "True".  Raises ValueError for anything else."""
+    words = {"true": 1.0, "false": 0.0}
+    return words[str(value).lower()] if str(value).lower() in words else float(value)
+
+
+def _one(paths: list[Path], root: Path, what: str) -> Path:
+    if len(paths) != 1:
+        names = ", ".join(sorted(p.name for p in paths)[:3]) or "none"
+        raise ValueError(f"{root} holds {len(paths)} {what} ({names}); name one of them or the folder of one run")
+    return paths[0]
+
+
+def _number(results: Mapping[str, Any], names: tuple[str, ...], where: Path) -> tuple[str, float]:
+    """(filter, value) of the one metric among ``names`` in a task's results ("exact_match,flexible-extract")."""
+    found = {}
+    for key, value in results.items():
+        metric, _, how = key.partition(",")
+        if metric in names and isinstance(value, (int, float)):
+            found[how] = float(value)
+    if len(found) != 1:
+        raise ValueError(
+            f"{where} reports {names[0]} {len(found)} times ({', '.join(found) or 'nowhere'}); need it once"
+        )
+    return next(iter(found.items()))
+
+
+def lmms_eval(root: Path, tasks: Mapping[str, tuple[str, ...]]) -> tuple[str | None, list[Result]]:
+    """(version, those of ``tasks`` that a run of lmms-eval has); ``tasks``: task -> names of its metric.
+
+    Raises ValueError for files that are absent, ambiguous or broken, and where samples were not logged."""
+    path = root if root.is_file() else _one(sorted(root.rglob("*_results.json")), root, "results files *_results.json")
+    told = read_json(path)
+    if not isinstance(told, dict) or not isinstance(told.get("results"), dict):
+        raise ValueError(f"{path} has no results; give the *_results.json that lmms-eval wrote")
+    found = []
+    for task, names in tasks.items():
+        if task not in told["results"]:
+            continue
+        how, own = _number(told["results"][task], names, path)
+        samples = path.with_name(path.name.removesuffix("results.json") + f"samples_{task}.jsonl")
+        if not samples.is_file():
+            raise ValueError(f"{samples} does not exist; run lmms-eval with --log_samples")
+        try:
+            rows = [json.loads(line) for line in samples.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except ValueError as error:
+            raise ValueError(f"{samples} is not JSON lines: {error}") from error
+        config = (told.get("configs") or {}).get(task) or {}
+        prompt = config.get("lmms_eval_specific_kwargs", config.get("model_specific_prompt_kwargs"))
+        params = {
+            "prompt": prompt,
+            "generation": config.get("generation_kwargs"),
+            "filter": how,
+            "n_samples": (told.get("n-samples") or {}).get(task),
+            "harness_commit": told.get("git_hash"),
+            "harness_model": told.get("model_name") or (told.get("config") or {}).get("model"),
+        }
+        found.append(Result(task, own, rows, [path, samples], {k: v for k, v in params.items() if v is not None}))
+    return told.get("lmms_eval_version"), found
+
+
+def _tables(root: Path, pattern: str) -> list[Path]:
+    return sorted(p for p in root.rglob(pattern) if p.suffix in TABLES)
+
+
+def _only_format(paths: list[Path]) -> list[Path]:
+    """One file per stem: the same table may lie there in several formats."""
+    stems: dict[Path, Path] = {}
+    for path in sorted(paths, key=lambda p: TABLES.index(p.suffix)):
+        stems.setdefault(path.with_suffix(""), path)
+    return sorted(stems.values())
+
+
+def vlmevalkit(root: Path, tasks: Mapping[str, tuple[str, str, str]]) -> list[Result]:
+    """Those of ``tasks`` that a folder of VLMEvalKit has; ``tasks``: dataset -> (end of the number's file, its column,
+    end of the answers' file, with * for the judge).
+
+    Raises ValueError for files that are absent, ambiguous or broken."""
+    if not root.is_dir():
+        raise ValueError(f"{root} is no folder; give the folder that VLMEvalKit wrote for one model")
+    found = []
+    for task, (number, column, answers) in tasks.items():
+        numbers = _only_format(_tables(root, f"*_{task}{number}.*"))
+        if not numbers:
+            continue
+        path = _one(numbers, root, f"files *_{task}{number}")
+        prefix = path.name[: -len(f"{number}{path.suffix}")]
+        longer = tuple(prefix.removesuffix(task) + other for other in tasks if other.startswith(task) and other != task)
+        tables = _tables(path.parent, f"{glob.escape(prefix)}{answers}.*")
+        tables = [p for p in tables if p.stem != path.stem and not p.stem.startswith(longer)]
+        table = _one(_only_format(tables), path.parent, f"tables {prefix}{answers}")
+        rows = read_table(path)
+        if len(rows) != 1 or column not in rows[0]:
+            raise ValueError(f"{path} has {len(rows)} rows; it must have one, with a column {column!r}")
+        found.append(Result(task, float(rows[0][column]), read_table(table), [path, table], {"table": table.name}))
+    return found
+
+
+# --------------------------------------------------------------------------------------------- from answers to rows
 
 
 @dataclass(frozen=True)
@@ -68,12 +223,12 @@ def _mme_rows(answers: Sequence[tuple[str, str, float]]) -> list[Row]:
 def lmms_mme(rows: list[dict]) -> list[Row]:
     """``mme_perception_score`` (older: ``mme_percetion_score``) of a sample: question_id, category, score."""
     told = [row.get("mme_perception_score", row.get("mme_percetion_score")) for row in rows]
-    return _mme_rows([(t["category"], str(t["question_id"]), truth(t["score"])) for t in told if t])
+    return _mme_rows([(t["category"], str(t["question_id"]), as_score(t["score"])) for t in told if t])
 
 
 def kit_mme(rows: list[dict]) -> list[Row]:
     """The ``_auxmatch`` table: category, image_path, score."""
-    return _mme_rows([(row["category"], str(row["image_path"]), truth(row["score"])) for row in rows])
+    return _mme_rows([(row["category"], str(row["image_path"]), as_score(row["score"])) for row in rows])
 
 
 def _circular_rows(answers: Sequence[tuple[int, bool | None]]) -> list[Row]:
@@ -93,18 +248,18 @@ def lmms_mmbench(rows: list[dict]) -> list[Row]:
 
 def kit_mmbench(rows: list[dict]) -> list[Row]:
     """The ``_result`` table: index, hit."""
-    return _circular_rows([(int(float(row["index"])), truth(row["hit"]) == 1) for row in rows])
+    return _circular_rows([(int(float(row["index"])), as_score(row["hit"]) == 1) for row in rows])
 
 
 def lmms_scores(rows: list[dict]) -> list[Row]:
     """``exact_match`` of a sample, and its image where the sample tells it."""
     image = [str((row.get("doc") or {}).get("image_id", row["doc_id"])) for row in rows]
-    return [Row(str(r["doc_id"]), i, None, truth(r["exact_match"])) for r, i in zip(rows, image, strict=True)]
+    return [Row(str(r["doc_id"]), i, None, as_score(r["exact_match"])) for r, i in zip(rows, image, strict=True)]
 
 
 def kit_choices(rows: list[dict]) -> list[Row]:
     """A ``_result`` table: index, hit, and image_path where it has it."""
-    return [Row(str(r["index"]), str(r.get("image_path") or r["index"]), None, truth(r["hit"])) for r in rows]
+    return [Row(str(r["index"]), str(r.get("image_path") or r["index"]), None, as_score(r["hit"])) for r in rows]
 
 
 def kit_textvqa(rows: list[dict]) -> list[Row]:
@@ -137,7 +292,7 @@ KIT = {
 }
 
 
-def _checked(found: Found, reading: Reading) -> list[Row]:
+def _checked(found: Result, reading: Reading) -> list[Row]:
     """The rows of a benchmark.  Raises ValueError where they are broken or do not give the harness's own number."""
     try:
         rows = reading.rows(found.rows)
@@ -167,13 +322,13 @@ def _mean(rows: Sequence[Row], unknown: float) -> float:
     return sum(sum(values) / len(values) for values in groups.values()) / len(groups)
 
 
-def _protocol(harness: str, version: str, found: Found) -> str:
+def _protocol(harness: str, version: str, found: Result) -> str:
     """``<harness>/<version>/<task>/<hash of the prompt settings>``."""
     settings = {name: found.params.get(name) for name in ("prompt", "generation", "filter")}
     return f"{harness}/{label(version)}/{found.task}/{files.digest_json(settings)[:8]}"
 
 
-def _measures(rows: list[Row], reading: Reading, found: Found) -> dict[str, Measure]:
+def _measures(rows: list[Row], reading: Reading, found: Result) -> dict[str, Measure]:
     """Metric -> Measure: the benchmark's number and, for MME, one for each sub-task."""
     questions = len(rows) * reading.per_row
     whole = max(questions, EXPECTED.get(found.task, 0))
@@ -204,7 +359,7 @@ def _measures(rows: list[Row], reading: Reading, found: Found) -> dict[str, Meas
     return every
 
 
-def _as_reported(rows: list[Row], reading: Reading, found: Found) -> Estimate:
+def _as_reported(rows: list[Row], reading: Reading, found: Result) -> Estimate:
     """The harness's number, where its language model judged some answers: no interval can be computed from samples."""
     unknown = sum(row.value is None for row in rows)
     low, high = (_mean(rows, value) * reading.scale for value in (0.0, 1.0))
@@ -230,7 +385,7 @@ def _refuse_other(records: Path, model: str, suite: str, protocol: str) -> None:
 
 
 def _import(
-    found: Found, reading: Reading, harness: str, version: str, model: str, work: Path, records: Path
+    found: Result, reading: Reading, harness: str, version: str, model: str, work: Path, records: Path
 ) -> Outcome:
     """The records of one benchmark."""
     protocol = _protocol(harness, version, found)
@@ -284,9 +439,9 @@ def run(
     table = LMMS if harness == "lmms-eval" else KIT
     asked = {task: how for task, (_, how) in table.items()}
     if harness == "lmms-eval":
-        told, found = harness_files.lmms_eval(root, asked)
+        told, found = lmms_eval(root, asked)
     else:
-        told, found = _eval_id(root), harness_files.vlmevalkit(root, asked)
+        told, found = _eval_id(root), vlmevalkit(root, asked)
     version = version or told
     if version is None:
         raise ValueError(f"{root} does not say which version of {harness} wrote it; give --harness-version")

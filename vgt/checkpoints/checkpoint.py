@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from accelerate import init_empty_weights
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from vgt.checkpoints import card, int6, shards
+from vgt.checkpoints import int6, shards
 from vgt.core import files
 from vgt.methods import registry
 
@@ -49,7 +49,7 @@ def save(
     kept, ties = _without_ties(state)
     header = {"vgt_format": FORMAT, "system": system, "name": name, "ties": ties, "config": config}
     weights = sum(tensor.numel() for tensor in kept.values() if tensor.is_floating_point())
-    texts = {CARD: card.checkpoint(name, system, config, weights, storage), **(texts or {})}
+    texts = {CARD: card(name, system, config, weights, storage), **(texts or {})}
     with disk_errors(folder), files.atomic_folder(folder) as part:
         shards.write(part, _pack(kept, storage), max_shard_size)
         (part / CONFIG).write_text(json.dumps(header, indent=1) + "\n", encoding="utf-8")
@@ -58,6 +58,34 @@ def save(
         for file, text in texts.items():
             (part / file).write_text(text, encoding="utf-8")
     return fingerprint(folder)
+
+
+def card(name: str, system: str, config: Mapping, weights: int, storage: str) -> str:
+    """The card of one checkpoint folder.  ``config``: the system's configuration; its parent is read from it;
+    ``weights``: how many numbers; ``storage``: in which precision."""
+    parent = ""
+    if config.get("autoencoder"):
+        parent = f"* autoencoder: {config.get('autoencoder_name') or 'unnamed'} (`{config['autoencoder'][:16]}`)\n"
+    entry = registry.get(system)
+    module, _, kind = entry.model.partition(":")
+    return f"""{card_header(system)}# {name}
+
+{entry.about} with {weights:,} weights.
+
+* system: `{system}`
+* weights: safetensors, {storage}
+{parent}
+```python
+from {module} import {kind}
+
+model = {kind}.from_pretrained("{name}")  # this folder
+```
+"""
+
+
+def card_header(system: str) -> str:
+    task = "pipeline_tag: text-to-image\n" if registry.get(system).condition == "text" else ""
+    return f"---\nlibrary_name: vgt\n{task}tags: [vgt, {system}]\n---\n"
 
 
 def _without_ties(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vgt.vlm import layouts as internvl_layout
+from vgt.vlm import layouts
 
 INTERNVL, QWEN = "internvl", "qwen2_5_vl"  # transformers' model types of the two families
 AE = "vgt_ae."
@@ -40,7 +40,7 @@ SAME = ("down_blocks.", "down_mlp.", "decoder.")
 
 
 @dataclass(frozen=True)
-class Account:
+class ConversionReport:
     """What became of every key of one file: ``kept`` under its name, ``renamed`` (one to several names), ``dropped``
     (key -> reason), ``left_over``; ``weights``: which table was read; ``notes``: what else is worth knowing."""
 
@@ -58,7 +58,7 @@ class Account:
         return len(self.kept) + len(self.renamed)
 
     def lines(self) -> list[str]:
-        """The account for people, keys of one kind in one line."""
+        """The report for people, keys of one kind in one line."""
         moves = Counter(_move(old, new) for old, new in self.renamed.items())
         reasons = Counter(self.dropped.values())
         return [
@@ -92,7 +92,7 @@ class Sorted:
     autoencoder: dict[str, Tensor]
     language: str | None
     tower: str | None
-    account: Account
+    report: ConversionReport
 
 
 def strip(found: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -138,10 +138,10 @@ def autoencoder_names(key: str, family: str | None) -> tuple[str, ...] | None:
     if family == QWEN and key.startswith("encoder."):
         return (f"encoder.tower.{key.removeprefix('encoder.')}",)
     if family == INTERNVL and key.startswith("encoder."):
-        names = internvl_layout.vision_names(key.removeprefix("encoder."))
+        names = layouts.vision_names(key.removeprefix("encoder."))
         return names and tuple(f"encoder.tower.{name}" for name in names)
     if family == INTERNVL and key.startswith("mlp1."):
-        name = internvl_layout.projector_name(key.removeprefix("mlp1."))
+        name = layouts.projector_name(key.removeprefix("mlp1."))
         return name and (f"encoder.projector.{name}",)
     return None
 
@@ -158,25 +158,25 @@ def sort(found: Mapping[str, Any], source: str, weights: str) -> Sorted:
     whole = language is not None or "image_in_projector.weight" in rest
     prefix = AE if whole else ""
     tower = tower_family([key.removeprefix(prefix) for key in rest if key.startswith(prefix)])
-    account = Account(source, weights, dropped=dict(reasons))
+    report = ConversionReport(source, weights, dropped=dict(reasons))
     made: dict[str, dict[str, Tensor]] = {"generator": {}, "autoencoder": {}}
     for key in _first_copies_first(rest):
         ours = key.startswith(prefix) if whole else True
         part = "autoencoder" if ours else "generator"
         names = autoencoder_names(key.removeprefix(prefix), tower) if ours else generator_names(key, language)
         if names is None or not isinstance(table[key], Tensor):
-            account.left_over.append(key)
+            report.left_over.append(key)
         else:
-            _place(key, names, table[key], made[part], account)
+            _place(key, names, table[key], made[part], report)
     if not whole and tower is None:
         raise ValueError(
             f"{source} is no released generator or autoencoder: it has neither image_in_projector.weight nor a vision "
             "tower under 'encoder.'; give a file of hustvl/VGT"
         )
-    if account.left_over:
-        shown = ", ".join(sorted(account.left_over)[:3])
-        raise ValueError(f"{source} has {len(account.left_over)} entries of no known place: {shown}; nothing was taken")
-    return Sorted(made["generator"], made["autoencoder"], language, tower, account)
+    if report.left_over:
+        shown = ", ".join(sorted(report.left_over)[:3])
+        raise ValueError(f"{source} has {len(report.left_over)} entries of no known place: {shown}; nothing was taken")
+    return Sorted(made["generator"], made["autoencoder"], language, tower, report)
 
 
 def _reason(key: str) -> str | None:
@@ -188,23 +188,23 @@ def _first_copies_first(keys: list[str]) -> list[str]:
     return sorted(keys, key=lambda key: key.startswith(second))
 
 
-def _place(key: str, names: tuple[str, ...], tensor: Tensor, state: dict[str, Tensor], account: Account) -> None:
+def _place(key: str, names: tuple[str, ...], tensor: Tensor, state: dict[str, Tensor], report: ConversionReport) -> None:
     """Put one tensor, or its equal parts, under its names.  Raises ValueError for a second, different one."""
     if names[0] in state:
         if not same(state[names[0]], tensor):
             raise ValueError(
-                f"{account.source} holds {key!r} twice with different values; give a file saved at one step"
+                f"{report.source} holds {key!r} twice with different values; give a file saved at one step"
             )
-        account.dropped[key] = TWICE
+        report.dropped[key] = TWICE
         return
     if len(names) == 1:
         state[names[0]] = tensor
     else:
-        state |= dict(internvl_layout.native_tensors([(key, tensor)], lambda _: names))
+        state |= dict(layouts.native_tensors([(key, tensor)], lambda _: names))
     if names == (key,):
-        account.kept.append(key)
+        report.kept.append(key)
     else:
-        account.renamed[key] = names
+        report.renamed[key] = names
 
 
 def same(a: Tensor, b: Tensor) -> bool:

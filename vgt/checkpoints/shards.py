@@ -1,5 +1,5 @@
-"""Weights in one safetensors file or in several with Hugging Face's index (model.safetensors.index.json): the only place
-that reads and writes such files.
+"""Weights in one safetensors file, or in several with Hugging Face's index (model.safetensors.index.json): the only
+place that reads and writes such files.
 
 Tensors are read one by one from mapped files: what is not asked for costs no memory.  Nothing is ever unpickled.
 """
@@ -18,6 +18,10 @@ from torch import Tensor
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 AGAIN = "download, copy or train it again"
+
+
+class Unreadable(ValueError):
+    """A file that is missing, torn, or no safetensors file."""
 
 
 def write(folder: Path, tensors: dict[str, Tensor], max_shard_size: int | str = "5GB") -> list[Path]:
@@ -84,13 +88,13 @@ def checked_files(folder: Path) -> list[Path]:
 def opened(path: str | Path) -> Iterator[safe_open]:
     """A safetensors file for reading one tensor at a time; its header is checked against its length.
 
-    Raises ValueError naming a file that is missing or torn, also where a tensor is read within the block."""
+    Raises Unreadable naming a file that is missing or torn, also where a tensor is read within the block."""
     try:
         with safe_open(path, "pt") as stored:
             yield stored
     except (OSError, SafetensorError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ValueError(f"{path} cannot be read ({reason}); {AGAIN}") from error
+        raise Unreadable(f"{path} cannot be read ({reason}); {AGAIN}") from error
 
 
 def read_file(path: str | Path) -> dict[str, Tensor]:

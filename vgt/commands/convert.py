@@ -39,8 +39,8 @@ def run(args: argparse.Namespace) -> dict:
         raise ValueError(
             f"{args.source} is a generator and has no tokenizer; give with --vlm the folder of the VLM it was made from"
         )
-    for account in found.accounts:
-        print("\n".join(account.lines()))
+    for report in found.reports:
+        print("\n".join(report.lines()))
     sources = [path for path in (args.source, args.ae) if path is not None]
     hashes = [(path.name, files.digest_file(path)) for path in sources]
     print(f"writing {args.target}", file=sys.stderr)
@@ -68,8 +68,8 @@ def _check(args: argparse.Namespace) -> None:
 def _origin(found, hashes: list[tuple[str, str]]) -> str:
     """What a model card says about where the weights came from."""
     sources = "".join(f"* file: `{name}`, sha256 `{mark}`\n" for name, mark in hashes)
-    tables = "".join(f"* {account.weights}\n" for account in found.accounts)
-    notes = "".join(f"* {note}\n" for account in found.accounts for note in account.notes)
+    tables = "".join(f"* {report.weights}\n" for report in found.reports)
+    notes = "".join(f"* {note}\n" for report in found.reports for note in report.notes)
     counts = f"* {found.taken} tensors taken, {found.dropped} dropped\n"
     return f"\n## Where it came from\n\nConverted from a released checkpoint.\n\n{sources}{tables}{notes}{counts}"
 
@@ -92,10 +92,10 @@ def _write(found, target: Path, storage: str | None, origin: str) -> None:
 def _write_pipeline(found, folder: Path, name: str, storage: str | None, origin: str) -> None:
     from dataclasses import replace
 
-    from vgt.checkpoints import card, checkpoint
+    from vgt.checkpoints import checkpoint
     from vgt.core import files
     from vgt.inference.load import AUTOENCODER, GENERATOR
-    from vgt.inference.pipeline import INDEX, VGTPipeline
+    from vgt.inference.pipeline import INDEX, VGTPipeline, card
 
     mark = _write_part(found.autoencoder, folder / AUTOENCODER, f"{name}_ae", storage, origin)
     config = found.generator.config.model_copy(update={"autoencoder": mark, "autoencoder_name": f"{name}_ae"})
@@ -105,18 +105,18 @@ def _write_pipeline(found, folder: Path, name: str, storage: str | None, origin:
     kinds = {key: ["vgt", one.system.part("model").__name__] for key, one in parts.items()}
     files.write_json(folder / INDEX, {"_class_name": VGTPipeline.__name__, **kinds})
     sizes = {key: sum(t.numel() for t in one.state.values()) for key, one in parts.items()}
-    (folder / checkpoint.CARD).write_text(card.pipeline(name, generator.system.name, sizes) + origin, encoding="utf-8")
+    (folder / checkpoint.CARD).write_text(card(name, generator.system.name, sizes) + origin, encoding="utf-8")
 
 
 def _write_part(part, folder: Path, name: str, storage: str | None, origin: str, tokenizer=None) -> str:
     """One checkpoint folder, read again and compared; returns its fingerprint."""
-    from vgt.checkpoints import card, checkpoint
+    from vgt.checkpoints import checkpoint
 
     storage = storage or natural_storage(part.state)
     _check_range(part.state, storage)
     config = part.config.model_dump(mode="json")
     weights = sum(t.numel() for t in part.state.values() if t.is_floating_point())
-    texts = {checkpoint.CARD: card.checkpoint(name, part.system.name, config, weights, storage) + origin}
+    texts = {checkpoint.CARD: checkpoint.card(name, part.system.name, config, weights, storage) + origin}
     mark = checkpoint.save(folder, part.system.name, name, config, part.state, tokenizer, texts, storage=storage)
     compare(folder, part.state, storage)
     return mark

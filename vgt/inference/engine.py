@@ -1,9 +1,9 @@
 """The decode engine: the loops of query_ar.py and mar.py, arranged for speed (docs/decode.md).
 
-What differs from the reference implementations, and not in the images: keys and values lie in a cache of fixed size, every
-distinct prompt is read once, the flow head's modulations leave its loop (hoisted_head.py), the language model runs from
+What differs from the reference implementations, and not in the images: keys and values lie in a cache of fixed size,
+every distinct prompt is read once, the flow head's modulations leave its loop (hoisted_head.py), the language model runs from
 packed weights (static_lm.py) and computes in its last layer only what conditions the head, and on a GPU a decode step
-is one CUDA graph (graphs.py).  Conditions, velocities and samples are equal to rounding.
+is one CUDA graph (``Graphed``).  Conditions, velocities and samples are equal to rounding.
 
 Shapes: B images, R rows (2 B with guidance, the unconditional ones second), P places of the prefix (text, pads and
 start tokens), N image tokens, m tokens a step, p pending tokens, D model width, d latent channels.
@@ -21,7 +21,6 @@ from torch import Tensor
 from vgt.equations import flow
 from vgt.equations.order import additive, group_mask, interleaved_mask, positions
 from vgt.equations.solvers import Table
-from vgt.inference.graphs import Graphed
 from vgt.inference.hoisted_head import HoistedHead
 from vgt.inference.static_lm import KeyValues, static_lm
 from vgt.methods import mar, query_ar, registry
@@ -31,6 +30,7 @@ from vgt.methods.visual_lm import VisualLM, in_pieces, noise, per_image_rng
 PAD_TO = 16  # prompts are padded to a multiple of this, so that few shapes occur
 # Prompts that are read at once, always that many, so that the bytes of one do not depend on the others.
 PREFILL_ROWS = {"cpu": 2}  # 32 elsewhere
+WARM_UPS = 2  # calls before a capture: libraries set up their handles and workspaces
 OnStep = Callable[[int, int, Tensor], object]
 OnLoopStep = Callable[[int, int], object] | None
 
@@ -385,3 +385,61 @@ class MARLoop:
         inputs = torch.where(known[..., None], engine.latent_inputs(u, everywhere), engine.queries)
         hidden = engine.read(inputs.repeat(copies, 1, 1), where, mask, slots, chosen.repeat(copies, 1))
         return (engine.head(hidden, w, noise, table),)
+
+
+# ------------------------------------------------------------------------------------------------ CUDA graphs
+
+
+@dataclass(frozen=True)
+class _Captured:
+    graph: torch.cuda.CUDAGraph
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
+class Graphed:
+    """Calls ``function(*tensors)``, whose work is captured once for each set of shapes and then replayed.
+
+    What the function writes besides its outputs must be the same when it is called again with the same inputs, because
+    it is called to warm up; what it reads besides its inputs must stay where it is.  Outputs are overwritten by the
+    next call of the same shapes.  Where a capture fails, the function is called as it is, from then on, and ``refusal``
+    says why."""
+
+    def __init__(self, function: Callable[..., tuple[Tensor, ...]]):
+        self.function = function
+        self.refusal: str | None = None
+        self._captured: dict[tuple, _Captured] = {}
+        self._pool = None
+
+    def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        if self.refusal is not None:
+            return self.function(*tensors)
+        key = tuple((t.shape, t.dtype) for t in tensors)
+        if key not in self._captured:
+            try:
+                self._captured[key] = self._capture(tensors)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                self.refusal = f"no CUDA graph: {str(error).splitlines()[0]}"
+                return self.function(*tensors)
+        found = self._captured[key]
+        for static, given in zip(found.inputs, tensors, strict=True):
+            static.copy_(given, non_blocking=True)
+        found.graph.replay()
+        return found.outputs
+
+    def _capture(self, tensors: tuple[Tensor, ...]) -> _Captured:
+        with torch.cuda.device(tensors[0].device):
+            inputs = tuple(t.clone() for t in tensors)
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(WARM_UPS):
+                    self.function(*inputs)
+            torch.cuda.current_stream().wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self._pool):
+                outputs = self.function(*inputs)
+        self._pool = self._pool or graph.pool()
+        return _Captured(graph, inputs, outputs)

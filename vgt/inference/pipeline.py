@@ -11,7 +11,7 @@ import secrets
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from vgt.checkpoints import card, checkpoint, pretrained, reference
+from vgt.checkpoints import checkpoint, pretrained, reference
 from vgt.core import files
 from vgt.core.config import validated
 from vgt.core.seeds import image_seed
@@ -124,7 +124,7 @@ class VGTPipeline:
             kinds = {key: ["vgt", type(getattr(self, key)).__name__] for key in COMPONENTS}
             files.write_json(part / INDEX, {"_class_name": type(self).__name__, **kinds})
             sizes = {key: sum(p.numel() for p in getattr(self, key).parameters()) for key in COMPONENTS}
-            text = card.pipeline(name, self.generator.config.method, sizes)
+            text = card(name, self.generator.config.method, sizes)
             (part / "README.md").write_text(text, encoding="utf-8")
         return Path(folder)
 
@@ -305,6 +305,23 @@ def image_seeds(generator: Seeds, asked: Sequence[str]) -> list[int]:
 
 def _draw(rng: torch.Generator) -> int:
     return int(torch.randint(2**63 - 1, (1,), generator=rng, device=rng.device))
+
+
+def card(name: str, system: str, parts: Mapping[str, int]) -> str:
+    """The card of a pipeline folder.  ``parts``: component -> number of weights."""
+    lines = "".join(f"* `{part}/`: {weights:,} weights\n" for part, weights in parts.items())
+    return f"""{checkpoint.card_header(system)}# {name}
+
+{registry.get(system).about} with the autoencoder that it was trained on.
+
+{lines}
+```python
+from vgt.inference.pipeline import VGTPipeline
+
+pipe = VGTPipeline.from_pretrained("{name}")  # this folder
+pipe("a photo of a red star", generator=0).images[0].save("star.png")
+```
+"""
 
 
 def component_devices(device_map: DeviceMap) -> dict[str, torch.device]:
