@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from bench.records import METRICS, THRESHOLD, Metric
+from bench.run import METRICS, Metric
 from vgt.core.record import SPEED, Record
 
 RIVALS = ("query_ar", "mar")  # QueryAR and MAR of one kind differ in this part of their names
 OVER_MAR = "speedup-over-mar"
+THRESHOLD = 0.1  # slower by more than this share is a regression
 _FREE = {"weights", "repeats", "warmup"}  # they do not decide the time
 _MACHINE = {"device", "threads"}
 
@@ -18,8 +19,8 @@ def compare(a_records: Iterable[Record], b_records: Iterable[Record], threshold:
 
     ``ratio`` is how many times better B is (faster, smaller).  ``verdict``: "regression" below 1 - threshold,
     "improvement" above 1 / (1 - threshold), else "same"; "missing" where a side has no value, "incomparable" where
-    conditions differ.  Ratios (engine over the reference implementation, QueryAR over MAR) compare whatever the devices are, all
-    else on one device only.  Weights may differ: their values do not decide the time."""
+    conditions differ.  Ratios (engine over the reference implementation, QueryAR over MAR) compare whatever the devices
+    are, all else on one device only.  Weights may differ: their values do not decide the time."""
     if not 0 < threshold < 1:
         raise ValueError(f"threshold {threshold} is not a share; choose one between 0 and 1, for example 0.1")
     a, b = ({r.name: r for r in _comparable(side)} for side in (a_records, b_records))
@@ -27,7 +28,7 @@ def compare(a_records: Iterable[Record], b_records: Iterable[Record], threshold:
 
 
 def _metric(name: str) -> Metric:
-    return Metric("", "high", everywhere=True) if name == OVER_MAR else METRICS[name]
+    return Metric("gain", "", "high", everywhere=True) if name == OVER_MAR else METRICS[name]
 
 
 def _comparable(records: Iterable[Record]) -> list[Record]:

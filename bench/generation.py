@@ -1,8 +1,8 @@
-"""Timing of text to image: the work, what it consists of, and where its time goes (docs/decode.md).
+"""Timing of generators: the work, what it consists of, and where its time goes (docs/decode.md).
 
-The timed call is ``vgt.inference.generator.generate``: prompts in, uint8 images out, the autoencoder's decoding
-included.  It is made with the decode engine, or with the reference implementation ("eager": cached, one call of the flow head per
-evaluation, nothing hoisted, no graphs).
+The timed call is prompts (or labels) in, uint8 images out, the autoencoder's decoding included: by the system's own
+``generate``, or where the decode engine knows the system by that, and by the reference implementation ("eager": cached,
+one call of the flow head per evaluation, nothing hoisted, no graphs).
 """
 
 from __future__ import annotations
@@ -10,11 +10,17 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any
 
-from bench import roofline
-from bench.conditions import Conditions
-from bench.limits import Limits
+import torch
+
+from bench import roofline, sources
+from bench.roofline import Limits
 from bench.subjects import Subject
+from bench.timing import Call
+from bench.workloads import RANDOM_NOTE, TIMED, Conditions, Workload, parameters, precision
 from vgt.core import files, suites
 from vgt.core.seeds import image_seed
 from vgt.inference.engine import Engine
@@ -25,6 +31,7 @@ from vgt.methods.sampling import Sampling
 from vgt.vlm.prompts import tokenize
 
 PARTS = roofline.PHASES
+TIMED_GENERATION = ("bench.generation", "vgt.inference.generator")
 
 
 def workload(batch: int, seed: int = 0) -> tuple[list[str], list[int]]:
@@ -38,6 +45,24 @@ def workload(batch: int, seed: int = 0) -> tuple[list[str], list[int]]:
 
 def workload_hash(batch: int, seed: int = 0) -> str:
     return files.digest_json(workload(batch, seed))
+
+
+def counts(method: str, tokens: int, settings: Sampling, steps: int | None = None) -> dict[str, int]:
+    """Language-model and flow-head work of one image with ``tokens`` latents behind its prompt, from formulas.
+
+    A QueryAR step reads its m queries and what the step before left to read: one latent at m = 1, where the query
+    stays in the cache, else m (query, latent) pairs (docs/vgt.md 2.12).  A MAR step reads all tokens (docs/mar.md 3).
+    Steps and calls serve all images of a batch together; tokens and evaluations are of one image, both branches."""
+    loop = registry.get(method).part("loop")
+    made = loop.sizes(tokens, settings)[:steps]
+    read = tokens * len(made) if loop.rereads else sum(made) + sum(roofline.left_over(made))
+    branches = 2 if settings.guidance != 1 else 1
+    return {
+        "decode_steps": len(made),
+        "language_model_tokens_per_image": branches * read,
+        "head_calls": len(made) * settings.flow_steps,
+        "head_evaluations_per_image": branches * sum(made) * settings.flow_steps,
+    }
 
 
 class _Enough(Exception):
@@ -55,7 +80,7 @@ def _stop_after(steps: int) -> Callable[..., None]:
     return on_step
 
 
-def call(subject: Subject, settings: Sampling, how: Conditions, decode: Decode | None) -> Callable[[], object]:
+def call(subject: Subject, settings: Sampling, how: Conditions, decode: Decode | None) -> Call:
     """What is timed: one batch of images, ``how.flights`` batches, or the first decode steps of one."""
     prompts, seeds = workload(how.batch * how.flights, how.seed)
     model, ae, words, steps = subject.model, subject.ae, subject.tokenizer, how.steps
@@ -75,17 +100,6 @@ def call(subject: Subject, settings: Sampling, how: Conditions, decode: Decode |
     return first_steps if steps is not None else in_flight if how.flights > 1 else whole
 
 
-def loops(subject: Subject, settings: Sampling, how: Conditions) -> dict[str, Decode | None]:
-    """What decodes, by operation: the engine as "generate", and the reference implementation as "eager" where it is asked for.
-
-    Raises ValueError for a comparison with the published way of decoding, which has no engine."""
-    if settings.compat != "none":
-        if how.eager:
-            raise ValueError(f"compat {settings.compat!r} decodes by one loop; there is no engine to time against it")
-        return {"generate": None}
-    return {"generate": subject.engine, **({"eager": eager(subject.model)} if how.eager else {})}
-
-
 def prime(subject: Subject, settings: Sampling, how: Conditions, decode: Decode | None) -> None:
     """Touch all code once in a single decode step, so that what libraries set up at first use is counted nowhere."""
     update = {"acceleration": subject.model.tokens, "flow_steps": 3}
@@ -93,49 +107,196 @@ def prime(subject: Subject, settings: Sampling, how: Conditions, decode: Decode 
     call(subject, settings.model_copy(update=update), quick if how.steps is None else how, decode)()
 
 
-# ------------------------------------------------------------------------------------------------------ counts
+@dataclass(frozen=True, eq=False)
+class Generation(Workload):
+    """One generator at one acceleration under ``conditions``, by its system's own ``generate``.
+
+    Raises ValueError for settings and an acceleration that the model does not allow, and for what only a decode engine
+    has."""
+
+    subject: Subject
+    conditions: Conditions
+    acceleration: int
+
+    operations = ("generate",)
+    metrics = ("images-per-second", "ms-per-image", "energy-mj-per-image", "peak-memory-mib")
+
+    def __post_init__(self) -> None:
+        how = self.conditions
+        _ = self.settings
+        if how.eager or how.steps is not None:
+            raise ValueError(
+                f"{self.subject.name} has no decode engine: it is timed as it is; leave --against and --steps out"
+            )
+
+    @cached_property
+    def settings(self) -> Any:
+        given = self.conditions.settings | {"acceleration": self.acceleration}
+        return self.subject.system.part("sampling").of(self.subject.model, given)
+
+    @property
+    def group(self) -> tuple:
+        return (self.acceleration, self.conditions.suite)
+
+    @property
+    def protocol(self) -> str:
+        return f"throughput-b{self.conditions.batch}"
+
+    def described(self) -> dict:
+        how, found, settings = self.conditions, self.subject, self.settings
+        return {
+            "subject": found.name + settings.suffix(found.model.tokens),
+            "accel": self.acceleration,
+            "suite": how.suite,
+            "protocol": self.protocol,
+            "protocol_params": parameters(
+                how,
+                **settings.model_dump(),
+                mode=how.mode,
+                steps=how.steps,
+                warmup=how.warmup,
+                dtype=precision(found.dtype),
+                weights=found.weights,
+            ),
+            "fingerprint": found.fingerprint,
+            "suite_hash": workload_hash(how.batch * how.flights, how.seed),
+            "seed": how.seed,
+            "note": RANDOM_NOTE if found.weights == "random" else None,
+        }
+
+    def code(self) -> str:
+        own = [getattr(self.subject.system, part).partition(":")[0] for part in ("model", "generator")]
+        return sources.code((*TIMED, *TIMED_GENERATION, *own))
+
+    def facts(self) -> dict:
+        return {"autoencoder": self.subject.ae_name}
+
+    def calls(self) -> dict[str, Call]:
+        how, found = self.conditions, self.subject
+        made = found.system.part("generator")(found.loaded, found.decoder, self.settings)
+        asked, seeds = workload(how.batch * how.flights, how.seed)
+        if found.system.condition == "label":
+            asked = [k % len(found.model.config.classes) for k in range(len(asked))]
+        parts = [slice(k, k + how.batch) for k in range(0, len(asked), how.batch)]
+        return {"generate": lambda: [made.generate(asked[p], seeds[p]) for p in parts]}
+
+    def items(self, operation: str) -> int:
+        return self.conditions.batch * self.conditions.flights
 
 
-def prompt_tokens(subject: Subject, how: Conditions) -> int:
-    """Tokens of a templated prompt, mean over the batch, rounded."""
-    mask = tokenize(subject.tokenizer, workload(how.batch, how.seed)[0])[1]
-    return round(float(mask.sum(1).float().mean()))
+@dataclass(frozen=True, eq=False)
+class EngineGeneration(Generation):
+    """A generator that the decode engine runs, which is timed; perhaps beside the reference implementation.
 
+    Raises ValueError for an acceleration that its tokens do not allow, for first decode steps that are all of them, and
+    for a comparison with the published way of decoding, which has no engine."""
 
-def counts(method: str, tokens: int, settings: Sampling, steps: int | None = None) -> dict[str, int]:
-    """Language-model and flow-head work of one image with ``tokens`` latents behind its prompt, from formulas.
+    def __post_init__(self) -> None:
+        how, found = self.conditions, self.subject
+        if how.steps is not None and how.steps >= self.steps:
+            raise ValueError(
+                f"{found.name} at {self.acceleration}x has {self.steps} decode steps, so the first {how.steps} are no "
+                "part of them; give fewer --steps, or leave it out"
+            )
+        if self.settings.compat != "none" and how.eager:
+            raise ValueError(
+                f"compat {self.settings.compat!r} decodes by one loop; there is no engine to time against it"
+            )
 
-    A QueryAR step reads its m queries and what the step before left to read: one latent at m = 1, where the query
-    stays in the cache, else m (query, latent) pairs (docs/vgt.md 2.12).  A MAR step reads all tokens (docs/mar.md 3).
-    Steps and calls serve all images of a batch together; tokens and evaluations are of one image, both branches."""
-    loop = registry.get(method).part("loop")
-    drawn = loop.sizes(tokens, settings)[:steps]
-    read = tokens * len(drawn) if loop.rereads else sum(drawn) + sum(roofline.left_over(drawn))
-    branches = 2 if settings.guidance != 1 else 1
-    return {
-        "decode_steps": len(drawn),
-        "language_model_tokens_per_image": branches * read,
-        "head_calls": len(drawn) * settings.flow_steps,
-        "head_evaluations_per_image": branches * sum(drawn) * settings.flow_steps,
-    }
+    @property
+    def steps(self) -> int:
+        """Decode steps of a whole image."""
+        return counts(self.subject.system.name, self.subject.model.tokens, self.settings)["decode_steps"]
 
+    @property
+    def operations(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("generate", "eager") if self.conditions.eager else ("generate",)
 
-def floor(subject: Subject, settings: Sampling, how: Conditions, limits: Limits) -> roofline.Floor:
-    """The least time of an image under these conditions (roofline.py)."""
-    weight = next(subject.model.parameters())
-    decoding = roofline.Decoding(
-        method=subject.system,
-        batch=how.batch,
-        acceleration=settings.acceleration,
-        text=prompt_tokens(subject, how),
-        evaluations=settings.flow_steps,
-        copies=2 if settings.guidance != 1 else 1,
-        bytes=weight.dtype.itemsize,
-        mar_schedule=settings.mar_schedule,
-        steps=how.steps,
-    )
-    image = roofline.image(subject.ae, subject.model.config.latent_grid)
-    return roofline.floor(roofline.sizes(subject.model), decoding, limits, image)
+    @property
+    def metrics(self) -> tuple[str, ...]:  # type: ignore[override]
+        eager_too, whole = self.conditions.eager, self.conditions.steps is None
+        return (
+            *(("images-per-second",) if whole else ()),
+            "ms-per-image",
+            *(("eager-ms-per-image", "speedup-over-eager") if eager_too else ()),
+            "floor-ms-per-image",
+            *(("energy-mj-per-image",) if whole else ()),
+            "peak-memory-mib",
+        )
+
+    @property
+    def protocol(self) -> str:
+        return f"throughput-b{self.conditions.batch}-k{self.settings.flow_steps}"
+
+    def described(self) -> dict:
+        found, n = super().described(), self.conditions.steps
+        if n is not None:
+            part = f"the first {n} of {self.steps} decode steps, no image: not the time of an image"
+            found["note"] = "; ".join(filter(None, (found["note"], part)))
+        return found
+
+    def facts(self) -> dict:
+        model, settings = self.subject.model, self.settings
+        found = counts(self.subject.system.name, model.tokens, settings, self.conditions.steps)
+        found["prompt_tokens"] = self._prompt_tokens()
+        notes = list(getattr(self.loop("generate"), "notes", []))
+        return {"autoencoder": self.subject.ae_name, "counts": found, "decode_steps": self.steps, "notes": notes}
+
+    def _prompt_tokens(self) -> int:
+        """Tokens of a templated prompt, mean over the batch, rounded."""
+        mask = tokenize(self.subject.tokenizer, workload(self.conditions.batch, self.conditions.seed)[0])[1]
+        return round(float(mask.sum(1).float().mean()))
+
+    def loop(self, operation: str) -> Decode | None:
+        """What decodes: the engine, the reference implementation, or None for the published code's own loop."""
+        if operation == "eager":
+            return eager(self.subject.model)
+        return self.subject.engine if self.settings.compat == "none" else None
+
+    def calls(self) -> dict[str, Call]:
+        return {n: call(self.subject, self.settings, self.conditions, self.loop(n)) for n in self.operations}
+
+    def attempt(self, operation: str, batch: int) -> bool:
+        """Make one decode step, on a GPU the whole call; an engine makes smaller batches of one that does not fit."""
+        loop, how = self.loop(operation), replace(self.conditions, batch=batch)
+        if isinstance(loop, Engine):
+            loop.limit = None
+        prime(self.subject, self.settings, how, loop)
+        if how.device.startswith("cuda"):
+            call(self.subject, self.settings, how, loop)()
+        return getattr(loop, "limit", None) is None
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return self.operations if self.conditions.flights == 1 else ()
+
+    def split(self, operation: str, call: Call, synchronize: Call) -> dict[str, float]:
+        return split(
+            self.subject.model, self.subject.ae, call, self.items(operation), synchronize, self.loop(operation)
+        )
+
+    @property
+    def reads(self) -> tuple[torch.dtype, int]:
+        dtype = self.subject.dtype
+        return dtype, roofline.step_bytes(roofline.sizes(self.subject.model), dtype.itemsize)
+
+    def bound(self, limits: Limits) -> dict:
+        settings, how, model = self.settings, self.conditions, self.subject.model
+        decoding = roofline.Decoding(
+            method=self.subject.system.name,
+            batch=how.batch,
+            acceleration=settings.acceleration,
+            text=self._prompt_tokens(),
+            evaluations=settings.flow_steps,
+            copies=2 if settings.guidance != 1 else 1,
+            bytes=self.subject.dtype.itemsize,
+            mar_schedule=settings.mar_schedule,
+            steps=how.steps,
+        )
+        image = roofline.image(self.subject.ae, model.config.latent_grid)
+        found = roofline.lower_bound(roofline.sizes(model), decoding, limits, image)
+        return {"ms": found.total, "split": found.ms, "gigabytes": found.bytes / 1e9,
+                "teraflops": found.operations / 1e12, "limits": asdict(limits)}  # fmt: skip
 
 
 # -------------------------------------------------------------------------------------------------- time split
@@ -171,19 +332,13 @@ def _without_graphs(engine: Engine) -> Iterator[None]:
         engine.graphs = graphs
 
 
-def split(
-    subject: Subject,
-    work: Callable[[], object],
-    batch: int,
-    synchronize: Callable[[], None],
-    decode: Decode | None = None,
-) -> dict[str, float]:
+def split(model, ae, work: Call, batch: int, synchronize: Call, decode: Decode | None = None) -> dict[str, float]:
     """Milliseconds an image of one batch in which each part is clocked: prefill, language_model, head, decode, the
     rest as other, and their total.  ``decode``: what ``work`` decodes with.  Where the clocking waits for a device,
     the total is above the unclocked time; an engine runs without graphs."""
     seconds: dict[str, list[float]] = {part: [] for part in PARTS}
-    model, text, steps = subject.model, seconds["prefill"], seconds["language_model"]
-    clocked = [(subject.ae, "decode", seconds["decode"].append)]
+    text, steps = seconds["prefill"], seconds["language_model"]
+    clocked = [(ae, "decode", seconds["decode"].append)]
     if isinstance(decode, Engine):
         clocked += [(decode, "prefill", text.append), (decode, "read", steps.append)]
         clocked += [(decode, "head", seconds["head"].append)]

@@ -1,6 +1,6 @@
 """The least time that decoding can take: what must be read and computed, against what a device can do.
 
-Assumptions, which make it a floor:
+Assumptions, which make it a lower bound:
 
 * A call takes the longer of its bytes at full bandwidth and its operations at full rate (a multiply-add is two); calls
   follow one another.  Calls are: reading the text, each step of the language model, in each of these the modulation of
@@ -14,25 +14,101 @@ Assumptions, which make it a floor:
 * The unconditional prompt is read once a batch, each conditional one once an image.  Norms, rotations, softmax,
   sampling, launches and the host cost nothing.
 
-Sizes come from the modules themselves (also of a model on the meta device), so that any configuration has a floor.
+Sizes come from the modules themselves (also of a model on the meta device), so that any configuration has a bound.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.limits import Limits
+from bench import timing
 from vgt.methods import registry
 from vgt.methods.pixel_decoder import build_decoder
 from vgt.methods.visual_lm import VisualLM
 
 PHASES = ("prefill", "language_model", "head", "decode")
+
+# ------------------------------------------------------------------------------------------- limits of a device
+
+WORKING_SET = 256 * 2**20  # bytes; beyond every processor's cache
+_SIDE = {"cpu": 1024, "cuda": 8192}  # of the square matrices
+_ROUND = 0.02  # seconds, at least
+
+
+@dataclass(frozen=True)
+class Limits:
+    """``flops``: floating-point operations a second in matrix products; ``bandwidth``: bytes a second; ``source`` of
+    both."""
+
+    name: str
+    flops: float
+    bandwidth: float
+    source: str
+
+
+KNOWN = {
+    "h100": Limits("NVIDIA H100", 798e12, 3.0e12, "bf16, both measured (docs/decode.md, floors)"),
+    "h200": Limits("NVIDIA H200", 798e12, 4.3e12, "bf16, bandwidth measured, operations assumed as those of an H100"),
+}
+
+
+def measure_limits(
+    device: str, dtype: torch.dtype = torch.float32, working_set: int = WORKING_SET, seconds: float = 0.3
+) -> Limits:
+    """The limits of the device at hand with the threads in use: the fastest round of matrix products (as they are, and
+    with a transposed weight) and convolutions, and of reading ``working_set`` bytes again and again.  Each of the four
+    goes on for ``seconds``; on a busy machine longer ones find more.
+
+    A working set that fits a cache is read from there, as the weights of a small model are at every step.
+    Raises ValueError for a device that cannot be timed."""
+    synchronize = timing.instruments(device).synchronize
+    kind = device.partition(":")[0]
+    side = _SIDE[kind]
+    a, b = (torch.ones(side, side, dtype=dtype, device=device) for _ in range(2))
+    image, kernel = (torch.ones(*shape, dtype=dtype, device=device) for shape in ((4, 128, 32, 32), (128, 128, 3, 3)))
+    convolution = 2 * 9 * 128 * image.numel()
+    stream = torch.ones(max(1024, working_set // dtype.itemsize), dtype=dtype, device=device)
+    with torch.no_grad():
+        products = (
+            (2 * side**3, lambda: torch.mm(a, b)),
+            (2 * side**3, lambda: F.linear(a, b)),
+            (convolution, lambda: F.conv2d(image, kernel, padding=1)),
+        )
+        flops = max(operations / _best(call, synchronize, seconds) for operations, call in products)
+        bandwidth = stream.nbytes / _best(stream.sum, synchronize, seconds)
+    what = f"measured: {str(dtype).removeprefix('torch.')} products, reading {stream.nbytes / 2**20:.0f} MiB"
+    threads = f", {torch.get_num_threads()} threads" if kind == "cpu" else ""
+    return Limits(device, flops, bandwidth, what + threads)
+
+
+def _best(call: Callable[[], object], synchronize: Callable[[], None], seconds: float) -> float:
+    """Seconds of one call in the fastest of some rounds of many."""
+
+    def round_of(count: int) -> float:
+        synchronize()
+        start = time.perf_counter()
+        for _ in range(count):
+            call()
+        synchronize()
+        return time.perf_counter() - start
+
+    round_of(1)
+    count = max(1, round(_ROUND / round_of(1)))
+    fastest, until = round_of(count), time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        fastest = min(fastest, round_of(count))
+    return fastest / count
+
+
+# ------------------------------------------------------------------------------------------------- work of a model
 
 
 @dataclass(frozen=True)
@@ -102,7 +178,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Floor:
+class Bound:
     """Milliseconds of one image by phase and in total, with its bytes and operations (a batch shares its weights)."""
 
     ms: dict[str, float]
@@ -152,18 +228,18 @@ def image(ae, grid: tuple[int, int]) -> Image:
     return Image(_count(decoder), counter.get_total_flops(), z.numel() + pixels)
 
 
-def left_over(drawn: list[int]) -> list[int]:
+def left_over(made: list[int]) -> list[int]:
     """What each step of QueryAR still has to read of the step before: one latent where the query stays in the cache,
     else pairs of query and latent (docs/vgt.md 2.12)."""
-    return [0, *(1 if m == 1 else 2 * m for m in drawn[:-1])]
+    return [0, *(1 if m == 1 else 2 * m for m in made[:-1])]
 
 
 def _reads(sizes: Sizes, how: Decoding) -> Iterator[tuple[int, int, int, int]]:
-    """Of each decode step and one row: tokens drawn, tokens read, cached ones that they see, pairs of query and key."""
+    """Of each decode step and one row: tokens made, tokens read, cached ones that they see, pairs of query and key."""
     cached = how.text + sizes.start
     loop = registry.get(how.method).part("loop")
-    drawn = loop.sizes(sizes.tokens, how)[: how.steps]
-    for m, left in zip(drawn, left_over(drawn), strict=True):
+    made = loop.sizes(sizes.tokens, how)[: how.steps]
+    for m, left in zip(made, left_over(made), strict=True):
         if loop.rereads:
             yield m, sizes.tokens, cached, sizes.tokens * (cached + sizes.tokens)
         else:
@@ -219,13 +295,13 @@ def work(sizes: Sizes, how: Decoding, decoder: Image | None = None) -> dict[str,
     return found
 
 
-def floor(sizes: Sizes, how: Decoding, limits: Limits, decoder: Image | None = None) -> Floor:
+def lower_bound(sizes: Sizes, how: Decoding, limits: Limits, decoder: Image | None = None) -> Bound:
     """The least time of one image in a batch; without ``decoder`` up to its latents.
 
     Raises ValueError for an acceleration that the tokens do not allow."""
     found = work(sizes, how, decoder)
     calls = [call for phase in found.values() for call in phase]
-    return Floor(
+    return Bound(
         {phase: 1000 * sum(call.seconds(limits) for call in found[phase]) / how.batch for phase in PHASES},
         sum(call.times * call.bytes for call in calls) / how.batch,
         sum(call.times * call.operations for call in calls) / how.batch,

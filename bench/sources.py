@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -12,16 +13,17 @@ import vgt
 from vgt.core import files
 
 ROOTS = {"vgt": Path(vgt.__file__).parent, "bench": Path(bench.__file__).parent}
-WORKING = ("vgt.equations", "vgt.methods", "vgt.vlm", "vgt.checkpoints", "vgt.inference")
-NOT_TIMED = ("vgt.checkpoints.pretrained", "vgt.vlm.tokenizer")  # reading checkpoints, building a tokenizer
+WORKING = ("vgt.equations", "vgt.methods", "vgt.vlm", "vgt.inference", "vgt.checkpoints.reference")
+NOT_TIMED = ("vgt.methods.registry", "vgt.inference.load", "vgt.vlm.tokenizer")  # names, reading, building a tokenizer
 
 
 def _path(module: str) -> Path | None:
-    """The file of a module of the project, None for other names."""
+    """The file of a module of the project, or of a system from outside; None for other names."""
     package, _, rest = module.partition(".")
-    if package not in ROOTS or not rest:
+    if not rest:
         return None
-    path = ROOTS[package].joinpath(*rest.split(".")).with_suffix(".py")
+    root = ROOTS.get(package) or Path(getattr(sys.modules.get(package), "__file__", None) or "").parent
+    path = root.joinpath(*rest.split(".")).with_suffix(".py")
     return path if path.is_file() else None
 
 

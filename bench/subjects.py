@@ -13,13 +13,14 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from vgt.checkpoints import checkpoint
-from vgt.checkpoints.pretrained import place
+from vgt.checkpoints.pretrained import Loaded, place
 from vgt.core import config as configs
 from vgt.core import files
 from vgt.inference.engine import Engine
-from vgt.inference.load import bundled, expect, load, paired_autoencoder, zoo
+from vgt.inference.load import bundled, expect, load, locate, paired_autoencoder, system_of
+from vgt.methods import registry
 from vgt.methods.flow_head import FlowHead
+from vgt.methods.registry import System
 from vgt.methods.vgt_ae import VGTAE, VGTAEConfig
 from vgt.methods.visual_lm import VisualLM, VisualLMConfig
 from vgt.vlm import known, tokenizer
@@ -27,28 +28,46 @@ from vgt.vlm.backbones import first_layers
 from vgt.vlm.vlm import VLM, VLMConfig, hf_config
 
 RANDOM = "random:"
-GENERATORS, AUTOENCODERS = ("query_ar", "mar"), ("vgt_ae",)
 FULL_SIZE = 448  # pixels, of the published backbones
-TINY_GENERATORS = ("query_ar_internvl", "mar_internvl")
-TINY_AUTOENCODERS = ("vgt_ae_internvl", "vgt_ae_qwen", "pixel_ae")
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model ready to be timed.  ``ae`` is the autoencoder: ``model`` itself, or the one a generator decodes with."""
+    """A model ready to be timed, in eval mode.  ``decoder`` is the autoencoder: ``loaded`` itself, or the one that a
+    generator decodes with; ``fingerprint`` is that of ``loaded``, or of the configuration of random ``weights``."""
 
-    name: str
-    system: str
-    model: nn.Module
-    ae: VGTAE
-    ae_name: str
-    tokenizer: Any
+    loaded: Loaded
+    decoder: Loaded
     fingerprint: str
     weights: Literal["checkpoint", "random"]
 
     @property
-    def generates(self) -> bool:
-        return self.system in GENERATORS
+    def name(self) -> str:
+        return self.loaded.name
+
+    @property
+    def system(self) -> System:
+        return registry.get(self.loaded.system)
+
+    @property
+    def model(self) -> nn.Module:
+        return self.loaded.model
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.loaded.tokenizer
+
+    @property
+    def ae(self) -> nn.Module:
+        return self.decoder.model
+
+    @property
+    def ae_name(self) -> str:
+        return self.decoder.name
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.model.parameters()).dtype
 
     @cached_property
     def engine(self) -> Engine:
@@ -71,26 +90,25 @@ def subject(
     if spec.startswith(RANDOM):
         found = _random(spec.removeprefix(RANDOM), device)
     else:
-        loaded = expect(load(spec, runs, device), *GENERATORS, *AUTOENCODERS)
-        ae = loaded if loaded.system in AUTOENCODERS else paired_autoencoder(loaded, autoencoder, runs, device)
-        found = Subject(
-            loaded.name,
-            loaded.system,
-            loaded.model,
-            ae.model,
-            ae.name,
-            loaded.tokenizer,
-            loaded.fingerprint,
-            "checkpoint",
-        )
+        loaded = expect(load(spec, runs, device), *registry.names("generator"), *registry.names("tokenizer"))
+        tokenizes = registry.get(loaded.system).kind == "tokenizer"
+        ae = loaded if tokenizes else paired_autoencoder(loaded, autoencoder, runs, device)
+        found = Subject(loaded, ae, loaded.fingerprint, "checkpoint")
     for module in (found.model, found.ae):
         place(module.eval().requires_grad_(False), device, dtype)
     return found
 
 
-def bundled_names(*systems: str) -> list[str]:
-    """The bundled models of the given systems."""
-    return [name for name in bundled() if checkpoint.read_header(zoo() / name)["system"] in systems]
+def system_named(spec: str, runs: Path | None = None) -> System:
+    """The system that ``spec`` is of; nothing large is read.  Raises ValueError for an unknown name."""
+    if spec.startswith(RANDOM):
+        return registry.get(configs.read_preset(spec.removeprefix(RANDOM))["system"])
+    return system_of(locate(spec, runs))
+
+
+def bundled_names(kind: str) -> list[str]:
+    """The bundled models of a kind (vgt/methods/registry.py)."""
+    return [name for name in bundled() if system_named(name).kind == kind]
 
 
 # ---------------------------------------------------------------------------------------------- random weights
@@ -98,21 +116,21 @@ def bundled_names(*systems: str) -> list[str]:
 
 def _random(preset: str, device: str) -> Subject:
     values = configs.read_preset(preset)
+    system, parent = registry.get(values["system"]), values.get("init", {}).get("autoencoder")
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(0)
-        if values["system"] in AUTOENCODERS:
-            config, words = _autoencoder_config(values), None
-            model = ae = VGTAE(config)
-            ae_name = f"random-{preset}"
-        elif values["system"] in GENERATORS:
-            ae = VGTAE(_autoencoder_config(configs.read_preset(values["init"]["autoencoder"])))
+        if system.kind == "tokenizer":
+            model, words = VGTAE(_autoencoder_config(values)), None
+        elif system.kind == "generator":
+            ae = VGTAE(_autoencoder_config(configs.read_preset(parent)))
             found = _backbone(values["init"]["vlm"])
-            config, words = generator_config(values, found, ae), found.tokenizer
-            model, ae_name = VisualLM(config), f"random-{values['init']['autoencoder']}"
+            model, words = VisualLM(generator_config(values, found, ae)), found.tokenizer
         else:
-            raise ValueError(f"preset {preset!r} is a {values['system']}; time an autoencoder or a generator")
-    mark = files.digest_json(["random weights", config.model_dump(mode="json"), ae.config.model_dump(mode="json")])
-    return Subject(f"random-{preset}", values["system"], model, ae, ae_name, words, mark, "random")
+            raise ValueError(f"preset {preset!r} is a {system.name}; time an autoencoder or a generator")
+    loaded = Loaded(system.name, f"random-{preset}", model, words, Path())
+    decoder = loaded if system.kind == "tokenizer" else Loaded("", f"random-{parent}", ae, None, Path())
+    described = [each.model.config.model_dump(mode="json") for each in (loaded, decoder)]
+    return Subject(loaded, decoder, files.digest_json(["random weights", *described]), "random")
 
 
 def random_generator(preset: str, device: str) -> VisualLM:

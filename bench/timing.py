@@ -1,4 +1,4 @@
-"""The one timing function, under the command line and under the pytest-benchmark suites.
+"""The one timing function and its instruments: clocks, memory, energy, and whether the machine was busy meanwhile.
 
 A round is one call between two synchronised readings of a monotonic clock.  Several calls are measured in
 alternation, A B C A B C ..., so that a drift of the machine hits them all.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +20,8 @@ Call = Callable[[], object]
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 RESIDENT = "growth of the process's resident set during one untimed call (Linux high-water mark), weights excluded"
 ALLOCATED = "torch.cuda.max_memory_allocated during one untimed call, weights included"
+SPREAD = 0.25  # of the quartiles around the median, above which rounds are no measurement of one thing
+CPU_SHARE = 0.8  # of a CPU that a call has where nothing else runs; one thread is always at work
 
 
 @dataclass(frozen=True)
@@ -42,22 +44,39 @@ class Timing:
         return low, high
 
 
-class Instruments(NamedTuple):
-    """How one kind of device is measured: ``synchronize`` waits for its work; ``peak_memory`` makes a call and returns
-    its MiB or None; ``memory`` says what that number is."""
-
-    synchronize: Callable[[], None]
-    peak_memory: Callable[[Call], float | None]
-    memory: str
-
-
-def quartiles(values) -> tuple[float, float, float]:
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
     """(first quartile, median, third quartile), linear between the order statistics."""
     low, middle, high = np.percentile(np.asarray(values, np.float64), (25, 50, 75))
     return float(low), float(middle), float(high)
 
 
-# ---------------------------------------------------------------------------------------------------- memory
+def busy(seconds: Sequence[float], cpu_seconds: Sequence[float], on_cpu: bool) -> str | None:
+    """What says that other work took the machine during these rounds; None where nothing does.
+
+    Rounds of one call differ little where it runs alone, and on a CPU its process is at work all the time."""
+    low, middle, high = quartiles(seconds)
+    found = []
+    if high - low > SPREAD * middle:
+        found.append(f"rounds spread by {100 * (high - low) / middle:.0f} % of their median")
+    share = sum(cpu_seconds) / sum(seconds)
+    if on_cpu and share < CPU_SHARE:
+        found.append(f"the process had a CPU for {100 * share:.0f} % of the time")
+    return ", ".join(found) or None
+
+
+# ------------------------------------------------------------------------------------------------- instruments
+
+
+class Instruments(NamedTuple):
+    """How one kind of device is measured: ``synchronize`` waits for its work; ``peak_memory`` makes a call and returns
+    its MiB or None; ``memory`` says what that number is; ``energy`` reads the joules used so far, None where nobody
+    counts them, and ``energy_source`` says how, or why not."""
+
+    synchronize: Callable[[], None]
+    peak_memory: Callable[[Call], float | None]
+    memory: str
+    energy: Callable[[], float] | None = None
+    energy_source: str = "no energy counter: not an NVIDIA GPU"
 
 
 def _status_mib(field: str) -> float:
@@ -86,12 +105,24 @@ def resident_peak(call: Call) -> float | None:
     return max(0.0, _status_mib("VmHWM") - before)
 
 
+def free_memory() -> None:
+    """Give back what nothing refers to any more, of a GPU too."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def _nothing() -> None:
     """A CPU has finished when the call returns."""
 
 
-def _cuda(device) -> Instruments:
+def _cuda(device: str) -> Instruments:
     import torch
+
+    def synchronize() -> None:
+        torch.cuda.synchronize(device)
 
     def peak(call: Call) -> float:
         torch.cuda.reset_peak_memory_stats(device)
@@ -99,7 +130,38 @@ def _cuda(device) -> Instruments:
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) / 2**20
 
-    return Instruments(lambda: torch.cuda.synchronize(device), peak, ALLOCATED)
+    return Instruments(synchronize, peak, ALLOCATED, *_energy_counter(device))
+
+
+NVML = "libnvidia-ml.so.1"
+_NVML_ERRORS = {3: "this GPU does not report it", 4: "no permission", 9: "the driver is not loaded"}
+
+
+def _energy_counter(device: str) -> tuple[Callable[[], float] | None, str]:
+    """A function that reads the joules which an NVIDIA GPU has used since its driver was loaded (nvidia-ml), or None;
+    and how, or why not.  The counter moves some ten times a second: measure over a second or more."""
+    import torch
+
+    def check(status: int) -> None:
+        if status:
+            raise OSError(f"nvidia-ml: {_NVML_ERRORS.get(status, f'error {status}')}")
+
+    try:
+        lib = ctypes.CDLL(NVML)
+        check(lib.nvmlInit_v2())
+        handle = ctypes.c_void_p()
+        uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+        check(lib.nvmlDeviceGetHandleByUUID(uuid.encode(), ctypes.byref(handle)))
+
+        def read() -> float:
+            millijoules = ctypes.c_ulonglong()
+            check(lib.nvmlDeviceGetTotalEnergyConsumption(handle, ctypes.byref(millijoules)))
+            return millijoules.value / 1000
+
+        read()
+    except (OSError, AttributeError) as error:
+        return None, f"no energy counter: {error}"
+    return read, "nvmlDeviceGetTotalEnergyConsumption"
 
 
 CPU = Instruments(_nothing, resident_peak, RESIDENT)
@@ -115,7 +177,7 @@ def instruments(device: str) -> Instruments:
     raise ValueError(f"device {device!r} cannot be timed; choose cpu or cuda")
 
 
-# ---------------------------------------------------------------------------------------------------- rounds
+# ------------------------------------------------------------------------------------------------------ rounds
 
 
 def plain(sweep: Call, rounds: int) -> None:
@@ -172,8 +234,3 @@ def _timed(call: Call, synchronize: Callable[[], None]) -> tuple[float, float]:
     call()
     synchronize()
     return time.perf_counter() - wall, time.process_time() - cpu
-
-
-def measure(call: Call, *, repeats: int, warmup: int, synchronize: Callable[[], None] = _nothing, **how) -> Timing:
-    """``alternate`` for a single call; ``how``: its further arguments."""
-    return alternate({"": call}, repeats=repeats, warmup=warmup, synchronize=synchronize, **how)[""]

@@ -48,7 +48,7 @@ def _reconstruction(measured: Measured) -> Card:
     found = {s: measured.get(s, "photos", "psnr-mean") for s in measured.autoencoders() if not is_reference(s)}
     known = {s: r for s, r in found.items() if r is not None and r.value is not None}
     ranked = sorted(known, key=lambda s: (s == "pca", -known[s].value))  # the untrained baseline comes last
-    note = "Best first; PCA is the untrained baseline of the same size." if "pca" in known else "Best first."
+    note = "Best first" + ("; then PCA, the untrained baseline of the same size." if "pca" in known else ".")
     return Card("Reconstruction of photographs (PSNR)", [_line(label(s), known[s], 1, " dB") for s in ranked], note)
 
 

@@ -98,7 +98,10 @@ def speed() -> str:
                 cells.append(f"{rate:.1f} ({gain:.1f}x; {ms / least:.1f})")
             rows.append([f"{name}, batch {batch}", *cells])
     device = records["query_ar_internvl", 1, "bench-b8", "images-per-second"].device
-    heads = [f"images/s on {device} (over the reference implementation; time over the lower bound)", *(f"{a}x" for a in ACCELERATIONS)]
+    heads = [
+        f"images/s on {device} (over the reference implementation; time over the lower bound)",
+        *(f"{a}x" for a in ACCELERATIONS),
+    ]
     return _lines(heads, rows)
 
 

@@ -22,7 +22,7 @@ AUTOENCODERS = {
 GENERATORS = {
     "query_ar_internvl": "QueryAR (InternVL)",
     "mar_internvl": "MAR (InternVL)",
-    "mar_internvl_compute": "MAR (InternVL), computation as QueryAR",
+    "mar_internvl_compute": "MAR (InternVL), equal compute",
     "query_ar_qwen": "QueryAR (Qwen)",
     "mar_qwen": "MAR (Qwen)",
     "query_ar_pixel": "QueryAR (pixel AE)",

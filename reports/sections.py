@@ -258,7 +258,7 @@ SECTIONS = (
             Tables([tables.PROBES]),
             Figures(
                 [latents.variances, latents.similarity],
-                "Left: variance of each latent channel, sorted. Right: linear CKA of mean-pooled latents; a random "
+                "Variance of each latent channel, sorted; and linear CKA of mean-pooled latents, where a random "
                 "projection shows how much two encoders agree that share nothing but the images.",
             ),
             Tables([tables.LATENT_SPACE, tables.LATENT_TOKENS, tables.CKA]),

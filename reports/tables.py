@@ -526,8 +526,15 @@ def settings(measured: Measured, study: Record) -> list[Setting]:
 
 
 def study_title(study: Record) -> str:
-    """Whose study on which prompts, e.g. "QueryAR (InternVL) 16x, test prompts"."""
-    return f"{row_label(study.subject, study.accel)}, {study.suite.rpartition('-')[2]} prompts"
+    """Whose study on which prompts, e.g. "QueryAR (InternVL) 16x, 1,020 test prompts"."""
+    kind = study.suite.rpartition("-")[2]
+    return f"{row_label(study.subject, study.accel)}, {study.extra['prompts']:,} {kind} prompts"
+
+
+def study_name(study: Record) -> str:
+    """The stem of its files, e.g. "solvers_query_ar_internvl_16x_1020_test"."""
+    suite = study.suite.removeprefix(f"{GENEVAL}-").replace("-", "_")
+    return f"solvers_{study.subject}_{study.accel}x_{suite}"
 
 
 def _setting_row(one: Setting) -> Row:
@@ -546,7 +553,7 @@ def study_table(study: Record) -> Table:
     against = "Against the baseline"
     extra, params = study.extra, study.protocol_params
     return Table(
-        f"solvers_{study.subject}_{study.accel}x_{study.suite.rpartition('-')[2]}",
+        study_name(study),
         f"Samplers: {study_title(study)}",
         [
             Column("evaluations", "Evaluations a token", "", 0),
@@ -599,7 +606,7 @@ SPACE = (
     Column("alignment", "Alignment", "", 3, "low", GEOMETRY),
     Column("uniformity", "Uniformity", "", 3, "low", GEOMETRY),
     Column("cluster-maps", "Variance explained", "", 3, None, TOKEN_CLUSTERS),
-    Column("object-clusters", "Object told", "", 3, "high", TOKEN_CLUSTERS),
+    Column("object-clusters", "Object homog.", "", 3, "high", TOKEN_CLUSTERS),
 )
 PARTS = (
     Column("homogeneity", "Homog., shape", "", 3, "high", CLUSTERS),
@@ -669,8 +676,8 @@ LATENT_SPACE = _probes(
     [
         "Trust: trustworthiness of the t-SNE (5 neighbors). Alignment: squared distance on the unit sphere between a "
         "scene and its object before another background (chance: between different scenes, the lowest of all rows). "
-        "Uniformity: lower is more even. Object told: how much of whether a token shows the object its cluster tells "
-        "(chance: objects of the next image).",
+        "Uniformity: lower is more even. Object homog.: homogeneity of the clusters in the question whether a token "
+        "shows the object, 1 - H(object | cluster) / H(object) (chance: objects of the next image).",
     ],
 )
 LATENT_TOKENS = _probes(

@@ -311,7 +311,7 @@ class Always:
         return self.words
 
 
-@pytest.mark.parametrize("words", ["yes", "no", "a image"])
+@pytest.mark.parametrize("words", ["yes", "no", "an image"])
 def test_a_judge_that_says_one_thing_fails_both_canaries(words):
     for check in (canary.check_plain, canary.check_world):
         with pytest.raises(ValueError, match="fails its canary"):

@@ -29,8 +29,7 @@ RULES = {
     "vgt.inference": METHOD | {"vgt.inference"},
     # The training loop draws its sample grids and loads its parents through inference.
     "vgt.training": METHOD | {"vgt.inference", "vgt.training"},
-    "bench.command": {"bench", "vgt", "evals"},
-    "reports.command": {"reports", "vgt.core", "vgt.commands.options"},
+    "reports.cli": {"reports", "vgt.core", "vgt.commands.options"},
     "evals.subjects.vgt": {"evals", "vgt.core", "vgt.inference", "vgt.methods.registry"},
     "evals.metrics.lpips": {"evals", "vgt.core", "vgt.methods.lpips"},
     "evals.features": {"evals", "vgt.core", "vgt.methods.perceptual"},

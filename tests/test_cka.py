@@ -10,9 +10,7 @@ from PIL import Image
 
 from evals.engine.registry import protocols
 from evals.probes import cka
-from evals.probes import cka_cli as command
 from evals.probes import run as probes
-from evals.probes.cli import images
 from evals.subjects.fake import Identity
 from evals.subjects.pca import random_projection
 from reports import tables
@@ -182,14 +180,14 @@ def test_variance_figure_and_points_without_labels(measured):
 
 def test_the_command_adds_the_anchor_and_refuses_what_it_cannot_compare(tmp_path):
     parser = argparse.ArgumentParser()
-    command.arguments(parser)
+    cka.Options.add(parser)
     where = ["--out", str(tmp_path), "-n", "60"]
     with pytest.raises(ValueError, match="--subjects is missing"):
-        command.run(parser.parse_args(where))
+        cka.evaluate(cka.Options.read(parser.parse_args(where)))
     with pytest.raises(ValueError, match="two or more"):
-        command.run(parser.parse_args(["--subjects", "random_projection", *where]))
+        cka.evaluate(cka.Options.read(parser.parse_args(["--subjects", "random_projection", *where])))
     with pytest.raises(ValueError, match="--size 32: this encoder takes 64"):
-        images(parser.parse_args(["--size", "32", *where]), 64)
-    outcome = command.run(parser.parse_args(["--subjects", "fake:identity", *where]))
+        cka.Options.read(parser.parse_args(["--size", "32", *where])).images(64)
+    outcome = cka.evaluate(cka.Options.read(parser.parse_args(["--subjects", "fake:identity", *where])))
     assert [r.name for r in outcome.records] == ["identity/scenes-cka/cka-random_projection"]
     assert outcome.records[0].n == 60 and outcome.records[0].partial

@@ -159,7 +159,7 @@ def test_reconstruct_tiles_or_crops(capsys):
 
 
 def test_eval_pairs_prints_psnr_mean_first_then_every_ssim(capsys):
-    from evals.metrics import ssim
+    from evals.metrics import pixels
 
     rng = np.random.default_rng(0)
     for folder in ("real", "made"):
@@ -170,7 +170,7 @@ def test_eval_pairs_prints_psnr_mean_first_then_every_ssim(capsys):
     status, result, text, _ = call(capsys, "eval", "recon", "--pairs", "real", "made")
     names = [line.split()[0].rsplit("/", 1)[1] for line in text.splitlines()]
     assert status == 0 and names[0] == "psnr-mean"
-    assert [n for n in names if n.startswith("ssim")] == list(ssim.VARIANTS) and len(ssim.VARIANTS) == 6
+    assert [n for n in names if n.startswith("ssim")] == list(pixels.SSIM) and len(pixels.SSIM) == 6
     assert set(result) >= {"records", "partial", "scores"}
 
 

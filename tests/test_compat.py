@@ -19,7 +19,7 @@ from vgt.methods import query_ar
 from vgt.methods.pixel_decoder import DecoderConfig
 from vgt.methods.sampling import Sampling
 from vgt.methods.vgt_ae import VGTAE, AELossConfig, VGTAEConfig, VGTAETraining
-from vgt.methods.visual_lm import draws
+from vgt.methods.visual_lm import orders_and_noise
 from vgt.vlm.prompts import tokenize
 
 SEEDS = [11, 5, 2**40 + 3]
@@ -148,7 +148,7 @@ def test_conditions_are_those_of_a_plain_sequence(visual_lms, vlms, family, m, m
     ids, mask = tokenize(vlms[family].tokenizer, [*CAPTIONS, None, None, None])
     how = published(m, 2.0, position_mode=mode)
     found, u = conditions_of(model, ids, mask, how, monkeypatch)
-    order = draws(SEEDS, N, how.table.draws, model.config.d_z, "cpu")[0][0]  # the first image's, for all
+    order = orders_and_noise(SEEDS, N, how.table.draws, model.config.d_z, "cpu")[0][0]  # the first image's, for all
     expected = plain_conditions(model, ids, mask, u, order, m, mode)
     for row, wanted in enumerate(expected):
         assert torch.allclose(found[row], wanted, atol=3e-5), row

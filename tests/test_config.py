@@ -72,7 +72,7 @@ def test_unknown_presets(name):
 
 def test_every_preset_says_what_it_is_and_is_valid():
     from vgt.methods.vgt_ae import AELossConfig
-    from vgt.training.run import Preset
+    from vgt.training.job import Preset
     from vgt.vlm import known
     from vgt.vlm.vlm import VLMConfig
 

@@ -198,15 +198,15 @@ def test_sixteen_bit_colour_keeps_its_high_byte(tmp_path):
         ("RGBA", "opaque alpha", {"format": "PNG"}),
     ],
 )
-def test_other_kinds_are_converted_and_named(tmp_path, img, mode, kind, options):
-    saved(tmp_path / f"kinds/one.{options['format'].lower()}", img.convert(mode), **options)
-    saved(tmp_path / "kinds/plain.png", img)
-    image, found = loaded(tmp_path, "one")
-    assert found == kind and image.shape == (32, 32, 3)
+def test_other_kinds_are_converted_and_named(tmp_path, image, mode, kind, options):
+    saved(tmp_path / f"kinds/one.{options['format'].lower()}", image.convert(mode), **options)
+    saved(tmp_path / "kinds/plain.png", image)
+    seen, found = loaded(tmp_path, "one")
+    assert found == kind and seen.shape == (32, 32, 3)
     plain, nothing = loaded(tmp_path, "plain")
     assert nothing is None
     if mode in ("RGBA", "CMYK"):
-        assert np.abs(image.astype(int) - plain).mean() < (1 if mode == "RGBA" else 12)
+        assert np.abs(seen.astype(int) - plain).mean() < (1 if mode == "RGBA" else 12)
 
 
 def test_transparency_and_floats_are_errors_of_their_image(tmp_path, image):
@@ -242,9 +242,9 @@ def shard(path, members):
 
 
 @pytest.fixture
-def pieces(img):
-    turned = [img.rotate(90 * i, expand=True) for i in range(4)]
-    return [encoded(image) for image in turned]
+def pieces(image):
+    turned = [image.rotate(90 * i, expand=True) for i in range(4)]
+    return [encoded(one) for one in turned]
 
 
 def test_shards_are_read_by_offset_in_the_order_of_their_names(tmp_path, pieces):

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from test_training import write_presets
 
 from vgt.training import distributed
-from vgt.training.loop import read_log
+from vgt.training.log import read_metrics
 
 HERE = Path(__file__).parent
 LAUNCHERS = {
@@ -46,7 +46,7 @@ def alone(out: Path, job: str) -> Path:
 def same(one: Path, two: Path) -> None:
     """Logged values and weights are equal but for rounding.  The biases of a tower's keys are left out: the loss does
     not depend on them, their gradient is noise, and Adam makes a whole step of it."""
-    rows, others = read_log(one), read_log(two)
+    rows, others = read_metrics(one), read_metrics(two)
     assert [row["step"] for row in rows] == [row["step"] for row in others] == [1, 2, 3]
     for row, other in zip(rows, others, strict=True):
         del row["steps_per_second"], other["steps_per_second"]
@@ -164,7 +164,7 @@ def test_the_command_under_a_launcher(tmp_path, launcher):
     subprocess.run(command, env=env, cwd=tmp_path, check=True, capture_output=True)
     first, second = ((tmp_path / name / "model/model.safetensors").read_bytes() for name in ("one", "two"))
     assert first == second
-    assert [row["step"] for row in read_log(tmp_path / "two")] == [1, 2, 3, 4]
+    assert [row["step"] for row in read_metrics(tmp_path / "two")] == [1, 2, 3, 4]
 
 
 # ------------------------------------------------------------------------------------------------ one process
@@ -188,11 +188,11 @@ def test_a_team_of_one():
 
 def test_buffers_move_by_the_mean_of_the_micro_batches():
     norm = torch.nn.BatchNorm1d(1, momentum=0.5)
-    player = distributed.Player(torch.nn.ModuleDict({"norm": norm}))
-    moving = distributed.Moving(player)
+    module = distributed.TrainableModule(torch.nn.ModuleDict({"norm": norm}))
+    buffers = distributed.BufferSync(module)
     for value in (2.0, 4.0, 9.0):
-        player(lambda value=value: norm(torch.tensor([[value - 1], [value + 1]])))
-        moving.back()
+        module(lambda value=value: norm(torch.tensor([[value - 1], [value + 1]])))
+        buffers.rewind()
         assert norm.running_mean.item() == 0  # each micro-batch sees what the step began with
-    moving.settle(distributed.team(), 3)
+    buffers.finish(distributed.team(), 3)
     assert norm.running_mean.item() == pytest.approx(0.5 * (2 + 4 + 9) / 3)

@@ -287,7 +287,9 @@ def test_steps_can_be_graphs(family, method, acceleration, visual_lms, vlms, mon
     for _ in range(2):
         found = decode(*rows, SEEDS, how)
         assert torch.allclose(found, generator.eager(model)(*rows, SEEDS, how), atol=2e-5)
-    shapes = 2 if method == "query_ar" else len(set(decode.loop.sizes(decode.model.tokens, how)))  # QueryAR's first step has nothing pending
+    shapes = (
+        2 if method == "query_ar" else len(set(decode.loop.sizes(decode.model.tokens, how)))
+    )  # QueryAR's first step has nothing pending
     assert sum(len(graph.kept) for graph in Replayed.made) == shapes
     assert sum(graph.calls for graph in Replayed.made) == 2 * len(decode.loop.sizes(decode.model.tokens, how))
 

@@ -41,7 +41,7 @@ FORK = multiprocessing.get_context("fork")
 
 
 class Painter:
-    """Draws slow 8 x 8 images and notes every batch in a log.  A image depends on its whole batch, as the last bits
+    """Draws slow 8 x 8 images and notes every batch in a log.  An image depends on its whole batch, as the last bits
     of a network's do."""
 
     name, fingerprint = "painter", "painter-1"
@@ -302,7 +302,7 @@ def test_an_end_costs_one_batch_at_most(unbroken, tmp_path, monkeypatch, end, ba
     assert not list(out.glob("*/samples/.*"))
 
 
-def test_a_image_that_cannot_be_written_stops_the_run(tmp_path, monkeypatch):
+def test_an_image_that_cannot_be_written_stops_the_run(tmp_path, monkeypatch):
     subject = Doomed(8, interrupt)
 
     def full(path: Path, image) -> None:
@@ -466,7 +466,7 @@ def test_drawing_holds_one_batch_and_judging_one_image(tmp_path):
     names = {shown.name(*where): path for where, path in shown.paths.items()}
 
     def judge(name: str) -> dict:
-        assert not any(ref() is not None for ref in watched), "a image that was judged is still held"
+        assert not any(ref() is not None for ref in watched), "an image that was judged is still held"
         image = read_image(names[name]).copy()
         watched.append(weakref.ref(image))
         return {"mean": float(image.mean())}

@@ -7,8 +7,7 @@ from parity.fidelity import random_inception
 from PIL import Image
 
 from evals import features
-from evals.features import inception, source, vit
-from evals.fidelity.protocol import EXTRACTORS, INCEPTION_SHA256
+from evals.features import EXTRACTORS, INCEPTION_SHA256, networks
 from vgt.core import photos
 
 
@@ -23,7 +22,7 @@ def inception_file(tmp_path_factory):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         state = random_inception().state_dict()
-    path = tmp_path_factory.mktemp("weights") / inception.NAMES[0]
+    path = tmp_path_factory.mktemp("weights") / features.INCEPTION_FILES[0]
     torch.save(state, path)
     return path
 
@@ -77,7 +76,7 @@ def test_a_file_that_runs_code_is_refused(tmp_path):
 
 
 def test_inception_variants_share_the_network_and_differ_in_the_input(inception_file, images):
-    net = inception.network(inception_file)
+    net = networks.inception_network(inception_file)
     raw = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
     compat = features.load("tf-compat", inception_file, any_weights=True)
     found = compat.embed(images)
@@ -99,8 +98,8 @@ def test_inception_resizing():
 
     raw = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, 50, 37)).astype(np.uint8))
     half_pixel = functional.resize(raw.float() / 255, [299, 299], antialias=False) * 2 - 1
-    torch.testing.assert_close(inception.resized(raw, "pytorch-fid"), half_pixel, atol=1e-5, rtol=0)
-    single, double = (inception.resized(raw, v) for v in ("tf-compat", "tf-compat-f64"))
+    torch.testing.assert_close(networks.inception_input(raw, "pytorch-fid"), half_pixel, atol=1e-5, rtol=0)
+    single, double = (networks.inception_input(raw, v) for v in ("tf-compat", "tf-compat-f64"))
     assert double.dtype == torch.float64
     torch.testing.assert_close(single.double(), double, atol=1e-5, rtol=0)
     # TensorFlow 1 put output pixel i at input i * 50 / 299, without the half pixel.
@@ -167,18 +166,18 @@ def test_folders_that_are_no_model(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="no .safetensors file"):
         features.load("clip", tmp_path, any_weights=True)
-    assert vit.CLIP_336["image_size"] == EXTRACTORS["clip"]["side"]
+    assert networks.CLIP_336["image_size"] == EXTRACTORS["clip"]["side"]
 
 
 def test_the_checksum_follows_the_file(tmp_path):
     path = tmp_path / "weights.pth"
     path.write_bytes(b"one")
-    first = source.digest(path)
+    first = features.digest(path)
     path.write_bytes(b"two")
     import os
 
     os.utime(path, ns=(1, 1))
-    assert source.digest(path) != first
+    assert features.digest(path) != first
 
 
 def test_canaries_stop_a_network_that_sees_nothing():

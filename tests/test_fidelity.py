@@ -12,17 +12,18 @@ from parity.fidelity import tiny_network
 from PIL import Image
 
 from evals import features
+from evals.engine import generation
 from evals.engine.registry import protocols
 from evals.engine.store import Shard
-from evals.features.source import Source
+from evals.features import EXTRACTORS, Source
 from evals.fidelity import cli as command
-from evals.fidelity import references
+from evals.fidelity import images as sets
 from evals.fidelity import run as fidelity
-from evals.fidelity.protocol import EXTRACTORS
-from evals.metrics import frechet, inception_score, kernel, manifold
+from evals.metrics import entropy, frechet, kernel, manifold
 from vgt.core import record, samples
 
 N, D, SIDE = 60, 12, 16
+KNOWN = protocols()
 
 
 # ------------------------------------------------------------------------------------------------ a tiny network
@@ -101,10 +102,9 @@ def test_every_metric_is_a_record_with_an_interval_or_a_reason(sides, score, tmp
     outcome = score(sides[0], real=sides[1], metrics=["fd", "kid", "prdc", "cmmd"])
     found = {r.metric: r for r in outcome.records}
     assert set(found) == {f"{m}-tiny" for m in ("fd", "kid", "precision", "recall", "density", "coverage", "cmmd")}
-    known = protocols()
     for r in outcome.records:
         assert r.model == "folder:generated" and r.suite == "folder-real" and not r.partial and r.n == N
-        assert r.low <= r.value <= r.high and r.interval and r.protocol in known and r.extra["n_real"] == N
+        assert r.low <= r.value <= r.high and r.interval and r.protocol in KNOWN and r.extra["n_real"] == N
         assert r.protocol_params["features"] == "tiny" and r.protocol_params["preprocessing"] == f"adm-crop {SIDE}"
     assert found["fd-tiny"].protocol == "frechet-unpaired" and len(found["fd-tiny"].extra["replicates"]) == 20
     raw = [tiny_network(torch.from_numpy(x).permute(0, 3, 1, 2)).double().numpy() for x in
@@ -134,13 +134,11 @@ def test_extrapolation_and_constants():
     assert abs(value) < 0.5 * points[-1][1]
     with pytest.raises(ValueError, match="129 images of 12 dimensions.*give 130"):
         frechet.infinite(x[:129], true, rng)
-    settings = {name: p.settings for name, p in protocols().items()}
+    settings = {name: p.settings for name, p in KNOWN.items()}
     assert (
         settings["kid-subsets"]["subsets"] == kernel.SUBSETS and settings["kid-subsets"]["size"] == kernel.SUBSET_SIZE
     )
-    assert (
-        settings["is-10"]["splits"] == inception_score.SPLITS and settings["is-5000"]["chunk"] == inception_score.CHUNK
-    )
+    assert settings["is-10"]["splits"] == entropy.SPLITS and settings["is-5000"]["chunk"] == entropy.CHUNK
     assert settings["precision-recall"]["k"] == manifold.NEAREST_PR
     assert settings["density-coverage"]["k"] == manifold.NEAREST_DC and settings["cmmd"]["scale"] == kernel.SCALE
 
@@ -148,10 +146,10 @@ def test_extrapolation_and_constants():
 def test_inception_score_closed_forms():
     confident = np.eye(5).repeat(4, 0) * 1000  # every class equally often, each image certain
     blocks = np.arange(20) % 4
-    assert inception_score.score(confident, "is-1", blocks)[0].value == pytest.approx(5)
-    assert inception_score.score(np.zeros((20, 5)), "is-10", blocks)[0].value == pytest.approx(1)
+    assert entropy.inception_score(confident, "is-1", blocks)[0].value == pytest.approx(5)
+    assert entropy.inception_score(np.zeros((20, 5)), "is-10", blocks)[0].value == pytest.approx(1)
     with pytest.raises(ValueError, match="is-10 of 9 images"):
-        inception_score.score(np.zeros((9, 5)), "is-10", blocks[:9])
+        entropy.inception_score(np.zeros((9, 5)), "is-10", blocks[:9])
 
 
 def test_jackknife_errors_are_about_right():
@@ -340,10 +338,10 @@ def test_damaged_statistics(tmp_path):
     ):
         np.savez(tmp_path / f"{name}.npz", **arrays)
         with pytest.raises(ValueError, match=message):
-            references.read(tmp_path / f"{name}.npz")
+            sets.read_statistics(tmp_path / f"{name}.npz")
     (tmp_path / "text.npz").write_text("no zip")
     with pytest.raises(ValueError, match="cannot be read as npz"):
-        references.read(tmp_path / "text.npz")
+        sets.read_statistics(tmp_path / "text.npz")
 
 
 def test_samples_as_npz(sides, score, tmp_path):
@@ -369,21 +367,24 @@ def test_overviews_of_genevals_layout_are_no_samples(tmp_path, score, sides):
 
 def test_the_command(sides, tiny, tmp_path, monkeypatch):
     parser = argparse.ArgumentParser()
-    command.arguments(parser)
+    command.Options.add(parser)
+
+    def run(*argv):
+        return command.evaluate(command.Options.read(parser.parse_args([*texts, "--device", "cpu", *argv])))
+
     texts = ["--subject", sides[0], "--real", sides[1], "--features", "tiny", "--metrics", "fd,kid", "--batch", "8"]
-    outcome = command.run(parser.parse_args([*texts, "--out", str(tmp_path / "work"), "--device", "cpu"]))
+    outcome = run("--out", str(tmp_path / "work"))
     assert [r.metric for r in outcome.records] == ["fd-tiny", "kid-tiny"]
     assert len(record.read(tmp_path / "work" / "records")) == 2
-    part = command.run(parser.parse_args([*texts, "--out", str(tmp_path / "part"), "--shards", "1/2"]))
+    part = run("--out", str(tmp_path / "part"), "--shards", "1/2")
     assert part.records == [] and list((tmp_path / "part").rglob("index-00.json"))
-    names = ("tf-compat", "clip")
-    assert command.weights(["tf-compat=a.pth", "clip=b"], ["tf-compat", "clip"], names) == {
+    assert command.weights(["tf-compat=a.pth", "clip=b"], ["tf-compat", "clip"]) == {
         "tf-compat": "a.pth",
         "clip": "b",
     }
-    assert command.weights(["odd=name.pth"], ["clip"], names) == {"clip": "odd=name.pth"}
+    assert command.weights(["odd=name.pth"], ["clip"]) == {"clip": "odd=name.pth"}
     with pytest.raises(ValueError, match="does not say for which features"):
-        command.weights(["a.pth"], ["tf-compat", "clip"], names)
+        command.weights(["a.pth"], ["tf-compat", "clip"])
 
 
 def test_no_feature_depends_on_its_neighbours(tmp_path, score, sides):
@@ -393,8 +394,8 @@ def test_no_feature_depends_on_its_neighbours(tmp_path, score, sides):
     root = tmp_path / "work" / "fidelity"
     found = {len(list(p.glob("index-*.json"))): p for p in root.iterdir() if "generated" in p.name}
     few, many = found[1], found[20]
-    rows = [np.load(many / f"features-pool-{b:02d}.npy")[0] for b in range(3)]
-    np.testing.assert_array_equal(np.load(few / "features-pool-00.npy"), rows)
+    rows = [np.load(many / f"features-pool-{b:02d}.npz")["values"][0] for b in range(3)]
+    np.testing.assert_array_equal(np.load(few / "features-pool-00.npz")["values"], rows)
 
 
 def test_moments_are_merged_in_a_fixed_order():
@@ -417,5 +418,26 @@ def test_images_that_geneval_drew(tiny, tmp_path):
     (found,) = fidelity.run("images:star@4x", real="images:oracle", **common).records
     assert found.name == "star@4x/images-oracle/kid-tiny" and found.accel == 4 and found.n == N
     assert fidelity.run("images:star@4x", real="images:oracle", **common).reused == 1
-    with pytest.raises(ValueError, match="holds no images; draw them first"):
+    with pytest.raises(ValueError, match="holds no images; make them first"):
         fidelity.run("images:nobody", real="images:oracle", **common)
+
+
+def test_a_class_conditional_generator_is_compared_by_equally_many_images_of_each_class(sides, score, tmp_path):
+    class ByClass:
+        name, fingerprint, conditions, classes = "by-class", "by-class-1", "labels", 4
+        asked = 0
+
+        def generate(self, asked, seeds):
+            self.asked += len(asked)
+            pairs = zip(asked, seeds, strict=True)
+            return np.stack([sample_images([label, seed], 1, 60 * (label + 1))[0] for label, seed in pairs])
+
+    made = ByClass()
+    shared = {"real": sides[1], "metrics": ["kid"]}
+    (found,) = score(generation.of_classes(made, N - N % 4, 0, 8), **shared).records
+    assert (found.subject, found.n, found.n_expected, found.partial) == ("by-class", N - N % 4, 50_000, True)
+    drawn = made.asked
+    (fewer,) = score(generation.of_classes(made, 40, 0, 8), **shared).records
+    assert fewer.n == 40 and made.asked == drawn, "a part of what is there: ten of each class"
+    (again,) = score(generation.of_classes(ByClass(), 40, 0, 8), **{**shared, "work": tmp_path / "fresh"}).records
+    assert again.value == fewer.value

@@ -1,26 +1,37 @@
-"""The errand of a GPU, on the CPU with tiny presets: what it leaves as records."""
+"""Benchmarks for a GPU, on the CPU with tiny presets: what they leave as records."""
 
 from __future__ import annotations
 
 import json
 
 import pytest
+import torch
 
-from bench import training
-from bench.gpu import decode as decode_errand
-from bench.gpu import full_size
+from bench import run, timing, workloads
+from bench.gpu import decode, full_size
+from bench.workloads import Conditions, Training
 from vgt.core import record
 
 
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch):
+    """Nothing is measured twice here, however busy the machine is, and no step waits for Muon's bf16, which takes
+    seconds on many CPUs."""
+    monkeypatch.setattr(timing, "busy", lambda *_: None)
+    plain = lambda model, *_: [torch.optim.SGD(model.parameters(), 1e-3)]  # noqa: E731
+    monkeypatch.setattr(workloads, "optimizers", plain)
+
+
 def test_training_steps_count_what_they_do():
-    found = training.steps("smoke_mar_internvl", 2, 1)
-    assert len(found.seconds) == 1 and found.rows == 2
-    assert found.positions == 2 * (training.TEXT + 1 + 64), "text, start token, one slot per token"
+    work = Training("smoke_mar_internvl", Conditions(2, 1))
+    found = run.measure([work], {})[work.name]["step"]
+    assert len(found["seconds"]) == 1 and found["images"] == 1
+    assert found["positions"] == 2 * (work.TEXT + 1 + 64), "text, start token, one slot per token"
     with pytest.raises(ValueError, match="is a vgt_ae; time a generator's"):
-        training.steps("smoke_pixel_ae", 2, 1)
+        Training("smoke_pixel_ae", Conditions(2, 1))
 
 
-def test_the_errand_leaves_records(tmp_path):
+def test_full_size_leaves_records(tmp_path):
     small = ["--generators", "smoke_query_ar_internvl", "--autoencoders", "smoke_vgt_ae_internvl", "--tiny"]
     sizes = ["--batch", "2", "--steps", "2", "--images", "2", "--accel", "16", "--device", "cpu"]
     assert full_size.main([*small, *sizes, "--out", str(tmp_path)]) == 0
@@ -32,8 +43,8 @@ def test_the_errand_leaves_records(tmp_path):
     assert ("random-smoke_query_ar_internvl", "images-per-second") in found
 
 
-def test_the_decode_errand_leaves_few_files(tmp_path, capsys):
-    assert full_size.main(["--errand", "decode", "--tiny", "--device", "cpu", "--out", str(tmp_path)]) == 0
+def test_decode_leaves_few_files(tmp_path, capsys):
+    assert decode.main(["--tiny", "--device", "cpu", "--out", str(tmp_path)]) == 0
     left = sorted(p.name for p in tmp_path.iterdir())
     assert left == ["decode.json", "decode.jsonl", "decode.txt", "profile-tiny-b1.txt", "profile-tiny-b2.txt"]
     found = record.read(tmp_path / "decode.jsonl")
@@ -49,17 +60,17 @@ def test_the_decode_errand_leaves_few_files(tmp_path, capsys):
     assert "first 3 steps only" in capsys.readouterr().out
 
 
-def test_the_decode_errand_says_what_it_left_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(decode_errand, "same_images", lambda *_: [])
-    scope = decode_errand.Scope(("tiny",), (16,), (1,), (), {"flow_steps": 3}, 1)
-    report = decode_errand.run(tmp_path, "cpu", scope, seconds=0)
+def test_decode_says_what_it_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(decode, "same_images", lambda *_: [])
+    scope = decode.Scope(("tiny",), (16,), (1,), (), {"flow_steps": 3}, 1)
+    report = decode.run(tmp_path, "cpu", scope, seconds=0)
     assert not report.found and len(report.left_out) == 4
     assert "left out: random-query_ar_internvl 16x bench-b1 needs about" in (tmp_path / "decode.txt").read_text()
 
 
 def test_slow_groups_time_their_first_steps():
-    scope = decode_errand.Scope()
-    found = {(a, how.batch, how.eager): how.steps for a, how, _ in decode_errand.groups("mar", "0.6b", scope)}
+    scope = decode.Scope()
+    found = {(a, how.batch, how.eager): how.steps for a, how, _ in decode.groups("mar", "0.6b", scope)}
     assert found[1, 64, False] == 8 and found[1, 1, False] is None and found[16, 64, False] is None
     assert found[1, 1, True] == 8, "the reference implementation, extrapolated from its first steps"
-    assert sum(seconds for *_, seconds in decode_errand.groups("query-ar", "0.6b", scope)) < 200
+    assert sum(seconds for *_, seconds in decode.groups("query-ar", "0.6b", scope)) < 200

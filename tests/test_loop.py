@@ -1,4 +1,4 @@
-"""The training loop and its optimisation on a toy system: what is averaged, dealt, stored, logged and refused."""
+"""The training loop and its optimisation on a toy system: what is averaged, split, stored, logged and refused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from vgt.core import seeds
-from vgt.training import loop, state
+from vgt.training import log, loop, models, state
 from vgt.training.optim import Average, TrainConfig, learning_rate, micro_rows, optimizers
 
 
@@ -29,7 +29,7 @@ class Toy:
     def lr_scale(self, name):
         return 1.0
 
-    def loss(self, player, batch, step, rng):
+    def loss(self, name, batch, step, rng):
         self.seeds.append((step, rng.initial_seed()))
         loss = (self.line(batch["x"]) - 3 * batch["x"] - 1).square().mean()
         loss = loss * (float("nan") if self.bad is not None and step >= self.bad else 1)
@@ -166,7 +166,7 @@ def test_a_step_is_its_micro_batches(tmp_path):
     _, together = toy_train(tmp_path / "whole", toy=one, steps=5)
     assert one.seeds == [(s, seeds.image_seed(42, "step", s, "model")) for s in range(5)]  # as before micro-batches
     assert parts["weight"].item() == pytest.approx(together["weight"].item(), rel=1e-6)
-    rows, others = loop.read_log(tmp_path / "parts"), loop.read_log(tmp_path / "whole")
+    rows, others = log.read_metrics(tmp_path / "parts"), log.read_metrics(tmp_path / "whole")
     assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in others], rel=1e-5)
     assert rows[-1]["samples"] == 40
 
@@ -180,15 +180,15 @@ def test_rows_of_a_micro_batch():
 @pytest.mark.parametrize(
     ("settings", "processes", "message"),
     [
-        ({"batch": 24, "micro": 5}, 1, "batch 24 cannot be dealt to 1 process.* of 5 rows; .* multiple of 5"),
-        ({"batch": 24, "micro": 4}, 4, "batch 24 cannot be dealt to 4 process.* of 4 rows; .* multiple of 16"),
-        ({"batch": 24}, 5, "batch 24 cannot be dealt to 5 process.* of 24/5 rows; .* multiple of 5"),
-        ({"batch": 2}, 4, "batch 2 cannot be dealt to 4 process"),
-        ({"batch": 2, "micro": -1}, 1, "batch 2 cannot be dealt to 1 process.* of -1 rows"),
+        ({"batch": 24, "micro": 5}, 1, "batch 24 cannot be split over 1 process.* of 5 rows; .* multiple of 5"),
+        ({"batch": 24, "micro": 4}, 4, "batch 24 cannot be split over 4 process.* of 4 rows; .* multiple of 16"),
+        ({"batch": 24}, 5, "batch 24 cannot be split over 5 process.* of 24/5 rows; .* multiple of 5"),
+        ({"batch": 2}, 4, "batch 2 cannot be split over 4 process"),
+        ({"batch": 2, "micro": -1}, 1, "batch 2 cannot be split over 1 process.* of -1 rows"),
         ({"batch": 2, "optimizer": "muon", "strategy": "fsdp"}, 1, "muon needs whole matrices .* use adamw, or strat"),
     ],
 )
-def test_batches_that_cannot_be_dealt(settings, processes, message):
+def test_batches_that_cannot_be_split(settings, processes, message):
     with pytest.raises(ValueError, match=message):
         micro_rows(TrainConfig(steps=1, lr=0.1, **settings), processes)
 
@@ -209,11 +209,9 @@ def test_activations_computed_again_give_the_same_bits(tmp_path, monkeypatch, jo
     prepare = loop._prepare
     for again in (False, True):
 
-        def count(system, trainable_modules, config, here, again=again):
-            prepare(system, trainable_modules, config, here)
-            blocks = [
-                m for n, m in trainable_modules["model"].named_modules() if n.endswith("layers.0.mlp") or ".0.mlp" in n
-            ]
+        def count(system, modules, config, here, again=again):
+            prepare(system, modules, config, here)
+            blocks = [m for n, m in modules["model"].named_modules() if n.endswith("layers.0.mlp") or ".0.mlp" in n]
             blocks[0].register_forward_pre_hook(lambda *_: runs.update({again: runs.get(again, 0) + 1}))
 
         monkeypatch.setattr(loop, "_prepare", count)
@@ -236,13 +234,13 @@ def test_activations_of_what_has_no_blocks(tmp_path):
 def test_compiled_transformers_are_the_same_model(tmp_path, monkeypatch, job):
     """Traced by dynamo and run as they are: the lowering itself is torch's to test."""
     compiled = {}
-    compile_transformers, found = loop.compile_transformers, {}
+    compile_transformers, found = models.compile_transformers, {}
 
     def traced(module, device):
         compile_transformers(module, device, backend="eager")
         compiled.update({n: m for n, m in module.named_modules() if m._compiled_call_impl is not None})
 
-    monkeypatch.setattr(loop, "compile_transformers", traced)
+    monkeypatch.setattr(models, "compile_transformers", traced)
     for switch in (False, True):
         two_processes.train(tmp_path / str(switch), f"{job} compile={switch} steps=2")
         found[switch] = load_file(tmp_path / str(switch) / "model/weights.safetensors")
@@ -289,8 +287,8 @@ def test_a_state_in_several_files_and_one_of_an_earlier_version(tmp_path, monkey
 
 def test_files_of_a_state_are_filled_in_order():
     tensors = {name: torch.zeros(size) for name, size in (("a", 2), ("b", 1), ("c", 1), ("d", 9), ("e", 1))}
-    assert state.deal(tensors, 12) == [["a", "b"], ["c"], ["d"], ["e"]]
-    assert state.deal(tensors, 10**6) == [["a", "b", "c", "d", "e"]]
+    assert state.shard(tensors, 12) == [["a", "b"], ["c"], ["d"], ["e"]]
+    assert state.shard(tensors, 10**6) == [["a", "b", "c", "d", "e"]]
 
 
 def test_a_full_disk_leaves_the_older_state(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from vgt.equations import flow
 from vgt.equations.order import additive, cosine_sizes, positions, prefix_mask
 from vgt.methods import mar
 from vgt.methods.sampling import Sampling
-from vgt.methods.visual_lm import VisualLM, draws
+from vgt.methods.visual_lm import VisualLM, orders_and_noise
 from vgt.vlm.prompts import tokenize
 
 SEEDS = [11, 5, 8]
@@ -139,7 +139,7 @@ def test_cached_prefix_equals_full_passes(batch, acceleration, schedule):
     model, ids, mask, _, _ = batch
     z, steps = generated(model, ids, mask, settings(acceleration, mar_schedule=schedule))
     u = model.standardize(z)
-    orders, _ = draws(SEEDS, N, 4, 8, "cpu")
+    orders, _ = orders_and_noise(SEEDS, N, 4, 8, "cpu")
     assert len(steps) == N // acceleration
     done = 0
     known = torch.zeros(3, N, dtype=torch.bool)

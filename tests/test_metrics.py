@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.signal import convolve2d
 
-from evals.metrics import codebook, lpips, psnr, ssim
+from evals.metrics import entropy, lpips, pixels
 from vgt.core import files, photos
 
 
@@ -50,24 +50,24 @@ GAUSSIAN = np.outer(_axis, _axis) / _axis.sum() ** 2
 def test_variants_equal_their_definition(natural, variant, kernel, unbiased, data_range, pad):
     for a, b in natural[:3]:
         channels = [direct_ssim(a[..., c] / 255, b[..., c] / 255, kernel, unbiased, data_range, pad) for c in range(3)]
-        assert ssim.ssim(a, b, variant) == pytest.approx(np.mean(channels), abs=1e-9)
+        assert pixels.ssim(a, b, variant) == pytest.approx(np.mean(channels), abs=1e-9)
 
 
 def test_luma_variant(natural):
     a, b = natural[0]
     y = [(16 + x @ np.array([65.481, 128.553, 24.966]) / 255) / 255 for x in (a.astype(float), b.astype(float))]
-    assert ssim.ssim(a, b, "ssim-y") == pytest.approx(direct_ssim(*y, GAUSSIAN, False, 1.0, 0), abs=1e-9)
+    assert pixels.ssim(a, b, "ssim-y") == pytest.approx(direct_ssim(*y, GAUSSIAN, False, 1.0, 0), abs=1e-9)
     black, white = np.zeros((1, 1, 3)), np.ones((1, 1, 3))
-    assert (ssim.luma(black)[0, 0] * 255, ssim.luma(white)[0, 0] * 255) == pytest.approx((16, 235))
+    assert (pixels.luma(black)[0, 0] * 255, pixels.luma(white)[0, 0] * 255) == pytest.approx((16, 235))
 
 
 def test_identity_is_one_and_range_two_inflates(natural):
     for a, b in natural:
-        for variant in ssim.VARIANTS:
-            assert ssim.ssim(a, a, variant) == pytest.approx(1.0, abs=1e-12)
-            assert ssim.ssim(a, b, variant) < 1
-        assert ssim.ssim(a, b, "ssim-taming") > ssim.ssim(a, b, "ssim-sk")
-        assert len({round(ssim.ssim(a, b, v), 6) for v in ssim.VARIANTS}) == len(ssim.VARIANTS)
+        for variant in pixels.SSIM:
+            assert pixels.ssim(a, a, variant) == pytest.approx(1.0, abs=1e-12)
+            assert pixels.ssim(a, b, variant) < 1
+        assert pixels.ssim(a, b, "ssim-taming") > pixels.ssim(a, b, "ssim-sk")
+        assert len({round(pixels.ssim(a, b, v), 6) for v in pixels.SSIM}) == len(pixels.SSIM)
 
 
 def tensors(pairs, dtype=torch.float32):
@@ -77,14 +77,14 @@ def tensors(pairs, dtype=torch.float32):
 
 def test_batches_give_what_pairs_give(natural):
     a, b = tensors(natural)
-    together = ssim.batch(a, b)
-    for variant in ssim.VARIANTS:
+    together = pixels.ssim_batch(a, b)
+    for variant in pixels.SSIM:
         assert together[variant].dtype == torch.float64 and together[variant].shape == (len(natural),)
-        alone = ssim.batch(a[3:4], b[3:4])[variant]
+        alone = pixels.ssim_batch(a[3:4], b[3:4])[variant]
         torch.testing.assert_close(alone, together[variant][3:4], rtol=0, atol=0)
-        exact = ssim.batch(*tensors(natural[3:4], torch.float64), [variant])[variant]
-        assert float(exact) == pytest.approx(ssim.ssim(*natural[3], variant), abs=1e-12)
-    assert ssim.batch(a[:0], b[:0])["ssim-y"].shape == (0,)
+        exact = pixels.ssim_batch(*tensors(natural[3:4], torch.float64), [variant])[variant]
+        assert float(exact) == pytest.approx(pixels.ssim(*natural[3], variant), abs=1e-12)
+    assert pixels.ssim_batch(a[:0], b[:0])["ssim-y"].shape == (0,)
 
 
 def test_flat_images_are_computed_in_double():
@@ -95,22 +95,22 @@ def test_flat_images_are_computed_in_double():
         a = np.where(np.arange(64)[None, :, None] < 32, low, high).astype(np.uint8).repeat(64, 0).reshape(64, 64, 3)
         b = a.copy()
         b[::2] ^= 1
-        for variant, value in ssim.batch(*tensors([(a, b)])).items():
-            assert float(value) == pytest.approx(ssim.ssim(a, b, variant), abs=1e-5), variant
+        for variant, value in pixels.ssim_batch(*tensors([(a, b)])).items():
+            assert float(value) == pytest.approx(pixels.ssim(a, b, variant), abs=1e-5), variant
 
 
 def test_psnr_known_values(natural):
     zero, one = np.zeros((16, 16, 3), np.uint8), np.full((16, 16, 3), 1, np.uint8)
-    assert psnr.psnr(psnr.squared_error(zero, one)) == pytest.approx(20 * np.log10(255))
-    assert psnr.psnr(psnr.squared_error(zero, zero + np.uint8(255))) == pytest.approx(0.0)
-    assert psnr.psnr(psnr.squared_error(one, one)) == psnr.CAP == 100
+    assert pixels.psnr(pixels.squared_error(zero, one)) == pytest.approx(20 * np.log10(255))
+    assert pixels.psnr(pixels.squared_error(zero, zero + np.uint8(255))) == pytest.approx(0.0)
+    assert pixels.psnr(pixels.squared_error(one, one)) == pixels.CAP == 100
     from skimage.metrics import peak_signal_noise_ratio
 
     for a, b in natural:
-        assert psnr.psnr(psnr.squared_error(a, b)) == pytest.approx(peak_signal_noise_ratio(a, b, data_range=255))
+        assert pixels.psnr(pixels.squared_error(a, b)) == pytest.approx(peak_signal_noise_ratio(a, b, data_range=255))
 
 
-@pytest.mark.parametrize("function", [psnr.squared_error, lambda a, b: ssim.ssim(a, b, "ssim-wang")])
+@pytest.mark.parametrize("function", [pixels.squared_error, lambda a, b: pixels.ssim(a, b, "ssim-wang")])
 def test_only_equal_uint8_images_are_compared(function):
     image = np.zeros((16, 16, 3), np.uint8)
     for other in (image.astype(float), image[:12]):
@@ -120,13 +120,13 @@ def test_only_equal_uint8_images_are_compared(function):
 
 def test_batched_errors_are_exact_for_levels_and_double_for_floats(natural):
     levels = [torch.from_numpy(np.stack(side)) for side in zip(*natural, strict=True)]
-    wanted = [psnr.squared_error(a, b) for a, b in natural]
-    np.testing.assert_allclose(psnr.squared_errors(*levels), wanted, rtol=1e-14)
-    np.testing.assert_allclose(psnr.squared_errors(*tensors(natural, torch.float64)), wanted, rtol=1e-12)
+    wanted = [pixels.squared_error(a, b) for a, b in natural]
+    np.testing.assert_allclose(pixels.squared_errors(*levels), wanted, rtol=1e-14)
+    np.testing.assert_allclose(pixels.squared_errors(*tensors(natural, torch.float64)), wanted, rtol=1e-12)
     white = torch.full((2, 8, 8, 3), 255, dtype=torch.uint8)
-    assert psnr.psnr(float(psnr.squared_errors(white, white - 1)[0])) == pytest.approx(20 * np.log10(255), abs=1e-9)
+    assert pixels.psnr(float(pixels.squared_errors(white, white - 1)[0])) == pytest.approx(20 * np.log10(255), abs=1e-9)
     with pytest.raises(ValueError, match="one kind"):
-        psnr.squared_errors(white, white.float())
+        pixels.squared_errors(white, white.float())
 
 
 # -------------------------------------------------------------------------------------------------------- LPIPS
@@ -210,30 +210,30 @@ def test_vgg_has_torchvisions_layout():
 
 
 def test_codebook_statistics():
-    counted = codebook.counts([np.array([[0, 0, 1]]), np.array([[3, 1, 0]])], 8)
+    counted = entropy.codebook_counts([np.array([[0, 0, 1]]), np.array([[3, 1, 0]])], 8)
     assert counted.tolist() == [3, 2, 0, 1, 0, 0, 0, 0]
-    found = codebook.statistics(counted)
+    found = entropy.codebook_use(counted)
     p = np.array([3, 2, 1]) / 6
     assert found["codebook-usage"] == 3 / 8
     assert found["codebook-entropy"] == pytest.approx(-(p * np.log2(p)).sum(), abs=1e-6)
     assert found["codebook-perplexity"] == 2 ** found["codebook-entropy"]
-    assert codebook.statistics(np.full(16, 5))["codebook-perplexity"] == pytest.approx(16, abs=1e-4)
+    assert entropy.codebook_use(np.full(16, 5))["codebook-perplexity"] == pytest.approx(16, abs=1e-4)
     for wrong in (8, -1):
         with pytest.raises(ValueError, match=f"index {wrong} is outside the codebook of 8"):
-            codebook.counts([np.array([0, wrong])], 8)
+            entropy.codebook_counts([np.array([0, wrong])], 8)
 
 
 def test_errors_of_ssim():
     small, image = np.zeros((10, 64, 3), np.uint8), np.zeros((16, 16, 3), np.uint8)
     with pytest.raises(ValueError, match="64x10"):
-        ssim.ssim(small, small, "ssim-wang")
+        pixels.ssim(small, small, "ssim-wang")
     with pytest.raises(ValueError, match="'ssim'.*ssim-wang"):
-        ssim.ssim(image, image, "ssim")
+        pixels.ssim(image, image, "ssim")
     with pytest.raises(ValueError, match="float32 or float64"):
-        ssim.batch(torch.zeros(1, 3, 16, 16), torch.zeros(1, 3, 16, 17))
+        pixels.ssim_batch(torch.zeros(1, 3, 16, 16), torch.zeros(1, 3, 16, 17))
     with pytest.raises(ValueError, match="float32 or float64"):
-        ssim.batch(*(torch.zeros(1, 3, 16, 16, dtype=torch.uint8),) * 2)
+        pixels.ssim_batch(*(torch.zeros(1, 3, 16, 16, dtype=torch.uint8),) * 2)
     with pytest.raises(ValueError, match="'ssim'.*ssim-wang"):
-        ssim.batch(*(torch.zeros(1, 3, 16, 16),) * 2, ["ssim"])
+        pixels.ssim_batch(*(torch.zeros(1, 3, 16, 16),) * 2, ["ssim"])
     with pytest.raises(ValueError, match="64x10"):
-        ssim.batch(*(torch.zeros(1, 3, 10, 64),) * 2)
+        pixels.ssim_batch(*(torch.zeros(1, 3, 10, 64),) * 2)

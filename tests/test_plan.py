@@ -18,13 +18,21 @@ from vgt.methods.flow_head import FlowHead, FlowHeadConfig
 from vgt.methods.pixel_decoder import DecoderConfig
 from vgt.methods.vgt_ae import VGTAE, AELossConfig, VGTAEConfig, VGTAETraining
 from vgt.methods.visual_lm import VisualLM, VisualLMConfig
-from vgt.training.plan import plan
-from vgt.training.plan.build import build_planned
-from vgt.training.plan.memory import COMPONENTS, FP32, Sizes, memory
-from vgt.training.plan.plan import DEVICES
-from vgt.training.plan.text import render
+from vgt.training.job import Preset
+from vgt.training.plan import (
+    COMPONENTS,
+    DEVICES,
+    FP32,
+    Sizes,
+    build,
+    components,
+    data_problems,
+    disk_problems,
+    memory,
+    plan,
+    render,
+)
 from vgt.training.plan.trace import Fakes, Traced, inference, recomputed, step
-from vgt.training.run import Preset
 from vgt.vlm import known
 
 GIB = 2**30
@@ -33,6 +41,10 @@ ROWS, LENGTH = 2, 12  # rows and padded text length of the small generators here
 
 def preset(name: str, *settings: str) -> Preset:
     return configs.validated(Preset, configs.override(configs.read_preset(name), list(settings)), name)
+
+
+def model_of(job) -> nn.Module:
+    return job.system.trainable_modules()["model"]
 
 
 def on_meta(config):
@@ -120,13 +132,14 @@ INTERNVL3_AE = {"tower": 304_012_288, "projector": 4_482_816, "residual_projecti
     ],
 )  # fmt: skip
 def test_autoencoders_have_the_published_parameters(name, parts, beside, total, tmp_path):
-    planned = build_planned(preset(name), tmp_path)
-    assert planned.parts == parts
-    assert planned.beside == pytest.approx(beside, rel=1e-3)  # LPIPS' small heads are its package's business
-    assert {k: v for k, v in planned.beside.items() if k != "perceptual"} == {
+    job, _ = build(preset(name), tmp_path, 1)
+    own, others = components(job)
+    assert own == parts
+    assert others == pytest.approx(beside, rel=1e-3)  # LPIPS' small heads are its package's business
+    assert {k: v for k, v in others.items() if k != "perceptual"} == {
         k: v for k, v in beside.items() if k != "perceptual"
     }
-    assert sum(planned.parts.values()) == total == sum(p.numel() for p in planned.model.parameters())
+    assert sum(own.values()) == total == sum(p.numel() for p in model_of(job).parameters())
 
 
 @pytest.mark.parametrize(
@@ -140,14 +153,14 @@ def test_autoencoders_have_the_published_parameters(name, parts, beside, total, 
 )
 def test_generators_have_the_published_parameters(name, width, head, layers_only, tmp_path):
     """Spec vgt 2.7, 2.10: two grids of 4096 D, 33 D and D (D + 1) of projectors, the flow head, the pruned layers."""
-    planned = build_planned(preset(name), tmp_path)
-    parts = planned.parts
+    job, _ = build(preset(name), tmp_path, 1)
+    parts, _ = components(job)
     assert parts["flow_head"] == head
     assert parts["queries"] == 2 * 4096 * width
     assert parts["projectors"] == 33 * width + width * (width + 1)
-    table = planned.model.config.text["vocab_size"] * width
+    table = model_of(job).config.text["vocab_size"] * width
     assert parts["language_model"] - table == pytest.approx(layers_only, rel=1e-3)
-    assert sum(parts.values()) == sum(p.numel() for p in planned.model.parameters())
+    assert sum(parts.values()) == sum(p.numel() for p in model_of(job).parameters())
     # The pruned models' "1.56 B" and "0.79 B" count layers, grids, projectors and head, but no embeddings.
     published = {"query_ar_qwen25vl_3b": 1.560e9, "query_ar_qwen25vl_06b": 0.790e9}
     if name in published:
@@ -414,10 +427,8 @@ def test_full_size_plans_fit_their_device(name, tmp_path):
 
 def problems(name: str, tmp_path, *settings: str) -> str:
     """Problems of building a preset and of its data, in one text."""
-    from vgt.training.plan.problems import data_problems
-
     given = preset(name, *settings)
-    return "\n".join([*build_planned(given, tmp_path).problems, *data_problems(given)])
+    return "\n".join([*build(given, tmp_path, 1)[1], *data_problems(given)])
 
 
 def test_absent_parents_are_problems_and_say_what_to_do(tmp_path, monkeypatch):
@@ -458,14 +469,12 @@ def test_a_trained_run_is_read_from_its_folder(tmp_path, monkeypatch):
 
     monkeypatch.setattr("vgt.vlm.known.KNOWN", {})
     shutil.copytree(zoo() / "vgt_ae_internvl", tmp_path / "mine" / "model")
-    planned = build_planned(preset("query_ar_internvl", "init.autoencoder=mine"), tmp_path)
-    assert planned.problems == []
-    assert planned.model.config.d_z == 16
+    job, problems = build(preset("query_ar_internvl", "init.autoencoder=mine"), tmp_path, 1)
+    assert problems == []
+    assert model_of(job).config.d_z == 16
 
 
 def test_a_full_disk_is_a_problem(tmp_path, monkeypatch):
-    from vgt.training.plan.problems import disk_problems
-
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=GIB))
     assert disk_problems(0.5 * GIB, tmp_path / "not" / "yet") == []
@@ -491,7 +500,7 @@ def test_a_full_disk_is_a_problem(tmp_path, monkeypatch):
 )  # fmt: skip
 def test_what_could_not_be_built_is_an_error(name, settings, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        build_planned(preset(name, *settings), tmp_path)
+        build(preset(name, *settings), tmp_path, 1)
 
 
 def test_requests_that_make_no_plan(tmp_path):

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from vgt.commands import doctor
 from vgt.core import env
 from vgt.training import data
-from vgt.training.precision import native_bf16
+from vgt.training.distributed import native_bf16
 
 X86 = "processor\t: 0\nmodel name\t: Some CPU\nflags\t\t: fpu sse avx2 {}\nbugs\t\t: spectre_v1\n\nprocessor\t: 1\n"
 ARM = "processor\t: 0\nFeatures\t: fp asimd {}\nCPU part\t: 0xd40\n"

@@ -9,8 +9,8 @@ import pytest
 
 from vgt.core import config as configs
 from vgt.methods.vgt_ae import AELossConfig, VGTAEConfig
+from vgt.training.job import Preset
 from vgt.training.optim import learning_rate, micro_rows
-from vgt.training.run import Preset
 from vgt.vlm import known
 
 FULL = sorted(
@@ -67,7 +67,7 @@ def test_the_batch_can_be_dealt_to_one_and_to_eight_processes(name):
 def test_the_first_line_names_a_number_or_says_that_there_is_none(name):
     first = configs.preset_header(name)
     assert re.search(r"expect|no number|stands in", first), first
-    assert re.search(r"paper|reference|model card|spec", first), first
+    assert re.search(r"paper|reference|model card|docs/", first), first
 
 
 @pytest.mark.parametrize(("end", "name"), [(1e-4, "vgt_ae_internvl3_stage1"), (1e-5, "vgt_ae_internvl3_stage2"),
@@ -78,7 +78,7 @@ def test_schedules_end_where_they_are_published_to_end(end, name):
 
 
 def test_stages_of_the_autoencoder():
-    """Spec vgt 1.8, 1.10: the paper freezes the encoder in stage 2, the reference freezes nothing."""
+    """docs/vgt.md 1.8, 1.10: the paper freezes the encoder in stage 2, the reference freezes nothing."""
     for family in ("internvl3", "qwen25vl"):
         one, two, reference = (
             configs.validated(AELossConfig, preset(f"vgt_ae_{family}_{stage}").losses, stage)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from evals.engine.registry import protocols
-from evals.probes import data, findings, views
+from evals.probes import catalogue, data
 from evals.probes import run as probes
 from evals.subjects.fake import Identity
 from vgt.core import samples, scenes
@@ -164,7 +164,7 @@ def test_intervals_from_blocks_are_those_of_leaving_images_out(informed):
     with np.load(where / found["effective-rank"].evidence) as kept:
         points = kept["tokens"].mean(1).astype(np.float64)
     measure = lambda keep: float(np.linalg.eigvalsh(np.corrcoef(points[keep], rowvar=False))[-1] / 6)  # noqa: E731
-    plain = findings.jackknife(measure, np.arange(N))
+    plain = catalogue.jackknife(measure, np.arange(N))
     record = found["pc1-share"]
     assert (record.value, record.low, record.high) == pytest.approx((plain.value, plain.low, plain.high))
 
@@ -177,7 +177,7 @@ def test_token_view_never_tells_a_token_from_its_own_image(tmp_path, monkeypatch
             marks = [np.random.default_rng(int(image.sum())).normal(size=(1, 6)) for image in images]
             return (super().encode(images) + 9 * np.stack(marks)).astype(np.float32)
 
-    monkeypatch.setattr(views, "TOKENS", 400)
+    monkeypatch.setattr(data, "TOKENS", 400)
     _, found = score(Marked(False), tmp_path, n=80, through="token")
     assert found["knn-accuracy"].suite == "scenes-latents-token"
     assert len(found["tsne"].extra["points"]) == 400

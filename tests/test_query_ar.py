@@ -12,7 +12,7 @@ from vgt.equations.order import random_orders
 from vgt.inference import generator
 from vgt.methods import query_ar
 from vgt.methods.sampling import Sampling
-from vgt.methods.visual_lm import draws
+from vgt.methods.visual_lm import orders_and_noise
 from vgt.vlm.prompts import tokenize
 
 SEEDS = [11, 5, 2**40 + 3]
@@ -51,7 +51,7 @@ class Watched:
             patch.setattr(model, "read", seen_read)
             self.latents = query_ar.generate(model, self.ids, self.mask, list(seeds), how)
         self.conditions = torch.cat(conditions, 1)
-        self.orders, _ = draws(list(seeds), N, how.table.draws, model.config.d_z, "cpu", how.order)
+        self.orders, _ = orders_and_noise(list(seeds), N, how.table.draws, model.config.d_z, "cpu", how.order)
 
 
 @torch.no_grad()
@@ -126,7 +126,7 @@ def test_training_positions_and_layout(family, visual_lms, vlms, monkeypatch):
     ids, mask = tokenize(vlms[family].tokenizer, list(CAPTIONS))
     s, length = len(model.config.start_ids), ids.shape[1]
     u = torch.randn(3, N, 8, generator=torch.Generator().manual_seed(0))
-    orders, _ = draws(SEEDS, N, 2, 8, "cpu")
+    orders, _ = orders_and_noise(SEEDS, N, 2, 8, "cpu")
     seen = {}
     read = model.read
 
@@ -156,7 +156,7 @@ def test_conditions_depend_on_the_past_only(family, visual_lms, vlms):
     model = visual_lms[family]
     ids, mask = tokenize(vlms[family].tokenizer, list(CAPTIONS))
     u = torch.randn(3, N, 8, generator=torch.Generator().manual_seed(1))
-    orders, _ = draws(SEEDS, N, 2, 8, "cpu")
+    orders, _ = orders_and_noise(SEEDS, N, 2, 8, "cpu")
     base = query_ar.teacher_forced(model, ids, mask, u, orders)
     changed = u.clone()
     changed[torch.arange(3), orders[:, 7]] += 1  # the latent decoded eighth
@@ -210,13 +210,13 @@ def test_seeds_decide_images(family, visual_lms, vlms):
 
 
 def test_draws_belong_to_the_image():
-    orders, noise = draws([3, 4], 16, 5, 8, "cpu")
-    one = draws([4], 16, 5, 8, "cpu")
+    orders, noise = orders_and_noise([3, 4], 16, 5, 8, "cpu")
+    one = orders_and_noise([4], 16, 5, 8, "cpu")
     assert torch.equal(orders[1:], one[0]) and torch.equal(noise[1:], one[1])
     assert noise.shape == (2, 16, 5, 8) and not torch.equal(orders[0], orders[1])
     few, many = (Sampling(sampler=s, flow_steps=k).table.draws for s, k in (("ab2", 3), ("ode", 30)))
     assert few == many == 1 and Sampling(flow_steps=7).table.draws == 7  # one start, whatever a deterministic sampler
-    raster, same = draws([3, 4], 16, 5, 8, "cpu", "raster")
+    raster, same = orders_and_noise([3, 4], 16, 5, 8, "cpu", "raster")
     assert torch.equal(raster, torch.arange(16).expand(2, -1)) and torch.equal(same, noise)
 
 

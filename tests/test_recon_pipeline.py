@@ -6,12 +6,12 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from evals.engine.images import resize as images
+from evals.engine import images
 from evals.engine.registry import protocols
-from evals.metrics import psnr
-from evals.recon import pipeline as recon_pipeline
-from evals.recon.pipeline import compare, quantize, resolve
-from evals.recon.protocol import PIPELINES
+from evals.metrics import pixels
+from evals.recon import source as recon_source
+from evals.recon.protocol import PIPELINES, resolve
+from evals.recon.source import compare, quantize
 from vgt.core import photos
 
 LEVELS = torch.arange(256).float().view(1, 1, 16, 16).expand(1, 3, 16, 16) / 255
@@ -67,7 +67,7 @@ def test_every_pipeline_is_a_registered_protocol():
 
 
 def test_rounding_of_exact_levels():
-    changed = {how: float((quantize(LEVELS, how) != LEVELS).float().mean()) for how in recon_pipeline.QUANTIZERS}
+    changed = {how: float((quantize(LEVELS, how) != LEVELS).float().mean()) for how in recon_source.QUANTIZERS}
     assert changed["round"] == changed["half-up"] == changed["float"] == 0
     assert 0.15 < changed["trunc255"] < 0.3
     lowered = (quantize(LEVELS, "trunc255") - LEVELS) * 255
@@ -91,15 +91,15 @@ def test_vgt_is_bilinear_in_bfloat16_and_its_truncation_feeds_the_networks(pair)
     truncated = (wanted.double() * 255).floor().permute(0, 2, 3, 1).numpy()
     assert np.abs(found.images_b - truncated).max() <= 1 and (found.images_b <= wanted.amax().item() * 255).all()
     same = compare(resolve("vgt", 56), pair[0], pair[0])
-    caps = [psnr.psnr(float(e)) for e in psnr.squared_errors(same.a, same.b)]
+    caps = [pixels.psnr(float(e)) for e in pixels.squared_errors(same.a, same.b)]
     assert all(50 < cap < 75 for cap in caps), caps
 
 
 def test_vgt_originals_in_bfloat16_cap_psnr_near_67_db(pair):
     """Spec evaluators 1.2, before any resizing."""
     x = torch.from_numpy(pair[0]).permute(0, 3, 1, 2).float() / 255
-    seen = recon_pipeline.normalized_and_back(x)
-    assert psnr.psnr(float(psnr.squared_errors(x, seen).mean())) == pytest.approx(67, abs=3)
+    seen = recon_source.normalized_and_back(x)
+    assert pixels.psnr(float(pixels.squared_errors(x, seen).mean())) == pytest.approx(67, abs=3)
 
 
 def test_results_do_not_depend_on_the_number_of_threads():

@@ -90,9 +90,8 @@ def killed(work, until):
 
 def test_a_killed_run_goes_on_where_it_was(tmp_path, whole):
     killed(tmp_path, 4)
-    parts = sorted(p.name for p in (tmp_path / "recon" / "dim").rglob("*.part.jsonl"))
-    assert parts[0] == "images.part.jsonl" and "pixels.part.jsonl" in parts
-    assert len(next(tmp_path.rglob("pixels.part.jsonl")).read_text().splitlines()) == 3 * BATCH
+    rows = {p.name: len(p.read_text().splitlines()) for p in (tmp_path / "recon" / "dim").rglob("*.jsonl")}
+    assert rows["images.jsonl"] == rows["pixels.jsonl"] == rows["ssim.jsonl"] == 3 * BATCH
     killed(tmp_path, 2)
     model = Dim()
     outcome = score(tmp_path, model)
@@ -103,9 +102,9 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, whole):
 
 def test_rows_cut_short_by_a_kill_are_measured_again(tmp_path, whole):
     killed(tmp_path, 4)
-    rows = next(tmp_path.rglob("pixels.part.jsonl"))
-    rows.write_bytes(rows.read_bytes()[:-150])
-    next(tmp_path.rglob("judge-agreement-*.part.jsonl")).unlink()
+    rows = next(tmp_path.rglob("pixels.jsonl"))
+    rows.write_bytes(rows.read_bytes()[:-50])
+    next(tmp_path.rglob("judge-agreement-*.jsonl")).unlink()
     model = Dim()
     outcome = score(tmp_path, model)
     assert len(model.batches) == 7, "one kind had lost all of its rows"
@@ -126,7 +125,7 @@ def test_parts_measure_their_own_batches_and_a_whole_run_joins_them(tmp_path, wh
     outcome = score(tmp_path, model)
     assert len(model.batches) == 2, "what no part had done"
     assert tree(tmp_path) == tree(whole[0]) and values(outcome) == values(whole[1])
-    assert not list(tmp_path.rglob("*.part.jsonl"))
+    assert not list(tmp_path.rglob("*-of-*.jsonl"))
 
 
 def test_a_part_that_was_killed_is_finished_by_another_division(tmp_path, whole):
@@ -172,8 +171,13 @@ def test_one_metric_more_measures_only_that(tmp_path):
     model = Dim()
     score(tmp_path, model, metrics=["psnr-mean"])
     assert len(model.batches) == 7
-    score(tmp_path, model, metrics=["psnr-mean", "ssim-wang", "psnr-global"])
-    assert len(model.batches) == 7, "all pixel metrics come from the same rows"
-    score(tmp_path, model, metrics=["fd-efflite2"])
+    assert not list(tmp_path.rglob("ssim.jsonl")), "nobody asked"
+    score(tmp_path, model, metrics=["psnr-mean", "psnr-global"])
+    assert len(model.batches) == 7, "both come from the same rows"
+    score(tmp_path, model, metrics=["psnr-mean", "ssim-wang"])
     assert len(model.batches) == 14
-    assert len(record.read(tmp_path / "records")) == 4
+    score(tmp_path, model, metrics=["ssim-taming", "ssim-wang"])
+    assert len(model.batches) == 14, "all variants come from the same rows"
+    score(tmp_path, model, metrics=["fd-efflite2"])
+    assert len(model.batches) == 21
+    assert len(record.read(tmp_path / "records")) == 5

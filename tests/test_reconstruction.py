@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from evals.engine.api import Tokenizer
-from evals.metrics import ssim
+from evals.metrics import pixels
 from evals.recon import run as reconstruction
 from evals.recon.protocol import PIPELINES
 from evals.subjects import pca
@@ -54,7 +54,7 @@ def test_identity_reconstruction_is_perfect(tmp_path):
     outcome, found = score(Blur(1), tmp_path, agreement=lambda a, b: (a == b).all((1, 2, 3)), judge="equal-1")
     assert found["psnr-mean"].value == found["psnr-global"].value == 100
     assert found["psnr-mean"].extra["capped"] == N
-    for variant in ssim.VARIANTS:
+    for variant in pixels.SSIM:
         assert found[variant].value == pytest.approx(1.0, abs=1e-12)
     assert found["fd-efflite2"].value < 1e-6
     assert found["judge-agreement"].value == 1.0 and found["judge-agreement"].judge == "equal-1"
@@ -67,7 +67,7 @@ def test_a_lossy_model_is_scored_with_intervals_and_provenance(tmp_path):
         assert one.low <= one.value <= one.high, metric
         assert (one.subject, one.suite, one.protocol) == ("blur4", "photos", metric)
         assert one.partial and (one.n, one.n_expected, one.n_failed) == (N, 256, 0)
-        assert one.protocol_params["quantize"] == "round" and one.protocol_params["cluster"] == "image"
+        assert one.protocol_params["quantize"] == "round" and one.protocol_params["cluster"] == "photo"
         assert (tmp_path / one.evidence).exists() and str(tmp_path) not in one.model_dump_json()
     assert found["psnr-global"].value <= found["psnr-mean"].value < 40
     assert found["ssim-taming"].value > found["ssim-sk"].value
@@ -84,9 +84,9 @@ def test_a_lossy_model_is_scored_with_intervals_and_provenance(tmp_path):
 
 
 def test_worse_models_score_worse(tmp_path):
-    metrics = ["psnr-mean", *ssim.VARIANTS, "fd-efflite2"]
+    metrics = ["psnr-mean", *pixels.SSIM, "fd-efflite2"]
     (_, fine), (_, coarse) = (score(Blur(by), tmp_path, metrics=metrics) for by in (2, 8))
-    for metric in ("psnr-mean", *ssim.VARIANTS):
+    for metric in ("psnr-mean", *pixels.SSIM):
         assert fine[metric].value > coarse[metric].value
     assert fine["fd-efflite2"].value < coarse["fd-efflite2"].value
 
@@ -125,7 +125,7 @@ def test_the_result_does_not_depend_on_the_batch(tmp_path):
     outcomes = [
         reconstruction.run(
             Blur(4), work=tmp_path / str(b), records=tmp_path / str(b) / "r", data="scenes", n=N, batch=b,
-            metrics=reconstruction.PIXELS,
+            metrics=["psnr-mean", "psnr-global", *pixels.SSIM],
         )
         for b in (5, 12)
     ]  # fmt: skip
@@ -141,7 +141,7 @@ def test_broken_files_of_a_folder_are_counted_not_dropped(tmp_path):
     _, found = score(Blur(4), tmp_path, data=str(mine), n=None)
     assert {(r.n, r.n_failed, r.n_expected, r.partial) for r in found.values()} == {(5, 1, 6, True)}
     assert {(r.value, r.low) for r in found.values()} == {(None, None)}, "withheld: an image is missing"
-    assert "3.png cannot be read" in found["psnr-mean"].note and "5 of 6 images" in found["psnr-mean"].note
+    assert "3.png cannot be read" in found["psnr-mean"].note and "5 of 6 samples" in found["psnr-mean"].note
     assert samples.read(tmp_path / "records", found["psnr-mean"]) is None
     _, found = score(Blur(4), tmp_path, data=str(mine), n=None, partial_ok=True)
     assert all(r.value is not None and r.partial and "3.png" in r.note for r in found.values())
@@ -219,7 +219,7 @@ def compare(folders, work, batch=4, **options):
 
 def test_pairs_of_folders(two_folders, tmp_path):
     outcome, found = compare(two_folders, tmp_path)
-    assert [r.metric for r in outcome.records][: 2 + len(ssim.VARIANTS)] == ["psnr-mean", "psnr-global", *ssim.VARIANTS]
+    assert [r.metric for r in outcome.records][: 2 + len(pixels.SSIM)] == ["psnr-mean", "psnr-global", *pixels.SSIM]
     assert {"fd-efflite2", "fd-efflite0"} <= set(found)
     errors = [
         np.square((np.asarray(Image.open(a), float) - np.asarray(Image.open(b), float)) / 255).mean()
@@ -319,9 +319,9 @@ def test_float_pixels_are_used_where_a_model_has_them(tmp_path):
 
 
 def test_samples_lie_beside_records_and_average_to_them(tmp_path):
-    metrics = ["psnr-mean", "psnr-global", *ssim.VARIANTS, "fd-efflite2"]
+    metrics = ["psnr-mean", "psnr-global", *pixels.SSIM, "fd-efflite2"]
     _, found = score(Blur(4), tmp_path, data="photos", metrics=metrics)
-    for metric in ("psnr-mean", *ssim.VARIANTS):
+    for metric in ("psnr-mean", *pixels.SSIM):
         stored = samples.read(tmp_path / "records", found[metric])
         assert np.mean(stored.values) == pytest.approx(found[metric].value, abs=1e-12)
         assert stored.ids[:2] == ["test-00000", "test-00001"] and stored.clusters[0] == "cat"

@@ -1,4 +1,4 @@
-"""The floor of decoding: the specification's table, the operations of the running model, and what decides which."""
+"""The lower bound of decoding: the published table, the operations of the running model, and what decides which."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench import limits, roofline
-from bench.limits import KNOWN, Limits
-from bench.roofline import Decoding
+from bench import roofline
+from bench.roofline import KNOWN, Decoding, Limits
 from bench.subjects import random_generator
 from vgt.equations.order import group_mask
 from vgt.methods import mar, query_ar
@@ -52,26 +51,28 @@ def sizes() -> dict[str, roofline.Sizes]:
 
 
 @pytest.mark.parametrize("preset", TABLE)
-def test_the_floors_are_those_of_the_specification(sizes, preset):
+def test_the_bounds_are_those_of_the_table(sizes, preset):
     for (acceleration, batch), (hoisted, plain, h200) in TABLE[preset].items():
         how = Decoding("query_ar", batch, acceleration, text=64)
-        found = roofline.floor(sizes[preset], how, H100)
+        found = roofline.lower_bound(sizes[preset], how, H100)
         assert found.total == pytest.approx(hoisted, rel=0.04)
-        assert roofline.floor(sizes[preset], replace(how, hoisted=False), H100).total == pytest.approx(plain, rel=0.04)
-        assert roofline.floor(sizes[preset], how, H200).total == pytest.approx(h200, rel=0.04)
+        assert roofline.lower_bound(sizes[preset], replace(how, hoisted=False), H100).total == pytest.approx(
+            plain, rel=0.04
+        )
+        assert roofline.lower_bound(sizes[preset], how, H200).total == pytest.approx(h200, rel=0.04)
 
 
-def test_work_of_one_image_is_that_of_the_specification(sizes):
+def test_work_of_one_image_is_that_of_the_table(sizes):
     """5.4 - 5.7 TFLOP and 1,104 GB at 1x; 7.6 - 8.9 TFLOP and 1,595 GB."""
     for preset, gigabytes, teraflops in (
         ("query_ar_internvl3_1b", 1104, (5.4, 5.7)),
         ("query_ar_internvl3_2b", 1595, (7.6, 8.9)),
     ):
-        one, four = (roofline.floor(sizes[preset], Decoding("query_ar", 1, a, text=64), H100) for a in (1, 4))
+        one, four = (roofline.lower_bound(sizes[preset], Decoding("query_ar", 1, a, text=64), H100) for a in (1, 4))
         assert one.bytes / 1e9 == pytest.approx(gigabytes, rel=0.01)
         assert (one.operations / 1e12, four.operations / 1e12) == pytest.approx(teraflops, rel=0.02)
     mlp = 113e6 * 30 * 256 / 3.0e12  # "the head's MLP weights are 291 of the 368 ms"
-    head = roofline.floor(sizes["query_ar_internvl3_1b"], Decoding("query_ar", 1, 1, text=64), H100).ms["head"]
+    head = roofline.lower_bound(sizes["query_ar_internvl3_1b"], Decoding("query_ar", 1, 1, text=64), H100).ms["head"]
     assert 1000 * mlp < head < 1000 * mlp * 1.1
 
 
@@ -87,7 +88,7 @@ def small():
 @pytest.mark.parametrize("method", ["query_ar", "mar"])
 @pytest.mark.parametrize("acceleration", [8, 24])
 def test_operations_are_those_that_torch_counts(small, vlms, method, acceleration):
-    """Matrix products of the reference implementation, attention left out: all of them, nothing hoisted, no guidance."""
+    """Matrix products of the reference implementation without attention: all, nothing hoisted, no guidance."""
     settings = Sampling(acceleration=acceleration, guidance=1.0, flow_steps=3)
     ids, mask = tokenize(vlms["internvl"].tokenizer, ["a photo of a star", "a photo of a red star"])
     loop = {"query_ar": query_ar.generate, "mar": mar.generate}[method]
@@ -135,7 +136,7 @@ SIZES = roofline.Sizes(
 
 def total(limits: Limits = H100, **how) -> float:
     given = {"method": "query_ar", "batch": 1, "acceleration": 4, "text": 8, **how}
-    return roofline.floor(SIZES, Decoding(**given), limits).total
+    return roofline.lower_bound(SIZES, Decoding(**given), limits).total
 
 
 def test_the_slower_of_memory_and_arithmetic_decides():
@@ -158,18 +159,18 @@ def test_hoisting_and_stored_modulation():
 def test_fewer_steps_leave_the_images_out():
     decoder = roofline.Image(10**6, 10**9, 100)
     how = Decoding("query_ar", 1, 4, text=8)
-    whole, bare = roofline.floor(SIZES, how, H100, decoder), roofline.floor(SIZES, how, H100)
+    whole, bare = roofline.lower_bound(SIZES, how, H100, decoder), roofline.lower_bound(SIZES, how, H100)
     assert whole.ms["decode"] > bare.ms["decode"] == 0
     assert {k: v for k, v in whole.ms.items() if k != "decode"} == {k: v for k, v in bare.ms.items() if k != "decode"}
-    some = [roofline.floor(SIZES, replace(how, steps=n), H100, decoder) for n in (1, 2, 4)]
+    some = [roofline.lower_bound(SIZES, replace(how, steps=n), H100, decoder) for n in (1, 2, 4)]
     assert some[0].total < some[1].total < some[2].total == bare.total
     assert some[2].ms["decode"] == 0
 
 
-def test_mar_draws_by_its_cosine_and_reads_all_at_every_step():
+def test_mar_generates_by_its_cosine_and_reads_all_at_every_step():
     how = Decoding("mar", 1, 4, text=8)
-    drawn = [m for m, *_ in roofline._reads(SIZES, how)]
-    assert sum(drawn) == 16 and drawn == sorted(drawn) and len(set(drawn)) > 1
+    made = [m for m, *_ in roofline._reads(SIZES, how)]
+    assert sum(made) == 16 and made == sorted(made) and len(set(made)) > 1
     assert {read for _, read, *_ in roofline._reads(SIZES, how)} == {16}
     assert [m for m, *_ in roofline._reads(SIZES, replace(how, mar_schedule="uniform"))] == [4] * 4
 
@@ -194,7 +195,7 @@ def test_the_decoder_is_counted_where_its_weights_are(pixel_autoencoder):
 
 
 def test_limits_are_measured_at_hand():
-    found = limits.measure_limits("cpu", torch.float32, working_set=2**20)
+    found = roofline.measure_limits("cpu", torch.float32, working_set=2**20)
     assert found.flops > 0 and found.bandwidth > 0 and "float32" in found.source and "1 MiB" in found.source
     with pytest.raises(ValueError, match="cannot be timed"):
-        limits.measure_limits("tpu")
+        roofline.measure_limits("tpu")

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from vgt.core.images import ImageError
-from vgt.training import data, transforms
-from vgt.training.prefetch import Forked, Prefetch, each
-from vgt.training.sources import Sample, Skipped, SkipReport, order
-from vgt.training.sources.order import sample_at, shuffled, substitute
+from vgt.training import data
+from vgt.training.data import Forked, Prefetch, each
+from vgt.training.sources import Sample, Skipped, SkipReport, stream
+from vgt.training.sources.stream import sample_at, shuffled, substitute
 from vgt.vlm import prompts
 from vgt.vlm import tokenizer as words
 from vgt.vlm.prompts import conditional
@@ -151,7 +151,7 @@ def test_a_report_counts_by_reason_keeps_first_names_and_tells_each_reason_once(
     assert quiet().summary() == "0 of 0 samples looked at were skipped"
 
 
-# ----------------------------------------------------------------------------------------------------- transforms
+# ----------------------------------------------------------------------------------------------------- crops
 
 
 def fixed(**choices):
@@ -172,48 +172,48 @@ def photo() -> Image.Image:
 
 def test_the_autoencoder_sees_crops_of_the_reduced_image(photo):
     below, asked = fixed(x=5, mirror=0)
-    plain = transforms.autoencoder(64)(photo, below)
+    plain = stream.autoencoder_crop(64)(photo, below)
     reduced = photo.resize((106, 64), Image.Resampling.BICUBIC)  # 64 * 150 / 90 = 106.7
     np.testing.assert_array_equal(plain, np.asarray(reduced)[:, 5:69])
     assert asked == {"x": 43, "y": 1, "mirror": 2}
-    np.testing.assert_array_equal(transforms.autoencoder(64)(photo, fixed(x=5, mirror=1)[0]), plain[:, ::-1])
+    np.testing.assert_array_equal(stream.autoencoder_crop(64)(photo, fixed(x=5, mirror=1)[0]), plain[:, ::-1])
     below, asked = fixed(x=5)
-    np.testing.assert_array_equal(transforms.autoencoder(64, flip=False)(photo, below), plain)
+    np.testing.assert_array_equal(stream.autoencoder_crop(64, flip=False)(photo, below), plain)
     assert "mirror" not in asked
-    tall = transforms.autoencoder(64)(photo.rotate(90, expand=True), fixed(y=42)[0])
+    tall = stream.autoencoder_crop(64)(photo.rotate(90, expand=True), fixed(y=42)[0])
     assert tall.shape == (64, 64, 3)
-    assert transforms.autoencoder(64)(Image.new("RGB", (9, 20)), fixed()[0]).shape == (64, 64, 3), "small ones grow"
-    np.testing.assert_array_equal(transforms.autoencoder(90)(photo, fixed(x=60)[0]), np.asarray(photo)[:, 60:])
+    assert stream.autoencoder_crop(64)(Image.new("RGB", (9, 20)), fixed()[0]).shape == (64, 64, 3), "small ones grow"
+    np.testing.assert_array_equal(stream.autoencoder_crop(90)(photo, fixed(x=60)[0]), np.asarray(photo)[:, 60:])
 
 
 def test_the_generator_sees_squares_of_the_short_side_never_mirrored(photo):
     below, asked = fixed(x=60)
-    found = transforms.generator(48)(photo, below)
+    found = stream.generator_crop(48)(photo, below)
     square = photo.crop((60, 0, 150, 90)).resize((48, 48), Image.Resampling.BICUBIC)
     np.testing.assert_array_equal(found, np.asarray(square))
     assert asked == {"x": 61, "y": 1}
-    np.testing.assert_array_equal(transforms.generator(90)(photo, fixed(x=7)[0]), np.asarray(photo)[:, 7:97])
+    np.testing.assert_array_equal(stream.generator_crop(90)(photo, fixed(x=7)[0]), np.asarray(photo)[:, 7:97])
 
 
 def test_images_that_must_not_be_trained_on():
     for size, reason in (((80, 200), "below 81 px"), ((200, 80), "below 81 px"), ((90, 901), "aspect beyond 1:10")):
         with pytest.raises(ImageError) as caught:
-            transforms.generator(64)(Image.new("RGB", size), fixed()[0])
+            stream.generator_crop(64)(Image.new("RGB", size), fixed()[0])
         assert caught.value.reason == reason
     for size in ((81, 81), (81, 810), (810, 81)):
-        assert transforms.generator(64)(Image.new("RGB", size), fixed()[0]).shape == (64, 64, 3)
-    assert transforms.generator(64, min_side=8)(Image.new("RGB", (20, 30)), fixed()[0]).shape == (64, 64, 3)
+        assert stream.generator_crop(64)(Image.new("RGB", size), fixed()[0]).shape == (64, 64, 3)
+    assert stream.generator_crop(64, min_side=8)(Image.new("RGB", (20, 30)), fixed()[0]).shape == (64, 64, 3)
     with pytest.raises(ImageError, match="1 x 11 px is beyond 1:10"):
-        transforms.autoencoder(64)(Image.new("RGB", (1, 11)), fixed()[0])
+        stream.autoencoder_crop(64)(Image.new("RGB", (1, 11)), fixed()[0])
 
 
 def test_choices_are_uniform_and_depend_on_seed_pass_index_and_kind():
     def drawn(seed=0, turn=0, index=0, what="x"):
-        return order.draws(seed, turn, index)(1 << 30, what)
+        return stream.draws(seed, turn, index)(1 << 30, what)
 
     assert drawn() == drawn()
     assert len({drawn(), drawn(seed=1), drawn(turn=1), drawn(index=1), drawn(what="y")}) == 5
-    shares = np.bincount([order.draws(0, 0, i)(4, "x") for i in range(4000)], minlength=4) / 4000
+    shares = np.bincount([stream.draws(0, 0, i)(4, "x") for i in range(4000)], minlength=4) / 4000
     assert np.abs(shares - 0.25).max() < 0.03
 
 
@@ -261,7 +261,7 @@ def test_captions_without_spaces_and_endless_ones_fit_too():
 def test_a_budget_that_the_template_fills_is_refused(vocabulary):
     with pytest.raises(ValueError, match=r"data.caption_tokens = 12 leaves no room for captions; set \d+ or more"):
         data.source_caption_batches(
-            Listed(4), transforms.generator(32), vocabulary, data.DataConfig(caption_tokens=12), 2, 0
+            Listed(4), stream.generator_crop(32), vocabulary, data.DataConfig(caption_tokens=12), 2, 0
         )
 
 
@@ -270,7 +270,7 @@ def test_a_budget_that_the_template_fills_is_refused(vocabulary):
 
 def test_batches_are_pure_functions_of_their_number_whatever_the_rows():
     make = lambda rows, seed=0: data.source_image_batches(  # noqa: E731
-        Listed(60, {4, 9}, size=(50, 70)), transforms.autoencoder(32), rows, seed, quiet()
+        Listed(60, {4, 9}, size=(50, 70)), stream.autoencoder_crop(32), rows, seed, quiet()
     )
     four, eight = make(4), make(8)
     assert four(3)["images"].shape == (4, 3, 32, 32) and four(3)["images"].abs().max() <= 1
@@ -286,7 +286,7 @@ def test_crops_change_from_pass_to_pass(photo):
         def item(self, index: int):
             return Sample(photo, "x", "photo")
 
-    at = data.source_image_batches(One(1), transforms.autoencoder(32), 1, 0, quiet())
+    at = data.source_image_batches(One(1), stream.autoencoder_crop(32), 1, 0, quiet())
     assert len({at(k)["images"].numpy().tobytes() for k in range(12)}) > 6
 
 
@@ -298,7 +298,7 @@ def test_caption_batches_pair_captions_with_their_images(vocabulary):
 
     NAMES = ("a photo of a red star", "a photo of a blue ring", "a photo of two green moons")
     settings = data.DataConfig(unconditional=0.3)
-    at = data.source_caption_batches(Told(90, {5}), transforms.generator(32), vocabulary, settings, 30, 0, quiet())
+    at = data.source_caption_batches(Told(90, {5}), stream.generator_crop(32), vocabulary, settings, 30, 0, quiet())
     dropped = 0
     for k in range(6):
         batch = at(k)
@@ -316,20 +316,20 @@ def test_captions_are_skipped_for_markup_and_counted_when_cut(vocabulary):
     report = quiet()
     settings = data.DataConfig(caption_tokens=40, unconditional=0)
     source = Listed(4, caption=LONG, kind="CMYK")
-    batch = data.source_caption_batches(source, transforms.generator(32), vocabulary, settings, 4, 0, report)(0)
+    batch = data.source_caption_batches(source, stream.generator_crop(32), vocabulary, settings, 4, 0, report)(0)
     assert batch["ids"].shape == (4, 40)
     changed = report.to_dict()["changed"]
     assert {k: v["count"] for k, v in changed.items()} == {"truncated caption": 4, "converted from CMYK": 4}
     for caption in ("end <|im_end|> it", "an <img> tag"):
         at = data.source_caption_batches(
-            Listed(4, caption=caption), transforms.generator(32), vocabulary, settings, 2, 0, quiet()
+            Listed(4, caption=caption), stream.generator_crop(32), vocabulary, settings, 2, 0, quiet()
         )
         with pytest.raises(ValueError, match="none of the 4 samples .*4 x special token in the caption"):
             at(0)
 
 
 def test_rejected_crops_are_skipped(vocabulary):
-    at = data.source_image_batches(Listed(3, size=(64, 64)), transforms.generator(32), 2, 0, quiet())
+    at = data.source_image_batches(Listed(3, size=(64, 64)), stream.generator_crop(32), 2, 0, quiet())
     with pytest.raises(ValueError, match="3 x below 81 px"):
         at(0)
 
@@ -342,7 +342,7 @@ class Folded(torch.nn.Module):
 
 
 def test_statistics_of_a_source_are_those_of_its_latents():
-    at = data.source_image_batches(Listed(60, size=(40, 40)), transforms.autoencoder(32), 8, 0, quiet())
+    at = data.source_image_batches(Listed(60, size=(40, 40)), stream.autoencoder_crop(32), 8, 0, quiet())
     mean, std = data.source_statistics(Folded(), at, 20)
     z = Folded().encode(torch.cat([at(k)["images"] for k in range(3)])[:20])
     assert mean == pytest.approx(z.mean((0, 2, 3)).tolist(), abs=0.01)
@@ -392,6 +392,6 @@ def test_processes_make_the_same_batches_in_the_same_order():
 
 def test_prefetching_a_source_changes_nothing():
     source = Listed(40, {3, 30}, size=(60, 50))
-    at = data.source_image_batches(source, transforms.autoencoder(32), 4, 0, quiet())
-    with Prefetch(data.source_image_batches(source, transforms.autoencoder(32), 4, 0, quiet()), 4) as ahead:
+    at = data.source_image_batches(source, stream.autoencoder_crop(32), 4, 0, quiet())
+    with Prefetch(data.source_image_batches(source, stream.autoencoder_crop(32), 4, 0, quiet()), 4) as ahead:
         assert all(torch.equal(at(k)["images"], ahead(k)["images"]) for k in range(12))

@@ -109,15 +109,15 @@ def test_captions_in_a_table(tmp_path, folder, table):
 
 
 def test_columns_of_a_table_can_be_named(tmp_path, folder):
-    row = {"image": "a.PNG", "text": "short", "long": "a long one", "list": ["x"]}
+    row = {"photo": "a.PNG", "text": "short", "long": "a long one", "list": ["x"]}
     (folder / "metadata.jsonl").write_text(json.dumps(row) + "\n\n")
-    named = open_source(f"folder:{folder}", tmp_path, True, image_column="image", caption_column="long")
+    named = open_source(f"folder:{folder}", tmp_path, True, image_column="photo", caption_column="long")
     assert named.item(0).caption == "a long one"
-    lists = open_source(f"folder:{folder}", tmp_path, True, image_column="image", caption_column="list")
+    lists = open_source(f"folder:{folder}", tmp_path, True, image_column="photo", caption_column="list")
     assert lists.item(0) == Skipped("a.PNG", "caption is not text")
-    with pytest.raises(ValueError, match="has no 'wide'; set data.caption_column to one of image, text, long"):
-        open_source(f"folder:{folder}", tmp_path, True, image_column="image", caption_column="wide")
-    with pytest.raises(ValueError, match="columns image, text, long, list; name the files file_name"):
+    with pytest.raises(ValueError, match="has no 'wide'; set data.caption_column to one of photo, text, long"):
+        open_source(f"folder:{folder}", tmp_path, True, image_column="photo", caption_column="wide")
+    with pytest.raises(ValueError, match="columns photo, text, long, list; name the files file_name"):
         open_source(f"folder:{folder}", tmp_path, captions=True)
 
 

@@ -127,7 +127,9 @@ def test_what_is_read_and_what_is_refused(tmp_path):
         assert np.array_equal(read_image(tmp_path / f"{name}.png"), expected), name
     deep = rng.integers(0, 2**16, (6, 5), np.uint16)
     Image.fromarray(deep).save(tmp_path / "grey16.png")
-    assert np.array_equal(read_image(tmp_path / "grey16.png"), np.rint(deep / 257).astype(np.uint8)[..., None].repeat(3, 2))
+    assert np.array_equal(
+        read_image(tmp_path / "grey16.png"), np.rint(deep / 257).astype(np.uint8)[..., None].repeat(3, 2)
+    )
     colors = rng.integers(0, 2**16, (6, 5, 3))
     (tmp_path / "color16.png").write_bytes(png16(colors))
     assert np.abs(read_image(tmp_path / "color16.png") - colors / 257).max() <= 1

@@ -50,8 +50,8 @@ def test_settings_are_for_all_jobs_or_for_one():
 
 
 def test_equal_computation_is_what_the_plan_counts():
+    from vgt.training.job import read
     from vgt.training.plan import plan
-    from vgt.training.run import read
 
     query, mar, longer = (read(name, []) for name in ("query_ar_internvl", "mar_internvl", "mar_internvl_compute"))
     counted = [plan(p, RUNS, 1, "h100", None).to_json()["flops_per_step"]["total"] for p in (query, mar)]

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 from vgt.core import config, env
 from vgt.inference.load import load
-from vgt.training import history, loop, run
+from vgt.training import log, loop, run
 
 DECODER = "widths = [8, 16, 16, 16]\nlayers = [0, 1, 1, 1]\nattention = 0\nupsample = 'pixel_shuffle'"
 
@@ -153,7 +153,7 @@ def test_what_a_run_leaves_behind(chain):
     assert sorted(p.name for p in out.iterdir()) == [
         "metrics.jsonl", "model", "samples", "state-00000004", "tensorboard",
     ]  # fmt: skip
-    rows = loop.read_log(out)
+    rows = log.read_metrics(out)
     assert [row["step"] for row in rows] == [1, 2, 3, 4] and [row["samples"] for row in rows] == [2, 4, 6, 8]
     assert all(math.isfinite(row["loss"]) for row in rows)
     card = (out / "model/README.md").read_text()
@@ -216,8 +216,8 @@ def test_an_interrupted_run_ends_with_the_same_bits(chain, tmp_path, monkeypatch
     done = again(chain, name, out)
     assert done.result.trained == done.result.step - (2 if at == 3 else 0)
     assert weights(out) == weights(chain / f"runs/{name}")
-    assert [row["step"] for row in loop.read_log(out)] == list(range(1, done.result.step + 1))
-    rows = [loop.read_log(folder) for folder in (out, chain / f"runs/{name}")]
+    assert [row["step"] for row in log.read_metrics(out)] == list(range(1, done.result.step + 1))
+    rows = [log.read_metrics(folder) for folder in (out, chain / f"runs/{name}")]
     assert [row["loss"] for row in rows[0]] == [row["loss"] for row in rows[1]]
 
 
@@ -291,40 +291,40 @@ def test_a_further_round_continues_the_log(chain, tmp_path):
     first = chain / "runs/query_ar/model"
     out = tmp_path / "q"
     again(chain, "query_ar", out, [f"init.weights={first}", "train.steps=2"])
-    rows, before = history.read(out / "model"), history.read(first)
+    rows, before = log.read(out / "model"), log.read(first)
     assert rows[:4] == before and [(r["step"], r["samples"]) for r in rows[4:]] == [(5, 10), (6, 12)]
-    assert [r["steps"] for r in history.rounds(rows)] == [4, 2]
+    assert [r["steps"] for r in log.rounds(rows)] == [4, 2]
     card = (out / "model/README.md").read_text()
     assert "* steps 2, batch 2, samples seen 4 (12 in 2 rounds)\n" in card
     assert "| 1 | 4 x 2 | 8 | " in card and "## Rounds before this one" in card
-    assert [row["step"] for row in loop.read_log(out)] == [1, 2]
+    assert [row["step"] for row in log.read_metrics(out)] == [1, 2]
     again(chain, "query_ar", tmp_path / "arm", [f"init.weights={first}", "train.steps=1", "name=arm"])
-    assert [r["samples"] for r in history.read(tmp_path / "arm/model")] == [2, 4, 6, 8, 10]  # it has learnt from them
-    assert history.read(chain / "runs/stage2/model")[0]["step"] == 1  # an autoencoder's second stage is no such round
+    assert [r["samples"] for r in log.read(tmp_path / "arm/model")] == [2, 4, 6, 8, 10]  # it has learnt from them
+    assert log.read(chain / "runs/stage2/model")[0]["step"] == 1  # an autoencoder's second stage is no such round
 
 
 def test_a_log_is_thinned_and_keeps_its_end():
     rows = [{"step": k, "samples": 2 * k, "loss": 1 / k} for k in range(1, 1001)]
-    first = history.joined([], rows, {"minutes": 3.0, "command": "c", "batch": 2})
-    assert history.POINTS / 2 <= len(first) <= history.POINTS + 1 and first[0] == rows[0]
+    first = log.joined([], rows, {"minutes": 3.0, "command": "c", "batch": 2})
+    assert log.POINTS / 2 <= len(first) <= log.POINTS + 1 and first[0] == rows[0]
     assert first[-1] == {**rows[-1], "minutes": 3.0, "command": "c", "batch": 2}
-    both = history.joined(first, rows[:10], {"minutes": 1.0})
+    both = log.joined(first, rows[:10], {"minutes": 1.0})
     assert both[: len(first)] == first and both[-1]["step"] == 1010 and both[-1]["samples"] == 2020
-    assert history.rounds(both) == [
+    assert log.rounds(both) == [
         {"steps": 1000, "samples": 2000, "minutes": 3.0, "command": "c", "batch": 2},
         {"steps": 10, "samples": 20, "minutes": 1.0},
     ]
     assert rows[-1] == {"step": 1000, "samples": 2000, "loss": 0.001}  # not changed by the way
-    many = history.joined(both * 4, [], {})
-    assert len(many) < 2 * history.POINTS + 8 and sum("minutes" in row for row in many) == 8  # the ends of rounds stay
-    assert history.lines([{"step": 3, "loss": 0.123456789}]) == '{"step": 3, "loss": 0.12346}\n'
+    many = log.joined(both * 4, [], {})
+    assert len(many) < 2 * log.POINTS + 8 and sum("minutes" in row for row in many) == 8  # the ends of rounds stay
+    assert log.lines([{"step": 3, "loss": 0.123456789}]) == '{"step": 3, "loss": 0.12346}\n'
 
 
 def test_a_finished_run_is_left_alone(chain):
     folder = chain / "runs/mar"
     before = {p: p.stat().st_mtime_ns for p in (folder / "model").iterdir()}
     done = again(chain, "mar", folder)
-    assert done.result.trained == 0 and done.result.loss == loop.read_log(folder)[-1]["loss"]
+    assert done.result.trained == 0 and done.result.loss == log.read_metrics(folder)[-1]["loss"]
     assert {p: p.stat().st_mtime_ns for p in (folder / "model").iterdir()} == before
     assert done.fingerprint == load(folder).fingerprint
 
@@ -373,7 +373,7 @@ def test_changed_settings_need_fresh(chain, tmp_path):
     done = again(chain, "vlm", out, ["train.lr=0.002"], fresh=True)
     assert done.result.trained == 4 and weights(out) != weights(chain / "runs/vlm")
     assert (out / "notes.txt").read_text() == "mine"  # --fresh removes the run, not what else lies there
-    assert len(loop.read_log(out)) == 4
+    assert len(log.read_metrics(out)) == 4
 
 
 def test_a_setting_that_is_gone_matters_where_it_was_used(chain, tmp_path):
@@ -409,7 +409,7 @@ def test_changed_parents_need_fresh(chain, tmp_path):
         ("stage1", ["init.vlm=nobody"], "no checkpoint 'nobody'"),
         ("query_ar", ["init.autoencoder=vlm"], "vlm checkpoint; give a vgt_ae one"),
         ("query_ar", ["init.autoencoder=null"], "needs init.autoencoder and init.vlm"),
-        ("query_ar", ["model.query_grid=2"], "4 x 4 latent grid does not fit the query grid of 2 x 2"),
+        ("query_ar", ["model.query_grid=2"], "4 x 4 does not fit the query grid of side 2"),
         ("stage2", ["model.d_z=4"], "do not fit its configuration"),
         ("stage2", ["losses.distill=1", "init.vlm=null"], "no teacher; set init.vlm"),
     ],

@@ -12,7 +12,7 @@ from conftest import FAMILIES, IMAGE
 from vgt.core import captions, scenes
 from vgt.equations.order import additive
 from vgt.training import data
-from vgt.training.attention import PLAIN, plain
+from vgt.training.models import PLAIN, plain
 from vgt.vlm.training import (
     IGNORED,
     TEMPERATURE,

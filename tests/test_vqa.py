@@ -9,6 +9,7 @@ import pytest
 from conftest import FAMILIES, IMAGE, widen
 
 from evals.engine.store import SampleError, Shard, read_rows
+from evals.judges.answering import Reply
 from evals.training import run as training
 from evals.vqa import run as vqa
 from vgt.__main__ import main
@@ -26,13 +27,13 @@ class Scripted:
         self.blind = set(blind)
         self.truth = {scenes.item("test", i).image.tobytes(): i for i in range(20)}
 
-    def answers(self, images, questions):
+    def replies(self, image, questions):
         self.asked += len(questions)
         found = []
-        for image, question in zip(images, questions, strict=True):
+        for question in questions:
             index = self.truth[np.asarray(image).tobytes()]
             right = captions.answer(captions.scene_text(scenes.scene("test", index)), question)
-            found.append("perhaps" if index in self.blind else right)
+            found.append(Reply("perhaps" if index in self.blind else right))
         return found
 
 
@@ -86,10 +87,10 @@ def test_replies_may_be_sentences_of_one_word():
 
 def test_a_scene_that_cannot_be_asked_about_withholds_the_value(tmp_path):
     class Failing(Scripted):
-        def answers(self, images, questions):
-            if self.truth[images[0].tobytes()] == 2:
+        def replies(self, image, questions):
+            if self.truth[image.tobytes()] == 2:
                 raise SampleError("too dark")
-            return super().answers(images, questions)
+            return super().replies(image, questions)
 
     (record,) = vqa.run(Failing(), work=tmp_path, records=tmp_path / "records", n=4).records
     assert record.value is None and record.n_failed == 5 and "too dark" in record.note
@@ -118,10 +119,10 @@ def test_a_lost_judge_ends_the_run_and_loses_nothing(tmp_path, capsys):
 
 def test_a_programming_error_is_no_bad_sample(tmp_path):
     class Broken(Scripted):
-        def answers(self, images, questions):
+        def replies(self, image, questions):
             if self.asked == 10:
                 raise AttributeError("no such thing")
-            return super().answers(images, questions)
+            return super().replies(image, questions)
 
     with pytest.raises(AttributeError, match="no such thing"):
         vqa.run(Broken(), work=tmp_path, records=tmp_path / "records", n=4)
@@ -150,7 +151,7 @@ def test_the_tuned_encoder_takes_the_place_of_the_vlms_own(family, vlms, tmp_pat
     assert tuned.name == "tiny+ae" and tuned.fingerprint != subject.fingerprint and torch.equal(hidden(), own)
     widen(ae.encoder, 9)
     vqa.with_encoder(subject, AutoencoderSubject("ae", "ae-mark", IMAGE, ae))
-    assert not torch.allclose(hidden(), own, atol=1e-2) and len(tuned.answers(images, ["Is there a star?"] * 3)) == 3
+    assert not torch.allclose(hidden(), own, atol=1e-2) and len(tuned.replies(images[0], ["Is there a star?"] * 3)) == 3
 
 
 def test_another_encoder_is_refused(vlms, pixel_autoencoder):

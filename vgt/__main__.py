@@ -22,12 +22,12 @@ VERBS = {
     "train": ("vgt.commands.train", "train a preset", "vgt train query_ar_internvl --set train.steps=1000"),
     "generate": (
         "vgt.commands.generate",
-        "draw a prompt",
+        "generate an image from a prompt",
         'vgt generate "a photo of a red star" --accel 4 -o star.png',
     ),
     "reconstruct": (
         "vgt.commands.reconstruct",
-        "send a image through an autoencoder",
+        "send an image through an autoencoder",
         "vgt reconstruct my_photo.jpg -o out.png",
     ),
     "convert": (
@@ -52,11 +52,11 @@ VERBS = {
         "vgt gate --baseline runs/main --candidate runs/branch --junit gate.xml",
     ),
     "bench": (
-        "bench.command",
+        "bench.cli",
         "time generation and autoencoders",
         "vgt bench query_ar_internvl mar_internvl --accel 1,4,16",
     ),
-    "report": ("reports.command", "render the report from records", "vgt report --records runs/tiny/records"),
+    "report": ("reports.cli", "render the report from records", "vgt report --records runs/tiny/records"),
     "list": ("vgt.commands.list", "list presets, models, protocols or suites", "vgt list models"),
     "doctor": ("vgt.commands.doctor", "say what is installed, present and missing", "vgt doctor"),
 }

@@ -1,4 +1,4 @@
-"""The bundled models trained side by side on one GPU: ``python -m bench.gpu.train_tiny --device cuda --out DIR`` (GPU.md).
+"""The bundled models trained side by side: ``python -m bench.gpu.train_tiny --device cuda --out DIR`` (GPU.md).
 
 Every job is a ``vgt train`` of its own, begun when those it needs have ended; small models leave most of a GPU idle, so
 several at once take little longer than one.  What a job has made lies in ``DIR/<name>.tar`` (model, metrics) as soon as
@@ -19,8 +19,10 @@ from pathlib import Path
 from vgt.commands import options
 from vgt.commands.reproduce import TRAINING
 from vgt.core import files
-from vgt.training.loop import MODEL, read_log
-from vgt.training.run import LOSSES, read
+from vgt.methods import registry
+from vgt.training.job import read
+from vgt.training.log import read_metrics
+from vgt.training.loop import MODEL
 
 POLL = 0.5  # seconds
 COMPUTE = 1.384  # operations of a step of QueryAR by those of a step of MAR (``vgt train --plan``)
@@ -47,7 +49,7 @@ def jobs(names: Sequence[str], args: argparse.Namespace) -> list[Job]:
     for name in names:
         settings = [f"data.workers={args.workers}", "train.sample_every=0"]
         preset = read(name, [])
-        if preset.system in LOSSES:
+        if registry.get(preset.system).kind == "generator":
             steps = round(args.steps * COMPUTE) if name.endswith("_compute") else args.steps
             settings += [f"train.batch={args.batch}", f"train.steps={steps}", f"data.scenes={args.scenes}"]
             settings += ["train.save_every=1000"]
@@ -125,7 +127,7 @@ def table(todo: Sequence[Job], ended: dict[str, int | None]) -> str:
     those that failed."""
     lines = []
     for job in todo:
-        rows = read_log(job.run) if ended[job.name] is not None else []
+        rows = read_metrics(job.run) if ended[job.name] is not None else []
         told = "no steps"
         if len(rows) > 1:
             half, last = rows[len(rows) // 2 - 1], rows[-1]

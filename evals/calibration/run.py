@@ -2,7 +2,7 @@
 
 Two kinds of images, clean and degraded as autoencoders and generators degrade them: ``oracle`` images of the
 ``scenes-geneval`` prompts, judged by GenEval's rules (per task and overall), and test scenes, where the judge must find
-exactly the (class, color) pairs that were drawn (``exact-set``).
+exactly the (class, color) pairs that the scene holds (``exact-set``).
 """
 
 from __future__ import annotations
@@ -87,9 +87,9 @@ def _prompt_correct(detector: Detector, prompt: dict, image: np.ndarray) -> bool
 
 
 def _scene_exact(detector: Detector, index: int, degrade: Callable) -> bool:
-    drawn = item("test", index)
-    truth = Counter((o.shape, o.color) for o in drawn.scene.objects)
-    return canary.pairs(detector, degrade(drawn.image)) == truth
+    shown = item("test", index)
+    truth = Counter((o.shape, o.color) for o in shown.scene.objects)
+    return canary.pairs(detector, degrade(shown.image)) == truth
 
 
 def judge_condition(
@@ -114,8 +114,8 @@ def judge_condition(
         if name in scenes:
             return {"right": _scene_exact(detector, scenes[name], degrade)}
         index, sample = images[name]
-        drawn = oracle.generate([prompts[index]["prompt"]], [image_seed(seed, prompt_id(prompts, index), sample)])
-        return {"right": _prompt_correct(detector, prompts[index], degrade(drawn[0]))}
+        made = oracle.generate([prompts[index]["prompt"]], [image_seed(seed, prompt_id(prompts, index), sample)])
+        return {"right": _prompt_correct(detector, prompts[index], degrade(made[0]))}
 
     stamps = {name: files.digest(stamp, prompts[i]["prompt"]) for name, (i, _) in images.items()}
     evidence = collect(path, {**stamps, **dict.fromkeys(scenes, stamp)}, judge, f"judge on {condition} images")

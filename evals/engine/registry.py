@@ -16,7 +16,7 @@ from evals.engine import launch
 from evals.engine.protocol import Protocol
 from evals.engine.records import Outcome
 from evals.engine.store import Shard
-from vgt.core import record
+from vgt.core import record, text
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ EVALUATORS = {
         Evaluator(
             "cka",
             "linear CKA between encoders on the same images, with a random projection of pixels as the anchor",
-            "probes.cka_cli",
+            "probes.cka",
         ),
         Evaluator("dpg", "DPG-Bench on a prompt suite", "dpg.cli", "dpg.protocol"),
         Evaluator(
@@ -162,11 +162,13 @@ def _outcome(args: argparse.Namespace) -> Outcome | None:
 
 
 def _show(outcome: Outcome) -> None:
-    width = max((len(r.name) for r in outcome.records), default=0)
+    rows = []
     for r in outcome.records:
         value = "not measured" if r.value is None else f"{r.value:.4f}"
         interval = (
             f" [{r.low:.4f}, {r.high:.4f}]" if r.value is not None and r.low is not None and r.high is not None else ""
         )
         count = f"n={r.n}" + (f" of {r.n_expected}: partial" if r.partial else "")
-        print(f"{r.name:<{width}}  {value}{interval}  {count}{f'  ({r.note})' if r.note else ''}")
+        rows.append([r.name, f"{value}{interval}  {count}{f'  ({r.note})' if r.note else ''}"])
+    if rows:
+        print(text.table(rows))

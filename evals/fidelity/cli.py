@@ -1,49 +1,48 @@
-"""``vgt eval fidelity``: how close a folder of images comes to a reference set."""
+"""``vgt eval fidelity``: how close a set of images comes to a reference set."""
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
+from typing import Any
 
-from evals.engine import old_options as common
+from evals.engine import options
+from evals.engine.options import listed, option, positive
 from evals.engine.records import Outcome
-from vgt.commands import options
+from evals.features import NAMES
+from evals.fidelity.metrics import ALIASES, METRICS
 
-HELP = "FID, KID, inception score, precision/recall and relatives on pluggable features"
 EXAMPLE = "vgt eval fidelity --subject folder:samples --real photos --features efflite2 --metrics kid,prdc"
 
 
-def _names(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def arguments(parser: argparse.ArgumentParser) -> None:
-    common.add_subject(parser, "folder:<dir>, images:<model>[@<accel>x] of the work folder, or an .npz with arr_0")
-    parser.add_argument("--real", help="a folder, photos, scenes, images:<model>, an .npz of images or of mu, sigma")
-    parser.add_argument("--features", type=_names, default=["efflite2"], metavar="ID,...", help="default efflite2")
-    parser.add_argument("--metrics", type=_names, metavar="NAME,...", help="fd, kid, prdc, is, sfid, cmmd, ...")
-    parser.add_argument(
-        "--weights", action="append", default=[], metavar="[ID=]PATH", help="weights file or folder of features"
+class Options(options.Count, options.Coverage, options.Sampling, options.Common):
+    subject: str | None = option(
+        None,
+        "folder:<dir>, images:<model>[@<accel>x] of the work folder, an .npz with arr_0, or vgt:<checkpoint> of a "
+        "generator by class",
     )
-    parser.add_argument("--any-weights", action="store_true", help="accept other weights than the published ones")
-    parser.add_argument("--size", type=int, help="side in pixels to bring both sets to (default: the subject's)")
-    parser.add_argument("--paired", action="store_true", help="the images are reconstructions of --real, by name")
-    parser.add_argument("--allow-few", action="store_true", help="Frechet distance of fewer images than dimensions")
-    parser.add_argument("--export", type=Path, metavar="NPZ", help="write the subject's statistics there")
-    parser.add_argument(
-        "--batch", type=common.count, default=32, help="images per pass; it decides the last bits of features"
-    )
-    common.add_count(parser)
-    common.add_coverage(parser)
-    common.add_common(parser)
+    real: str | None = option(None, "a folder, photos, scenes, images:<model>, an .npz of images or of mu, sigma")
+    features: str = option("efflite2", f"of {', '.join(NAMES)} (default efflite2)", metavar="ID,...")
+    metrics: str | None = option(None, f"of {', '.join([*METRICS, *ALIASES])}", metavar="NAME,...")
+    weights: list[str] = option([], "weights file or folder of features", metavar="[ID=]PATH")
+    any_weights: bool = option(False, "accept other weights than the published ones")
+    size: int | None = option(None, "side in pixels to resize both sets to (default: the subject's)")
+    paired: bool = option(False, "the images are reconstructions of --real, by name")
+    allow_few: bool = option(False, "Frechet distance of fewer images than dimensions")
+    export: Path | None = option(None, "write the subject's statistics there", metavar="NPZ")
+    batch: int = option(32, "images per pass; it decides the last bits of features", type=positive)
+
+    def given(self) -> dict[str, Any]:
+        extractors = listed(self.features)
+        asked = {"extractors": extractors, "metrics": None if self.metrics is None else listed(self.metrics)}
+        return {**super().given(), **asked, "weights": weights(self.weights, extractors)}
 
 
-def weights(given: list[str], features: list[str], names: tuple[str, ...]) -> dict[str, str]:
+def weights(given: list[str], features: list[str]) -> dict[str, str]:
     """``--weights`` texts -> {id: path}; without an id a path belongs to the single features asked for."""
     found = {}
     for text in given:
         name, equals, path = text.partition("=")
-        if equals and name in names:
+        if equals and name in NAMES:
             found[name] = path
         elif len(features) == 1:
             found[features[0]] = text
@@ -52,26 +51,20 @@ def weights(given: list[str], features: list[str], names: tuple[str, ...]) -> di
     return found
 
 
-def run(args: argparse.Namespace) -> Outcome:
-    from evals.features import NAMES
+def evaluate(given: Options) -> Outcome:
     from evals.fidelity import run as fidelity
 
-    return fidelity.run(
-        common.subject(args, "folder:samples"),
-        work=args.out,
-        records=args.out / "records",
-        real=args.real,
-        extractors=args.features,
-        metrics=args.metrics,
-        weights=weights(args.weights, args.features, NAMES),
-        any_weights=args.any_weights,
-        n=args.n,
-        size=args.size,
-        paired=args.paired,
-        allow_few=args.allow_few,
-        partial_ok=args.partial_ok,
-        export=args.export,
-        batch=args.batch,
-        device=options.device(args.device),
-        shard=common.shard(args),
-    )
+    named = options.named_subject(given.subject, "folder:samples")
+    if not named.startswith("vgt:"):
+        return fidelity.run(named, **given.passed_to(fidelity.run))
+    from evals.engine import generation
+    from evals.fidelity.images import CLASSES
+    from evals.subjects import load_generator
+
+    settings = {**given.sampling, "autoencoder": given.autoencoder}
+    made = load_generator(named, device=given.on(), settings=settings)
+    asked = generation.of_classes(made, given.n, given.seed, given.batch)
+    generation.images(asked, asked.folder(given.out, CLASSES), given.shard)
+    if not given.shard.whole:  # a part makes images; all of them are compared at once
+        return Outcome.none()
+    return fidelity.run(asked, **given.passed_to(fidelity.run))

@@ -1,35 +1,51 @@
-"""The two sides of a comparison by name: a folder, an npz of samples, the photo crops, the drawn scenes, statistics."""
+"""The two sides of a comparison by name: a folder, an npz of samples, photo crops, synthetic scenes, the images that
+GenEval's evaluator made of a model; or, for the reference, statistics from a file (docs/evaluators.md 1.6).
+
+Statistics are mean and covariance of features with a fingerprint of how they were made.  The layout is pytorch-fid's
+and ADM's: an npz with ``mu`` [d] and ``sigma`` [d, d], optionally ``mu_s`` and ``sigma_s`` of the spatial features and
+``arr_0``, uint8 images [N, H, W, 3].  Files of ours add ``fingerprint``, a JSON text; without it a file is unverified,
+and what is computed with it says so.
+"""
 
 from __future__ import annotations
 
+import json
 import shutil
 import zipfile
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from evals.engine import generation
 from evals.engine import images as datasets
+from evals.engine.generation import Run
 from evals.engine.images import ImageSet
-from evals.fidelity import references
-from evals.fidelity.references import Reference
-from vgt.core import files
+from evals.metrics.frechet import Gaussian
+from vgt.core import files, record
+from vgt.core.images import ImageError, image_size
 
-SUBJECTS = "folder:<dir>, images:<model>[@<accel>x] or an .npz with arr_0 (uint8 [N, H, W, 3])"
+SUBJECTS = (
+    "vgt:<generator by class>, folder:<dir>, images:<model>[@<accel>x] or an .npz with arr_0 (uint8 [N, H, W, 3])"
+)
 REALS = "a folder, photos, scenes, images:<model>, an .npz with arr_0, or statistics .npz with mu and sigma"
 IMAGES = "images:"
 ARRAY = "arr_0"
+CLASSES = "classes"  # the folder of images that are made by class
 GRID = "grid"  # GenEval's layout keeps an overview beside a prompt's samples
 
 
-def subject(spec: str, n: int | None, size: int | None, work: str | Path) -> tuple[str, ImageSet]:
-    """(name, images) of what ``spec`` names.  Without ``size`` the images must be squares of one size, and stay as
-    they are; with it all are brought to ``size`` by adm-crop.  Raises ValueError for other specs."""
+def subject(spec: str | Run, n: int | None, size: int | None, work: str | Path) -> tuple[str, ImageSet]:
+    """(name, images) of what ``spec`` names, or of a class-conditional generator, made where they are missing.
+    Without ``size`` the images must be squares of one size, and stay as they are; with it all are resized to ``size``
+    by adm-crop.  Raises ValueError for other specs."""
+    if isinstance(spec, Run):
+        return spec.model, _of_classes(spec, size, spec.folder(work, CLASSES))
     kind, _, rest = spec.partition(":")
     if spec.startswith(IMAGES):
-        found = drawn(rest, work)
+        found = generated(rest, work)
         return rest, first(_folder(found, size or _common_side(found)), n)
     if kind == "folder" and rest:
         images = _folder(rest, size or _common_side(rest))
@@ -39,35 +55,73 @@ def subject(spec: str, n: int | None, size: int | None, work: str | Path) -> tup
     raise ValueError(f"subject {spec!r} is no set of images; give {SUBJECTS}")
 
 
-def real(spec: str, n: int | None, size: int, work: str | Path) -> ImageSet | Reference:
-    """The reference that ``spec`` names: images brought to ``size`` by adm-crop, or statistics from a file."""
+def real(spec: str, n: int | None, size: int, work: str | Path, subject: str = "") -> ImageSet | Reference:
+    """The reference that ``spec`` names: images resized to ``size`` by adm-crop, or statistics from a file.
+    ``subject``: what it is compared with, as named."""
     if spec == "photos":
         return datasets.photos(n, size)
     if spec == "scenes":
         return datasets.scenes("test", n, size)
     if spec.endswith(".npz"):
-        return references.read(spec) if "mu" in references.members(spec) else first(_npz(spec, size, work), n)
+        return read_statistics(spec) if "mu" in members(spec) else first(_npz(spec, size, work), n)
     if spec.startswith(IMAGES):
         name = spec.removeprefix(IMAGES)
-        return first(replace(_folder(drawn(name, work), size), name=f"images-{name}"), n)
+        like = generated(subject.removeprefix(IMAGES), work) if subject.startswith(IMAGES) else None
+        return first(replace(_folder(generated(name, work, like), size), name=f"images-{name}"), n)
     if not Path(spec).is_dir():
         raise ValueError(f"--real {spec!r} is not there; give {REALS}")
     return first(_folder(spec, size), n)
 
 
-def drawn(model: str, work: str | Path) -> Path:
-    """The folder of the images that ``vgt eval geneval`` drew for a model, the newest where there are several.
-    Raises ValueError where there is none."""
-    root = Path(work) / "geneval" / model.replace(":", "-").replace("/", "_")
-    found = sorted(root.glob("*/subject.json"), key=lambda p: p.stat().st_mtime)
+def generated(model: str, work: str | Path, like: Path | None = None) -> Path:
+    """The folder of the images that ``vgt eval geneval`` made of a model, or this one of a generator by class.
+
+    Where there are several (other weights, prompts or seeds), the one that the model's records in ``work`` were judged
+    on, and of those the one with the prompts and seed of the folder ``like``.  Raises ValueError where there is none,
+    and naming them where several fit."""
+    roots, safe = (Path(work) / "geneval", Path(work) / CLASSES), model.replace(":", "-").replace("/", "_")
+    found = sorted(path.parent for root in roots for path in root.glob(f"{safe}/*/subject.json"))
     if not found:
-        raise ValueError(f"{root} holds no images; draw them first with `vgt eval geneval`, or name another --out")
-    return found[-1].parent
+        raise ValueError(
+            f"{roots[0] / safe} holds no images; make them first with `vgt eval geneval`, or name another --out"
+        )
+    fits = found
+    if len(fits) > 1:
+        judged = _judged(model, work)
+        fits = [folder for folder in fits if folder in judged] or fits
+    if len(fits) > 1 and like is not None:
+        fits = [folder for folder in fits if _prompts(folder) == _prompts(like)] or fits
+    if len(fits) > 1:
+        names = " and ".join(str(folder) for folder in fits)
+        raise ValueError(f"images:{model} fits {names}; name one of these folders itself, or remove the others")
+    return fits[0]
+
+
+def _judged(model: str, work: str | Path) -> set[Path]:
+    """The folders below ``work`` that the records of a model were made from."""
+    root = Path(work) / "records" / model.replace(":", "-").replace("/", "_")
+    records = record.read(root) if root.exists() else []
+    return {(Path(work) / one.evidence).parent for one in records if one.evidence}
+
+
+def _prompts(folder: Path) -> tuple:
+    """What the images in a folder were made for."""
+    about = json.loads((folder / "subject.json").read_text(encoding="utf-8"))
+    return tuple(about.get(key) for key in ("suite", "suite_hash", "seed"))
 
 
 def reference_images(spec: str, size: int, work: str | Path) -> ImageSet | None:
     """The images that an ADM reference file holds beside its statistics, for metrics that need single images."""
-    return _npz(spec, size, work) if spec.endswith(".npz") and ARRAY in references.members(spec) else None
+    return _npz(spec, size, work) if spec.endswith(".npz") and ARRAY in members(spec) else None
+
+
+def _of_classes(run: Run, size: int | None, folder: Path) -> ImageSet:
+    """The images of a run, among those that other runs have made in ``folder``; the whole set is ``CLASS_IMAGES``."""
+    generation.check(run)
+    wanted = {path.relative_to(folder).with_suffix("") for path in generation.images(run, folder).paths.values()}
+    found = _folder(folder, size or _common_side(folder))
+    found = _chosen(found, [i for i, name in enumerate(found.ids) if Path(name) in wanted])
+    return replace(found, expected=max(generation.CLASS_IMAGES, len(found)))
 
 
 def first(images: ImageSet, n: int | None) -> ImageSet:
@@ -109,9 +163,8 @@ def _common_side(path: str | Path) -> int:
         if _is_grid(name):
             continue
         try:
-            with Image.open(file) as opened:
-                width, height = opened.size
-        except (OSError, Image.DecompressionBombError):
+            width, height = image_size(file)
+        except ImageError:
             continue  # counted as failed when it is its turn
         if width != height:
             raise ValueError(f"{file.name} is {width}x{height} pixels; give --size to cut a square out of every image")
@@ -128,7 +181,7 @@ def _common_side(path: str | Path) -> int:
 def _npz(path: str | Path, size: int | None, work: str | Path) -> ImageSet:
     """The images of an ADM sample file.  They are unpacked once below ``work`` and then read one at a time."""
     path = Path(path)
-    if ARRAY not in references.members(path):
+    if ARRAY not in members(path):
         raise ValueError(f"{path.name} holds no {ARRAY}; give an npz of uint8 images [N, H, W, 3]")
     digest = files.digest_file(path)
     unpacked = Path(work) / "fidelity" / "npz" / f"{path.stem}-{digest[:12]}.npy"
@@ -157,3 +210,138 @@ def _npz(path: str | Path, size: int | None, work: str | Path) -> ImageSet:
         fingerprint=files.digest_json([digest, side]),
         params={"geometry": "adm-crop", "size": side, "cluster": "image"},
     )
+
+
+# ------------------------------------------------------------------------------------- statistics of a reference set
+
+
+KEYS = {"pool": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
+UNVERIFIED = "unverified reference statistics: the file says neither preprocessing nor network"
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What a set of statistics was made from.  ``count``: images; ``preprocessing``: how they came to their size, e.g.
+    "adm-crop 256"; ``extractor`` and ``weights``: id of the features and hash of the network; ``names``: hash of the
+    images' names in order; ``pixels``: hash of the sorted hashes of the images' pixels."""
+
+    count: int
+    preprocessing: str
+    extractor: str
+    weights: str
+    names: str
+    pixels: str
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Statistics from a file.  ``gaussians``: view ("pool", "spatial") -> Gaussian; ``digest``: hash of the content;
+    ``fingerprint``: None for files made elsewhere."""
+
+    name: str
+    gaussians: Mapping[str, Gaussian]
+    digest: str
+    fingerprint: Fingerprint | None
+
+    @property
+    def label(self) -> str | None:
+        return None if self.fingerprint else UNVERIFIED
+
+
+def names_hash(ids) -> str:
+    """Hash of image names in their sorted order."""
+    return files.digest_json(sorted(ids))
+
+
+def export_statistics(path: str | Path, gaussians: Mapping[str, Gaussian], fingerprint: Fingerprint) -> Path:
+    """Write statistics atomically; other tools read ``mu`` and ``sigma``."""
+    arrays = {}
+    for view, gaussian in gaussians.items():
+        mean, covariance = KEYS[view]
+        arrays |= {mean: gaussian.mean, covariance: gaussian.covariance}
+    text = np.array(json.dumps(asdict(fingerprint), sort_keys=True))
+    with files.atomic(Path(path).with_suffix(".npz")) as part:
+        np.savez(part, fingerprint=text, **arrays)
+    return Path(path).with_suffix(".npz")
+
+
+def members(path: str | Path) -> tuple[str, ...]:
+    """Names of the arrays of an npz.  Raises ValueError where it is none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return tuple(name.removesuffix(".npy") for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} cannot be read as npz: {error}; give statistics with mu and sigma") from error
+
+
+def read_statistics(path: str | Path) -> Reference:
+    """Statistics of an npz.  Raises ValueError naming what is missing, of another shape or not finite."""
+    path = Path(path)
+    held = members(path)
+    if not {"mu", "sigma"} <= set(held):
+        raise ValueError(f"{path.name} holds {', '.join(held) or 'nothing'}; statistics need mu and sigma")
+    gaussians = {}
+    with np.load(path, allow_pickle=False) as stored:
+        for view, (mean, covariance) in KEYS.items():
+            if mean in held and covariance in held:
+                gaussians[view] = _gaussian(path, stored[mean], stored[covariance])
+        fingerprint = None
+        if "fingerprint" in held:
+            try:
+                fingerprint = Fingerprint(**json.loads(str(stored["fingerprint"])))
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{path.name} has a damaged fingerprint: {error}; export it again") from error
+    content = [[view, g.mean.tobytes().hex(), files.digest(g.covariance.tobytes())] for view, g in gaussians.items()]
+    return Reference(f"stats-{path.stem}", gaussians, files.digest_json(content), fingerprint)
+
+
+def _gaussian(path: Path, mean: np.ndarray, covariance: np.ndarray) -> Gaussian:
+    mean, covariance = np.asarray(mean, np.float64), np.asarray(covariance, np.float64)
+    if mean.ndim != 1 or covariance.shape != (mean.size, mean.size):
+        raise ValueError(f"{path.name} has a mean {mean.shape} and a covariance {covariance.shape}; they do not fit")
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise ValueError(f"{path.name} holds numbers that are not finite; make the statistics again")
+    return Gaussian(mean, covariance)
+
+
+def check_statistics(
+    reference: Reference,
+    *,
+    extractor: str,
+    weights: str,
+    dims: Mapping[str, int],
+    preprocessing: str,
+    paired_with: str | None = None,
+    count: int | None = None,
+) -> None:
+    """Refuse statistics that the features at hand must not be compared with.
+
+    ``dims``: view -> dimensions of the features at hand; ``paired_with``: ``names_hash`` of the images that
+    reconstructions belong to, with their ``count``: rFID takes the statistics of the very same images, preprocessed
+    alike, never those of a training set.  Raises ValueError saying what differs."""
+    name, found = reference.name, reference.fingerprint
+    for view, d in dims.items():
+        if view in reference.gaussians and reference.gaussians[view].mean.size != d:
+            raise ValueError(
+                f"{name} has {reference.gaussians[view].mean.size} dimensions, {extractor} features have {d}: "
+                "these are statistics of another extractor"
+            )
+    if found is None:
+        if paired_with is not None:
+            raise ValueError(
+                f"{name} has no fingerprint, so nothing shows that it is of the images that were reconstructed; "
+                "give the folder of those images (published statistics are for generation, not for rFID)"
+            )
+        return
+    wanted = {"extractor": extractor, "weights": weights, "preprocessing": preprocessing}
+    for field, value in wanted.items():
+        if getattr(found, field) != value:
+            raise ValueError(
+                f"{name} was made with {field} {getattr(found, field)!r}, these features with {value!r}: "
+                "make the statistics again in the same way"
+            )
+    if paired_with is not None and (found.names, found.count) != (paired_with, count):
+        raise ValueError(
+            f"{name} is of {found.count} other images than the {count} reconstructed ones; rFID compares images with "
+            "themselves: give the folder of the originals"
+        )

@@ -1,21 +1,27 @@
-"""What each fidelity metric needs and how it is computed from the evidence of two sets of images."""
+"""The fidelity metrics in one table: what each needs, which way is better, and how it follows from the evidence of two
+sets of images.  Further facts of a metric stand in its protocol (evals.fidelity.protocol)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from evals import features
-from evals.fidelity.evidence import FEATURES, MOMENTS, Evidence, Kind
-from evals.fidelity.references import Reference
-from evals.metrics import frechet, inception_score, kernel, manifold
-from evals.metrics.jackknife import Jackknife
+from evals.metrics import entropy, frechet, kernel, manifold
+from evals.metrics.frechet import Jackknife
 from vgt.core.samples import REPLICATES, Samples
 from vgt.core.statistics import Interval, cluster_interval, wilson
 
+if TYPE_CHECKING:
+    from evals.fidelity.images import Reference
+    from evals.fidelity.run import Evidence
+
+MOMENTS, FEATURES = "moments", "features"
+Kind = tuple[str, str]  # ("moments" | "features", view)
 POOL, SPATIAL, LOGITS = "pool", "spatial", "logits"
 SEED = 0
 
@@ -24,7 +30,7 @@ SEED = 0
 class Measured:
     """``interval`` with the value, further facts, a remark, and per-image values of metrics that are means."""
 
-    interval: Interval
+    interval: Interval | None
     extra: dict = field(default_factory=dict)
     note: str | None = None
     samples: Samples | None = None
@@ -109,7 +115,7 @@ def _infinite(pair: Pair) -> Measured:
 
 
 def _inception_score(pair: Pair, variant: str) -> Measured:
-    found, spread = inception_score.score(pair.subject.features(LOGITS), variant, pair.subject.block_of)
+    found, spread = entropy.inception_score(pair.subject.features(LOGITS), variant, pair.subject.block_of)
     return _of_jackknife(found, std_over_splits=spread)
 
 
@@ -142,14 +148,17 @@ def _over_real(pair: Pair, values: np.ndarray) -> Measured:
 
 @dataclass(frozen=True)
 class Metric:
-    """``needs``: the kind of evidence; ``reference``: whether statistics can stand in for the real images, None where
-    no real images are looked at; ``least``: smallest number of images on either side."""
+    """``protocol``: id; ``needs``: the kind of evidence; ``direction``: which way is better; ``reference``: whether
+    statistics can stand in for the real images, None where no real images are looked at; ``least``: smallest number of
+    images on either side."""
 
     protocol: str
     needs: Kind
     compute: Callable[[Pair], Measured]
+    direction: str
     reference: bool | None = False
     least: int = 2
+    unit: str = ""
 
     @property
     def inception_only(self) -> bool:
@@ -161,21 +170,28 @@ class Metric:
         return self.reference is True
 
 
-_POOL_ROWS = (FEATURES, POOL)
+HIGHER, LOWER = "higher", "lower"
+_ROWS, _LOGITS = (FEATURES, POOL), (FEATURES, LOGITS)
 METRICS: dict[str, Metric] = {
-    "fd": Metric("frechet", (MOMENTS, POOL), lambda p: _frechet(p, POOL), True),
-    "fd-inf": Metric("frechet-infinity", _POOL_ROWS, _infinite, True),
-    "sfid": Metric("sfid", (MOMENTS, SPATIAL), lambda p: _frechet(p, SPATIAL), True),
-    "is-10": Metric("is-10", (FEATURES, LOGITS), lambda p: _inception_score(p, "is-10"), None, inception_score.SPLITS),
-    "is-5000": Metric("is-5000", (FEATURES, LOGITS), lambda p: _inception_score(p, "is-5000"), None),
-    "is-1": Metric("is-1", (FEATURES, LOGITS), lambda p: _inception_score(p, "is-1"), None),
-    "kid": Metric("kid", _POOL_ROWS, lambda p: _of_jackknife(kernel.kid(*p.pools, *p.blocks))),
-    "kid-subsets": Metric("kid-subsets", _POOL_ROWS, _kid_subsets, least=kernel.SUBSET_SIZE),
-    "precision": Metric("precision-recall", _POOL_ROWS, lambda p: _over_subject(p, p.precision_recall[0]), least=4),
-    "recall": Metric("precision-recall", _POOL_ROWS, lambda p: _over_real(p, p.precision_recall[1]), least=4),
-    "density": Metric("density-coverage", _POOL_ROWS, lambda p: _over_subject(p, p.density_coverage[0]), least=6),
-    "coverage": Metric("density-coverage", _POOL_ROWS, lambda p: _over_real(p, p.density_coverage[1]), least=6),
-    "cmmd": Metric("cmmd", _POOL_ROWS, lambda p: _of_jackknife(kernel.cmmd(*p.pools, *p.blocks))),
+    "fd": Metric("frechet", (MOMENTS, POOL), lambda p: _frechet(p, POOL), LOWER, True),
+    "fd-inf": Metric("frechet-infinity", _ROWS, _infinite, LOWER, True),
+    "sfid": Metric("sfid", (MOMENTS, SPATIAL), lambda p: _frechet(p, SPATIAL), LOWER, True),
+    "is-10": Metric("is-10", _LOGITS, lambda p: _inception_score(p, "is-10"), HIGHER, None, entropy.SPLITS),
+    "is-5000": Metric("is-5000", _LOGITS, lambda p: _inception_score(p, "is-5000"), HIGHER, None),
+    "is-1": Metric("is-1", _LOGITS, lambda p: _inception_score(p, "is-1"), HIGHER, None),
+    "kid": Metric("kid", _ROWS, lambda p: _of_jackknife(kernel.kid(*p.pools, *p.blocks)), LOWER),
+    "kid-subsets": Metric("kid-subsets", _ROWS, _kid_subsets, LOWER, least=kernel.SUBSET_SIZE),
+    "precision": Metric(
+        "precision-recall", _ROWS, lambda p: _over_subject(p, p.precision_recall[0]), HIGHER, least=4, unit="share"
+    ),
+    "recall": Metric(
+        "precision-recall", _ROWS, lambda p: _over_real(p, p.precision_recall[1]), HIGHER, least=4, unit="share"
+    ),
+    "density": Metric("density-coverage", _ROWS, lambda p: _over_subject(p, p.density_coverage[0]), HIGHER, least=6),
+    "coverage": Metric(
+        "density-coverage", _ROWS, lambda p: _over_real(p, p.density_coverage[1]), HIGHER, least=6, unit="share"
+    ),
+    "cmmd": Metric("cmmd", _ROWS, lambda p: _of_jackknife(kernel.cmmd(*p.pools, *p.blocks)), LOWER),
 }
 ALIASES = {"prdc": ("precision", "recall", "density", "coverage"), "is": ("is-10",), "fid": ("fd",)}
 DEFAULT = ("fd", "kid", "precision", "recall", "density", "coverage")
@@ -198,8 +214,14 @@ def record_name(metric: str, extractor: str) -> str:
     return f"{metric}-{extractor}"
 
 
-def unit(metric: str) -> str:
-    return "share" if metric in ("precision", "recall", "coverage") else ""
+def direction(name: str) -> str:
+    """Which way is better of a record's metric: "higher" or "lower".  Raises KeyError for a metric of others."""
+    for extractor in features.NAMES:
+        if name.endswith(f"-{extractor}"):
+            for metric, one in METRICS.items():
+                if name == record_name(metric, extractor):
+                    return one.direction
+    raise KeyError(name)
 
 
 def needs(metric: str, pair: Pair) -> tuple[set[Kind], set[Kind]]:

@@ -1,72 +1,9 @@
-"""Distances between two sets of images on pluggable features (docs/evaluators.md 1.6-1.8, 6, 7.4).
-
-``EXTRACTORS`` is the one place where the input transform, the layer and the weights of each feature network are
-written down; evals/features builds them from it.
-"""
+"""Distances between two sets of images on pluggable features (docs/evaluators.md 1.6-1.8, 6, 7.4)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from evals.engine.protocol import Protocol
-
-INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
-_INCEPTION: dict[str, Any] = {
-    "side": 299,
-    "layer": "pool, 2048; spatial, first 7 channels of mixed_6/conv, 17 x 17 x 7 = 2023; logits without bias, 1008",
-    "file": "weights-inception-2015-12-05-6726825d.pth or pt_inception-2015-12-05-6726825d.pth",
-    "sha256": INCEPTION_SHA256,
-}
-_EFFLITE: dict[str, Any] = {
-    "side": 128,
-    "resize": "bilinear, antialiased, float",
-    "layer": "pooled, 1280",
-    "input": "(255 x - 127) / 128",
-}
-_TF1 = "bilinear on the asymmetric grid of TensorFlow 1, no antialias, float"
-
-EXTRACTORS: dict[str, dict[str, Any]] = {
-    "tf-compat": {**_INCEPTION, "resize": _TF1, "input": "(x - 128) / 128 of 0..255", "dtype": "float32"},
-    "tf-compat-f64": {**_INCEPTION, "resize": _TF1, "input": "(x - 128) / 128 of 0..255", "dtype": "float64"},
-    "pytorch-fid": {
-        **_INCEPTION,
-        "resize": "bilinear with half-pixel centres, no antialias, float",
-        "input": "2 x - 1 of 0..1",
-        "dtype": "float32",
-    },
-    "efflite2": {**_EFFLITE},
-    "efflite0": {**_EFFLITE},
-    "dinov2": {
-        "side": 224,
-        "resize": "Pillow bicubic (antialiased) to a square, uint8",
-        "layer": "class token after the last layer norm, 1024",
-        "input": "ImageNet mean and standard deviation",
-        "file": "folder dinov2-large of transformers (config.json, model.safetensors)",
-        "sha256": None,
-    },
-    "clip": {
-        "side": 336,
-        "resize": "bicubic with half-pixel centres, no antialias, float, to a square",
-        "layer": "projected image embedding scaled to length 1, 768",
-        "input": "CLIP mean and standard deviation",
-        "file": "folder clip-vit-large-patch14-336 of transformers (config.json, model.safetensors)",
-        "sha256": None,
-    },
-}
-
-CAUTIONS: Mapping[str, str] = {
-    "efflite0": "features that a training loss also uses: a model trained on them is flattered",
-}
-_USERS: Mapping[str, tuple[str, ...]] = {
-    "tf-compat": ("torch-fidelity", "MAR, JiT and xAR (statistics file)", "closest to ADM's TensorFlow graph"),
-    "tf-compat-f64": ("VGT, TiTok: the network itself in float64",),
-    "pytorch-fid": ("pytorch-fid", "LightningDiT"),
-    "efflite2": ("this project, offline",),
-    "efflite0": ("this project, offline",),
-    "dinov2": ("FD-DINOv2",),
-    "clip": ("CMMD",),
-}
+from evals.features import CAUTIONS, EXTRACTORS, USERS
 
 _BLOCKS = {"interval": "delete-one-block jackknife, 20 blocks, image i in block i mod 20"}
 
@@ -176,7 +113,7 @@ PROTOCOLS: tuple[Protocol, ...] = (
         "CMMD by name only with the features clip; on any other features a distance of its own",
     ),
     *(
-        Protocol(f"features-{name}", "fidelity", about["layer"], about, _USERS[name], "1.7", CAUTIONS.get(name, ""))
+        Protocol(f"features-{name}", "fidelity", about["layer"], about, USERS[name], "1.7", CAUTIONS.get(name, ""))
         for name, about in EXTRACTORS.items()
     ),
 )

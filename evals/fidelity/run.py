@@ -1,30 +1,45 @@
 """How close a set of images comes to a reference set: FID and its relatives (docs/evaluators.md 1.6-1.8, 6, 7.4).
 
-Evidence (moments and features, block by block) lies under ``work/fidelity/``; sets are kept apart, so a reference set
-is run through a network once for all subjects.
+Features are kept as evidence under ``work/fidelity/``: moments, and single features where a metric needs them.  Sets
+are kept apart, so a reference set is run through a network once for all subjects.
+
+Image i is in block i mod B, and one block is worked on at a time, so memory is one block's sums whatever the number of
+images.  A block's files are whole or absent: a killed run repeats one block at most, shards take whole blocks, and
+blocks are added in their order whoever made them.
+
+    <folder>/index-07.json            ids, positions and pixel hashes of block 7, and what could not be read
+    <folder>/moments-<view>-07.npz    float64 count, sum, sum of outer products
+    <folder>/features-<view>-07.npz   float32 [n, d] in the order of the index
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+from tqdm import tqdm
+
 from evals import features
-from evals.engine.images import ImageSet
-from evals.engine.records import Outcome
-from evals.engine.store import WHOLE, Shard
+from evals.engine import records as engine
+from evals.engine.generation import Run
+from evals.engine.images import ImageSet, padded
+from evals.engine.records import Estimate, Outcome
+from evals.engine.store import WHOLE, Arrays, Shard, check_finite, exclusive, remove_unfinished
 from evals.features import Extractor
 from evals.fidelity import images as sets
 from evals.fidelity import metrics as metrics_of
-from evals.fidelity import references
-from evals.fidelity.evidence import MOMENTS, Evidence, Kind, preprocessing
-from evals.fidelity.metrics import METRICS, Measured, Pair
-from evals.fidelity.references import Reference
-from vgt.core import files, record, samples
-from vgt.core.record import Record
+from evals.fidelity.images import Fingerprint, Reference, names_hash
+from evals.fidelity.metrics import FEATURES, METRICS, MOMENTS, Kind, Measured, Pair
+from evals.metrics import frechet
+from evals.metrics.frechet import Moments, block_count
+from vgt.core import files, record
 
 EFFLITE = ("efflite2",)
 
@@ -40,6 +55,16 @@ class _Job:
     paired: bool
     work: Path
     batch: int
+
+    @property
+    def subject(self) -> str:
+        """``name`` without the acceleration that the images of a generator carry."""
+        return re.sub(r"(?<=.)@\d+x$", "", self.name)
+
+    @property
+    def accel(self) -> int | None:
+        found = re.search(r".@(\d+)x$", self.name)
+        return int(found[1]) if found else None
 
     @property
     def suite(self) -> str:
@@ -59,7 +84,7 @@ class _Job:
 
 
 def run(
-    subject: str,
+    subject: str | Run,
     *,
     work: str | Path,
     records: str | Path,
@@ -78,12 +103,12 @@ def run(
     device: str = "cpu",
     shard: Shard = WHOLE,
 ) -> Outcome:
-    """Compare the images of ``subject`` ("folder:<dir>", "images:<model>@<accel>x" that GenEval's evaluator drew in
+    """Compare the images of ``subject`` ("folder:<dir>", "images:<model>@<accel>x" that GenEval's evaluator made in
     ``work``, or an npz of samples) with those of ``real`` (a folder, "photos", "scenes", "images:<model>", an npz of
     images or of statistics).
 
     ``extractors``: ids of features; ``weights``: id -> file or folder; ``size``: side in pixels that both sets are
-    brought to by adm-crop (default: that of the subject's images, which must be squares of one size); ``paired``: the
+    resized to by adm-crop (default: that of the subject's images, which must be squares of one size); ``paired``: the
     images are reconstructions of the real ones, matched by name; ``allow_few``: give Frechet distances of fewer images
     than dimensions, labelled; ``partial_ok``: give values where images could not be read; ``export``: write the
     subject's statistics there (for one extractor); ``shard``: only make this part's evidence.
@@ -99,30 +124,34 @@ def run(
     if export is not None and len(protocols) != 1:
         raise ValueError(f"--export writes the statistics of one extractor, not of {', '.join(extractors)}")
     job = _job(subject, real, [m for _, m in plan], n, size, paired, Path(work), batch)
-    headings = {(x, m): _heading(job, x, m, protocols[x]) for x, m in plan}
-    kept = {key: _reusable(records, heading) for key, heading in headings.items()}
-    computed = 0
+    outcome = Outcome.none()
     for name in protocols:
-        missing = [m for x, m in plan if x == name and kept[x, m] is None]
-        if not missing and export is None:
-            continue
-        started = time.perf_counter()
-        extractor = features.load(name, (weights or {}).get(name), any_weights=any_weights, device=device)
-        pair = job.pair(extractor)
-        _check(pair, missing, allow_few)
-        features.canary(extractor)
-        _collect(pair, missing, export is not None, shard)
-        if not shard.whole:
-            continue
-        _check_pairs(pair)
-        for metric in missing:
-            found = _record(pair, headings[name, metric], metric, job, partial_ok, started, records)
-            kept[name, metric] = found
-            computed += 1
-        if export is not None:
-            _export(pair.subject, export, partial_ok)
-    made = [found for found in kept.values() if found is not None]
-    return Outcome(made, computed, len(made) - computed)
+        mine = [metric for x, metric in plan if x == name]
+        headings = {metrics_of.record_name(m, name): _heading(job, m, protocols[name]) for m in mine}
+        keys = {metric: heading.pop("key") for metric, heading in headings.items()}
+        kept = engine.stored(records, job.name, job.suite, keys)
+        missing = [m for m in mine if metrics_of.record_name(m, name) not in kept]
+        measures = {}
+        if missing or export is not None:
+            started = time.perf_counter()
+            extractor = features.load(name, (weights or {}).get(name), any_weights=any_weights, device=device)
+            pair = job.pair(extractor)
+            _check(pair, missing, allow_few)
+            features.canary(extractor)
+            _collect(pair, missing, export is not None, shard)
+            if not shard.whole:
+                continue
+            _check_pairs(pair)
+            for metric in missing:
+                found = _estimate(pair, metric, job, partial_ok)
+                seconds = round(time.perf_counter() - started, 3)
+                fields = {**found.fields, **headings[found.metric], "seconds": seconds}
+                measures[found.metric] = replace(found, fields=fields)
+            if export is not None:
+                _export(pair.subject, export, partial_ok)
+        common = {"subject": job.subject, "accel": job.accel, "suite": job.suite}
+        outcome += engine.write(records, keys, kept, measures, common, partial_ok)
+    return outcome
 
 
 def _plan(wanted: Sequence[str], extractors: tuple[str, ...]) -> list[tuple[str, str]]:
@@ -140,12 +169,23 @@ def _plan(wanted: Sequence[str], extractors: tuple[str, ...]) -> list[tuple[str,
 
 
 def _job(
-    subject: str, real: str | None, metrics: list[str], n: int | None, size: int | None, paired: bool, work: Path, batch
+    subject: str | Run,
+    real: str | None,
+    metrics: list[str],
+    n: int | None,
+    size: int | None,
+    paired: bool,
+    work: Path,
+    batch: int,
 ) -> _Job:
     """Both sides, checked against what the metrics need.  Raises ValueError where they do not fit."""
     name, images = sets.subject(subject, n, size, work)
     side = int(images.params["size"])
-    found = None if real is None else sets.real(real, n if paired else None, side, work)
+    found = (
+        None
+        if real is None
+        else sets.real(real, n if paired else None, side, work, subject if isinstance(subject, str) else "")
+    )
     reference, real_images = (found, None) if isinstance(found, Reference) else (None, found)
     single = [m for m in metrics if METRICS[m].reference is False]
     if reference is not None and single and real is not None:
@@ -182,19 +222,19 @@ def _check(pair: Pair, metrics: Sequence[str], allow_few: bool) -> None:
         return
     for view in sorted(views - set(pair.reference.gaussians)):
         raise ValueError(f"{pair.reference.name} has no statistics of {view} features (mu_s, sigma_s)")
-    references.check(
+    sets.check_statistics(
         pair.reference,
         extractor=extractor.id,
         weights=str(extractor.protocol["weights"]),
         dims={view: extractor.dims[view] for view in views},
         preprocessing=preprocessing(images),
-        paired_with=references.names_hash(images.ids) if pair.paired else None,
+        paired_with=names_hash(images.ids) if pair.paired else None,
         count=len(images),
     )
 
 
 def _collect(pair: Pair, metrics: Sequence[str], export: bool, shard: Shard) -> None:
-    views = [view for view in pair.subject.extractor.dims if view in references.KEYS] if export else []
+    views = [view for view in pair.subject.extractor.dims if view in sets.KEYS] if export else []
     subject: set[Kind] = {(MOMENTS, view) for view in views}
     real: set[Kind] = set()
     for metric in metrics:
@@ -217,7 +257,7 @@ def _check_pairs(pair: Pair) -> None:
 # ---------------------------------------------------------------------------------------------------- records
 
 
-def _heading(job: _Job, extractor: str, metric: str, protocol: Mapping) -> dict:
+def _heading(job: _Job, metric: str, protocol: Mapping) -> dict:
     """The fields of a record that are known before anything is measured, its key among them."""
     name = METRICS[metric].protocol
     if name == "frechet":
@@ -233,14 +273,7 @@ def _heading(job: _Job, extractor: str, metric: str, protocol: Mapping) -> dict:
     key = record.make_key(
         subject=job.images.fingerprint, suite=job.suite_hash, paired=job.paired, metric=metric, params=params
     )
-    model = re.fullmatch(r"(.+)@(\d+)x", job.name)  # images of a generator that carries its acceleration
     return {
-        "subject": model[1] if model else job.name,
-        "accel": int(model[2]) if model else None,
-        "suite": job.suite,
-        "metric": metrics_of.record_name(metric, extractor),
-        "unit": metrics_of.unit(metric),
-        "n_expected": job.images.expected,
         "protocol": name,
         "protocol_params": params,
         "fingerprint": job.images.fingerprint,
@@ -249,53 +282,35 @@ def _heading(job: _Job, extractor: str, metric: str, protocol: Mapping) -> dict:
     }
 
 
-def _name(heading: Mapping) -> str:
-    speed = "" if heading["accel"] is None else f"@{heading['accel']}x"
-    return f"{heading['subject']}{speed}/{heading['suite']}/{heading['metric']}"
-
-
-def _reusable(records: str | Path, heading: Mapping) -> Record | None:
-    found = record.find(records, _name(heading), heading["key"])
-    return found if found is not None and found.value is not None and found.n_failed == 0 else None
-
-
-def _record(
-    pair: Pair, heading: Mapping, metric: str, job: _Job, partial_ok: bool, started: float, records: str | Path
-) -> Record:
-    """Measure, write and return one record with its samples."""
+def _estimate(pair: Pair, metric: str, job: _Job, partial_ok: bool) -> Estimate:
+    """One metric from the evidence.  Withheld where images of either side could not be read, unless ``partial_ok``."""
+    about = METRICS[metric]
     sides = [pair.subject]
-    if pair.real is not None and METRICS[metric].reference is not None:
-        sides += [] if METRICS[metric].covariance and pair.reference is not None else [pair.real]
+    if pair.real is not None and about.reference is not None:
+        sides += [] if about.covariance and pair.reference is not None else [pair.real]
     failed = {f"{side.images.name}/{name}": why for side in sides for name, why in side.errors.items()}
-    readable = min(side.count for side in sides)
-    fields: dict = {"value": None, "extra": {}}
     notes = [pair.subject.extractor.caution or None]
     if failed:
         notes.append(f"{len(failed)} images could not be read ({next(iter(failed.values()))})")
-    measured: Measured | None = None
-    if readable < METRICS[metric].least or (failed and not partial_ok):
+    measured = Measured(None)
+    if min(side.count for side in sides) >= about.least and (partial_ok or not failed):
+        measured = about.compute(pair)
+    elif not pair.subject.errors or partial_ok:  # else the records say it
         notes.append("value withheld")
-    else:
-        measured = METRICS[metric].compute(pair)
-        found = measured.interval
-        fields = {"value": found.value, "low": found.low, "high": found.high, "interval": found.method}
-        fields["extra"] = measured.extra
-        notes.append(measured.note)
-    if METRICS[metric].reference is not None:
-        fields["extra"] = {"n_real": _real_count(pair, sides), **fields["extra"]}
-    made = record.make(
-        **heading,
-        **fields,
+    real = {} if about.reference is None else {"n_real": _real_count(pair, sides)}
+    return Estimate(
+        metric=metrics_of.record_name(metric, pair.subject.extractor.id),
+        unit=about.unit,
         n=pair.subject.count,
+        asked=len(job.images),
+        n_expected=job.images.expected,
         n_failed=len(failed),
-        note="; ".join(filter(None, notes)) or None,
-        evidence=pair.subject.folder.relative_to(job.work).as_posix(),
-        seconds=round(time.perf_counter() - started, 3),
+        note="; ".join(filter(None, [*notes, measured.note])) or None,
+        extra={**real, **measured.extra},
+        estimate=measured.interval,
+        kept=measured.samples,
+        fields={"evidence": pair.subject.folder.relative_to(job.work).as_posix()},
     )
-    record.write(made, records)
-    if measured is not None and measured.samples is not None:
-        samples.write(measured.samples, records, made)
-    return made
 
 
 def _real_count(pair: Pair, sides: Sequence[Evidence]) -> int | None:
@@ -306,14 +321,209 @@ def _real_count(pair: Pair, sides: Sequence[Evidence]) -> int | None:
 
 
 def _export(subject: Evidence, path: str | Path, partial_ok: bool) -> None:
-    from evals.metrics import frechet
-
     if subject.errors and not partial_ok:
         name, why = next(iter(subject.errors.items()))
         raise ValueError(f"{len(subject.errors)} images could not be read, {name} first ({why}); nothing exported")
     gaussians = {
-        view: frechet.total(subject.moments(view)).gaussian
-        for view in subject.extractor.dims
-        if view in references.KEYS
+        view: frechet.total(subject.moments(view)).gaussian for view in subject.extractor.dims if view in sets.KEYS
     }
-    references.export(path, gaussians, subject.fingerprint)
+    sets.export_statistics(path, gaussians, subject.fingerprint)
+
+
+# ---------------------------------------------------------------------------------------------------------- evidence
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The evidence of one set of images with one extractor; ``batch`` images run through the network at a time, the
+    last ones padded, so that no feature depends on how many images there are."""
+
+    images: ImageSet
+    extractor: Extractor
+    root: Path
+    batch: int
+
+    @cached_property
+    def folder(self) -> Path:
+        about = files.digest_json([self.images.fingerprint, dict(self.extractor.protocol), self.batch])
+        return self.root / f"{self.images.name}-{self.extractor.id}-{about[:12]}"
+
+    @property
+    def blocks(self) -> int:
+        return block_count(len(self.images))
+
+    def _arrays(self, kind: Kind) -> Arrays:
+        return Arrays(self.folder, f"{kind[0]}-{kind[1]}-", digits=2)
+
+    def _index_path(self, block: int) -> Path:
+        return self.folder / f"index-{block:02d}.json"
+
+    def collect(self, kinds: set[Kind], shard: Shard = WHOLE) -> None:
+        """Make what is missing of ``kinds`` in this shard's blocks.
+
+        Raises ValueError naming an image whose features are not finite; finished blocks stay."""
+        mine = shard.take(range(self.blocks))
+        missing = {b: sorted(k for k in kinds if self._arrays(k).lacks(b)) for b in mine}
+        todo = [b for b in mine if missing[b] or not self._index_path(b).exists()]
+        members = [(b, i) for b in todo for i in range(b, len(self.images), self.blocks)]
+        if not members:
+            return
+        title = f"{self.extractor.id} of {self.images.name}"
+        working: dict[int, _Block] = {}  # a batch may end one block and begin the next
+        with exclusive(self.folder, shard), tqdm(total=len(members), desc=title, unit="image") as bar:
+            if shard.whole:
+                remove_unfinished(self.folder, "*.npz", "*.json")
+            for start in range(0, len(members), self.batch):
+                chosen = members[start : start + self.batch]
+                for b in dict.fromkeys(b for b, _ in chosen):
+                    working.setdefault(b, _Block(missing[b], self.extractor.dims))
+                self._run(chosen, working)
+                following = members[start + self.batch][0] if start + self.batch < len(members) else None
+                for b in [b for b in working if b != following]:
+                    self._finish(b, working.pop(b))
+                bar.update(len(chosen))
+
+    def _run(self, chosen: list[tuple[int, int]], working: dict[int, _Block]) -> None:
+        """One batch through the network, and its features to their blocks."""
+        loaded: list[tuple[int, int, np.ndarray]] = []
+        for block, i in chosen:
+            try:
+                loaded.append((block, i, self.images.load(i)))
+            except ValueError as error:
+                working[block].errors[self.images.ids[i]] = str(error)
+        if not loaded:
+            return
+        found = self.extractor.embed(padded(np.stack([image for _, _, image in loaded]), self.batch))
+        ids = [self.images.ids[i] for _, i, _ in loaded]
+        for view, values in found.items():
+            check_finite(values[: len(ids)], ids, f"{self.extractor.id} features ({view})")
+        for row, (block, i, image) in enumerate(loaded):
+            working[block].add(i, ids[row], image, {view: values[row] for view, values in found.items()})
+
+    def _finish(self, block: int, found: _Block) -> None:
+        for view, total in found.sums.items():
+            m = total.moments
+            self._arrays((MOMENTS, view)).add(block, count=np.array(m.count), total=m.total, outer=m.outer)
+        for view, rows in found.rows.items():
+            values = np.array(rows, np.float32).reshape(len(rows), self.extractor.dims[view])
+            self._arrays((FEATURES, view)).add(block, values=values)
+        files.write_json(self._index_path(block), found.index)
+
+    # ------------------------------------------------------------------------------------------ reading
+
+    @cached_property
+    def _indices(self) -> list[dict]:
+        return [json.loads(self._index_path(b).read_text(encoding="utf-8")) for b in range(self.blocks)]
+
+    @property
+    def errors(self) -> dict[str, str]:
+        """{id: reason} of the images that could not be read."""
+        return {name: reason for index in self._indices for name, reason in index["errors"].items()}
+
+    @property
+    def count(self) -> int:
+        """Images that were read."""
+        return sum(len(index["ids"]) for index in self._indices)
+
+    @cached_property
+    def order(self) -> np.ndarray:
+        """Positions of the read images, block after block, and so the order that sorts them back."""
+        return np.argsort([i for index in self._indices for i in index["positions"]])
+
+    @property
+    def ids(self) -> list[str]:
+        """Names of the read images in the set's order."""
+        names = [name for index in self._indices for name in index["ids"]]
+        return [names[i] for i in self.order]
+
+    @property
+    def clusters(self) -> list[str]:
+        """What each read image varies together with, in the set's order."""
+        positions = sorted(i for index in self._indices for i in index["positions"])
+        return [self.images.clusters[i] for i in positions]
+
+    @property
+    def block_of(self) -> np.ndarray:
+        """The block of each read image, in the set's order."""
+        found = np.repeat(np.arange(self.blocks), [len(index["ids"]) for index in self._indices])
+        return found[self.order]
+
+    def moments(self, view: str) -> list[Moments]:
+        """One entry a block: 8 d^2 bytes each."""
+        parts = [self._arrays((MOMENTS, view)).read(b) for b in range(self.blocks)]
+        return [Moments(int(part["count"]), part["total"], part["outer"]) for part in parts]
+
+    def features(self, view: str) -> np.ndarray:
+        """float32 [N, d] in the set's order: 4 N d bytes."""
+        stored = self._arrays((FEATURES, view))
+        return np.concatenate([stored.read(b)["values"] for b in range(self.blocks)])[self.order]
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """What the statistics of the read images are of."""
+        pixels: Sequence[str] = sorted(p for index in self._indices for p in index["pixels"])
+        return Fingerprint(
+            count=self.count,
+            preprocessing=preprocessing(self.images),
+            extractor=self.extractor.id,
+            weights=str(self.extractor.protocol["weights"]),
+            names=names_hash(self.ids),
+            pixels=files.digest_json(pixels),
+        )
+
+
+def preprocessing(images: ImageSet) -> str:
+    """How the images came to their size, e.g. "adm-crop 256"."""
+    return f"{images.params.get('geometry') or images.params.get('crops') or images.params.get('world')} " + str(
+        images.params.get("size")
+    )
+
+
+class _Block:
+    """What a block under work holds so far."""
+
+    def __init__(self, kinds: list[Kind], dims: Mapping[str, int]):
+        self.sums = {view: _Sum(dims[view]) for kind, view in kinds if kind == MOMENTS}
+        self.rows: dict[str, list[np.ndarray]] = {view: [] for kind, view in kinds if kind == FEATURES}
+        self.errors: dict[str, str] = {}
+        self._read: list[tuple[int, str, str]] = []
+
+    def add(self, position: int, name: str, image: np.ndarray, found: Mapping[str, np.ndarray]) -> None:
+        for view, total in self.sums.items():
+            total.add(found[view])
+        for view, rows in self.rows.items():
+            rows.append(found[view].astype(np.float32))
+        self._read.append((position, name, hashlib.sha256(image.tobytes()).hexdigest()))
+
+    @property
+    def index(self) -> dict:
+        columns = {key: [row[k] for row in self._read] for k, key in enumerate(("positions", "ids", "pixels"))}
+        return {**columns, "errors": self.errors}
+
+
+class _Sum:
+    """Moments of one block in float64, added in groups of a fixed size: the sums have the same bits wherever a batch
+    ended."""
+
+    GROUP = 256
+
+    def __init__(self, d: int):
+        self._total, self._outer, self._count = np.zeros(d), np.zeros((d, d)), 0
+        self._waiting: list[np.ndarray] = []
+
+    def add(self, row: np.ndarray) -> None:
+        self._waiting.append(row)
+        if len(self._waiting) == self.GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        rows = np.array(self._waiting, np.float64).reshape(len(self._waiting), len(self._total))
+        self._count += len(rows)
+        self._total += rows.sum(0)
+        self._outer += rows.T @ rows
+        self._waiting = []
+
+    @property
+    def moments(self) -> Moments:
+        self._flush()
+        return Moments(self._count, self._total, self._outer)

@@ -49,11 +49,9 @@ def replies(answerer: Answerer, image: np.ndarray, questions: Sequence[str]) -> 
     """Answers to all questions about one image, uint8 [H, W, 3].
 
     A judge with ``replies(image, questions)`` sees them in one call, so the batch that an answer is computed in depends
-    on the item alone; so does one with ``answers(images, questions)``; others are asked one by one."""
+    on the item alone; others are asked one by one."""
     if hasattr(answerer, "replies"):
         found = answerer.replies(image, questions)
-    elif hasattr(answerer, "answers"):
-        found = [Reply(text) for text in answerer.answers(np.stack([image] * len(questions)), list(questions))]
     else:
         found = [Reply(answerer.answer(image, question)) for question in questions]
     if len(found) != len(questions):

@@ -1,6 +1,6 @@
 """Canaries (docs/evaluators.md 0.4): a few images with known answers go before every judging.
 
-Judges of the synthetic scenes see drawn scenes, judges of COCO's classes photographs that scikit-image ships.
+Judges of the synthetic scenes see such scenes, judges of COCO's classes photographs that scikit-image ships.
 
 A wrong configuration of a judge does not crash, it gives low scores; so these functions raise instead.
 """
@@ -21,7 +21,7 @@ from vgt.core.images import read_image
 from vgt.core.photos import image_path
 from vgt.core.scenes import COLORS, SHAPES, Draws, item
 
-SCENES = tuple(range(6))  # indices into the validation split: drawn like the test scenes, never judged otherwise
+SCENES = tuple(range(6))  # indices into the validation split: made like the test scenes, never judged otherwise
 PRESENT = 0.3  # GenEval's threshold of presence
 # Photograph -> its object, the box around it (pixels, by eye), and whether nothing else is as plain to see.
 PHOTOGRAPHS = {
@@ -63,11 +63,11 @@ def _fail(detector: Detector, what: str) -> NoReturn:
 
 
 def check_scenes(detector: Detector) -> None:
-    """Raises ValueError unless the detector finds exactly the objects, with their colors, of six drawn scenes."""
+    """Raises ValueError unless the detector finds exactly the objects, with their colors, of six scenes."""
     for index in SCENES:
-        drawn = item("val", index)
-        seen = pairs(detector, drawn.image)
-        truth = Counter((o.shape, o.color) for o in drawn.scene.objects)
+        shown = item("val", index)
+        seen = pairs(detector, shown.image)
+        truth = Counter((o.shape, o.color) for o in shown.scene.objects)
         if seen != truth:
             _fail(detector, f"in validation scene {index} it sees {dict(seen)} where {dict(truth)} is drawn")
 
@@ -98,11 +98,11 @@ def check_colors(detector: Detector) -> None:
 
 
 def check_answerer(answerer: Answerer) -> None:
-    """Raises ValueError unless at least ANSWERS of 24 questions about six drawn scenes are answered rightly."""
+    """Raises ValueError unless at least ANSWERS of 24 questions about six scenes are answered rightly."""
     asked = [
-        (drawn.image, question, truth)
-        for drawn in (item("val", index) for index in SCENES)
-        for question, truth in questions(drawn.scene, Draws("canary", drawn.scene.objects[0].cx), 4)
+        (shown.image, question, truth)
+        for shown in (item("val", index) for index in SCENES)
+        for question, truth in questions(shown.scene, Draws("canary", shown.scene.objects[0].cx), 4)
     ]
     right = sum(answerer.answer(image, question).strip().lower() == truth for image, question, truth in asked)
     if right < ANSWERS * len(asked):
@@ -133,12 +133,12 @@ def plain_questions() -> list[tuple[np.ndarray, str, str]]:
 
 
 def world_questions() -> list[tuple[np.ndarray, str, str]]:
-    """(image, question, answer) with yes or no for an answer, about drawn scenes of the validation split."""
+    """(image, question, answer) with yes or no for an answer, about scenes of the validation split."""
     asked = []
     for index in SCENES:
-        drawn = item("val", index)
-        pairs = questions(drawn.scene, Draws("vqa-canary", index), 16)
-        asked += [(drawn.image, question, truth) for question, truth in pairs if truth in ("yes", "no")]
+        shown = item("val", index)
+        pairs = questions(shown.scene, Draws("vqa-canary", index), 16)
+        asked += [(shown.image, question, truth) for question, truth in pairs if truth in ("yes", "no")]
     return asked
 
 
@@ -166,7 +166,7 @@ def check_plain(answerer: Answerer) -> None:
 
 
 def check_world(answerer: Answerer) -> None:
-    """Drawn scenes, for judges that only know the synthetic scenes.  Raises ValueError where the judge fails."""
+    """Scenes, for judges that only know the synthetic scenes.  Raises ValueError where the judge fails."""
     _check(answerer, world_questions())
 
 

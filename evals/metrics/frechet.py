@@ -11,17 +11,39 @@ Memory of a set's moments: 8 d^2 bytes (34 MB at d = 2048) a block; a distance n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from scipy import linalg
 
-from evals.metrics.jackknife import Jackknife
-from vgt.core import files
+from vgt.core.statistics import Interval, jackknife_interval
 
 BLOCKS = 20
+
+
+def block_count(images: int) -> int:
+    """20, or fewer where a block would hold less than two images."""
+    return max(1, min(BLOCKS, images // 2))
+
+
+@dataclass(frozen=True)
+class Jackknife:
+    """``value`` on all ``n`` images, and ``replicates``: the value without block 1, 2, ... B, or () where there are too
+    few images.  Kept in a record, replicates let two records of the same images be compared on common blocks."""
+
+    value: float
+    replicates: tuple[float, ...]
+    n: int
+
+    def interval(self, floor: float = -math.inf) -> Interval:
+        """95 % interval; the lower bound is cut at ``floor``."""
+        if len(self.replicates) < 2:
+            return Interval(self.value, None, None, 0.95, f"none: {self.n} images are too few for a jackknife")
+        found = jackknife_interval(self.value, self.replicates)
+        assert found.low is not None
+        return Interval(self.value, max(floor, found.low), found.high, found.level, found.method)
 
 
 @dataclass(frozen=True)
@@ -74,26 +96,6 @@ def total(blocks: Sequence[Moments]) -> Moments:
     for block in blocks[1:]:
         whole = whole + block
     return whole
-
-
-def save(path: str | Path, blocks: list[Moments]) -> Path:
-    """Write the moments of some blocks of images as one npz, atomically."""
-    with files.atomic(path) as part:
-        np.savez(
-            part,
-            count=np.array([b.count for b in blocks]),
-            total=np.stack([b.total for b in blocks]),
-            outer=np.stack([b.outer for b in blocks]),
-        )
-    return Path(path)
-
-
-def load(path: str | Path) -> list[Moments]:
-    """What ``save`` wrote."""
-    with np.load(path, allow_pickle=False) as stored:
-        return [
-            Moments(int(n), t, o) for n, t, o in zip(stored["count"], stored["total"], stored["outer"], strict=True)
-        ]
 
 
 # ----------------------------------------------------------------------------------------------- the distance

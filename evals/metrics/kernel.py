@@ -13,8 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evals.metrics.frechet import common_blocks
-from evals.metrics.jackknife import Jackknife
+from evals.metrics.frechet import Jackknife, common_blocks
 
 Kernel = Callable[[np.ndarray, np.ndarray], np.ndarray]  # float64 [n, d], [m, d] -> [n, m]
 

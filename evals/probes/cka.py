@@ -1,4 +1,4 @@
-"""How alike two encoders see the same images: linear CKA (docs/evaluators.md 5), a record per pair."""
+"""``vgt eval cka``: how alike encoders see the same images, by linear CKA (docs/evaluators.md 5), a record per pair."""
 
 from __future__ import annotations
 
@@ -7,22 +7,25 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from evals.engine.api import Tokenizer
+from evals.engine.options import listed, option
 from evals.engine.records import Outcome
 from evals.engine.registry import protocols
-from evals.metrics import cka
-from evals.metrics.latents import standardize
-from evals.probes.data import ProbeSet
-from evals.probes.findings import jackknife
+from evals.metrics import latents as space
+from evals.probes.catalogue import jackknife
+from evals.probes.cli import ANCHOR
+from evals.probes.cli import Latents as Encoders
+from evals.probes.data import SEED, Latents, ProbeSet, evidence_path, gather
 from evals.probes.run import chosen
-from evals.probes.views import SEED, Latents, evidence_path, gather
 from vgt.core import files, record
 from vgt.core.record import Record
 from vgt.core.statistics import Interval
 
+EXAMPLE = "vgt eval cka --subjects vgt:vgt_ae_internvl,vgt:pixel_ae,pca"
 VIEWS = {"mean": "mean over tokens", "max": "largest over tokens", "grid": "all tokens of an image side by side"}
 FEW = 5  # images a dimension, below which the plain estimator is too biased
 
@@ -107,7 +110,7 @@ def _side(tokenizer: Tokenizer, images: ProbeSet, through: str, work: str | Path
     found = gather(tokenizer, images, evidence_path(work, tokenizer, images))
     tokens = found.tokens
     views = {"mean": tokens.mean(1), "max": tokens.max(1), "grid": tokens.reshape(len(tokens), -1)}
-    return _Side(tokenizer, found, standardize(views[through]))
+    return _Side(tokenizer, found, space.standardize(views[through]))
 
 
 def _measure(asked: _Pair, a: _Side, b: _Side, partial_ok: bool) -> Record:
@@ -148,8 +151,25 @@ def compare(x: np.ndarray, y: np.ndarray, cluster: np.ndarray) -> tuple[Interval
     Unbiased where there are fewer than 5 images a dimension; the unbiased estimate is cut at neither end."""
     mixed = np.random.default_rng(SEED).permutation(len(y))
     if not _few(x, y):
-        interval = jackknife(lambda keep: cka.linear(x[keep], y[keep]), cluster, least=0.0)
-        return interval, cka.linear(x, y[mixed])
-    k, m = cka.gram(x), cka.gram(y)
-    interval = jackknife(lambda keep: cka.unbiased(k[np.ix_(keep, keep)], m[np.ix_(keep, keep)]), cluster)
-    return interval, cka.unbiased(k, m[np.ix_(mixed, mixed)])
+        interval = jackknife(lambda keep: space.linear_cka(x[keep], y[keep]), cluster, least=0.0)
+        return interval, space.linear_cka(x, y[mixed])
+    k, m = space.gram(x), space.gram(y)
+    interval = jackknife(lambda keep: space.unbiased_cka(k[np.ix_(keep, keep)], m[np.ix_(keep, keep)]), cluster)
+    return interval, space.unbiased_cka(k, m[np.ix_(mixed, mixed)])
+
+
+# --------------------------------------------------------------------------------------------------- the command line
+
+
+class Options(Encoders):
+    subjects: str | None = option(None, "encoders: vgt:<checkpoint> or pca", metavar="A,B,...")
+    through: Literal["mean", "max", "grid"] = option("mean", "how an image's tokens become one point", flag="--view")
+
+
+def evaluate(given: Options) -> Outcome:
+    named = listed(given.subjects or "")
+    if not named:
+        example = EXAMPLE.removeprefix("vgt eval cka ")
+        raise ValueError(f"--subjects is missing; name two or more, for example {example}")
+    tokenizers = [given.encoder(name) for name in dict.fromkeys([*named, ANCHOR])]
+    return run(tokenizers, **given.passed_to(run, n=None, images=[given.images(t.size) for t in tokenizers]))

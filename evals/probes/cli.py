@@ -2,67 +2,51 @@
 
 from __future__ import annotations
 
-import argparse
+from typing import Literal
 
-from evals.engine import old_options as common
+from evals.engine import options
+from evals.engine.options import option
 from evals.engine.records import Outcome
 
-HELP = "t-SNE, linear probe, k-NN, clusters, rank, collapse and distribution of an autoencoder's latents"
 EXAMPLE = "vgt eval probes --subject vgt:vgt_ae_internvl"
+ANCHOR = "random_projection"  # of pixels: what nothing learned scores
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
-    common.add_subject(parser, "vgt:<checkpoint>, pca or random_projection (what nothing learned scores)")
-    add_images(parser)
-    parser.add_argument(
-        "--view", default="mean", choices=("mean", "max", "class", "token"), help="how an image's tokens become points"
+class Latents(options.Count, options.Common):
+    """Options of everything that looks at latents."""
+
+    data: str = option("scenes", "scenes (default), photos, or a folder; sub-folders of an ImageFolder are its labels")
+    size: int | None = option(None, "image side for encoders that take any (default 64)")
+    partial_ok: bool = option(False, "give values even where images cannot be read")
+
+    def encoder(self, subject: str | None):
+        """The autoencoder that ``subject`` names, or the anchor."""
+        if subject == ANCHOR:
+            from evals.subjects.pca import random_projection
+
+            return random_projection(size=self.size or 64)
+        return options.tokenizer(subject, self.out, self.on)
+
+    def images(self, side: int | None):
+        """The images that --data names, at the encoder's own size.  Raises ValueError where --size is another."""
+        from evals.probes import data
+
+        if side and self.size and side != self.size:
+            raise ValueError(f"--size {self.size}: this encoder takes {side} pixels; leave --size out")
+        return data.named(self.data, self.n, side or self.size or data.SIZE)
+
+
+class Options(Latents):
+    subject: str | None = option(None, f"vgt:<checkpoint>, pca or {ANCHOR} (what nothing learned scores)")
+    through: Literal["mean", "max", "class", "token"] = option(
+        "mean", "how an image's tokens become points", flag="--view"
     )
-    parser.add_argument("--class", dest="wanted", metavar="NAME", help="class whose images are clustered into maps")
-    parser.add_argument("--clusters", type=int, default=6, metavar="K", help="clusters of the maps (6 or 8 are usual)")
-    parser.add_argument("--partial-ok", action="store_true", help="give values even where images cannot be read")
-    common.add_common(parser)
+    wanted: str | None = option(None, "class whose images are clustered into maps", flag="--class", metavar="NAME")
+    clusters: int = option(6, "clusters of the maps (6 or 8 are usual)", metavar="K")
 
 
-def add_images(parser: argparse.ArgumentParser) -> None:
-    """--data, --size and -n of everything that looks at latents."""
-    parser.add_argument(
-        "--data",
-        default="scenes",
-        help="scenes (default), photos, or a folder; sub-folders of an ImageFolder are its labels",
-    )
-    parser.add_argument("--size", type=int, default=None, help="image side for encoders that take any (default 64)")
-    common.add_count(parser)
-
-
-def tokenizer(args: argparse.Namespace):
-    """The subject as common.tokenizer knows it, and the anchor."""
-    if args.subject == "random_projection":
-        from evals.subjects.pca import random_projection
-
-        return random_projection(size=args.size or 64)
-    return common.tokenizer(args, args.out)
-
-
-def images(args: argparse.Namespace, side: int | None):
-    """The images that --data names, at the encoder's own size.  Raises ValueError where --size is another."""
-    from evals.probes import data
-
-    if side and args.size and side != args.size:
-        raise ValueError(f"--size {args.size}: this encoder takes {side} pixels; leave --size out")
-    return data.named(args.data, args.n, side or args.size or data.SIZE)
-
-
-def run(args: argparse.Namespace) -> Outcome:
+def evaluate(given: Options) -> Outcome:
     from evals.probes import run as probes
 
-    subject = tokenizer(args)
-    return probes.run(
-        subject,
-        work=args.out,
-        records=args.out / "records",
-        images=images(args, subject.size),
-        through=args.view,
-        wanted=args.wanted,
-        clusters=args.clusters,
-        partial_ok=args.partial_ok,
-    )
+    subject = given.encoder(given.subject)
+    return probes.run(subject, **given.passed_to(probes.run, n=None, images=given.images(subject.size)))

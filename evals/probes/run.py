@@ -16,11 +16,8 @@ from tqdm import tqdm
 
 from evals.engine.api import Tokenizer
 from evals.engine.records import Outcome
-from evals.probes import content
-from evals.probes.catalogue import CLUSTERS, Entry, entries, settings
-from evals.probes.data import SIZE, ProbeSet, scenes
-from evals.probes.findings import BLOCKS, Finding
-from evals.probes.views import SEED, VIEWS, Latents, Points, evidence_path, gather, view
+from evals.probes.catalogue import BLOCKS, CLUSTERS, Entry, Finding, entries, settings, strip
+from evals.probes.data import SEED, SIZE, VIEWS, Latents, Points, ProbeSet, evidence_path, gather, scenes, view
 from vgt.core import files, record, samples
 from vgt.core.record import Record
 
@@ -137,5 +134,5 @@ class _Run:
             return finding
         ids = finding.extra["ids"]
         path = self.path.with_name(f"images-{files.digest_json([self.path.stem, ids])[:12]}.png")
-        where = content.strip(self.found, ids, path).relative_to(self.work).as_posix()
+        where = strip(self.found, ids, path).relative_to(self.work).as_posix()
         return replace(finding, extra=finding.extra | {"image": where})

@@ -2,14 +2,18 @@
 
 A pipeline says how an image comes to the model's size, how original and reconstruction come from there to the size at
 which they are compared, and what of their 8 bits is kept.  ``own``: what its papers report; every other metric is
-measured after the same pipeline and marked as not theirs.  Numbers of two pipelines never compare.
+measured after the same pipeline and marked as not theirs.  Numbers of two pipelines never compare.  Where the model has
+another size than the paper's, the size of the comparison keeps the paper's ratio, and the record says so.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from evals.engine.protocol import Protocol
+from evals.recon.metrics import METRICS
 
 DEFAULT = "default"
 
@@ -72,133 +76,70 @@ _CAUTIONS = {
     "vfmtok": f"{_LOW_PASS}; SSIM inflated by range 2; ADM's TensorFlow graph is not here",
 }
 
-_CLOSEST = "the same images with the same crop, before and after; never statistics of a training set"
-
 PROTOCOLS: tuple[Protocol, ...] = (
     *(
         Protocol(name, "recon", _SUMMARIES[name], settings, _USERS.get(name, ()), "1.1, 1.2", _CAUTIONS.get(name, ""))
         for name, settings in PIPELINES.items()
     ),
-    Protocol(
-        "ssim-wang",
-        "recon",
-        "SSIM, 11x11 Gaussian window sigma 1.5, data range 1 (Wang et al. 2004)",
-        {"window": "11x11 Gaussian, sigma 1.5", "covariance": "population", "range": 1.0, "rim": "5 pixels dropped"},
-        ("image processing",),
-        "1.4",
-    ),
-    Protocol(
-        "ssim-sk",
-        "recon",
-        "SSIM, 7x7 uniform window, sample covariance, data range 1",
-        {"window": "7x7 uniform", "covariance": "sample", "range": 1.0, "rim": "3 pixels dropped"},
-        ("scikit-image's defaults with the right range",),
-        "1.4",
-    ),
-    Protocol(
-        "ssim-taming",
-        "recon",
-        "SSIM, 7x7 uniform window, data range 2 on [0, 1] images: inflated",
-        {"window": "7x7 uniform", "covariance": "sample", "range": 2.0, "rim": "3 pixels dropped"},
-        ("VGT", "LlamaGen", "VFMTok"),
-        "1.4",
-        "0.05 to 0.23 above ssim-sk: compare within this lineage only",
-    ),
-    Protocol(
-        "ssim-tm",
-        "recon",
-        "SSIM, 11x11 Gaussian window, all channels, reflect padding (torchmetrics)",
-        {"window": "11x11 Gaussian, sigma 1.5", "covariance": "population", "range": 1.0, "rim": "reflected, kept"},
-        ("RAE",),
-        "1.4",
-    ),
-    Protocol(
-        "ssim-tm-signed",
-        "recon",
-        "ssim-tm of images in [-1, 1] with data range 2",
-        {
-            "window": "11x11 Gaussian, sigma 1.5",
-            "covariance": "population",
-            "range": "(-1, 1)",
-            "rim": "reflected, kept",
-        },
-        ("LightningDiT",),
-        "1.4",
-        "not ssim-tm: the luminance term is not that of [0, 1] images",
-    ),
-    Protocol(
-        "ssim-y",
-        "recon",
-        "SSIM, 11x11 Gaussian window, luma only",
-        {"window": "11x11 Gaussian, sigma 1.5", "covariance": "population", "range": 1.0, "channels": "BT.601 luma"},
-        ("image restoration",),
-        "1.4",
-    ),
-    Protocol(
-        "psnr-mean",
-        "recon",
-        "mean of per-image PSNR, capped at 100 dB",
-        {"range": 1.0, "cap": 100.0},
-        ("VGT", "LlamaGen", "VFMTok", "RAE", "LightningDiT"),
-        "1.3",
-    ),
-    Protocol(
-        "psnr-global",
-        "recon",
-        "PSNR of the pooled mean squared error",
-        {"range": 1.0, "cap": 100.0},
-        ("torchmetrics' default",),
-        "1.3",
-        "never above psnr-mean",
-    ),
-    *(
-        Protocol(
-            f"lpips-{net}-v0.1",
-            "recon",
-            f"LPIPS v0.1 with the {backbone} backbone",
-            {"net": net, "version": "0.1", "input": "[-1, 1]", "average": "spatial, then over images"},
-            section="1.5",
-            caution="alex and vgg differ by a factor of 1.5 to 2",
-        )
-        for net, backbone in (("alex", "AlexNet"), ("vgg", "VGG16"))
-    ),
-    Protocol(
-        "rfid-tf-compat",
-        "recon",
-        "rFID on torch-fidelity's port of the 2015 Inception graph",
-        {"features": "tf-compat", "reference": _CLOSEST},
-        ("VGT", "TiTok", "closest to LlamaGen's and VFMTok's TensorFlow graph"),
-        "1.6, 1.7",
-    ),
-    Protocol(
-        "rfid-pytorch-fid",
-        "recon",
-        "rFID with pytorch-fid's input resampling",
-        {"features": "pytorch-fid", "reference": _CLOSEST},
-        ("LightningDiT",),
-        "1.6, 1.7",
-    ),
-    Protocol(
-        "fd-efflite2",
-        "recon",
-        "Frechet distance of EfficientNet-Lite2 features; not FID",
-        {"features": "efflite2", "reference": _CLOSEST},
-        section="1.6",
-    ),
-    Protocol(
-        "fd-efflite0",
-        "recon",
-        "Frechet distance of EfficientNet-Lite0 features, which a training loss also uses; not FID",
-        {"features": "efflite0", "reference": _CLOSEST},
-        section="1.6",
-        caution="a model trained on these features is flattered",
-    ),
-    Protocol(
-        "codebook",
-        "recon",
-        "usage, entropy and perplexity of a quantised tokenizer's indices over the whole set",
-        {"usage": "distinct indices / codebook size", "entropy": "-sum p log2(p + 1e-8)", "perplexity": "2^entropy"},
-        ("VFMTok (usage)", "LlamaGen (usage)"),
-        "1.6",
-    ),
+    *{metric.protocol.id: metric.protocol for metric in METRICS.values()}.values(),
 )
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """``model_res`` and ``eval_res``: sides in pixels, None where the images given have several; ``ratio``: of eval to
+    model; ``nominal``: the paper's sides, where these are others; ``given``: images are taken as they are."""
+
+    id: str
+    model_res: int | None
+    eval_res: int | None
+    ratio: float
+    nominal: str | None
+    given: bool
+    settings: Mapping[str, Any]
+
+    @property
+    def resizes(self) -> bool:
+        return self.ratio != 1
+
+    def params(self) -> dict[str, Any]:
+        """Everything that the pipeline decides, resolved; part of a record's protocol."""
+        s = self.settings
+        resampling = (s["resampler"], s["antialias"], s["resampled"]) if self.resizes else ("none", None, None)
+        several = "several" + (f", times {self.ratio:.4g}" if self.resizes else "")
+        return {
+            "pipeline": self.id,
+            "geometry": "as given" if self.given else s["geometry"],
+            "model_res": self.model_res or "several",
+            "eval_res": self.eval_res or several,
+            "resampler": resampling[0],
+            "antialias": resampling[1],
+            "resampled": resampling[2],
+            "quantize": s["quantize"],
+            "quantize_features": s["features"],
+            "original": s["original"],
+            **({"nominal": self.nominal} if self.nominal else {}),
+        }
+
+
+def resolve(name: str, size: int | None, given: bool = False) -> Pipeline:
+    """The pipeline ``name`` for a model of side ``size`` (None: any, so the paper's own), or for two folders of images
+    that are taken as they are (``given``; ``size``: their side, None where they have several).
+
+    Raises ValueError for an unknown name and for a comparison below 11 pixels."""
+    if name not in PIPELINES:
+        raise ValueError(f"reconstruction protocol {name!r} is unknown; choose from {', '.join(PIPELINES)}")
+    from evals.metrics.pixels import SMALLEST
+
+    settings = PIPELINES[name]
+    sides, target = settings["model"], settings["eval"]
+    if given and not size:
+        ratio = target / sides[0] if target else 1.0
+        return Pipeline(name, None, None, ratio, f"{sides[0]} -> {target}" if target else None, True, settings)
+    model = size or (sides[0] if sides else DEFAULT_SIZE)
+    below = max((s for s in sides if s <= model), default=sides[0] if sides else model)
+    side = round(model * (target or below) / below)
+    if side < SMALLEST:
+        raise ValueError(f"protocol {name} compares {model} px images at {side} px; {SMALLEST} or more are needed")
+    nominal = f"{below} -> {target}" if sides and model not in sides else None
+    return Pipeline(name, model, side, side / model, nominal, given, settings)

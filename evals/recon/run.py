@@ -1,43 +1,38 @@
 """Reconstruction scores of an autoencoder, or of two folders of images (docs/evaluators.md 1).
 
-Every image is encoded and decoded once; per-image measurements and features are kept as evidence under
-``work/recon/<subject>/<data>-<key>/``, and every record is made from that evidence alone.  Records of a protocol other
-than "default" have a suite of their own, ``<data>@<protocol>``.
+Every image is encoded and decoded once, in one pass for all that is missing.  Per-image numbers, features and codes are
+kept as evidence under ``work/recon/<subject>/<data>-<key>/``, and every record is made from that evidence alone.
+Records of a protocol other than "default" have a suite of their own, ``<data>@<protocol>``.
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from evals.engine import images as datasets
-from evals.engine.api import Tokenizer
-from evals.engine.records import Outcome
-from evals.engine.store import WHOLE, Shard
-from evals.metrics import codebook
-from evals.recon import (
-    evidence as recon_evidence,
-)
-from evals.recon import (
-    metrics as recon_metrics,
-)
-from evals.recon import (
-    pipeline as recon_pipeline,
-)
-from evals.recon import (
-    source as recon_source,
-)
-from evals.recon.metrics import AGREEMENT, FRECHET, PIXELS, Agreement, Found, Tools
-from evals.recon.pipeline import Pipeline
-from evals.recon.protocol import DEFAULT
-from evals.recon.source import Quantized, Source
-from vgt.core import files, record, samples
-from vgt.core.record import Record
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
 
-__all__ = ["PIXELS", "Agreement", "pairs", "run"]
+from evals.engine import images as datasets
+from evals.engine import records as engine
+from evals.engine.api import Tokenizer
+from evals.engine.records import Estimate, Outcome
+from evals.engine.store import WHOLE, Arrays, Rows, Shard, check_finite, exclusive, remove_unfinished
+from evals.metrics import pixels
+from evals.recon import metrics as recon_metrics
+from evals.recon import source as recon_source
+from evals.recon.metrics import IMAGES, METRICS, Agreement, Evidence, Measuring, Tools
+from evals.recon.protocol import DEFAULT, Pipeline, resolve
+from evals.recon.source import Batch, Compared, Group, Quantized, Source
+from vgt.core import files, record
+
+PAIRS = "pairs.png"  # the first originals, and their reconstructions below
+SHOWN = 12
 
 
 def run(
@@ -71,20 +66,13 @@ def run(
         raise ValueError("agreement comes without a judge; name it with its version, for it decides the number")
     if size is not None and tokenizer.size not in (None, size):
         raise ValueError(f"{tokenizer.name} takes {tokenizer.size} px images; leave the size {size} out")
-    pipeline = recon_pipeline.resolve(protocol, tokenizer.size or size)
+    pipeline = resolve(protocol, tokenizer.size or size)
     assert pipeline.model_res is not None
     images = datasets.image_set(data, n, pipeline.model_res, pipeline.settings["geometry"])
     source = recon_source.Reconstructed(tokenizer, images, pipeline.settings["quantize"] != "round")
-    tools = Tools(
-        weights or {},
-        any_weights,
-        device,
-        agreement,
-        judge,
-        tokenizer.codebook_size if isinstance(tokenizer, Quantized) else None,
-        images.name == "scenes",
-    )
-    return _score(_Run(source, pipeline, tools, Path(work), Path(records), batch, partial_ok), metrics, shard)
+    codes = tokenizer.codebook_size if isinstance(tokenizer, Quantized) else None
+    tools = Tools(weights or {}, any_weights, device, agreement, judge, codes, images.name == "scenes", batch)
+    return _score(_Run(source, pipeline, tools, Path(work), Path(records), partial_ok), metrics, shard)
 
 
 def pairs(
@@ -102,16 +90,15 @@ def pairs(
     shard: Shard = WHOLE,
     partial_ok: bool = False,
 ) -> Outcome:
-    """Compare two folders of images matched by their path without suffix: psnr-mean, psnr-global, every SSIM variant,
-    then LPIPS and Fréchet distances for which there are weights.
+    """Compare two folders of images matched by their path without suffix, by all metrics for which there are weights.
 
     The images are taken as they are; only a protocol's resampling on the way to the comparison is applied, at the
     paper's ratio.  An image without counterpart, of another size or unreadable counts as failed.  Raises ValueError
     where the folders share no name; other arguments as for ``run``."""
     source = recon_source.folders(real_dir, recon_dir)
-    pipeline = recon_pipeline.resolve(protocol, source.size, given=True)
-    tools = Tools(weights or {}, any_weights, device)
-    return _score(_Run(source, pipeline, tools, Path(work), Path(records), batch, partial_ok), metrics, shard)
+    pipeline = resolve(protocol, source.size, given=True)
+    tools = Tools(weights or {}, any_weights, device, batch=batch)
+    return _score(_Run(source, pipeline, tools, Path(work), Path(records), partial_ok), metrics, shard)
 
 
 @dataclass(frozen=True)
@@ -121,7 +108,6 @@ class _Run:
     tools: Tools
     work: Path
     records: Path
-    batch: int
     partial_ok: bool
 
     @property
@@ -132,106 +118,145 @@ class _Run:
     def params(self) -> dict[str, Any]:
         return {**self.source.params, **self.pipeline.params()}
 
+    @property
+    def evidence(self) -> Evidence:
+        source = self.source
+        folder = self._folder(source.name, source.identity, source.originals)
+        return Evidence(folder, self._folder("originals", source.originals), len(source.ids), source.expected)
+
     def _folder(self, name: str, *parts: str) -> Path:
-        about = files.digest_json([*parts, self.params, self.batch])
+        about = files.digest_json([*parts, self.params, self.tools.batch])
         return self.work / "recon" / name.replace("/", "_").replace(":", "-") / f"{self.suite}-{about[:12]}"
 
-    @property
-    def folder(self) -> Path:
-        return self._folder(self.source.name, self.source.identity, self.source.originals)
 
-    @property
-    def originals(self) -> Path:
-        return self._folder("originals", self.source.originals)
-
-
-def _score(run: _Run, metrics: Sequence[str] | None, shard: Shard) -> Outcome:
-    wanted, _ = recon_metrics.chosen(metrics, run.tools)
-    headings = {metric: _heading(run, metric, definition) for metric, definition in wanted.items()}
-    kept = {m: _stored(run, heading) for m, heading in headings.items()}
-    missing = [m for m in wanted if kept[m] is None]
+def _score(run: _Run, names: Sequence[str] | None, shard: Shard) -> Outcome:
+    wanted, _ = recon_metrics.chosen(names, run.tools)
+    headings = {name: _heading(run, name, definition) for name, definition in wanted.items()}
+    keys = {name: heading.pop("key") for name, heading in headings.items()}
+    kept = engine.stored(run.records, run.source.name, run.suite, keys)
+    missing = [name for name in wanted if name not in kept]
+    started = time.perf_counter()
     if missing:
-        started = time.perf_counter()
-        kinds: dict = {}
-        for metric in missing:
-            kinds |= run.tools.measures(metric, run.folder, run.originals, run.batch)
-        recon_evidence.collect(run.source, run.pipeline, run.folder, kinds, run.batch, shard)
-        for metric in missing if shard.whole else ():
-            kept[metric] = _record(run, metric, headings[metric], started)
+        todo: dict[Path, Measuring] = {}
+        for name in missing:
+            todo |= METRICS[name].measuring(run.tools, run.evidence)
+        _collect(run, todo, shard)
     if not shard.whole:
-        return Outcome([], 0, 0)
-    return Outcome([kept[m] for m in wanted], len(missing), len(wanted) - len(missing))
+        return Outcome.none()
+    measures = {name: _estimate(run, name, headings[name], started) for name in missing}
+    common = {"subject": run.source.name, "suite": run.suite}
+    return engine.write(run.records, keys, kept, measures, common, run.partial_ok)
 
 
-def _stored(run: _Run, heading: Mapping[str, Any]) -> Record | None:
-    """The record that stands, unless it lacks images: those are tried again."""
-    found = record.find(run.records, f"{heading['subject']}/{heading['suite']}/{heading['metric']}", heading["key"])
-    return found if found is not None and found.value is not None and not found.n_failed else None
-
-
-def _heading(run: _Run, metric: str, definition: Mapping[str, Any]) -> dict[str, Any]:
+def _heading(run: _Run, name: str, definition: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a record that are known before anything is measured, its key among them."""
-    own = metric in run.pipeline.settings["own"]
+    own = name in run.pipeline.settings["own"]
     params = {**run.params, **definition, **({} if run.pipeline.id == DEFAULT else {"reported_by_its_papers": own})}
-    judge = run.tools.judge if metric == AGREEMENT else None
+    judge = METRICS[name].judge(run.tools)
     identity = {"subject": run.source.identity, "suite": run.source.originals}
     return {
-        "subject": run.source.name,
-        "suite": run.suite,
-        "metric": metric,
-        "unit": recon_metrics.unit(metric),
-        "n_expected": run.source.expected,
-        "protocol": metric if run.pipeline.id == DEFAULT else run.pipeline.id,
+        "protocol": name if run.pipeline.id == DEFAULT else run.pipeline.id,
         "protocol_params": params,
         "judge": judge,
         "fingerprint": run.source.identity,
         "suite_hash": run.source.originals,
-        "key": record.make_key(**identity, metric=metric, params=params, judge=judge),
+        "key": record.make_key(**identity, metric=name, params=params, judge=judge),
     }
 
 
-def _found(run: _Run, metric: str) -> Found:
-    path = run.tools.evidence(metric, run.folder)
-    if metric in FRECHET:
-        originals = run.tools.evidence(metric, run.originals)
-        found = recon_metrics.from_features(originals, path, len(run.source.ids))
-        found.extra["reference"] = recon_metrics.reference(run.folder / recon_evidence.IMAGES)
-        return found
-    if metric in codebook.METRICS:
-        assert run.tools.codebook_size is not None
-        return recon_metrics.from_codes(path, metric, run.tools.codebook_size)
-    return recon_metrics.from_rows(path, metric)
-
-
-def _record(run: _Run, metric: str, heading: Mapping[str, Any], started: float) -> Record:
-    """Make and write one record and its samples; the value is withheld where images failed and nobody allowed that."""
-    found = _found(run, metric)
-    asked = len(run.source.ids)
-    failed = asked - found.n
-    note = [found.note, recon_metrics.coverage_note(run.folder / recon_evidence.IMAGES)]
-    interval = found.interval
-    if failed and interval is not None and not run.partial_ok:
-        interval = None
-        note.append(f"{found.n} of {asked} images scored: value withheld")
-    measured = {"value": None, "low": None, "high": None, "interval": None}
-    if interval is not None:
-        measured = {"value": interval.value, "low": interval.low, "high": interval.high, "interval": interval.method}
+def _estimate(run: _Run, name: str, heading: Mapping[str, Any], started: float) -> Estimate:
+    """What the evidence says, with the fields of the record that are its own."""
+    metric, evidence = METRICS[name], run.evidence
+    found = metric.estimate(run.tools, evidence)
+    note = "; ".join(filter(None, [found.note, recon_metrics.coverage_note(evidence.folder / IMAGES)])) or None
     extra = dict(found.extra)
-    if metric == "psnr-mean" and (run.folder / recon_evidence.PAIRS).exists():
-        extra["image"] = (run.folder / recon_evidence.PAIRS).relative_to(run.work).as_posix()
-    made = record.make(
-        **heading,
-        **measured,
-        n=found.n,
-        n_failed=failed,
-        note="; ".join(filter(None, note)) or None,
-        extra=extra,
-        evidence=run.tools.evidence(metric, run.folder).relative_to(run.work).as_posix(),
-        seconds=round(time.perf_counter() - started, 3),
-    )
-    record.write(made, run.records)
-    if found.samples is not None and interval is not None:
-        samples.write(found.samples, run.records, made)
-    else:
-        samples.path(run.records, made).unlink(missing_ok=True)
-    return made
+    if name == "psnr-mean" and (evidence.folder / PAIRS).exists():
+        extra["image"] = (evidence.folder / PAIRS).relative_to(run.work).as_posix()
+    place = metric.place(run.tools, evidence.folder).relative_to(run.work).as_posix()
+    fields = {**heading, "evidence": place, "seconds": round(time.perf_counter() - started, 3)}
+    return replace(found, note=note, extra=extra, fields=fields)
+
+
+# --------------------------------------------------------------------------------------------------------- evidence
+
+
+def _collect(run: _Run, todo: Mapping[Path, Measuring], shard: Shard) -> None:
+    """Measure what the places of ``todo`` lack: ``<name>.jsonl`` -> rows, any other path -> a folder of arrays.
+
+    A shard takes every n-th batch.  Raises ValueError where another process works on the same part, where a tokenizer
+    changes shapes, and naming an image whose features are not finite; what was measured before stays."""
+    source, folder, size = run.source, run.evidence.folder, run.tools.batch
+    todo = {folder / IMAGES: _hashes, **todo}
+    batches = shard.take([range(s, min(s + size, len(source.ids))) for s in range(0, len(source.ids), size)])
+    names = [source.ids[i] for batch in batches for i in batch]
+    with exclusive(folder, shard):
+        if shard.whole:
+            remove_unfinished(folder, "*.jsonl", "*.png", "*/*.npz")
+        stores = {p: Rows(p, names, shard) if p.suffix == ".jsonl" else Arrays(p) for p in todo}
+        work = [(batch, [p for p in todo if _lacks(stores[p], source, batch)]) for batch in batches]
+        work = [(batch, lacking) for batch, lacking in work if lacking]
+        title = f"{source.name} on {source.suite} ({run.pipeline.id})"
+        with tqdm(total=sum(len(b) for b, _ in work), desc=title, unit="image", disable=not work) as bar:
+            for batch, lacking in work:
+                found, seen = _compared(run, batch)
+                for place in lacking:
+                    measured = [(group, todo[place](group, compared)) for group, compared in seen]
+                    _keep(stores[place], source, batch, found, measured)
+                bar.update(len(batch))
+        for store in stores.values():
+            if isinstance(store, Rows):
+                store.finish()
+
+
+def _lacks(store: Rows | Arrays, source: Source, batch: range) -> bool:
+    if isinstance(store, Arrays):
+        return store.lacks(batch.start)
+    return bool(store.lacks(source.ids[i] for i in batch))
+
+
+def _compared(run: _Run, batch: range) -> tuple[Batch, list[tuple[Group, Compared]]]:
+    """A batch's originals and reconstructions, and the images that the pipeline makes of them."""
+    found = run.source.batch(batch, run.tools.batch)
+    seen: list[tuple[Group, Compared]] = []
+    for group in found.groups:
+        compared = recon_source.compare(run.pipeline, group.originals, group.rebuilt)
+        try:
+            pixels.check_sides(*compared.a.shape[-2:])
+        except ValueError as error:
+            found.errors |= {i: f"{run.source.ids[i]}: {error}" for i in group.positions}
+            continue
+        seen.append((group, compared))
+    if seen and batch.start == 0 and not (run.evidence.folder / PAIRS).exists():
+        _show(seen[0][0], run.evidence.folder / PAIRS)
+    return found, seen
+
+
+def _keep(
+    store: Rows | Arrays, source: Source, batch: range, found: Batch, measured: list[tuple[Group, list | np.ndarray]]
+) -> None:
+    """Rows or arrays of one batch to where they belong."""
+    if isinstance(store, Arrays):
+        positions = [i for group, _ in measured for i in group.positions]
+        values = np.concatenate([v for _, v in measured]) if measured else np.zeros((0, 0), np.float32)
+        check_finite(values, [source.ids[i] for i in positions], f"{store.folder.name} features")
+        store.add(batch.start, positions=np.array(positions, np.int64), values=values)
+        return
+    rows = {i: row for group, values in measured for i, row in zip(group.positions, values, strict=True)}
+    rows |= {i: {"error": reason} for i, reason in found.errors.items()}
+    if store.path.name == IMAGES:
+        rows |= {i: {**rows[i], "converted": kind} for i, kind in found.converted.items()}
+    store.add({source.ids[i]: {"cluster": source.clusters[i], **rows[i]} for i in sorted(rows)})
+
+
+def _hashes(group: Group, seen: Compared) -> list[dict]:
+    """Which pixels were compared: a hash of each original."""
+    return [{"pixels": hashlib.sha256(image.tobytes()).hexdigest()} for image in seen.images_a]
+
+
+def _show(group: Group, path: Path) -> None:
+    rebuilt = group.rebuilt[:SHOWN]
+    if rebuilt.dtype != np.uint8:
+        rebuilt = np.rint(255 * rebuilt.clip(0, 1)).astype(np.uint8)
+    pairs = [np.concatenate(pair) for pair in zip(group.originals[:SHOWN], rebuilt, strict=True)]
+    with files.atomic(path) as part:
+        Image.fromarray(np.concatenate(pairs, axis=1)).save(part)

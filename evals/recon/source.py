@@ -1,6 +1,9 @@
-"""What a reconstruction is scored on: a tokenizer with a set of images, or two folders of images made elsewhere.
+"""What a reconstruction is scored on: a tokenizer with a set of images, or two folders of images made elsewhere; and
+what a pipeline makes of the two, up to the images that are compared (docs/evaluators.md 1.1, 1.2).
 
-Both give, batch by batch, originals and reconstructions of one shape, and name what could not be read.
+Both sources give, batch by batch, originals and reconstructions of one shape, and name what could not be read.
+
+Shapes: N images, H x W pixels of the model, h x w of the comparison.
 """
 
 from __future__ import annotations
@@ -12,12 +15,20 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
+from torch.nn import functional
 
 from evals.engine.api import Tokenizer
 from evals.engine.images import EXTENSIONS, ImageSet, image_files, padded
+from evals.recon.protocol import Pipeline
 from vgt.core import files
-from vgt.core.images import convert
+from vgt.core.images import ImageError, convert, image_size
+
+QUANTIZERS = ("round", "half-up", "trunc255", "float")
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
+_BFLOAT16, _PILLOW = "bfloat16 tensor", "uint8, Pillow"
 
 
 @runtime_checkable
@@ -219,7 +230,7 @@ class Folders:
         a, b = (np.asarray(image) for image, _ in read)
         if a.shape != b.shape:
             sizes = f"{a.shape[1]}x{a.shape[0]} and {b.shape[1]}x{b.shape[0]}"
-            raise ValueError(f"{name}: the two images are {sizes} pixels; bring them to one size first")
+            raise ValueError(f"{name}: the two images are {sizes} pixels; resize them to one size first")
         return a, b, " and ".join(dict.fromkeys(kind for _, kind in read if kind))
 
 
@@ -241,9 +252,96 @@ def _common_side(real: dict[str, Path]) -> int | None:
     sizes = set()
     for path in real.values():
         try:
-            with Image.open(path) as opened:
-                sizes.add(opened.size)
-        except (OSError, SyntaxError):
+            sizes.add(image_size(path))
+        except ImageError:
             continue
     width, height = sizes.pop() if len(sizes) == 1 else (0, 1)
     return width if width == height else None
+
+
+# -------------------------------------------------------------------------------------------------- what is compared
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Original ``a`` and reconstruction ``b`` as PSNR, SSIM and LPIPS see them (float32 [N, 3, h, w] in [0, 1]), and
+    as feature networks and judges see them (uint8 [N, h, w, 3]); ``same``: whether these are the same pixels."""
+
+    a: Tensor
+    b: Tensor
+    images_a: np.ndarray
+    images_b: np.ndarray
+    same: bool
+
+
+def compare(pipeline: Pipeline, originals: np.ndarray, rebuilt: np.ndarray) -> Compared:
+    """uint8 originals and uint8 (or float in [0, 1]) reconstructions, [N, H, W, 3] both."""
+    s = pipeline.settings
+    images = [_original(_unit(originals), s["original"]), _unit(rebuilt)]
+    height, width = originals.shape[1:3]
+    size = (round(height * pipeline.ratio), round(width * pipeline.ratio))
+    if pipeline.resizes and s["resampled"] == _PILLOW:
+        imgs = [_pillow(to_uint8(quantize(x, s["quantize"])), size) for x in images]
+        seen = [_unit(p) for p in imgs]
+        return Compared(*seen, *imgs, same=True)
+    if pipeline.resizes:
+        images = [resample(x, size, s["resampler"], s["resampled"] == _BFLOAT16) for x in images]
+    images = [x.float() for x in images]
+    seen = [quantize(x, s["quantize"]) for x in images]
+    same = s["features"] == s["quantize"]
+    shown = seen if same else [quantize(x, s["features"]) for x in images]
+    return Compared(*seen, *(to_uint8(x) for x in shown), same=same)
+
+
+def _unit(images: np.ndarray) -> Tensor:
+    """[N, H, W, 3], uint8 or float in [0, 1] -> float32 [N, 3, H, W] in [0, 1]."""
+    x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
+    return x.float() / 255 if images.dtype == np.uint8 else x.float().clamp(0, 1)
+
+
+def _original(x: Tensor, how: str) -> Tensor:
+    return x if how == "uint8" else normalized_and_back(x)
+
+
+def normalized_and_back(x: Tensor) -> Tensor:
+    """VGT's originals: ImageNet's mean and std taken off, bfloat16, put on again.  That alone caps PSNR at 67 dB."""
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (_MEAN, _STD))
+    return (((x - mean) / std).bfloat16() * std + mean).clamp(0, 1)
+
+
+def resample(x: Tensor, size: tuple[int, int], kernel: str, bfloat16: bool = False) -> Tensor:
+    """[N, 3, H, W] -> [N, 3, h, w] without antialiasing, corners not aligned, within [0, 1].
+
+    ``bfloat16``: of bfloat16 numbers, rounded to bfloat16 once, as GPUs do.  Summed in float64: torch's kernels for
+    CPUs give other last bits with one thread than with two, and in bfloat16 these are 0.004 of the range."""
+    x = (x.bfloat16() if bfloat16 else x).double()
+    x = functional.interpolate(x, size, mode=kernel, align_corners=False, antialias=False)
+    return (x.bfloat16() if bfloat16 else x).float().clamp(0, 1)
+
+
+def _pillow(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 [N, H, W, 3] -> uint8 [N, h, w, 3] by Pillow's antialiased bicubic filter."""
+    resized = [Image.fromarray(p).resize(size[::-1], Image.Resampling.BICUBIC) for p in images]
+    return np.stack([np.asarray(p) for p in resized])
+
+
+def quantize(x: Tensor, how: str) -> Tensor:
+    """float32 in [0, 1] -> levels / 255 by one of QUANTIZERS (docs/evaluators.md 1.2), written as their users do, on
+    [-1, 1]: float noise is what makes ``trunc255`` lose a level."""
+    if how == "float":
+        return x
+    signed = (2 * x - 1).clamp(-1, 1)
+    if how == "round":
+        levels = (255 * (signed + 1) / 2).round()
+    elif how == "half-up":
+        levels = (127.5 * signed + 128).clamp(0, 255).floor()
+    elif how == "trunc255":
+        levels = ((signed + 1) / 2 * 255).floor()
+    else:
+        raise ValueError(f"quantisation {how!r} is unknown; choose one of {', '.join(QUANTIZERS)}")
+    return levels / 255
+
+
+def to_uint8(x: Tensor) -> np.ndarray:
+    """Levels / 255 [N, 3, h, w] -> uint8 [N, h, w, 3]."""
+    return (x * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()

@@ -1,6 +1,4 @@
-"""``vgt eval solvers``: which sampler of the flow head needs the fewest evaluations at equal quality?
-
-docs/evaluators.md 7.5, docs/decode.md
+"""``vgt eval solvers``: which sampler of the flow head needs the fewest evaluations at equal quality? (docs/decode.md)
 
 One generator makes images of the same prompts at several settings (sampler, evaluations a token, time schedule).  Each
 is scored by GenEval's rules in the synthetic scenes and tested against the first one, the baseline: with gain =
@@ -60,11 +58,11 @@ def prompts(split: str, count: int, seed: int = suites.DEFAULT_SEED) -> tuple[st
     if count < len(TASKS) or count % len(TASKS):
         near = max(1, round(count / len(TASKS))) * len(TASKS)
         raise ValueError(f"{count} prompts do not divide among {len(TASKS)} tasks; give a multiple, for example {near}")
-    each, drawn = count // len(TASKS), count // len(TASKS)
+    each, made = count // len(TASKS), count // len(TASKS)
     found: dict[str, list[dict]] = {}
     while min((len(of) for of in found.values()), default=0) < each:
-        drawn *= 2
-        mine = [p for p in suites.geneval_prompts(seed, drawn) if split_of(p["prompt"]) == split]
+        made *= 2
+        mine = [p for p in suites.geneval_prompts(seed, made) if split_of(p["prompt"]) == split]
         found = {task: [p for p in mine if p["tag"] == task][:each] for task in TASKS}
     named = [{**p, "id": f"{split}-{task}-{k:04d}"} for task in TASKS for k, p in enumerate(found[task])]
     return f"scenes-geneval-{count}-{split}", named

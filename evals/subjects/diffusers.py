@@ -40,7 +40,7 @@ class PipelineSubject:
 
     @property
     def batch_matters(self) -> bool:
-        """Whether the neighbours in a batch decide a image, as they do in our pipeline's ``compat="reference"``."""
+        """Whether the neighbours in a batch decide an image, as they do in our pipeline's ``compat="reference"``."""
         return self.settings.get("compat") == "reference"
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
@@ -55,7 +55,7 @@ class PipelineSubject:
             found = self.pipeline(prompt=list(prompts), generator=noise, output_type="np", **self.arguments).images
         images = np.asarray(found, np.float32)
         if not np.isfinite(images).all():
-            raise ValueError(f"pipeline {self.name} drew pixels that are no numbers; try the setting dtype=float32")
+            raise ValueError(f"pipeline {self.name} made pixels that are no numbers; try the setting dtype=float32")
         return np.rint(255 * np.clip(images, 0, 1)).astype(np.uint8)
 
 
@@ -63,7 +63,7 @@ def generator(path: str, device: str = "cpu", settings: Mapping[str, Any] | None
     """The pipeline in the folder ``path``, or of that name on the Hugging Face hub (where there is no network: in its
     cache).  A safety checker, which would replace images by black ones in silence, is left out.
 
-    Raises ValueError for what is no pipeline, cannot be loaded, does not draw from text, or has no such setting."""
+    Raises ValueError for what is no pipeline, cannot be loaded, makes no images from text, or has no such setting."""
     import diffusers
 
     settings = {"dtype": DTYPES[0], **(settings or {})}
@@ -108,11 +108,11 @@ def _load(kind: type, folder: Path, index: Mapping[str, Any], settings: Mapping[
 def call_arguments(kind: type, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The call arguments of a pipeline class that ``settings`` stand for.
 
-    Raises ValueError for a class that does not draw from text and for a setting that it does not have."""
+    Raises ValueError for a class that makes no images from text and for a setting that it does not have."""
     known = inspect.signature(kind.__call__).parameters
     lacking = [name for name in OURS if name not in known]
     if lacking:
-        raise ValueError(f"{kind.__name__} takes no {lacking[0]}: it does not draw images from text")
+        raise ValueError(f"{kind.__name__} takes no {lacking[0]}: it makes no images from text")
     taken: dict[str, Any] = {}
     for key, value in settings.items():
         if key in ("dtype", "variant"):

@@ -1,8 +1,8 @@
 """Subjects without a model: what a perfect, a blind and a random generator score.
 
-``oracle`` draws the right scene (the judge's own ceiling), ``shuffled`` the right scene of another prompt (the floor
-of anything that draws well but does not read), ``noise`` nothing at all.  ``through`` passes a generator's images
-through an autoencoder: ``oracle`` through one is the ceiling of every generator on it.
+``oracle`` draws the right scene (the judge's own ceiling), ``shuffled`` the right scene of another prompt (the
+shuffled-prompt baseline: good images of the wrong thing), ``noise`` nothing at all.  ``through`` passes a generator's
+images through an autoencoder: ``oracle`` through one is the ceiling of every generator on it.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class Through:
 
     @property
     def batch_matters(self) -> bool:
-        """Whether the neighbours in a batch decide a image (evals/engine/generation.py)."""
+        """Whether the neighbours in a batch decide an image (evals/engine/generation.py)."""
         return getattr(self.generator, "batch_matters", False)
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:

@@ -12,6 +12,7 @@ import numpy as np
 
 from evals.engine.api import LABELS, PROMPTS
 from evals.engine.precision import PRECISION, full_float32
+from evals.judges.answering import Reply
 from vgt.core import files
 from vgt.inference.generator import ImageGenerator, check_settings, open_generator
 from vgt.inference.images import to_float
@@ -101,16 +102,13 @@ class VLMSubject:
     params = PRECISION
 
     def answer(self, image: np.ndarray, question: str) -> str:
-        return self.answers(image[None], [question])[0]
+        return self.replies(image, [question])[0].text
 
     @full_float32()
-    def answers(self, images: np.ndarray, questions: Sequence[str], batch: int = 50) -> list[str]:
-        """One answer per image and question."""
+    def replies(self, image: np.ndarray, questions: Sequence[str]) -> list[Reply]:
+        """Answers to all questions about one image, which is encoded once."""
         device = next(self.model.parameters()).device
-        found: list[str] = []
-        for i in range(0, len(images), batch):
-            found += self.model.answer(to_float(images[i : i + batch], device), list(questions[i : i + batch]))
-        return found
+        return [Reply(text) for text in self.model.answer(to_float(image[None], device), list(questions))]
 
 
 def tokenizer(path: str, device: str = "cpu") -> AutoencoderSubject:

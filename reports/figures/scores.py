@@ -34,7 +34,7 @@ from reports.measured import (
     row_label,
 )
 from reports.table import PARTIAL, from_record
-from reports.tables import CLEAN, JUDGE, TRADEOFF, Setting, settings, studies, study_title
+from reports.tables import CLEAN, JUDGE, TRADEOFF, Setting, settings, studies, study_name, study_title
 from vgt.core.record import Record
 
 OVERALL = "GenEval overall"
@@ -70,7 +70,7 @@ def forest(measured: Measured) -> list[Figure]:
 
     values = "; ".join(f"{row_label(r.subject, r.accel)} {r.value:.3f}" for r in found)
     alt = f"GenEval overall with 95 % intervals: {values}"
-    return [draw("geneval_overall", (4.6, 0.8 + 0.25 * len(found)), alt, paint)]
+    return [draw("geneval_overall", (4.0, 0.8 + 0.22 * len(found)), alt, paint)]
 
 
 RECONSTRUCTION = {
@@ -201,7 +201,7 @@ def study(measured: Measured, record: Record) -> Figure | None:
 
     values = "; ".join(f"{s.solver} {s.evaluations}: {s.record.value:.3f}" for s in found)
     alt = f"GenEval overall by evaluations a token, {study_title(record)}: {values}"
-    return draw(f"solvers_{record.accel}x_{record.suite.rpartition('-')[2]}", (4.9, 4.2), alt, paint)
+    return draw(study_name(record), (4.9, 4.2), alt, paint)
 
 
 def shown_studies(measured: Measured) -> list[Record]:

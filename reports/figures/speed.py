@@ -76,7 +76,7 @@ def _figure(name: str, what: str, axis: str, curves: list[Curve], finish: Callab
         ax.legend(**ABOVE)
 
     values = "; ".join(f"{c.words}: " + ", ".join(f"{a}x {v:.3g}" for a, v in c.points) for c in curves)
-    return draw(name, (4.6, 3.8), f"{what} by acceleration. {values}", paint)
+    return draw(name, (4.1, 3.5), f"{what} by acceleration. {values}", paint)
 
 
 def _rates(ax: Axes, _: list[int]) -> None:

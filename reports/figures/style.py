@@ -27,6 +27,7 @@ LOOKS = {
     "query_ar_pixel": (PURPLE, "^"),
     "vgt_ae_internvl": (BLUE, "o"),
     "vgt_ae_qwen": (GREEN, "D"),
+    "vgt_ae_internvl_nodistill": (SKY, "v"),
     "pixel_ae": (PURPLE, "^"),
     "pca": (MUTED, "s"),
     "vlm_internvl": (BLUE, "o"),

@@ -183,7 +183,8 @@ def _collected() -> dict:
 
     from evals.engine.images import ImageSet
     from evals.features import Extractor
-    from evals.fidelity.evidence import FEATURES, MOMENTS, Evidence
+    from evals.fidelity.metrics import FEATURES, MOMENTS
+    from evals.fidelity.run import Evidence
 
     def embed(images: np.ndarray) -> dict[str, np.ndarray]:
         return {"pool": tiny_network(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()}
@@ -209,10 +210,10 @@ def images_fid() -> float:
 
 
 def images_inception_score() -> float:
-    from evals.metrics import inception_score
+    from evals.metrics import entropy
 
     _, logits, blocks = _collected()["generated"]
-    value, spread = inception_score.score(logits, "is-10", blocks)
+    value, spread = entropy.inception_score(logits, "is-10", blocks)
     calculated = _calculated()
     return _relative([value.value, spread], [calculated["inception_score_mean"], calculated["inception_score_std"]])
 
@@ -296,7 +297,7 @@ def cmmd_scikit_learn() -> float:
 def inception_score_torchmetrics() -> float:
     import torch
 
-    from evals.metrics import inception_score
+    from evals.metrics import entropy
 
     logits = np.random.default_rng(2).normal(size=(6001, 7)) * 2
     theirs = _torchmetrics("InceptionScore", splits=1)
@@ -304,11 +305,11 @@ def inception_score_torchmetrics() -> float:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the spread of one split
         value = float(theirs.compute()[0])
-    return _relative(inception_score.score(logits, "is-1", _blocks(logits))[0].value, value)
+    return _relative(entropy.inception_score(logits, "is-1", _blocks(logits))[0].value, value)
 
 
 def inception_score_loops() -> float:
-    from evals.metrics import inception_score
+    from evals.metrics import entropy
 
     logits = np.random.default_rng(2).normal(size=(6001, 7)) * 2
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
@@ -318,7 +319,7 @@ def inception_score_loops() -> float:
         return np.exp(np.mean([(row * (np.log(row) - np.log(q))).sum() for row in chunk]))
 
     blocks = _blocks(logits)
-    ours = [inception_score.score(logits, variant, blocks)[0].value for variant in ("is-1", "is-5000")]
+    ours = [entropy.inception_score(logits, variant, blocks)[0].value for variant in ("is-1", "is-5000")]
     return _relative(ours, [score(p), np.mean([score(p[:5000]), score(p[5000:])])])
 
 
@@ -362,7 +363,7 @@ def inception_layers() -> float:
     """Our walk through the layers against the class's own forward, with random weights of the real shapes."""
     import torch
 
-    from evals.features import inception
+    from evals.features import networks
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -370,7 +371,7 @@ def inception_layers() -> float:
     images = torch.from_numpy(np.random.default_rng(3).integers(0, 256, (2, 3, 40, 56)).astype(np.uint8))
     with torch.inference_mode():
         reference = net(images)
-        found = inception.views(net, inception.resized(images, "tf-compat"))
+        found = networks.inception_views(net, networks.inception_input(images, "tf-compat"))
     return max(_relative(found[k].numpy(), r.numpy()) for k, r in zip(("pool", "logits"), reference, strict=True))
 
 
@@ -379,7 +380,7 @@ def inception_pytorch_fid() -> float:
     import torch
     from pytorch_fid import inception as theirs
 
-    from evals.features import inception
+    from evals.features import networks
 
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -392,7 +393,7 @@ def inception_pytorch_fid() -> float:
             theirs.load_state_dict_from_url = given
     images = torch.from_numpy(np.random.default_rng(3).integers(0, 256, (2, 3, 40, 56)).astype(np.uint8))
     with torch.inference_mode():
-        found = inception.views(net, inception.resized(images, "pytorch-fid"))["pool"]
+        found = networks.inception_views(net, networks.inception_input(images, "pytorch-fid"))["pool"]
         return _relative(found.numpy(), reference(images.float() / 255)[0].flatten(1).numpy())
 
 
@@ -401,14 +402,14 @@ def resize_clean_fid(source: str) -> float:
     import torch
     from cleanfid.resize import make_resizer
 
-    from evals.features import inception, vit
+    from evals.features import networks
 
     images = np.random.default_rng(4).integers(0, 256, (3, 40, 56, 3)).astype(np.uint8)
     if source == "dinov2":
-        ours, side, how = vit._pillow(images, 224).astype(np.float64), (224, 224), ("PIL", True, "bicubic")
+        ours, side, how = networks._pillow(images, 224).astype(np.float64), (224, 224), ("PIL", True, "bicubic")
     else:
         tensors = torch.from_numpy(images).permute(0, 3, 1, 2)
-        ours = (inception.resized(tensors, "pytorch-fid").permute(0, 2, 3, 1).numpy() + 1) * 127.5
+        ours = (networks.inception_input(tensors, "pytorch-fid").permute(0, 2, 3, 1).numpy() + 1) * 127.5
         side, how = (299, 299), ("PyTorch", False, "bilinear")
     with warnings.catch_warnings():  # the package switches warnings off for all
         theirs = np.stack([make_resizer(*how, side)(image) for image in images])

@@ -13,7 +13,7 @@ from sklearn.metrics.pairwise import cosine_distances
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler, normalize
 
-from evals.metrics import cka, clusters, labelled, latents, spectra
+from evals.metrics import latents
 from parity import Check
 
 
@@ -36,7 +36,7 @@ def _knn(k: int, temperature: float | None):
             rest = np.arange(len(x)) != i
             model = KNeighborsClassifier(k, metric="cosine", weights=weights).fit(x[rest], labels[rest])
             theirs.append(model.predict(x[i : i + 1])[0] == labels[i])
-        return float((labelled.knn_correct(points, labels, k, temperature) != np.array(theirs)).mean())
+        return float((latents.knn_correct(points, labels, k, temperature) != np.array(theirs)).mean())
 
     return measure
 
@@ -44,7 +44,7 @@ def _knn(k: int, temperature: float | None):
 def _silhouette() -> float:
     points, labels = _points()
     theirs = silhouette_samples(cosine_distances(StandardScaler().fit_transform(points)), labels, metric="precomputed")
-    return float(np.abs(labelled.silhouettes(points, labels) - theirs).max())
+    return float(np.abs(latents.silhouettes(points, labels) - theirs).max())
 
 
 def _trustworthiness() -> float:
@@ -58,36 +58,36 @@ def _rank() -> float:
     points, _ = _points()
     s = linalg.svdvals(StandardScaler().fit_transform(points))
     theirs = np.exp(stats.entropy(s / s.sum()))
-    return abs(spectra.effective_rank(spectra.correlation(np.cov(points, rowvar=False))) / theirs - 1)
+    return abs(latents.effective_rank(latents.correlation(np.cov(points, rowvar=False))) / theirs - 1)
 
 
 def _participation() -> float:
     points, _ = _points()
     matrix = np.corrcoef(points, rowvar=False)
     theirs = np.trace(matrix) ** 2 / np.trace(matrix @ matrix)
-    return abs(spectra.participation_ratio(spectra.correlation(np.cov(points, rowvar=False))) / theirs - 1)
+    return abs(latents.participation_ratio(latents.correlation(np.cov(points, rowvar=False))) / theirs - 1)
 
 
 def _correlation() -> float:
     points, _ = _points()
     theirs = np.abs(np.corrcoef(points, rowvar=False)[np.triu_indices(points.shape[1], 1)]).mean()
-    return abs(spectra.mean_correlation(spectra.correlation(np.cov(points, rowvar=False))) - float(theirs))
+    return abs(latents.mean_correlation(latents.correlation(np.cov(points, rowvar=False))) - float(theirs))
 
 
-def _powers(points: np.ndarray) -> spectra.Powers:
+def _powers(points: np.ndarray) -> latents.Powers:
     """Of two halves that are summed, as the probes do with their blocks."""
     centre, scale = points.mean(0), points.std(0)
-    return spectra.powers(points[::2], centre, scale) + spectra.powers(points[1::2], centre, scale)
+    return latents.powers(points[::2], centre, scale) + latents.powers(points[1::2], centre, scale)
 
 
 def _skew() -> float:
     points, _ = _points()
-    return float(np.abs(spectra.skewness(_powers(points)) - stats.skew(points)).max())
+    return float(np.abs(latents.skewness(_powers(points)) - stats.skew(points)).max())
 
 
 def _kurtosis() -> float:
     points, _ = _points()
-    return float(np.abs(spectra.excess_kurtosis(_powers(points)) - stats.kurtosis(points)).max())
+    return float(np.abs(latents.excess_kurtosis(_powers(points)) - stats.kurtosis(points)).max())
 
 
 def _variance() -> float:
@@ -104,7 +104,7 @@ def _kl() -> float:
     for mean, deviation in zip(z.mean(0), z.std(0), strict=True):
         p = stats.norm.logpdf(grid, mean, deviation)
         theirs.append(np.trapezoid(np.exp(p) * (p - stats.norm.logpdf(grid)), grid))
-    return float(np.abs(spectra.kl_to_normal(_powers(z)) - theirs).max())
+    return float(np.abs(latents.kl_to_normal(_powers(z)) - theirs).max())
 
 
 def _uniformity() -> float:
@@ -130,7 +130,7 @@ def _nmi() -> float:
     np.add.at(table, (labels, found), 1 / len(labels))
     own = stats.entropy(table.sum(0)) + stats.entropy(table.sum(1))
     theirs = 2 * (own - stats.entropy(table.reshape(-1))) / own
-    return abs(float(clusters.AGREEMENT["nmi"](labels, found)) - theirs)
+    return abs(float(latents.AGREEMENT["nmi"](labels, found)) - theirs)
 
 
 def _cka() -> float:
@@ -140,7 +140,7 @@ def _cka() -> float:
     centre = np.eye(len(points)) - 1 / len(points)
     k, m = (centre @ (x @ x.T) @ centre for x in (points, other))
     theirs = (k * m).sum() / np.sqrt((k * k).sum() * (m * m).sum())
-    return abs(cka.linear(points, other) - float(theirs))
+    return abs(latents.linear_cka(points, other) - float(theirs))
 
 
 def _quadruples(k: np.ndarray, m: np.ndarray) -> float:
@@ -155,7 +155,7 @@ def _unbiased() -> float:
     other = np.tanh(points[:, :7])
     k, m = (x @ x.T for x in (points, other))
     theirs = _quadruples(k, m) / np.sqrt(_quadruples(k, k) * _quadruples(m, m))
-    return abs(cka.unbiased(cka.gram(points), cka.gram(other)) - theirs)
+    return abs(latents.unbiased_cka(latents.gram(points), latents.gram(other)) - theirs)
 
 
 _SET = "150 points, 12 correlated dimensions, 5 classes"

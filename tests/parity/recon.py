@@ -38,18 +38,19 @@ def psnr_skimage() -> float:
     import torch
     from skimage.metrics import peak_signal_noise_ratio
 
-    from evals.metrics import psnr
+    from evals.metrics import pixels
 
-    ours = [psnr.psnr(float(psnr.squared_errors(*(torch.from_numpy(x)[None] for x in pair)))) for pair in _pairs()]
+    ours = [pixels.psnr(float(pixels.squared_errors(*(torch.from_numpy(x)[None] for x in pair)))) for pair in _pairs()]
     theirs = [peak_signal_noise_ratio(a, b, data_range=255) for a, b in _pairs()]
     return float(np.abs(np.subtract(ours, theirs)).max())
 
 
 def ssim_skimage(variant: str) -> float:
-    from evals.metrics import ssim
+    from evals.metrics import pixels
 
     return max(
-        abs(float(ssim.batch(*_tensors(a, b), [variant])[variant]) - ssim.ssim(a, b, variant)) for a, b in _pairs()
+        abs(float(pixels.ssim_batch(*_tensors(a, b), [variant])[variant]) - pixels.ssim(a, b, variant))
+        for a, b in _pairs()
     )
 
 
@@ -60,18 +61,18 @@ def psnr_torchmetrics(how: str) -> float:
     import torch
     from torchmetrics.functional.image import peak_signal_noise_ratio
 
-    from evals.metrics import psnr
+    from evals.metrics import pixels
 
     pairs = [[torch.from_numpy(x)[None] for x in pair] for pair in _pairs()]
-    errors = [float(psnr.squared_errors(*pair)) for pair in pairs]
+    errors = [float(pixels.squared_errors(*pair)) for pair in pairs]
     one_size = {"data_range": 255.0, "dim": (1, 2, 3), "reduction": "none"}
     if how == "psnr-global":
         crops = [pair for pair in pairs if pair[0].shape == pairs[0][0].shape]
         a, b = (torch.cat(side).double() for side in zip(*crops, strict=True))
-        ours = [psnr.psnr(float(np.mean(errors[: len(crops)])))]
+        ours = [pixels.psnr(float(np.mean(errors[: len(crops)])))]
         theirs = [peak_signal_noise_ratio(b, a, data_range=255.0)]
     else:
-        ours = [psnr.psnr(error) for error in errors]
+        ours = [pixels.psnr(error) for error in errors]
         theirs = [peak_signal_noise_ratio(b.double(), a.double(), **one_size) for a, b in pairs]
     return float(np.abs(np.subtract(ours, [float(x) for x in theirs])).max())
 
@@ -82,7 +83,7 @@ def ssim_torchmetrics(variant: str) -> float:
     ``ssim-wang`` is the inside of its map."""
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    from evals.metrics import ssim
+    from evals.metrics import pixels
 
     worst = 0.0
     for pair in _pairs():
@@ -93,7 +94,7 @@ def ssim_torchmetrics(variant: str) -> float:
             *given, data_range=(-1.0, 1.0) if signed else 1.0, reduction="none", return_full_image=True
         )
         theirs = full[..., 5:-5, 5:-5].mean() if variant == "ssim-wang" else whole
-        ours = ssim.batch(*_tensors(*pair), [variant])[variant]
+        ours = pixels.ssim_batch(*_tensors(*pair), [variant])[variant]
         worst = max(worst, abs(float(ours) - float(theirs)))
     return worst
 
@@ -147,7 +148,7 @@ def rfid_direct() -> float:
 
     from scipy import linalg
 
-    from evals.recon import evidence as recon_evidence
+    from evals.engine.store import Arrays
     from evals.recon import metrics as recon_metrics
 
     rng = np.random.default_rng(0)
@@ -155,16 +156,15 @@ def rfid_direct() -> float:
     b = (a + 0.3 * rng.normal(size=a.shape)).astype(np.float32)
     with tempfile.TemporaryDirectory() as place:
         for name, x in (("a", a), ("b", b)):
-            store = recon_evidence.Arrays(Path(place) / name)
+            store = Arrays(Path(place) / name)
             for start in range(0, 200, 32):
                 rows = x[start : start + 32]
-                store.add(list(range(start, start + len(rows))), rows, start)
-        found = recon_metrics.from_features(Path(place) / "a", Path(place) / "b", 200)
+                store.add(start, positions=np.arange(start, start + len(rows)), values=rows)
+        found = recon_metrics.distance(Arrays(Path(place) / "a"), Arrays(Path(place) / "b"), 200)
     sigmas = [np.cov(x.astype(np.float64), rowvar=False) for x in (a, b)]
     shift = a.astype(np.float64).mean(0) - b.astype(np.float64).mean(0)
     wanted = shift @ shift + np.trace(sum(sigmas)) - 2 * np.trace(linalg.sqrtm(sigmas[0] @ sigmas[1])).real
-    assert found.interval is not None
-    return float(abs(found.interval.value - wanted) / wanted)
+    return float(abs(found.value - wanted) / wanted)
 
 
 CHECKS: tuple[Check, ...] = (

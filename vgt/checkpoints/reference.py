@@ -17,7 +17,7 @@ from vgt.equations.latents import position_norm
 from vgt.equations.order import additive, group_sizes, positions
 from vgt.methods.flow_head import FlowHead
 from vgt.methods.sampling import Sampling
-from vgt.methods.visual_lm import VisualLM, draws
+from vgt.methods.visual_lm import VisualLM, orders_and_noise
 
 # Position rule by the language model's type (docs/vgt.md 2.11): InternVL3's and Qwen2.5-VL's, latest revision.
 POSITION_MODES = {"qwen2": "cumulative", "qwen2_5_vl_text": "padded_len"}
@@ -53,8 +53,8 @@ def later_mask(rows: int, before: int, tokens: int, device) -> Tensor:
 
 
 def later_positions(mode: str, last: Tensor, length: int, step: int, tokens: int) -> Tensor:
-    """Positions [R, tokens] of step ``step`` >= 1 (docs/vgt.md 2.11, D2).  ``last`` [R, 1]: a row's last position so far;
-    ``length``: L.  Under "padded_len" every row has the same."""
+    """Positions [R, tokens] of step ``step`` >= 1 (docs/vgt.md 2.11, D2).  ``last`` [R, 1]: a row's last position so
+    far; ``length``: L.  Under "padded_len" every row has the same."""
     count = torch.arange(tokens, device=last.device)
     if mode == "padded_len":
         return (length + step * tokens + count).expand(len(last), -1)
@@ -92,7 +92,7 @@ def generate(model: VisualLM, ids: Tensor, mask: Tensor, seeds: list[int], setti
     mode = position_mode(model, settings)
     n, b, s = model.tokens, len(seeds), len(model.config.start_ids)
     copies, length = len(ids) // b, ids.shape[1]
-    orders, noise = draws(seeds, n, settings.table.draws, model.config.d_z, ids.device, settings.order)
+    orders, noise = orders_and_noise(seeds, n, settings.table.draws, model.config.d_z, ids.device, settings.order)
     orders = orders[:1].expand(b, -1)
     head = RoundedHead(model.image_head) if settings.head_inputs == "bf16" else model.image_head
     rows = torch.arange(b, device=ids.device)[:, None]
@@ -112,10 +112,10 @@ def generate(model: VisualLM, ids: Tensor, mask: Tensor, seeds: list[int], setti
         hidden = model.read(inputs, additive(layout, inputs.dtype), where, cache)[:, -m:]
         c = model.conditions(hidden).flatten(0, 1)  # [R m, D]
         w = flow.cfg_scale(settings.cfg_schedule or "falling", settings.guidance, done, done + m, n)
-        drawn = head.sample(c, w, noise[:, done : done + m].flatten(0, 1), settings.table)
-        drawn = model.standardize(position_norm(model.restore(drawn))).view(b, m, -1)
-        u[rows, group] = drawn
-        before = asked, model.latent_inputs(drawn, group).repeat(copies, 1, 1).to(prefix.dtype)
+        sampled = head.sample(c, w, noise[:, done : done + m].flatten(0, 1), settings.table)
+        sampled = model.standardize(position_norm(model.restore(sampled))).view(b, m, -1)
+        u[rows, group] = sampled
+        before = asked, model.latent_inputs(sampled, group).repeat(copies, 1, 1).to(prefix.dtype)
         done += m
         if on_step is not None:
             on_step(done, n, u)

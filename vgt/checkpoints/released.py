@@ -237,12 +237,12 @@ def published(family: str, width: int | None) -> dict[str, Any] | None:
     )
 
 
-def _agree(found: Mapping[str, int], told: Mapping[str, Any], what: str, where: str) -> None:
-    """Raises ValueError naming the first size of ``found`` that ``told`` has otherwise."""
+def _agree(found: Mapping[str, int], stated: Mapping[str, Any], what: str, where: str) -> None:
+    """Raises ValueError naming the first size of ``found`` that ``stated`` has otherwise."""
     for name, size in found.items():
-        if told.get(name) != size:
+        if stated.get(name) != size:
             raise ValueError(
-                f"{where}: {what} has {name} {size}, but the VLM's configuration says {told.get(name)}; give with "
+                f"{where}: {what} has {name} {size}, but the VLM's configuration says {stated.get(name)}; give with "
                 "--vlm the VLM that the file was made from"
             )
 
@@ -325,9 +325,9 @@ def vision_config(state: State, family: str, vlm: Mapping[str, Any] | None, wher
     matching = vlm if vlm is not None and vlm["text_config"]["hidden_size"] == width else published(family, width)
     values = dict(vlm or matching or published(family, None) or {})
     sizes = _vision_sizes(state, family, where)
-    told = {name: _as_list(value) for name, value in values["vision_config"].items()}
+    stated = {name: _as_list(value) for name, value in values["vision_config"].items()}
     # The width that a Qwen tower puts out is A, which may be another model's.
-    _agree({k: v for k, v in sizes.items() if k != "out_hidden_size"}, told, "the vision tower", where)
+    _agree({k: v for k, v in sizes.items() if k != "out_hidden_size"}, stated, "the vision tower", where)
     if matching is not None:
         text = matching["text_config"]
     else:
@@ -445,5 +445,5 @@ def choose(found: Mapping[str, Any], weights: str, where: str | Path) -> Content
     if name is None:
         return Contents(dict(found), BARE)
     both = "ema_state_dict" in tables
-    told = {"ema_state_dict": RAW, "state_dict": AVERAGED if both else ALONE, "model": MODEL}
-    return Contents(dict(tables[name]), told[name])
+    stated = {"ema_state_dict": RAW, "state_dict": AVERAGED if both else ALONE, "model": MODEL}
+    return Contents(dict(tables[name]), stated[name])

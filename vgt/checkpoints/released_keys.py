@@ -188,7 +188,9 @@ def _first_copies_first(keys: list[str]) -> list[str]:
     return sorted(keys, key=lambda key: key.startswith(second))
 
 
-def _place(key: str, names: tuple[str, ...], tensor: Tensor, state: dict[str, Tensor], report: ConversionReport) -> None:
+def _place(
+    key: str, names: tuple[str, ...], tensor: Tensor, state: dict[str, Tensor], report: ConversionReport
+) -> None:
     """Put one tensor, or its equal parts, under its names.  Raises ValueError for a second, different one."""
     if names[0] in state:
         if not same(state[names[0]], tensor):

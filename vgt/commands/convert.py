@@ -67,7 +67,7 @@ def _check(args: argparse.Namespace) -> None:
 
 def _origin(found, hashes: list[tuple[str, str]]) -> str:
     """What a model card says about where the weights came from."""
-    sources = "".join(f"* file: `{name}`, sha256 `{mark}`\n" for name, mark in hashes)
+    sources = "".join(f"* file: `{name}`, sha256 `{weights_hash}`\n" for name, weights_hash in hashes)
     tables = "".join(f"* {report.weights}\n" for report in found.reports)
     notes = "".join(f"* {note}\n" for report in found.reports for note in report.notes)
     counts = f"* {found.taken} tensors taken, {found.dropped} dropped\n"
@@ -97,8 +97,8 @@ def _write_pipeline(found, folder: Path, name: str, storage: str | None, origin:
     from vgt.inference.load import AUTOENCODER, GENERATOR
     from vgt.inference.pipeline import INDEX, VGTPipeline, card
 
-    mark = _write_part(found.autoencoder, folder / AUTOENCODER, f"{name}_ae", storage, origin)
-    config = found.generator.config.model_copy(update={"autoencoder": mark, "autoencoder_name": f"{name}_ae"})
+    weights_hash = _write_part(found.autoencoder, folder / AUTOENCODER, f"{name}_ae", storage, origin)
+    config = found.generator.config.model_copy(update={"autoencoder": weights_hash, "autoencoder_name": f"{name}_ae"})
     generator = replace(found.generator, config=config)
     _write_part(generator, folder / GENERATOR, name, storage, origin, found.tokenizer)
     parts = {GENERATOR: generator, AUTOENCODER: found.autoencoder}
@@ -117,9 +117,11 @@ def _write_part(part, folder: Path, name: str, storage: str | None, origin: str,
     config = part.config.model_dump(mode="json")
     weights = sum(t.numel() for t in part.state.values() if t.is_floating_point())
     texts = {checkpoint.CARD: checkpoint.card(name, part.system.name, config, weights, storage) + origin}
-    mark = checkpoint.save(folder, part.system.name, name, config, part.state, tokenizer, texts, storage=storage)
+    weights_hash = checkpoint.save(
+        folder, part.system.name, name, config, part.state, tokenizer, texts, storage=storage
+    )
     compare(folder, part.state, storage)
-    return mark
+    return weights_hash
 
 
 def natural_storage(state) -> str:

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> dict:
     if "torch" not in missing:
         import torch
 
-        from vgt.training.precision import device_name, native_bf16
+        from vgt.training.distributed import device_name, native_bf16
 
         for device in [*(f"cuda:{i}" for i in range(torch.cuda.device_count())), "cpu"]:
             threads = f", {torch.get_num_threads()} threads" if device == "cpu" else ""
@@ -52,9 +52,7 @@ def run(args: argparse.Namespace) -> dict:
     needed = {*NEEDED, "efflite0", "efflite2", "bundled models"}
     ok = not needed.intersection(missing)
     print(
-        "everything that the synthetic scenes needs is there"
-        if ok
-        else "something that is needed is missing, see above"
+        "everything that the synthetic scenes need is there" if ok else "something that is needed is missing, see above"
     )
     return {"ok": ok, "missing": missing}
 

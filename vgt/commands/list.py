@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import importlib
 
+from vgt.core import text
+
 KINDS = ("presets", "models", "protocols", "suites")
 
 
@@ -14,9 +16,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict:
     rows = _ROWS[args.kind]()
-    width = max((len(name) for name, _ in rows), default=0)
-    for name, text in rows:
-        print(f"{name:<{width}}  {text}")
+    if rows:
+        print(text.table(rows))
     return {args.kind: [name for name, _ in rows]}
 
 

@@ -49,9 +49,8 @@ def run(args: argparse.Namespace) -> dict:
 
 
 def _plan(args: argparse.Namespace, settings: list[str]) -> dict:
-    from vgt.training.plan import plan
-    from vgt.training.plan.text import render
-    from vgt.training.run import read
+    from vgt.training.job import read
+    from vgt.training.plan import plan, render
 
     device = "h100" if args.device == "auto" else args.device
     found = plan(read(args.preset, settings), options.RUNS, args.processes, device, args.throughput)

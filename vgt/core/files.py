@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -10,6 +11,8 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+
+OLD = ".old"  # ends the name of a folder that another one is taking the place of
 
 
 @contextlib.contextmanager
@@ -20,8 +23,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
     part = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")
     try:
         yield part
-        with open(part, "rb") as f:
-            os.fsync(f.fileno())
+        flush_entry(part)
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
@@ -29,20 +31,54 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary folder beside ``path``; it takes the place of ``path`` on success only."""
+    """Yield a temporary folder beside ``path``; it takes the place of ``path`` on success only.  Whatever fails, what
+    was there before is there unchanged; after a kill between the two renames, ``restore`` brings it back."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    restore(path)
+    mark = uuid.uuid4().hex[:8]
+    part, old = path.with_name(f".{path.name}.{mark}"), path.with_name(f".{path.name}.{mark}{OLD}")
     part.mkdir()
     try:
         yield part
-        old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
+        flush(part)
         if path.exists():
             os.replace(path, old)
-        os.replace(part, path)
+        try:
+            os.replace(part, path)
+        except BaseException:
+            if old.exists():
+                os.replace(old, path)
+            raise
+        flush_entry(path.parent)
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def restore(path: Path) -> None:
+    """Put back what ``atomic_folder`` was about to replace when it was killed; nothing where ``path`` is there."""
+    old = [p for p in path.parent.glob(f".{glob.escape(path.name)}.????????{OLD}") if p.is_dir()]
+    if old and not path.exists():
+        os.replace(max(old, key=lambda p: p.stat().st_mtime_ns), path)
+
+
+def flush(folder: Path) -> None:
+    """Return when all files of a folder are on the disk, and not only on their way to it."""
+    for path in [*folder.rglob("*"), folder]:
+        flush_entry(path)
+
+
+def flush_entry(path: Path) -> None:
+    """The same for one file, or for the names in one folder."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:  # a system that opens no folders
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: str | Path, text: str) -> Path:
@@ -54,6 +90,26 @@ def write_text(path: str | Path, text: str) -> Path:
 
 def write_json(path: str | Path, value) -> Path:
     return write_text(path, json.dumps(value, indent=1, sort_keys=False) + "\n")
+
+
+def read_json_lines(path: str | Path) -> list:
+    """The values of a file of JSON lines; [] where there is none.  A last line that was not finished, as a kill leaves
+    it, is left out.
+
+    Raises ValueError naming file and line for any other that is not JSON."""
+    try:
+        *lines, last = Path(path).read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    found = []
+    for number, line in enumerate([*lines, last], 1):
+        try:
+            found += [json.loads(line.decode())] if line.strip() else []
+        except ValueError as error:
+            if number > len(lines):
+                break
+            raise ValueError(f"{path}, line {number} is not valid JSON ({error}); repair or remove it") from error
+    return found
 
 
 def digest(*parts: str | bytes) -> str:

@@ -41,7 +41,8 @@ def cosine_sizes(n: int, steps: int) -> list[int]:
 
 
 def mask_counts(rows: int, n: int, rng: torch.Generator, std: float = 0.25, low: float = 0.7) -> Tensor:
-    """int64 [rows]: masked tokens per sample, ceil(n r), r ~ normal (1, std) truncated to [low, 1] (docs/mar.md 3.2)."""
+    """int64 [rows]: masked tokens per sample, ceil(n r), r ~ normal (1, std) truncated to [low, 1] (docs/mar.md
+    3.2)."""
     # Half of a normal: with z uniform between Phi((low-1)/std) and Phi(0), r = 1 + std Phi^-1(z).
     normal = torch.distributions.Normal(0.0, 1.0)
     floor = normal.cdf(torch.tensor((low - 1) / std, dtype=torch.float64))
@@ -61,7 +62,8 @@ def interleaved_mask(text_mask: Tensor, start: int, tokens: int) -> Tensor:
 
 
 def prefix_mask(text_mask: Tensor, start: int, tokens: int) -> Tensor:
-    """As above, but image rows see all image slots: text and start causal, image block bidirectional (docs/mar.md 3.1)."""
+    """As above, but image rows see all image slots: text and start causal, image block bidirectional (docs/mar.md
+    3.1)."""
     mask = interleaved_mask(text_mask, start, tokens)
     mask[:, -tokens:, -tokens:] = True
     return mask

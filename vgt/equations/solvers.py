@@ -95,7 +95,8 @@ def times(schedule: str, n: int) -> list[float]:
 
     linear: n points evenly from 0 to 0.96, then 1 (published, docs/vgt.md 2.9).  With s = k/n: power:p is s^p, denser
     near noise for p > 1 and near data for p < 1; shift:a is s / (s + a (1 - s)), which moves the logit by -ln a as the
-    loss's own time shift does (docs/vgt.md 2.8): denser near noise for a > 1, near data for a < 1; power:1 is uniform."""
+    loss's own time shift does (docs/vgt.md 2.8): denser near noise for a > 1, near data for a < 1; power:1 is
+    uniform."""
     if schedule == "linear":
         return [LAST_TIME * k / (n - 1) for k in range(n)] + [1.0]
     family, number = _family(schedule)

@@ -1,9 +1,9 @@
 """The decode engine: the loops of query_ar.py and mar.py, arranged for speed (docs/decode.md).
 
 What differs from the reference implementations, and not in the images: keys and values lie in a cache of fixed size,
-every distinct prompt is read once, the flow head's modulations leave its loop (hoisted_head.py), the language model runs from
-packed weights (static_lm.py) and computes in its last layer only what conditions the head, and on a GPU a decode step
-is one CUDA graph (``Graphed``).  Conditions, velocities and samples are equal to rounding.
+every distinct prompt is read once, the flow head's modulations leave its loop (hoisted_head.py), the language model
+runs from packed weights (static_lm.py) and computes in its last layer only what conditions the head, and on a GPU a
+decode step is one CUDA graph (``Graphed``).  Conditions, velocities and samples are equal to rounding.
 
 Shapes: B images, R rows (2 B with guidance, the unconditional ones second), P places of the prefix (text, pads and
 start tokens), N image tokens, m tokens a step, p pending tokens, D model width, d latent channels.
@@ -188,16 +188,16 @@ class Engine:
         return Batch(cache, real, real.sum(1, keepdim=True), orders.to(self.device), given, torch.empty(0))
 
     def _noise(self, generators: list[torch.Generator], count: int) -> Callable[[int], Tensor]:
-        """Noise step by step: on a GPU drawn by the CPU while the step before is computed, else all at once."""
+        """Noise step by step: on a GPU sampled by the CPU while the step before is computed, else all at once."""
         n, d = self.model.tokens, self.model.config.d_z
         if self._on_gpu and in_pieces(count, d):
             return lambda m: self._sent(noise(generators, m, count, d))
-        drawn, used = noise(generators, n, count, d).to(self.device), 0
+        sampled, used = noise(generators, n, count, d).to(self.device), 0
 
         def following(m: int) -> Tensor:
             nonlocal used
             used += m
-            return drawn[:, used - m : used]
+            return sampled[:, used - m : used]
 
         return following
 
@@ -314,12 +314,12 @@ class QueryARLoop:
             offsets[p:] = 2 * done  # all queries of a group stand at one position
             mask = self._mask(engine, visible, prefix + final, p, m)
             w = flow.cfg_scale(settings.cfg_schedule or query_ar.CFG_SCHEDULE, settings.guidance, done, done + m, n)
-            drawn, pending = engine.run(
+            sampled, pending = engine.run(
                 (m, copies, table),
                 lambda *tensors, m=m: self.step(engine, m, copies, table, *tensors),
                 *(pending, chosen, batch.base + offsets, mask, slots, engine.scalar(w), batch.noise(m)),
             )
-            batch.u[here, chosen] = drawn
+            batch.u[here, chosen] = sampled
             final += p + (m == 1)  # a single query stays, as in training; several are put aside
             done += m
             if on_step is not None:
@@ -329,11 +329,11 @@ class QueryARLoop:
         """Latents [B, m, d] of one group, and the tokens [R, 1 or 2 m, D] that the next step has to read first."""
         asked = engine.queries[chosen].repeat(copies, 1, 1)
         hidden = engine.read(torch.cat([pending, asked], 1), where, mask, slots, m)
-        drawn = engine.head(hidden, w, noise, table)
-        latents = engine.latent_inputs(drawn, chosen).repeat(copies, 1, 1)
+        sampled = engine.head(hidden, w, noise, table)
+        latents = engine.latent_inputs(sampled, chosen).repeat(copies, 1, 1)
         if m == 1:
-            return drawn, latents
-        return drawn, torch.stack([asked, latents], 2).flatten(1, 2)  # Q E Q E ...
+            return sampled, latents
+        return sampled, torch.stack([asked, latents], 2).flatten(1, 2)  # Q E Q E ...
 
     def _mask(self, engine: Engine, visible: Tensor, begin: int, p: int, m: int) -> Tensor:
         """Additive [R, 1, G (p + m), k]: what is finished, then the layout of a group step (``group_mask``)."""
@@ -368,12 +368,12 @@ class MARLoop:
         for m in self.sizes(n, settings):
             chosen = batch.orders[:, done : done + m]
             w = flow.cfg_scale(settings.cfg_schedule or mar.CFG_SCHEDULE, settings.guidance, done, done + m, n)
-            (drawn,) = engine.run(
+            (sampled,) = engine.run(
                 (m, copies, table),
                 lambda *tensors: self.step(engine, copies, table, *tensors),
                 *(batch.u, known, chosen, where, mask, slots, engine.scalar(w), batch.noise(m)),
             )
-            batch.u[here, chosen] = drawn
+            batch.u[here, chosen] = sampled
             known[here, chosen] = True
             done += m
             if on_step is not None:

@@ -1,4 +1,5 @@
-"""Images between networks, arrays and files: conversion to and from [-1, 1], grids, writing (reading: vgt/core/images.py)."""
+"""Images between networks, arrays and files: conversion to and from [-1, 1], grids, writing (reading:
+vgt/core/images.py)."""
 
 from __future__ import annotations
 

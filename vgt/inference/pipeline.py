@@ -6,6 +6,7 @@ Shapes: B images of a batch, N image tokens, d latent channels, h x w latent gri
 
 from __future__ import annotations
 
+import inspect
 import json
 import secrets
 import sys
@@ -25,7 +26,7 @@ from tqdm import tqdm
 
 from vgt.checkpoints import checkpoint, pretrained, reference
 from vgt.core import files
-from vgt.core.config import validated
+from vgt.core.config import Config, validated
 from vgt.core.seeds import image_seed
 from vgt.inference.engine import Engine
 from vgt.inference.generator import latents as sample_latents
@@ -41,6 +42,7 @@ from vgt.vlm.tokenizer import unknown_words
 
 INDEX = "model_index.json"
 COMPONENTS = (GENERATOR, AUTOENCODER)
+DIFFUSERS_NAMES = {"guidance_scale": "guidance", "num_flow_steps": "flow_steps"}  # argument -> field of Sampling
 OUTPUTS = ("pil", "np", "pt", "latent")
 
 Seeds = int | torch.Generator | Sequence[int | torch.Generator] | None
@@ -56,6 +58,19 @@ class PipelineOutput:
     images: Any
     seeds: list[int]
     interrupted: bool = False
+
+
+def _with_fields(function: Callable, options: type[Config]) -> inspect.Signature:
+    """The signature of ``function``, the fields of ``options`` in the place of its last parameter."""
+    own = inspect.signature(function)
+    names = {field: name for name, field in DIFFUSERS_NAMES.items()}
+    fields = [
+        inspect.Parameter(
+            names.get(name, name), inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.annotation
+        )
+        for name, field in options.model_fields.items()
+    ]
+    return own.replace(parameters=[*list(own.parameters.values())[:-1], *fields])
 
 
 class _Stop(Exception):
@@ -116,10 +131,10 @@ class VGTPipeline:
         beside it by content hash.  Raises ValueError where the disk refuses; what was there is then unchanged."""
         name = name or self.name
         with checkpoint.disk_errors(folder), files.atomic_folder(folder) as part:
-            mark = pretrained.save(
+            weights_hash = pretrained.save(
                 self.autoencoder, part / AUTOENCODER, self.autoencoder_name, max_shard_size=max_shard_size
             )
-            parent = {"autoencoder": mark, "autoencoder_name": self.autoencoder_name}
+            parent = {"autoencoder": weights_hash, "autoencoder_name": self.autoencoder_name}
             pretrained.save(self.generator, part / GENERATOR, name, self.tokenizer, max_shard_size, parent)
             kinds = {key: ["vgt", type(getattr(self, key)).__name__] for key in COMPONENTS}
             files.write_json(part / INDEX, {"_class_name": type(self).__name__, **kinds})
@@ -167,43 +182,26 @@ class VGTPipeline:
         self,
         prompt: str | Sequence[str],
         num_images_per_prompt: int = 1,
-        guidance_scale: float = 4.5,
-        num_flow_steps: int = 30,
-        acceleration: int = 1,
         generator: Seeds = None,
         output_type: Literal["pil", "np", "pt", "latent"] = "pil",
         callback_on_step_end: StepEnd | None = None,
         batch_size: int | None = None,
-        sampler: Literal["sde", "sde2", "ode", "heun", "ab2", "dpmpp"] = "sde",
-        time_schedule: str = "linear",
-        cfg_schedule: Literal["falling", "rising", "constant"] | None = None,
-        order: Literal["random", "raster"] = "random",
-        mar_schedule: Literal["cosine", "uniform"] = "cosine",
-        compat: Literal["none", "reference"] = "none",
-        position_mode: Literal["cumulative", "padded_len"] | None = None,
-        head_inputs: Literal["fp32", "bf16"] | None = None,
         truncate: bool = False,
         max_prompt_tokens: int = TOKEN_BUDGET,
+        **sampling: Any,
     ) -> PipelineOutput:
         """``num_images_per_prompt`` images of each prompt, those of one prompt side by side.
 
-        ``generator``: see ``image_seeds``; a image depends on its own seed only, and the seeds are returned.
+        ``generator``: see ``image_seeds``; an image depends on its own seed only, and the seeds are returned.
         ``output_type``: "pil"; "np" float32 [n, H, W, 3] in [0, 1]; "pt" float32 [n, 3, H, W] in [0, 1]; "latent" fp32
         [n, d, h, w] of the autoencoder.  ``callback_on_step_end(pipe, step, done_tokens, {"latents": [B, N, d]})`` runs
         after every decode step of every batch of ``batch_size`` images (default: all in one); what it returns is not
-        used, and when it sets ``pipe._interrupt`` the output ends with this batch as it is.  The other arguments are
-        those of Sampling; under ``compat`` the images of a batch share one order.
-        Raises ValueError for bad arguments, and where numbers overflow."""
-        settings = validated(
-            Sampling,
-            {
-                "acceleration": acceleration, "guidance": guidance_scale, "flow_steps": num_flow_steps,
-                "sampler": sampler, "time_schedule": time_schedule, "cfg_schedule": cfg_schedule, "order": order,
-                "mar_schedule": mar_schedule, "compat": compat, "position_mode": position_mode,
-                "head_inputs": head_inputs,
-            },
-            "arguments of the pipeline",
-        )  # fmt: skip
+        used, and when it sets ``pipe._interrupt`` the output ends with this batch as it is.  ``sampling``: the fields
+        of Sampling (vgt/methods/sampling.py), of which guidance is also called ``guidance_scale`` and flow_steps
+        ``num_flow_steps``; under ``compat`` the images of a batch share one order. Raises ValueError for bad arguments,
+        and where numbers overflow."""
+        given = {DIFFUSERS_NAMES.get(name, name): value for name, value in sampling.items()}
+        settings: Sampling = validated(Sampling, given, "arguments of the pipeline")
         settings.check(self.generator)
         _check(output_type, num_images_per_prompt, batch_size)
         prompts = [p for p in prompt_list(prompt) for _ in range(num_images_per_prompt)]
@@ -221,6 +219,8 @@ class VGTPipeline:
                     break
         images = [image for part in made for image in part] if output_type == "pil" else _joined(made)
         return PipelineOutput(images, seeds[: len(images)], self._interrupt)
+
+    __call__.__signature__ = _with_fields(__call__, Sampling)  # for help() and evals/subjects/diffusers.py
 
     def _captions(self, prompts: list[str], budget: int, truncate: bool) -> list[str]:
         """The prompts as the tokenizer takes them; each different one is looked at once."""
@@ -278,7 +278,7 @@ def image_seeds(generator: Seeds, asked: Sequence[str]) -> list[int]:
     """One seed per image; ``asked`` names the prompt of each.
 
     An integer: ``image_seed(generator, prompt, k)`` for the k-th image of that prompt, as ``vgt generate`` does.  A
-    torch.Generator: drawn from it.  A list: one per image, integers as they are.  None: drawn by the system.
+    torch.Generator: sampled from it.  A list: one per image, integers as they are.  None: sampled by the system.
     Raises ValueError for a list of another length or something else."""
     if generator is None:
         return [secrets.randbits(63) for _ in asked]

@@ -1,5 +1,5 @@
-"""LPIPS v0.1 (docs/evaluators.md 1.5): the ``lpips`` package with its backbone filled from a file that the user has, for
-the training loss and for the metric.
+"""LPIPS v0.1 (docs/evaluators.md 1.5): the ``lpips`` package with its backbone filled from a file that the user has,
+for the training loss and for the metric.
 
 The package brings the small linear heads and downloads the backbone; here nothing is downloaded.  A backbone is
 torchvision's ImageNet state dict, as ``.pth`` (its checksum is known) or as ``.safetensors`` (its keys and shapes are).
@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from vgt.checkpoints import shards
 from vgt.core import files
 
 # torchvision's file names end in the first eight hex digits of their sha256.
@@ -66,9 +67,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """The tensors of a backbone file.  Raises ValueError for one that cannot be read."""
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
+            return shards.read_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -13,13 +13,13 @@ from transformers import DynamicCache
 from vgt.equations import flow
 from vgt.equations.order import additive, cosine_sizes, group_sizes, mask_counts, positions, prefix_mask, random_orders
 from vgt.methods.sampling import Sampling
-from vgt.methods.visual_lm import VisualLM, draws
+from vgt.methods.visual_lm import VisualLM, orders_and_noise
 
 CFG_SCHEDULE = "rising"  # of the guidance scale over the decode steps, unless another is chosen
 
 
 def sizes(n: int, settings: Sampling) -> list[int]:
-    """Tokens that each decode step draws (docs/mar.md 1.3); as many steps as QueryAR takes."""
+    """Tokens that each decode step generates (docs/mar.md 1.3); as many steps as QueryAR takes."""
     even = group_sizes(n, settings.acceleration)
     return cosine_sizes(n, len(even)) if settings.mar_schedule == "cosine" else even
 
@@ -46,7 +46,7 @@ def masked_conditions(model: VisualLM, ids: Tensor, mask: Tensor, u: Tensor, kno
 
 
 def loss(model: VisualLM, batch: dict[str, Tensor], rng: torch.Generator, repeats: int = 1) -> Tensor:
-    """Flow-matching loss on masked slots only, divided by their number; mask ratio and places drawn per row."""
+    """Flow-matching loss on masked slots only, divided by their number; mask ratio and places sampled per row."""
     u = model.standardize(batch["latents"])
     b, n, _ = u.shape
     ranks = random_orders(n, b, rng)
@@ -62,7 +62,7 @@ def generate(model: VisualLM, ids: Tensor, mask: Tensor, seeds: list[int], setti
     The text prefix is read once; every step reads all N slots again, because each reveal changes them all."""
     n, b = model.tokens, len(seeds)
     copies = len(ids) // b
-    orders, noise = draws(seeds, n, settings.table.draws, model.config.d_z, ids.device, settings.order)
+    orders, noise = orders_and_noise(seeds, n, settings.table.draws, model.config.d_z, ids.device, settings.order)
     rows = torch.arange(b, device=ids.device)[:, None]
     cache = DynamicCache()
     keys, base = model.read_prefix(ids, mask, cache)
@@ -79,8 +79,8 @@ def generate(model: VisualLM, ids: Tensor, mask: Tensor, seeds: list[int], setti
         asked = hidden.gather(1, group.repeat(copies, 1)[..., None].expand(-1, -1, hidden.shape[-1]))
         c = model.conditions(asked).flatten(0, 1)
         w = flow.cfg_scale(settings.cfg_schedule or CFG_SCHEDULE, settings.guidance, done, done + m, n)
-        drawn = model.image_head.sample(c, w, noise[:, done : done + m].flatten(0, 1), settings.table)
-        u[rows, group] = model.renormalise(drawn).view(b, m, -1)
+        sampled = model.image_head.sample(c, w, noise[:, done : done + m].flatten(0, 1), settings.table)
+        u[rows, group] = model.renormalise(sampled).view(b, m, -1)
         known[rows, group] = True
         done += m
         if on_step is not None:

@@ -65,9 +65,9 @@ def build_decoder(config: DecoderConfig, d_z: int) -> nn.Module:
 
 
 def load_decoder(decoder: nn.Module, spec: str) -> str:
-    """Fill a "dc" decoder from a diffusers AutoencoderDC, a local folder or hub id (docs/vgt.md 1.7: its encoder and its
-    scaling factor are not used); returns a hash of what was loaded.  Raises ValueError where it cannot be had or does
-    not fit."""
+    """Fill a "dc" decoder from a diffusers AutoencoderDC, a local folder or hub id (docs/vgt.md 1.7: its encoder and
+    its scaling factor are not used); returns a hash of what was loaded.  Raises ValueError where it cannot be had or
+    does not fit."""
     from diffusers import AutoencoderDC
 
     try:

@@ -13,13 +13,13 @@ from transformers import DynamicCache
 from vgt.equations import flow
 from vgt.equations.order import additive, group_mask, group_sizes, interleaved_mask, positions, random_orders
 from vgt.methods.sampling import Sampling
-from vgt.methods.visual_lm import VisualLM, draws
+from vgt.methods.visual_lm import VisualLM, orders_and_noise
 
 CFG_SCHEDULE = "falling"  # of the guidance scale over the decode steps, unless another is chosen
 
 
 def sizes(n: int, settings: Sampling) -> list[int]:
-    """Tokens that each decode step draws (docs/vgt.md 2.11)."""
+    """Tokens that each decode step generates (docs/vgt.md 2.11)."""
     return group_sizes(n, settings.acceleration)
 
 
@@ -65,7 +65,7 @@ def generate(model: VisualLM, ids: Tensor, mask: Tensor, seeds: list[int], setti
     after each step with the standardised latents [B, N, d] so far, 0 where still to come."""
     n, b = model.tokens, len(seeds)
     copies = len(ids) // b
-    orders, noise = draws(seeds, n, settings.table.draws, model.config.d_z, ids.device, settings.order)
+    orders, noise = orders_and_noise(seeds, n, settings.table.draws, model.config.d_z, ids.device, settings.order)
     rows = torch.arange(b, device=ids.device)[:, None]
     queries, cache = model.queries(), DynamicCache()
     keys, base = model.read_prefix(ids, mask, cache)  # real cache entries [rows, L + s]; first image position [rows, 1]
@@ -82,10 +82,10 @@ def generate(model: VisualLM, ids: Tensor, mask: Tensor, seeds: list[int], setti
         hidden = model.read(inputs, additive(layout, inputs.dtype), where, cache)[:, -m:]
         c = model.conditions(hidden).flatten(0, 1)  # [rows m, D]
         w = flow.cfg_scale(settings.cfg_schedule or CFG_SCHEDULE, settings.guidance, done, done + m, n)
-        drawn = model.image_head.sample(c, w, noise[:, done : done + m].flatten(0, 1), settings.table)
-        drawn = model.renormalise(drawn).view(b, m, -1)
-        u[rows, group] = drawn
-        latents = model.latent_inputs(drawn, group).repeat(copies, 1, 1)  # [rows, m, D]
+        sampled = model.image_head.sample(c, w, noise[:, done : done + m].flatten(0, 1), settings.table)
+        sampled = model.renormalise(sampled).view(b, m, -1)
+        u[rows, group] = sampled
+        latents = model.latent_inputs(sampled, group).repeat(copies, 1, 1)  # [rows, m, D]
         steps = base + 2 * torch.arange(done, done + m, device=ids.device)
         kept = pending.shape[1]
         if m == 1:  # the query stays, as in training; only its latent is still to be read

@@ -18,21 +18,24 @@ Kind = Literal["vlm", "tokenizer", "generator"]
 
 @dataclass(frozen=True)
 class System:
-    """``name``: as in presets, checkpoints and records; ``label``: for people; ``kind``: what it is; ``about``: its model
-    card's words.
+    """``name``: as in presets, checkpoints and records; ``label``: for people; ``kind``: what it is; ``about``: its
+    model card's words.
 
     Parts, each "module:name":
 
     * ``model``: the network's class, a ``Pretrained`` (vgt/checkpoints/pretrained.py), built by ``model.build(config,
       tokenizer)`` from the class ``config``; several systems may share one, whose configuration then has the system's
       name as ``method``;
-    * ``job(preset, place)``: what its training needs, a ``Job`` (vgt/training/jobs.py): trainable modules, loss, batches;
-    * ``foreign(folder, dtype=)``: the model in a Hugging Face folder that is none of ours, ``None`` where there is none.
+    * ``job(preset, place)``: what its training needs, a ``Job`` (vgt/training/jobs.py): trainable modules, loss,
+      batches;
+    * ``foreign(folder, dtype=)``: the model in a Hugging Face folder that is none of ours, ``None`` where there is
+      none.
 
     ``latents`` of a tokenizer: "continuous", ``encode``: images [B, 3, H, W] -> [B, d, h, w], or "discrete", -> int64
-    [B, h, w]; ``decode`` goes back; a discrete one also has ``vectors``, indices -> [B, d, h, w].  ``condition`` of a generator: "text" or "label" (then its
-    configuration has the names of the ``classes``).  The configuration of a generator holds the content hash and the name
-    of its tokenizer, ``autoencoder`` and ``autoencoder_name``.  Parts of a generator:
+    [B, h, w]; ``decode`` goes back; a discrete one also has ``vectors``, indices -> [B, d, h, w].  ``condition`` of a
+    generator: "text" or "label" (then its configuration has the names of the ``classes``).  The configuration of a
+    generator holds the content hash and the name of its tokenizer, ``autoencoder`` and ``autoencoder_name``.  Parts of
+    a generator:
 
     * ``sampling``: the class of its sampling options, a ``SamplingOptions`` (vgt/methods/sampling.py);
     * ``generator(loaded, decoder, settings)``: what makes images, an ``ImageGenerator`` (vgt/inference/generator.py).
@@ -154,7 +157,8 @@ def _load(modules: str) -> None:
 
 
 def systems(kind: Kind | None = None, **wanted: str) -> tuple[System, ...]:
-    """All systems, those of one ``kind``, or those with certain fields: ``systems("tokenizer", latents="discrete")``."""
+    """All systems, those of one ``kind``, or those with certain fields: ``systems("tokenizer",
+    latents="discrete")``."""
     _load(os.environ.get(PLUGINS, ""))
     found = (s for s in _SYSTEMS.values() if kind in (None, s.kind))
     return tuple(s for s in found if all(getattr(s, key) == value for key, value in wanted.items()))

@@ -57,9 +57,9 @@ class Sampling(SamplingOptions):
     """Of QueryAR and MAR.  ``cfg_schedule`` None takes the method's own (QueryAR falling, MAR rising).
 
     ``compat`` "reference" decodes as the published code does, its defects included (vgt/checkpoints/reference.py;
-    docs/vgt.md 3.3); then ``position_mode`` None takes that of the model's family, and ``head_inputs`` "bf16" rounds what
-    the flow head reads.  Raises ValueError for either of them without ``compat``, and for a sampler, steps and schedule
-    that do not go together."""
+    docs/vgt.md 3.3); then ``position_mode`` None takes that of the model's family, and ``head_inputs`` "bf16" rounds
+    what the flow head reads.  Raises ValueError for either of them without ``compat``, and for a sampler, steps and
+    schedule that do not go together."""
 
     guidance: float = Field(4.5, description="classifier-free guidance scale; 1 turns it off")
     cfg_schedule: Literal["falling", "rising", "constant"] | None = Field(

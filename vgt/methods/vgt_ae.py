@@ -135,7 +135,8 @@ class VGTAE(Pretrained, nn.Module):
         return z.mT.reshape(len(z), -1, h, w)
 
     def decode(self, z: Tensor) -> Tensor:
-        """[B, d_z, h, w] -> [B, 3, h stride, w stride]; the decoder's own size is resized bilinearly (docs/vgt.md 1.7)."""
+        """[B, d_z, h, w] -> [B, 3, h stride, w stride]; the decoder's own size is resized bilinearly (docs/vgt.md
+        1.7)."""
         size = (z.shape[-2] * self.stride, z.shape[-1] * self.stride)
         x = self.decoder(z.to(self.dtype)).float()
         return x if x.shape[-2:] == size else F.interpolate(x, size=size, mode="bilinear", align_corners=False)
@@ -145,8 +146,9 @@ class VGTAE(Pretrained, nn.Module):
 
 
 class AELossConfig(Config):
-    """Weights of the losses (docs/vgt.md 1.8) and what trains (1.10).  ``adversarial_start``: step from which the discriminator
-    and its term are on.  ``encoder_lr``: learning-rate factor of the vision tower.  ``kl``: of a KL autoencoder."""
+    """Weights of the losses (docs/vgt.md 1.8) and what trains (1.10).  ``adversarial_start``: step from which the
+    discriminator and its term are on.  ``encoder_lr``: learning-rate factor of the vision tower.  ``kl``: of a KL
+    autoencoder."""
 
     reconstruction: float = 1.0
     perceptual: float = 1.0
@@ -197,8 +199,8 @@ class VGTAETraining:
         return self.ae.decode(self.ae._grid(z, h, w)), features, divergence
 
     def loss(self, player: str, batch: dict[str, Tensor], step: int, rng: torch.Generator):
-        """``batch``: images [B, 3, H, W] in [-1, 1].  The discriminator's turn goes through a step's micro-batches in the same
-        order as the model's turn before it, and sees what that made."""
+        """``batch``: images [B, 3, H, W] in [-1, 1].  The discriminator's turn goes through a step's micro-batches in
+        the same order as the model's turn before it, and sees what that made."""
         return self._discriminator_loss(batch) if player == "discriminator" else self._model_loss(batch, step, rng)
 
     def skips(self, player: str, step: int) -> bool:

@@ -32,11 +32,12 @@ def _known(method: str) -> str:
 
 
 class VisualLMConfig(Config):
-    """``method``: the system, which names loss and decoding; ``text``: transformers configuration of the language model (with ``model_type``); ``query_grid``: side of the two
-    learned grids; ``latent_grid``: (h, w) in use; ``latent_mean``/``latent_std``: the standardisation of the latents
-    that the model was trained on, per channel; ``latent_norm``: whether the autoencoder normalises per position;
-    ``autoencoder``: content hash of the autoencoder that the latents come from; ``grid_start``: amplitude of the
-    sinusoids that the position grid starts from (0: noise of 0.02, as published)."""
+    """``method``: the system, which names loss and decoding; ``text``: transformers configuration of the language model
+    (with ``model_type``); ``query_grid``: side of the two learned grids; ``latent_grid``: (h, w) in use;
+    ``latent_mean``/``latent_std``: the standardisation of the latents that the model was trained on, per channel;
+    ``latent_norm``: whether the autoencoder normalises per position; ``autoencoder``: content hash of the autoencoder
+    that the latents come from; ``grid_start``: amplitude of the sinusoids that the position grid starts from (0: noise
+    of 0.02, as published)."""
 
     method: Annotated[str, AfterValidator(_known)]
     text: dict[str, Any]
@@ -157,8 +158,8 @@ def per_image_rng(seeds: list[int], n: int, order: str = "random") -> tuple[Tens
     """Per-image order [B, n], and the image's own generator on the CPU, from which its noise comes next; so an image
     depends neither on its neighbours nor on the device."""
     generators = [torch.Generator().manual_seed(seed % 2**63) for seed in seeds]
-    drawn = torch.stack([torch.randperm(n, generator=rng) for rng in generators])
-    return drawn if order == "random" else torch.arange(n).expand(len(seeds), -1), generators
+    sampled = torch.stack([torch.randperm(n, generator=rng) for rng in generators])
+    return sampled if order == "random" else torch.arange(n).expand(len(seeds), -1), generators
 
 
 def noise(generators: list[torch.Generator], tokens: int, count: int, d: int) -> Tensor:
@@ -167,11 +168,13 @@ def noise(generators: list[torch.Generator], tokens: int, count: int, d: int) ->
 
 
 def in_pieces(count: int, d: int) -> bool:
-    """Whether noise drawn a few tokens at a time is that drawn at once: torch fills 16 numbers together."""
+    """Whether noise sampled a few tokens at a time is that sampled at once: torch fills 16 numbers together."""
     return count * d % 16 == 0
 
 
-def draws(seeds: list[int], n: int, count: int, d: int, device, order: str = "random") -> tuple[Tensor, Tensor]:
+def orders_and_noise(
+    seeds: list[int], n: int, count: int, d: int, device, order: str = "random"
+) -> tuple[Tensor, Tensor]:
     """Per-image order [B, n] and noise [B, n, count, d] in decode order."""
     orders, generators = per_image_rng(seeds, n, order)
     return orders.to(device), noise(generators, n, count, d).to(device)
@@ -194,12 +197,16 @@ class ARTraining:
     def lr_scale(self, name: str) -> float:
         return 1.0
 
+    @torch.no_grad()
+    def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The batch with latents [B, N, d] for its images."""
+        if "latents" in batch:
+            return batch
+        latents = self.ae.encode(batch["images"]).float().flatten(2).mT
+        return {"ids": batch["ids"], "mask": batch["mask"], "latents": latents}
+
     def loss(self, player: str, batch: dict[str, Tensor], step: int, rng: torch.Generator):
         """``batch``: ids [B, L], mask bool [B, L], and latents [B, N, d] of the autoencoder (not standardised), or
         images [B, 3, H, W] for it."""
-        if self.ae is not None:
-            with torch.no_grad():
-                latents = self.ae.encode(batch["images"]).float().flatten(2).mT
-            batch = {"ids": batch["ids"], "mask": batch["mask"], "latents": latents}
-        loss = self.loss_fn(self.model, batch, rng, self.repeats)
+        loss = self.loss_fn(self.model, self.encode(batch), rng, self.repeats)
         return loss, {"loss": loss.detach()}

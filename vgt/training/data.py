@@ -1,29 +1,36 @@
-"""Batches as pure functions of their number.  Training never sees a scene of another split, nor a held-out pair."""
+"""Batches as pure functions of their number, and made ahead of their use.
+
+Training never sees a scene of another split, nor a held-out pair.  Threads make ahead what is decoded and resized,
+which leaves Python free; processes make ahead scenes, which are Python's own work to draw.
+"""
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from threading import Lock
+from types import TracebackType
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from vgt.core import captions, files, photos, scenes
 from vgt.core.config import Config
 from vgt.core.images import ImageError
 from vgt.inference.images import to_float
-from vgt.training.precision import native_bf16
-from vgt.training.prefetch import each
+from vgt.training.distributed import Team, native_bf16
 from vgt.training.sources import Sample, Skipped, SkipReport, Source
-from vgt.training.sources.order import sample_at
-from vgt.training.transforms import Below, Transform
+from vgt.training.sources.stream import Below, Crop, sample_at
 from vgt.vlm import prompts
 from vgt.vlm.prompts import tokenize
 from vgt.vlm.tokenizer import TURN_END
@@ -35,10 +42,10 @@ Batches = Callable[[int], dict[str, Tensor]]
 class DataConfig(Config):
     """``photos``: share of photo crops among autoencoder images.  ``scenes``: how many training scenes the latents of a
     frozen autoencoder are cached for.  ``turns``: questions per image for the VLM; ``relations``: how many times as
-    often as another kind one about a relation is drawn; ``places``: how many times one that asks on which side of the
+    often as another kind one about a relation is asked; ``places``: how many times one that asks on which side of the
     image an object is.  ``dense``: share of batches with dense captions.
-    ``unconditional``: share of captions dropped for guidance (docs/vgt.md 2.5).  ``standardize``: whether a generator sees
-    latents with mean 0 and deviation 1 per channel (published models do not).
+    ``unconditional``: share of captions dropped for guidance (docs/vgt.md 2.5).  ``standardize``: whether a generator
+    sees latents with mean 0 and deviation 1 per channel (published models do not).
 
     ``source``: "scenes", or images of your own (``vgt.training.sources``), which the other fields are for.
     ``image_column``, ``caption_column``: of tables and JSON files, where they are not found by themselves.  ``flip``:
@@ -121,11 +128,11 @@ def _conversation(vlm, tokenizer, pairs) -> tuple[list[int], list[int], list[int
     for turn, (question, reply) in enumerate(pairs, 1):
         asked = tokenizer(vlm.question(question)).input_ids
         shown = len(asked) - asked[::-1].index(vlm.context_id)  # the image's part, the same in every turn
-        told = tokenizer(f"{reply}{TURN_END}\n").input_ids
+        answer = tokenizer(f"{reply}{TURN_END}\n").input_ids
         asked = asked[shown:] if ids else asked
-        ids += asked + told
-        targets += [IGNORED] * len(asked) + told[:-1] + [IGNORED]
-        turns += [turn] * (len(asked) + len(told))
+        ids += asked + answer
+        targets += [IGNORED] * len(asked) + answer[:-1] + [IGNORED]
+        turns += [turn] * (len(asked) + len(answer))
         if turn == 1:
             turns[:shown] = [0] * shown
     return ids, targets, turns
@@ -162,7 +169,7 @@ def cached_latents(
     ``cache/latents-<hash>.safetensors``.  So many ``processes`` draw the scenes; of two runs that need the same
     latents at once one makes them and the other waits."""
     path = cache / f"latents-{files.digest(scenes.WORLD, fingerprint, str(count), str(size))[:16]}.safetensors"
-    with _alone(path):
+    with _exclusive(path):
         if path.exists():
             return load_file(path)["latents"]
         ae.eval().to(device)
@@ -177,13 +184,13 @@ def cached_latents(
         return latents
 
 
-def _alone(path: Path) -> FileLock:
+def _exclusive(path: Path) -> FileLock:
     """Held while a cached file is made, so that nobody else makes it too."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(path.with_suffix(".lock"))
 
 
-class Told(NamedTuple):
+class Captions(NamedTuple):
     """What the captions of a scene say.  ``short`` is None for scenes laid out for dense captions: a short one would
     name one object of several."""
 
@@ -191,19 +198,19 @@ class Told(NamedTuple):
     dense: str
 
 
-def cached_captions(count: int, cache: Path, processes: int = 0, batch: int = 1024) -> list[Told]:
+def cached_captions(count: int, cache: Path, processes: int = 0, batch: int = 1024) -> list[Captions]:
     """The captions of training scenes 0 .. count-1, kept in ``cache/captions-<hash>.json``; ``processes`` as above."""
     path = cache / f"captions-{files.digest(scenes.WORLD, str(count))[:16]}.json"
-    with _alone(path):
+    with _exclusive(path):
         if not path.exists():
-            made = each(lambda begin: _told(begin, min(begin + batch, count)), range(0, count, batch), processes)
-            files.write_text(path, json.dumps([told for some in made for told in some]))
-        return [Told(*pair) for pair in json.loads(path.read_text(encoding="utf-8"))]
+            made = each(lambda begin: _captions(begin, min(begin + batch, count)), range(0, count, batch), processes)
+            files.write_text(path, json.dumps([pair for some in made for pair in some]))
+        return [Captions(*pair) for pair in json.loads(path.read_text(encoding="utf-8"))]
 
 
-def _told(begin: int, end: int) -> list[Told]:
-    drawn = [scenes.scene("train", index) for index in range(begin, end)]
-    return [Told(None if s.task == "dense" else captions.short_caption(s), captions.dense_caption(s)) for s in drawn]
+def _captions(begin: int, end: int) -> list[Captions]:
+    some = [scenes.scene("train", index) for index in range(begin, end)]
+    return [Captions(None if s.task == "dense" else captions.short_caption(s), captions.dense_caption(s)) for s in some]
 
 
 def _latents(ae, images: Tensor, device) -> Tensor:
@@ -219,20 +226,20 @@ def statistics(latents: Tensor, sample: int = 4096) -> tuple[tuple[float, ...], 
     return tuple(flat.mean(0).tolist()), tuple(flat.std(0).tolist())
 
 
-def caption_batches(latents: Tensor, told: list[Told], tokenizer, data: DataConfig, batch: int) -> Batches:
+def caption_batches(latents: Tensor, captioned: list[Captions], tokenizer, data: DataConfig, batch: int) -> Batches:
     """``latents`` [B, N, d], ``ids``, ``mask`` of their captions.  A batch holds short or dense captions, not both, so
     that little is padded; scenes come in a new order each pass."""
-    shortly = [i for i, pair in enumerate(told) if pair.short is not None]
+    short = [i for i, pair in enumerate(captioned) if pair.short is not None]
 
     def at(step: int) -> dict[str, Tensor]:
         draws = scenes.Draws("captions", step)
         dense = draws.below(1000) < 1000 * data.dense
-        pool = range(len(latents)) if dense else shortly
+        pool = range(len(latents)) if dense else short
         chosen = [pool[_shuffled(step * batch + i, len(pool))] for i in range(batch)]
         texts: list[str | None] = []
         for index in chosen:
             dropped = draws.below(1000) < 1000 * data.unconditional
-            texts.append(None if dropped else told[index].dense if dense else told[index].short)
+            texts.append(None if dropped else captioned[index].dense if dense else captioned[index].short)
         ids, mask = tokenize(tokenizer, texts)
         return {"latents": latents[chosen].float(), "ids": ids, "mask": mask}
 
@@ -251,15 +258,13 @@ def _shuffled(position: int, count: int) -> int:
 # ------------------------------------------------------------------------------------------- images of one's own
 
 
-def source_image_batches(
-    source: Source, transform: Transform, rows: int, seed: int, report: SkipReport | None = None
-) -> Batches:
+def source_image_batches(source: Source, crop: Crop, rows: int, seed: int, report: SkipReport | None = None) -> Batches:
     """``images`` [B, 3, H, W] of ``rows`` samples each: batch k holds places k B .. k B + B - 1 of the source's endless
     order, whatever the process or its history.  Bad samples are replaced and counted in ``report``."""
     report = report or SkipReport()
 
     def prepare(sample: Sample, below: Below) -> np.ndarray | Skipped:
-        return _cut(sample, transform, below, report)
+        return _cut(sample, crop, below, report)
 
     def at(index: int) -> dict[str, Tensor]:
         places = range(index * rows, (index + 1) * rows)
@@ -270,7 +275,7 @@ def source_image_batches(
 
 def source_caption_batches(
     source: Source,
-    transform: Transform,
+    crop: Crop,
     tokenizer,
     data: DataConfig,
     rows: int,
@@ -289,7 +294,7 @@ def source_caption_batches(
         assert sample.caption is not None, "the source was opened without captions"
         if any(word in sample.caption for word in markup):
             return Skipped(sample.name, "special token in the caption")
-        image = _cut(sample, transform, below, report)
+        image = _cut(sample, crop, below, report)
         if isinstance(image, Skipped):
             return image
         if below(1000, "unconditional") < 1000 * data.unconditional:
@@ -308,9 +313,9 @@ def source_caption_batches(
     return at
 
 
-def _cut(sample: Sample, transform: Transform, below: Below, report: SkipReport) -> np.ndarray | Skipped:
+def _cut(sample: Sample, crop: Crop, below: Below, report: SkipReport) -> np.ndarray | Skipped:
     try:
-        image = transform(sample.image, below)
+        image = crop(sample.image, below)
     except ImageError as error:
         return Skipped(sample.name, error.reason)
     if sample.kind:
@@ -327,3 +332,111 @@ def source_statistics(ae, batches: Batches, count: int = 4096, device="cpu") -> 
     while sum(map(len, parts)) < count:
         parts.append(_latents(ae, batches(len(parts))["images"], device))
     return statistics(torch.cat(parts), count)
+
+
+# ---------------------------------------------------------------------------------------------------- made ahead
+
+
+def scene_processes(data: DataConfig, team: Team) -> int:
+    """Processes that draw scenes ahead; on a CPU they would only take it from the training."""
+    return 0 if team.device.type == "cpu" else data.workers
+
+
+class Prefetch:
+    """``batches`` with the next ones under way.  A batch is a pure function of its number, so what comes out is the
+    same as without; only reports that count looks at samples see those that were made and never used.
+
+    ``workers``: threads; ``stride``: from one number to the next, which is the number of processes; ``ahead``: batches
+    under way, 2 a worker where it is 0.  ``close`` it, or use it in a ``with``."""
+
+    def __init__(self, batches: Callable[[int], dict[str, Tensor]], workers: int, stride: int = 1, ahead: int = 0):
+        if min(workers, stride) < 1 or ahead < 0:
+            raise ValueError(f"prefetch of {workers} workers, stride {stride}, {ahead} ahead; give 1, 1, 0 or more")
+        self._batches, self._stride, self._ahead = batches, stride, ahead or 2 * workers
+        self._pool = ThreadPoolExecutor(workers, "prefetch")
+        self._waiting: dict[int, Future] = {}
+        self._lock = Lock()
+
+    def __call__(self, index: int) -> dict[str, Tensor]:
+        """Batch number ``index``.  Errors of a batch come up when that batch is asked for."""
+        with self._lock:
+            wanted = range(index, index + self._ahead * self._stride + 1, self._stride)
+            for number in [n for n in self._waiting if n not in wanted]:
+                self._waiting.pop(number).cancel()
+            for number in wanted:
+                if number not in self._waiting:
+                    self._waiting[number] = self._pool.submit(self._batches, number)
+            found = self._waiting.pop(index)
+        return found.result()
+
+    def close(self) -> None:
+        """Drop what is under way and end the threads."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def __enter__(self) -> Prefetch:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def each(made: Callable[[int], Any], indices: Iterable[int], processes: int) -> Iterator[Any]:
+    """``made(i)`` for every index, in order, ahead of its use by so many processes (0: none, one after the other).
+
+    The processes are forked, so ``made`` may be a closure; where a system cannot fork, there are none.  Tensors come
+    through pipes, which need no shared memory: containers often have little."""
+    if not processes or "fork" not in multiprocessing.get_all_start_methods():
+        return map(made, indices)
+    loader = DataLoader(
+        _Indexed(made), batch_size=None, sampler=indices, num_workers=processes, multiprocessing_context="fork",
+        collate_fn=_packed, generator=torch.Generator(),
+    )  # fmt: skip
+    return map(_unpacked, loader)
+
+
+class _Indexed:
+    """A function as a data set."""
+
+    def __init__(self, made: Callable[[int], Any]):
+        self.made = made
+
+    def __getitem__(self, index: int) -> Any:
+        return self.made(index)
+
+
+def _packed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: part.numpy() if isinstance(part, Tensor) else part for key, part in value.items()}
+    return value
+
+
+def _unpacked(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: torch.from_numpy(part) if isinstance(part, np.ndarray) else part for key, part in value.items()}
+    return value
+
+
+class Forked:
+    """``batches`` made ahead by processes (see ``each``).  Every ``stride``-th is expected to be asked for; another
+    number starts the processes anew."""
+
+    def __init__(self, batches: Callable[[int], dict[str, Tensor]], processes: int, stride: int = 1):
+        self._batches, self._processes, self._stride = batches, processes, stride
+        self._next, self._made = -1, iter(())
+
+    def __call__(self, index: int) -> dict[str, Tensor]:
+        """Batch number ``index``."""
+        if index != self._next:
+            self._made = each(self._batches, range(index, sys.maxsize, self._stride), self._processes)
+        self._next = index + self._stride
+        return next(self._made)
+
+    def close(self) -> None:
+        """End the processes."""
+        self._next, self._made = -1, iter(())
+
+    def __enter__(self) -> Forked:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()

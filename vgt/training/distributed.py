@@ -1,4 +1,4 @@
-"""The processes that train one model together: who they are, what they tell each other, how gradients meet.
+"""The processes that train one model together: their devices, what they tell each other, how gradients meet.
 
 A process that was started alone is a team of one, and nothing here then touches torch.distributed.  Under torchrun or
 ``accelerate launch`` every process holds the whole model ("ddp") or a part of each parameter ("fsdp": torch's
@@ -20,7 +20,10 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-PATIENCE = datetime.timedelta(hours=6)  # others wait while the first process caches latents, draws or saves
+from vgt.core import env
+
+AMPERE = (8, 0)  # compute capability of the first NVIDIA GPUs with bf16 tensor cores
+PATIENCE = datetime.timedelta(hours=6)  # others wait while the first process caches latents, draws samples or saves
 
 T = TypeVar("T")
 
@@ -35,7 +38,7 @@ class Team:
 
     @property
     def first(self) -> bool:
-        """Whether this is the one process that logs, draws and saves."""
+        """Whether this is the one process that logs, draws samples and saves."""
         return self.rank == 0
 
     def wait(self) -> None:
@@ -88,10 +91,25 @@ def team(device: str = "cpu") -> Team:
     return Team(state.process_index, size, state.device)
 
 
+def native_bf16(device: str | torch.device) -> bool:
+    """Whether ``device`` has instructions for bf16 matrix products; without them they are many times slower than in
+    fp32.  Kinds other than CPUs and CUDA GPUs are taken to have them."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= AMPERE
+    return device.type != "cpu" or env.cpu_multiplies_bf16()
+
+
+def device_name(device: str | torch.device) -> str:
+    """What the device is called by its maker."""
+    device = torch.device(device)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else env.processor()
+
+
 # ------------------------------------------------------------------------------------------------ gradients
 
 
-class Player(nn.Module):
+class TrainableModule(nn.Module):
     """A module under training.  Calling it with a loss function runs that function, so that the hooks which DDP and
     FSDP put on a forward pass surround the whole loss, whatever parts of the module it uses."""
 
@@ -99,66 +117,66 @@ class Player(nn.Module):
         super().__init__()
         self.module = module
         kept = module.state_dict().keys()
-        self.moving = tuple(k for k, b in module.named_buffers() if k in kept and b.is_floating_point())
+        self.synced = tuple(k for k, b in module.named_buffers() if k in kept and b.is_floating_point())
 
     def forward(self, loss: Callable[[], T]) -> T:
         return loss()
 
 
 def spread(module: nn.Module, team: Team, strategy: str) -> nn.Module:
-    """The module as a Player whose gradients are the mean over the team; ``strategy`` "auto", "ddp" or "fsdp".
-    With "fsdp" the module's parameters become DTensors: each transformer block is gathered when it is its turn."""
-    player = Player(module)
+    """The module as one whose gradients are the mean over the team; ``strategy`` "auto", "ddp" or "fsdp".  With "fsdp"
+    its parameters become DTensors: each transformer block is gathered when it is its turn."""
+    wrapped = TrainableModule(module)
     if team.size == 1:
-        return player
+        return wrapped
     if strategy == "fsdp":
-        return _shard(player, team)
+        return _shard(wrapped, team)
     devices = None if team.device.type == "cpu" else [team.device]
     # Towers may have parameters that no loss reaches; torch warns where there are none.
-    return DistributedDataParallel(player, device_ids=devices, find_unused_parameters=True)
+    return DistributedDataParallel(wrapped, device_ids=devices, find_unused_parameters=True)
 
 
-def _shard(player: Player, team: Team) -> nn.Module:
+def _shard(module: TrainableModule, team: Team) -> nn.Module:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(team.device.type, (team.size,))
-    blocks = [m for m in player.modules() if isinstance(m, GradientCheckpointingLayer)]
+    blocks = [m for m in module.modules() if isinstance(m, GradientCheckpointingLayer)]
     for block in reversed(blocks):  # an inner one before the one that holds it
         fully_shard(block, mesh=mesh)
-    return fully_shard(player, mesh=mesh)
+    return fully_shard(module, mesh=mesh)
 
 
-def autocast(player: nn.Module, precision: str, team: Team) -> torch.autocast:
+def autocast(module: nn.Module, precision: str, team: Team) -> torch.autocast:
     """Arithmetic of the loss, "bf16" where autocast allows it or "fp32"; weights and their gradients stay fp32."""
-    split = any(isinstance(p, DTensor) for p in player.parameters())
+    split = any(isinstance(p, DTensor) for p in module.parameters())
     # A cache of cast weights would keep the gathered ones of all blocks.
     return torch.autocast(team.device.type, torch.bfloat16, enabled=precision == "bf16", cache_enabled=not split)
 
 
-def exchanging(player: nn.Module, last: bool) -> contextlib.AbstractContextManager:
+def exchanging(module: nn.Module, last: bool) -> contextlib.AbstractContextManager:
     """Around one micro-batch: copies exchange their gradients with the ``last`` one only.  Shards do so each time,
     since the sum of whole gradients would take the memory that sharding saves."""
-    if isinstance(player, DistributedDataParallel) and not last:
-        return player.no_sync()
+    if isinstance(module, DistributedDataParallel) and not last:
+        return module.no_sync()
     return contextlib.nullcontext()
 
 
-def clip(player: nn.Module, largest: float) -> Tensor:
+def clip(module: nn.Module, largest: float) -> Tensor:
     """Scale the gradients down to the norm ``largest``; returns the norm that they had together."""
-    parameters = [p for p in player.parameters() if p.grad is not None]
+    parameters = [p for p in module.parameters() if p.grad is not None]
     norm = whole(nn.utils.get_total_norm([p.grad for p in parameters]))
     nn.utils.clip_grads_with_norm_(parameters, largest, norm)
     return norm
 
 
-class Moving:
-    """The running means that forward passes move (buffers).  Every micro-batch starts from those of the step's begin;
+class BufferSync:
+    """The buffers that forward passes change (running means).  Every micro-batch starts from those of the step's begin;
     the step ends at the mean of where the micro-batches took them, so it does not matter who ran which."""
 
-    def __init__(self, player: nn.Module):
-        inner = player.module if isinstance(player, DistributedDataParallel) else player
-        self.module, self.names = inner.module, inner.moving
+    def __init__(self, module: nn.Module):
+        inner = module.module if isinstance(module, DistributedDataParallel) else module
+        self.module, self.names = inner.module, inner.synced
         self.start = {name: self._now(name).clone() for name in self.names}
         self.drift = {name: torch.zeros_like(self.start[name]) for name in self.names}
 
@@ -166,14 +184,14 @@ class Moving:
         return self.module.get_buffer(name)
 
     @torch.no_grad()
-    def back(self) -> None:
+    def rewind(self) -> None:
         """After a micro-batch: note where it went and go back to the start."""
         for name in self.names:
             self.drift[name] += self._now(name) - self.start[name]
             self._now(name).copy_(self.start[name])
 
     @torch.no_grad()
-    def settle(self, team: Team, count: int) -> None:
+    def finish(self, team: Team, count: int) -> None:
         """After the last of this process's ``count`` micro-batches: move by the mean of the team."""
         for name in self.names:
             self._now(name).add_(team.mean(self.drift[name] / count))

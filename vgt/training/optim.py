@@ -15,7 +15,7 @@ from vgt.training.distributed import local
 
 class TrainConfig(Config):
     """One training run.  ``warmup``: steps of linear warm-up; ``final_lr``: where the cosine ends, as a factor of lr;
-    ``ema``: decay of the averaged weights (0 = none); ``sample_every`` 0 draws no images.  ``optimizer`` "muon"
+    ``ema``: decay of the averaged weights (0 = none); ``sample_every`` 0 makes no images.  ``optimizer`` "muon"
     orthogonalises the updates of hidden matrices and leaves the rest to AdamW at ``rest_lr`` (0: at ``lr``).
 
     ``batch``: rows of a step in all processes together; ``micro``: rows of a micro-batch (0: the share of a process),
@@ -49,8 +49,8 @@ class TrainConfig(Config):
 
 
 def micro_rows(config: TrainConfig, processes: int) -> int:
-    """Rows of one micro-batch.  Raises ValueError for a batch that cannot be dealt evenly to the processes, and for an
-    optimizer that cannot work on split matrices."""
+    """Rows of one micro-batch.  Raises ValueError for a batch that cannot be split evenly over the processes, and for
+    an optimizer that cannot work on split matrices."""
     if config.strategy == "fsdp" and config.optimizer == "muon":
         raise ValueError(
             "train.optimizer muon needs whole matrices and train.strategy fsdp splits them; use adamw, or strategy ddp"
@@ -58,7 +58,7 @@ def micro_rows(config: TrainConfig, processes: int) -> int:
     micro = config.micro or config.batch // processes
     if not 1 <= micro <= config.batch or config.batch % micro or (config.batch // micro) % processes:
         raise ValueError(
-            f"train.batch {config.batch} cannot be dealt to {processes} process(es) in micro-batches of "
+            f"train.batch {config.batch} cannot be split over {processes} process(es) in micro-batches of "
             f"{config.micro or f'{config.batch}/{processes}'} rows; choose a batch that is a multiple of "
             f"{max(1, config.micro) * processes}, or another train.micro"
         )

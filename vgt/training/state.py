@@ -1,22 +1,31 @@
 """The state of a run on disk: what resuming needs, readable by any number of processes.
 
 ``<run>/state-<step>/`` holds ``state.json`` and the tensors in ``training-<k>-of-<n>.safetensors``, cut by size.  A
-folder is complete or absent; the older one goes once the newer stands.  Which processes wrote it leaves no trace.
+folder is complete or absent.  A run that is under way keeps two, so that one torn by a fault of the disk costs the
+steps since the one before; a finished run keeps the last.  Which processes wrote a state leaves no trace.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from vgt.core import files
 from vgt.training.distributed import Team, whole
+
+try:
+    import fcntl
+except ImportError:  # a system without it: nothing is locked there
+    fcntl = None
 
 LIMIT = 4 << 30  # bytes of one file, and so of host memory while writing
 FREE = tuple(f"preset.train.{key}" for key in ("strategy", "activation_checkpointing", "compile"))  # how, not what
@@ -29,10 +38,38 @@ def states(out: Path) -> list[Path]:
     return sorted(out.glob("state-????????"))
 
 
+@contextlib.contextmanager
+def exclusive(out: Path, team: Team) -> Iterator[None]:
+    """Make a run's folder and hold it: nobody else trains there meanwhile.  Raises ValueError on all processes where
+    somebody does."""
+    handle, taken = None, False
+    if team.first:
+        out.mkdir(parents=True, exist_ok=True)
+    if team.first and fcntl is not None:
+        handle = os.open(out, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            taken = True
+        except OSError:  # a file system without locks
+            pass
+    try:
+        if team.gather(taken)[0]:
+            raise ValueError(f"another training is under way in {out}; wait for it, or choose another --out")
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
 def seconds_spent(out: Path) -> float:
     """Wall time of training up to the newest stored state."""
     found = states(out)
-    return json.loads((found[-1] / "state.json").read_text())["seconds"] if found else 0.0
+    return _info(found[-1])["seconds"] if found else 0.0
+
+
+def _info(folder: Path) -> dict:
+    return json.loads((folder / "state.json").read_text())
 
 
 def clear(out: Path, names: Iterable[str]) -> None:
@@ -55,24 +92,26 @@ def changed(new, old, path: str = "") -> list[str]:
 # -------------------------------------------------------------------------------------------------- writing
 
 
-def deal(tensors: Tensors, limit: int) -> list[list[str]]:
+def shard(tensors: Tensors, limit: int) -> list[list[str]]:
     """Names of the tensors of each file, in order: a file is full before it passes ``limit`` bytes."""
-    shares: list[list[str]] = [[]]
+    shards: list[list[str]] = [[]]
     size = 0
     for name, tensor in tensors.items():
         size += tensor.numel() * tensor.element_size()
-        if shares[-1] and size > limit:
-            shares.append([])
+        if shards[-1] and size > limit:
+            shards.append([])
             size = tensor.numel() * tensor.element_size()
-        shares[-1].append(name)
-    return shares
+        shards[-1].append(name)
+    return shards
 
 
 def write(out: Path, step: int, seconds: float, identity: dict, tensors: Tensors, team: Team) -> None:
     """Store a state.  All processes call this; split tensors are put together one at a time, file k is written by
     process k modulo their number, and the first one puts the folder in place when all have written.
+    Of the states before, the newest stays.
     Raises ValueError on all processes where one cannot write; what was stored before is then untouched."""
     part, place = out / f".state-{step:08d}.part", out / f"state-{step:08d}"
+    keep_newest(out, team)
     if team.first:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
@@ -86,28 +125,34 @@ def write(out: Path, step: int, seconds: float, identity: dict, tensors: Tensors
                 "command again, it goes on from the last state"
             )
         if team.first:
+            files.flush(part)
             os.replace(part, place)
-            for path in states(out):
-                if path != place:
-                    shutil.rmtree(path, ignore_errors=True)
+            files.flush_entry(out)
         team.wait()
     finally:
         if team.first:
             shutil.rmtree(part, ignore_errors=True)
 
 
+def keep_newest(out: Path, team: Team) -> None:
+    """Remove all states but the newest."""
+    if team.first:
+        for path in states(out)[:-1]:
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def _write_files(part: Path, info: str, tensors: Tensors, team: Team) -> str:
     """Write this process's files; returns what went wrong, "" if nothing did.  Goes on after an error, because the
     others need this process to put split tensors together."""
-    shares, wrong = deal(tensors, LIMIT), ""
-    for k, names in enumerate(shares):
+    shards, wrong = shard(tensors, LIMIT), ""
+    for k, names in enumerate(shards):
         mine, held = k % team.size == team.rank, {}
         for name in names:
             value = whole(tensors[name].detach())
             if mine and not wrong:
                 held[name] = value.cpu().clone().contiguous()
         if held:
-            path = part / f"training-{k + 1:05d}-of-{len(shares):05d}.safetensors"
+            path = part / f"training-{k + 1:05d}-of-{len(shards):05d}.safetensors"
             wrong = _trouble(lambda path=path, held=held: save_file(held, path))
     if team.first and not wrong:
         wrong = _trouble(lambda: (part / "state.json").write_text(info))
@@ -127,11 +172,24 @@ def _trouble(write: Callable[[], object]) -> str:
 
 
 class Stored:
-    """The tensors of a state folder, read one at a time; ``training.safetensors`` of earlier versions too."""
+    """A state folder: ``step``, ``identity``, and its tensors, read one at a time (``training.safetensors`` of earlier
+    versions too).  ``torn``: newer states that cannot be read, and why.
+
+    Raises ValueError for a file that is absent, torn or cannot be read."""
 
     def __init__(self, folder: Path):
-        files = [safe_open(path, framework="pt") for path in sorted(folder.glob("training*.safetensors"))]
-        self._home = {key: f for f in files for key in f.keys()}  # noqa: SIM118 - not a dict
+        paths = sorted(folder.glob("training*.safetensors"))
+        wanted = int(paths[0].stem.rpartition("-of-")[2]) if paths and "-of-" in paths[0].stem else 1
+        if len(paths) != wanted:
+            raise ValueError(f"{len(paths)} of {wanted} files are there")
+        try:
+            info = _info(folder)
+            opened = [safe_open(path, framework="pt") for path in paths]
+        except (OSError, ValueError, SafetensorError) as error:
+            raise ValueError(next(iter(str(error).splitlines()), type(error).__name__)) from error
+        self.step, self.identity = info["step"], info["identity"]
+        self.torn: dict[Path, str] = {}
+        self._home = {key: f for f in opened for key in f.keys()}  # noqa: SIM118 - not a dict
 
     def __getitem__(self, name: str) -> Tensor:
         return self._home[name].get_tensor(name)
@@ -141,16 +199,33 @@ class Stored:
         return [name.removeprefix(prefix) for name in self._home if name.startswith(prefix)]
 
 
-def newest(out: Path, identity: dict, upgrade: Callable[[dict], dict] | None = None) -> tuple[int, Stored] | None:
-    """The newest state's step and tensors, None where there is none.  ``upgrade`` brings an identity that an earlier
-    version stored up to date (settings that it did not know).  Raises ValueError naming changed settings."""
-    found = states(out)
-    if not found:
-        return None
-    info = json.loads((found[-1] / "state.json").read_text())
-    old = upgrade(info["identity"]) if upgrade else info["identity"]
-    names = [name for name in changed(identity, old) if name not in FREE]
-    if names:
-        listed = ", ".join(name.removeprefix("preset.") for name in names)
-        raise ValueError(f"{out} holds a run with other settings ({listed}); add --fresh or choose another --out")
-    return info["step"], Stored(found[-1])
+def newest(out: Path, identity: dict, upgrade: Callable[[dict], dict] | None = None) -> Stored | None:
+    """The newest whole state, None where there is none.  ``upgrade`` brings an identity that an earlier version stored
+    up to date (settings that it did not know).
+
+    Raises ValueError naming changed settings, and where all states are torn."""
+    torn: dict[Path, str] = {}
+    for folder in reversed(states(out)):
+        try:
+            found = Stored(folder)
+        except ValueError as error:
+            torn[folder] = f"{folder} cannot be read ({error})"
+            continue
+        found.torn = torn
+        old = upgrade(found.identity) if upgrade else found.identity
+        names = [name for name in changed(identity, old) if name not in FREE]
+        if names:
+            listed = ", ".join(name.removeprefix("preset.") for name in names)
+            raise ValueError(f"{out} holds a run with other settings ({listed}); add --fresh or choose another --out")
+        return found
+    if torn:
+        raise ValueError(f"{next(iter(torn.values()))}; put it back as it was written, or start over with --fresh")
+    return None
+
+
+def remove_torn(stored: Stored, team: Team) -> None:
+    """Say which newer states cannot be read, and remove them; what is stored next may have their names."""
+    for folder, problem in stored.torn.items() if team.first else ():
+        print(f"{problem}; going on from step {stored.step}, the state before it", file=sys.stderr)
+        shutil.rmtree(folder, ignore_errors=True)
+    team.wait()

@@ -35,9 +35,9 @@ def region_word_loss(features: Tensor, words: Tensor, table: Tensor, choices: li
     losses = []
     for kind, ids in enumerate(choices):
         wanted = words[..., kind].flatten()
-        told = wanted != IGNORED
-        logits = flat[told] @ F.normalize(table[ids].float(), dim=-1).T / TEMPERATURE
-        losses.append(F.cross_entropy(logits, (wanted[told, None] == ids).long().argmax(1)))
+        known = wanted != IGNORED
+        logits = flat[known] @ F.normalize(table[ids].float(), dim=-1).T / TEMPERATURE
+        losses.append(F.cross_entropy(logits, (wanted[known, None] == ids).long().argmax(1)))
     return torch.stack(losses).mean()
 
 

@@ -153,8 +153,8 @@ class VLM(Pretrained, nn.Module):
     @property
     def stops(self) -> set[int]:
         """The tokens that end an answer."""
-        told = getattr(getattr(self.hf, "generation_config", None), "eos_token_id", None)
-        found = {self.tokenizer.eos_token_id, *(told if isinstance(told, (list, tuple)) else [told])}
+        ends = getattr(getattr(self.hf, "generation_config", None), "eos_token_id", None)
+        found = {self.tokenizer.eos_token_id, *(ends if isinstance(ends, (list, tuple)) else [ends])}
         return found - {None}
 
     def question(self, text: str) -> str:
@@ -213,11 +213,13 @@ class VLM(Pretrained, nn.Module):
 
     @torch.no_grad()
     def answer(self, images: Tensor, questions: list[str], max_words: int = 2) -> list[str]:
-        """Greedy answers, one question per image [N, 3, H, W]; each stops at the end of its turn."""
+        """Greedy answers, one question per image [N, 3, H, W], or N about one image [1, 3, H, W], which is encoded
+        once; each stops at the end of its turn."""
         device, pad, stops = images.device, self.tokenizer.pad_token_id or 0, self.stops
         rows = [self.ids(self.question(text)) for text in questions]
         asked = [len(row) for row in rows]
         features = self.encoder(images)
+        features = features.expand(len(rows), *features.shape[1:]) if len(features) == 1 else features
         for _ in range(max_words):
             longest = max(map(len, rows))
             ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows], device=device)

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import conv_flop_count, flop_registry
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 Rules = Literal["cpu", "cuda"]
 # What CUDA's autocast computes in fp32 and the CPU's does not, of the functions that this project's models call.
@@ -68,6 +68,10 @@ class Fakes:
         with self._mode:
             return torch.empty(shape, dtype=dtype, device="cpu")
 
+    def batch(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A batch whose images and latents are fake; ids and masks, small ones that modules look at, stay."""
+        return {k: self.tensor(*v.shape, dtype=v.dtype) if v.is_floating_point() else v for k, v in batch.items()}
+
     def imitate(self, module: nn.Module) -> nn.Module:
         """Put fakes in the places of the parameters and buffers of ``module``; ties are kept.  Returns the module."""
         made: dict[int, Tensor] = {}
@@ -85,15 +89,15 @@ class Fakes:
 
 def step(loss: Callable[[], Tensor], parameters: Iterable[Tensor], bf16: bool, rules: Rules) -> Traced:
     """Trace ``loss()`` under autocast and its backward pass; gradients of ``parameters`` are dropped afterwards."""
-    meter = _Meter()
-    with meter, _Replacements(rules):
+    meter, work = _Meter(), _counter()
+    with work, meter, _Replacements(rules):
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             value = loss()
-            between, copies, forward = meter.now, meter.copies, meter.operations
+            between, copies, forward = meter.now, meter.copies, work.get_total_flops()
         value.backward()
     for parameter in parameters:
         parameter.grad = None
-    return Traced(between - copies, copies, meter.peak, forward, meter.operations - forward)
+    return Traced(between - copies, copies, meter.peak, forward, work.get_total_flops() - forward)
 
 
 def recomputed(rules: Rules) -> dict:
@@ -106,31 +110,27 @@ def recomputed(rules: Rules) -> dict:
 @torch.no_grad()
 def inference(run: Callable[[], Tensor], bf16: bool, rules: Rules) -> Traced:
     """Trace a pass of a frozen network: nothing is kept, the work is all forward."""
-    meter = _Meter()
-    with meter, _Replacements(rules), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+    meter, work = _Meter(), _counter()
+    with work, meter, _Replacements(rules), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         run()
-    return Traced(peak=meter.peak, forward=meter.operations)
+    return Traced(peak=meter.peak, forward=work.get_total_flops())
 
 
 class _Meter(TorchDispatchMode):
-    """Counts bytes alive and operations.  A storage counts once, whatever views share it, until it is freed."""
+    """Counts bytes alive.  A storage counts once, whatever views share it, until it is freed.  (torch's own MemTracker
+    does not tell autocast's copies of weights from activations.)"""
 
     def __init__(self):
         super().__init__()
-        self.now = self.peak = self.copies = self.operations = 0
+        self.now = self.peak = self.copies = 0
         self._alive: set[int] = set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         made = func(*args, **(kwargs or {}))
-        packet = func._overloadpacket
-        if packet is torch.ops.aten.convolution_backward:
-            self.operations += _convolution_backward(*args)
-        elif packet in flop_registry:
-            self.operations += int(flop_registry[packet](*args, **(kwargs or {}), out_val=made))
         for tensor in tree_leaves(made):
             if isinstance(tensor, Tensor):
                 fresh = self._count(tensor)
-                if fresh and packet is torch.ops.aten._to_copy and _is_trained(args[0]):
+                if fresh and func._overloadpacket is torch.ops.aten._to_copy and _is_trained(args[0]):
                     self.copies += fresh  # autocast keeps a copy of each trained weight until the step's end
         return made
 
@@ -155,10 +155,30 @@ def _is_trained(tensor: Tensor) -> bool:
     return isinstance(tensor, nn.Parameter) and tensor.requires_grad
 
 
-def _convolution_backward(grad, x, weight, bias, stride, padding, dilation, transposed, out_padding, groups, wanted):
+class _NoModules:
+    """In the place of the flop counter's record of modules, whose hooks keep tensors until garbage is collected."""
+
+    parents = frozenset({"Global"})
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *error) -> None:
+        pass
+
+
+def _counter() -> FlopCounterMode:
+    work = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: _convolution_backward})
+    work.mod_tracker = _NoModules()
+    return work
+
+
+def _convolution_backward(
+    grad, x, weight, bias, stride, padding, dilation, transposed, out_padding, groups, wanted, out_shape=None
+) -> int:
     """Operations of the gradients of input and weight, each as many as the forward pass.  (torch's own count takes
     the weight's gradient of a grouped convolution for that of a dense one.)"""
-    return sum(wanted[:2]) * int(conv_flop_count(x.shape, weight.shape, grad.shape, transposed))
+    return sum(wanted[:2]) * conv_flop_count(x, weight, grad, transposed)
 
 
 class _Replacements(TorchFunctionMode):

@@ -11,16 +11,19 @@ from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 
+from PIL import Image
+
+from vgt.core import captions as wordings
 from vgt.core import files
+from vgt.core import scenes as synthetic
 from vgt.training.sources.folder import Folder
 from vgt.training.sources.hugging_face import HuggingFace
-from vgt.training.sources.sample import Sample, Skipped, Source
-from vgt.training.sources.scenes import Drawn
-from vgt.training.sources.skips import SkipReport
+from vgt.training.sources.sample import Sample, Skipped, SkipReport, Source
 from vgt.training.sources.webdataset import WebDataset
 
-__all__ = ["Joined", "Sample", "SkipReport", "Skipped", "Source", "open_source", "parts"]
+__all__ = ["Joined", "Sample", "Scenes", "SkipReport", "Skipped", "Source", "open_source", "parts"]
 
+SCENE_SIZE = 128  # pixels: the largest image that is drawn
 KINDS = ("scenes", "folder:DIR", "webdataset:PATTERN", "datasets:DIR_OR_NAME")
 _NEXT = re.compile(r"\+(?=scenes(?:\+|$)|folder:|webdataset:|datasets:)")
 
@@ -28,6 +31,24 @@ _NEXT = re.compile(r"\+(?=scenes(?:\+|$)|folder:|webdataset:|datasets:)")
 def parts(text: str) -> list[str]:
     """The sources of a joined name, one by one."""
     return _NEXT.split(text)
+
+
+class Scenes:
+    """The first ``count`` training scenes at 128 px, captioned densely where they are laid out for it, else shortly."""
+
+    name = "scenes"
+
+    def __init__(self, count: int):
+        self._count = count
+        self.fingerprint = files.digest("drawn", synthetic.WORLD, str(count))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def item(self, index: int) -> Sample:
+        drawn = synthetic.item("train", index, SCENE_SIZE)
+        caption = wordings.dense_caption if drawn.scene.task == "dense" else wordings.short_caption
+        return Sample(Image.fromarray(drawn.image), caption(drawn.scene), f"scene {index}")
 
 
 class Joined:
@@ -56,14 +77,14 @@ def open_source(
     scenes: int = 65_536,
 ) -> Source:
     """The source that ``text`` names.  ``cache``: where indexes of tar files are kept; ``captions``: whether samples
-    must have one; ``scenes``: how many scenes of the synthetic scenes there are.
+    must have one; ``scenes``: how many synthetic scenes there are.
 
     Raises ValueError for an unknown kind, for what cannot be found, and where no sample could have a caption."""
     opened: list[Source] = []
     for part in parts(text):
         kind, _, rest = part.partition(":")
         if part == "scenes":
-            opened.append(Drawn(scenes))
+            opened.append(Scenes(scenes))
         elif kind == "folder" and rest:
             opened.append(Folder(part, Path(rest).expanduser(), captions, image_column, caption_column))
         elif kind == "webdataset" and rest:

@@ -1,0 +1,243 @@
+"""Sets of images: synthetic scenes, photo crops, a folder of the user's own, WebDataset shards; and how an image comes
+to the size that a protocol asks for.
+
+An ``ImageSet`` loads one image at a time, so a folder may be larger than memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from vgt.core import files, tars
+from vgt.core import photos as photo_crops
+from vgt.core import scenes as world
+from vgt.core.images import convert
+
+EXTENSIONS = (".jpg", ".jpeg", ".png")
+SCENES, PHOTOS = 500, 256  # how many images the full protocol asks for
+
+
+def _nothing(_: int) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """``load(i)`` -> uint8 [H, W, 3]; it raises ValueError naming a file that cannot be read.
+
+    ``ids``: one name per image; ``clusters``: images of one cluster vary together; ``expected``: how many the full
+    protocol has; ``fingerprint``: content hash; ``params``: how the images came to their size; ``converted(i)``: what
+    kind of file image i was converted from, None for 8-bit RGB."""
+
+    name: str
+    ids: tuple[str, ...]
+    clusters: tuple[str, ...]
+    load: Callable[[int], np.ndarray]
+    expected: int
+    fingerprint: str
+    params: dict
+    converted: Callable[[int], str | None] = _nothing
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def padded(images: np.ndarray, batch: int) -> np.ndarray:
+    """A last, smaller batch filled up with copies of its last image: models always run one shape, so that the bytes
+    of an image do not depend on how many others there are.  Cut the result to ``len(images)``."""
+    return np.concatenate([images, np.repeat(images[-1:], max(0, batch - len(images)), 0)])
+
+
+def image_set(data: str | Path, n: int | None, size: int, geometry: str = "adm-crop") -> ImageSet:
+    """The images that ``data`` names: "scenes", "photos", a folder of images, a ``.tar`` shard or a folder of shards.
+
+    ``geometry``: how images of any shape come to ``size``; scenes and photo crops are made at that size."""
+    if data == "scenes":
+        return scenes("test", n, size)
+    if data == "photos":
+        return photos(n, size)
+    return folder(data, n, size, geometry)
+
+
+def _count(n: int | None, full: int) -> int:
+    if n is not None and n < 1:
+        raise ValueError(f"n = {n} images; give 1 or more")
+    return full if n is None else n
+
+
+def scenes(split: str = "test", n: int | None = None, size: int = 64) -> ImageSet:
+    """The first ``n`` (default 500) items of the synthetic scenes' ``split``."""
+    count = _count(n, SCENES)
+    return ImageSet(
+        name="scenes",
+        ids=tuple(f"{split}-{i:05d}" for i in range(count)),
+        clusters=tuple(f"{split}-{i:05d}" for i in range(count)),
+        load=lambda i: world.item(split, i, size).image,
+        expected=SCENES,
+        fingerprint=files.digest_json([world.WORLD, split, count, size]),
+        params={"world": world.WORLD, "split": split, "size": size, "cluster": "image"},
+    )
+
+
+def photos(n: int | None = None, size: int = 64, split: str = "test") -> ImageSet:
+    """The first ``n`` (default 256) crops of the photographs; a cluster is a photograph."""
+    count = _count(n, PHOTOS)
+    names = sorted(photo_crops.IMAGES[split]) if split == "test" else None
+    chosen = [names[i % len(names)] if names else photo_crops.crop(split, i, size).photo for i in range(count)]
+    return ImageSet(
+        name="photos",
+        ids=tuple(f"{split}-{i:05d}" for i in range(count)),
+        clusters=tuple(chosen),
+        load=lambda i: photo_crops.crop(split, i, size).image,
+        expected=PHOTOS,
+        fingerprint=files.digest_json([photo_crops.fingerprint(split), count, size]),
+        params={"crops": photo_crops.PHOTOS, "split": split, "size": size, "cluster": "photo"},
+    )
+
+
+# ------------------------------------------------------------------------------------------------ folders and shards
+
+
+@dataclass(frozen=True)
+class _File:
+    """An image file, with the face of a shard's member."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def read(self) -> bytes:
+        return self.path.read_bytes()
+
+    def digest(self) -> str:
+        return files.digest_file(self.path)
+
+
+def image_files(folder: str | Path) -> dict[str, Path]:
+    """All JPEG and PNG files of a folder or ImageFolder tree: {path inside it without suffix: file}, sorted.
+
+    Raises ValueError for a missing or empty folder and for two files that differ in their suffix alone."""
+    root = Path(folder)
+    if not root.is_dir():
+        raise ValueError(f"there is no folder {root}; give one with JPEG or PNG files")
+    found: dict[str, Path] = {}
+    for path in sorted(p for p in root.rglob("*") if p.suffix.lower() in EXTENSIONS and not p.name.startswith(".")):
+        stem = path.relative_to(root).with_suffix("").as_posix()
+        if stem in found:
+            raise ValueError(f"{found[stem].name} and {path.name} have the same name; keep one of them")
+        found[stem] = path
+    if not found:
+        raise ValueError(f"folder {root} holds no {', '.join(EXTENSIONS)} files")
+    return dict(sorted(found.items()))
+
+
+def _tar_members(archives: list[Path]) -> dict[str, tars.Member]:
+    """{key: image} of all shards, sorted; with several shards a key begins with its shard's name.  Shards are taken by
+    name and members by key, so the order in an archive decides nothing.
+
+    Raises ValueError naming an archive that cannot be listed (compressed ones among them), has two images for one key,
+    or where no shard holds an image."""
+    found: dict[str, tars.Member] = {}
+    for shard in archives:
+        for member in tars.members(shard):
+            if Path(member.name).suffix.lower() not in EXTENSIONS:
+                continue
+            key = tars.split_key(member.name)[0]
+            key = f"{shard.stem}/{key}" if len(archives) > 1 else key
+            if key in found:
+                raise ValueError(f"{shard.name} has two images for the key {key}; keep one of them")
+            found[key] = member
+    if not found:
+        raise ValueError(f"{', '.join(s.name for s in archives)} hold no {', '.join(EXTENSIONS)} images")
+    return dict(sorted(found.items()))
+
+
+def _members(path: str | Path) -> Mapping[str, _File | tars.Member]:
+    archives = tars.archives(path)
+    if archives:
+        return _tar_members(archives)
+    return {stem: _File(found) for stem, found in image_files(path).items()}
+
+
+def folder(path: str | Path, n: int | None = None, size: int = 64, geometry: str = "adm-crop") -> ImageSet:
+    """The first ``n`` (default all) images of a folder, an ImageFolder tree or WebDataset shards, resized to ``size``
+    by ``geometry``.
+
+    Broken files stay in the set: ``load`` names them, and the evaluator counts them as failed."""
+    found = list(_members(path).items())
+    chosen = found[: _count(n, len(found))]
+    hashes = [member.digest() for _, member in chosen]
+    names = tuple(stem for stem, _ in chosen)
+    kinds: dict[int, str | None] = {}
+
+    def load(i: int) -> np.ndarray:
+        image, kinds[i] = convert(chosen[i][1].read(), chosen[i][1].name)
+        return resize(image, size, geometry)
+
+    return ImageSet(
+        name=f"folder-{Path(path).resolve().name.removesuffix('.tar')}",
+        ids=names,
+        clusters=names,
+        load=load,
+        expected=len(found),
+        fingerprint=files.digest_json([names, hashes, geometry, size]),
+        params={"geometry": geometry, "size": size, "cluster": "image"},
+        converted=kinds.get,
+    )
+
+
+# --------------------------------------------------------------------------------------------------------- to a size
+
+
+GEOMETRIES = {
+    "adm-crop": "halve (box) while the short side is at least twice the target, short side to target, centre crop",
+    "resize-crop": "short side to target (bilinear, antialiased, in float), centre crop",
+    "squash": "resize to a square (bilinear, antialiased), aspect ratio not kept",
+}
+
+
+def resize(image: Image.Image, size: int, geometry: str) -> np.ndarray:
+    """An RGB image by one of GEOMETRIES: uint8 [size, size, 3]."""
+    if geometry not in GEOMETRIES:
+        raise ValueError(f"geometry {geometry!r} is unknown; choose one of {', '.join(GEOMETRIES)}")
+    return {"adm-crop": adm_crop, "resize-crop": resize_crop, "squash": squash}[geometry](image, size)
+
+
+def adm_crop(image: Image.Image, size: int) -> np.ndarray:
+    """``adm-crop`` (docs/evaluators.md 1.1): halve with a box filter while the short side is at least 2 x ``size``,
+    resize the short side to ``size`` (bicubic), cut the centre.  -> uint8 [size, size, 3]"""
+    while min(image.size) >= 2 * size:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = size / min(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    x, y = (image.width - size) // 2, (image.height - size) // 2
+    return np.asarray(image.crop((x, y, x + size, y + size)))
+
+
+def resize_crop(image: Image.Image, size: int) -> np.ndarray:
+    """``resize-crop`` (docs/evaluators.md 1.1): short side to ``size`` as torchvision's Resize does on a float tensor
+    (bilinear, antialiased; the long side rounded down), centre crop, then 8 bits.  -> uint8 [size, size, 3]"""
+    import torch
+    from torch.nn import functional
+
+    x = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
+    short = min(image.size)
+    height, width = (int(size * side / short) for side in (image.height, image.width))
+    if (height, width) != tuple(x.shape[-2:]):
+        x = functional.interpolate(x, (height, width), mode="bilinear", align_corners=False, antialias=True)
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    cut = x[0, :, top : top + size, left : left + size].permute(1, 2, 0)
+    return (cut * 255 + 0.5).clamp(0, 255).byte().numpy()
+
+
+def squash(image: Image.Image, size: int) -> np.ndarray:
+    """``squash`` (docs/evaluators.md 1.1): to ``size`` x ``size`` whatever the shape, as torchvision's Resize does on a
+    Pillow image (bilinear, antialiased).  -> uint8 [size, size, 3]"""
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))

@@ -1,0 +1,348 @@
+"""The jobs of our systems, for a run (``Place.load``) and, on the meta device, for its plan: one build, so that they
+cannot disagree.  ``vgt.methods.registry`` names these functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vgt.checkpoints import checkpoint
+from vgt.checkpoints.pretrained import Loaded
+from vgt.core import captions, photos, scenes, suites
+from vgt.core import config as configs
+from vgt.inference.generator import generate
+from vgt.inference.images import grid, write_png
+from vgt.inference.load import load
+from vgt.inference.tokenizer import reconstruct
+from vgt.methods import lpips, registry
+from vgt.methods.perceptual import PerceptualLoss
+from vgt.methods.pixel_decoder import load_decoder
+from vgt.methods.sampling import Sampling
+from vgt.methods.vgt_ae import VGTAE, AELossConfig, VGTAEConfig, VGTAETraining
+from vgt.methods.visual_lm import ARTraining, VisualLM, VisualLMConfig
+from vgt.training import data as feeds
+from vgt.training import parents
+from vgt.training.job import SCENES, Job, Place, Preset
+from vgt.training.sources import SkipReport, Source, open_source, stream
+from vgt.vlm import tokenizer
+from vgt.vlm.backbones import first_layers
+from vgt.vlm.prompts import tokenize
+from vgt.vlm.training import VLMLossConfig, VLMTraining
+from vgt.vlm.vlm import VLM, VLMConfig
+
+
+def _source(preset: Preset, place: Place, captions: bool) -> tuple[Source, SkipReport]:
+    """The images of one's own that a preset names, and what will count the bad ones among them."""
+    data = preset.data
+    source = open_source(data.source, place.cache, captions, data.image_column, data.caption_column, data.scenes)
+    return source, SkipReport(data.skip_limit, **({} if place.team.first else {"tell": None}))
+
+
+def _start(model: nn.Module, preset: Preset, place: Place, *systems: str) -> dict[str, str]:
+    """Fill ``model`` from ``init.weights``; returns the fingerprint under "weights", nothing where there is no such."""
+    start = parents.weights(preset.init.weights, place, *systems)
+    if start is None:
+        return {}
+    checkpoint.load_into(model, start.model.state_dict(), str(start.folder))
+    return {"weights": start.fingerprint}
+
+
+# ------------------------------------------------------------------------------------------------------------- VLMs
+
+
+def vlm(preset: Preset, place: Place) -> Job:
+    """A tiny VLM, on questions about scenes."""
+    if preset.data.source != "scenes":
+        raise ValueError(f"data.source {preset.data.source!r}: a VLM is pretrained on scenes here; leave it at scenes")
+    config: VLMConfig = configs.validated(VLMConfig, preset.model, "model of the preset")
+    words = tokenizer.build(config.hf["model_type"])
+    with place.building():
+        model = VLM.build(config, words)
+    hashes = _start(model, preset, place, "vlm")
+    losses: VLMLossConfig = configs.validated(VLMLossConfig, preset.losses, "losses of the preset")
+    encoder, language = model.encoder, model.language
+    inside = {id(p) for part in (encoder, language) for p in part.parameters()}
+    return Job(
+        system=VLMTraining(model, losses, feeds.region_choices(words)),
+        batches=feeds.conversation_batches(model, preset.data, place.rows),
+        config=config.model_dump(mode="json"),
+        tokenizer=words,
+        parents=hashes,
+        parts={
+            "tower": [encoder.tower],
+            "projector": [encoder.projector],
+            "language_model": [language],
+            "lm_head": [p for p in model.parameters() if id(p) not in inside],  # none where the embeddings are tied
+        },
+        positions=lambda batch: batch["ids"].shape[1],
+    )
+
+
+# ----------------------------------------------------------------------------------------------------- autoencoders
+
+
+def autoencoder(preset: Preset, place: Place) -> Job:
+    """VGT-AE or the pixel-only arm: images in, with teacher, perceptual network and discriminator as the losses say."""
+    config, vlm, start = parents.autoencoder_config(preset, place)
+    losses: AELossConfig = configs.validated(AELossConfig, preset.losses, "losses of the preset")
+    if losses.distill > 0 and vlm is None:
+        raise ValueError(
+            f"losses.distill is {losses.distill} but there is no teacher; set init.vlm, or losses.distill=0"
+        )
+    with place.building():
+        ae = VGTAE(config)
+        teacher = vlm.encoder() if vlm is not None else None
+    _check_image(ae)
+    hashes = {} if vlm is None else {"vlm": vlm.fingerprint}
+    if start is not None:
+        hashes["weights"] = start.fingerprint
+    if place.load and start is not None:
+        checkpoint.load_into(ae, start.model.state_dict(), str(start.folder))
+    elif place.load and teacher is not None:
+        ae.encoder.load_state_dict(teacher.state_dict())
+    if preset.init.decoder and start is None:
+        if place.load:
+            hashes["decoder"] = load_decoder(ae.decoder, preset.init.decoder)
+        else:
+            parents.check_decoder(preset.init.decoder, place)
+    perceptual = _perceptual(losses.perceptual_network, place) if losses.perceptual > 0 else None
+    with place.building():
+        system = VGTAETraining(ae, losses, teacher, perceptual)
+    feed = _images(preset, place, config.image_size)
+
+    def sample(state: dict[str, Tensor], step: int, out: Path) -> None:
+        _write_reconstructions(config, state, out / "samples" / f"{step:08d}.png")
+
+    frozen = {"teacher": system.teacher, "perceptual": perceptual}
+    return Job(
+        system=system,
+        batches=feed.batches,
+        config=config.model_dump(mode="json"),
+        parents=hashes | feed.parents,
+        sample=sample if feed.skips is None else None,
+        data=feed.name,
+        skips=feed.skips,
+        parts=_autoencoder_parts(ae),
+        frozen={name: module for name, module in frozen.items() if module is not None},
+        positions=lambda batch: (batch["images"].shape[-1] // ae.stride) ** 2,
+    )
+
+
+@dataclass(frozen=True)
+class _Feed:
+    """What a model learns from.  ``statistics``: mean and deviation of a generator's latents, None where they stay as
+    they are."""
+
+    batches: feeds.Batches
+    statistics: tuple[tuple[float, ...], ...] | None = None
+    parents: dict[str, str] = field(default_factory=dict)
+    name: str = SCENES
+    skips: SkipReport | None = None
+
+
+def _images(preset: Preset, place: Place, size: int) -> _Feed:
+    if not place.load:
+        return _Feed(lambda index: {"images": torch.empty(place.rows, 3, size, size, device="meta")})
+    if preset.data.source == "scenes":
+        return _Feed(feeds.image_batches(preset.data, place.rows, size))
+    source, skips = _source(preset, place, captions=False)
+    cut = stream.autoencoder_crop(size, preset.data.flip)
+    batches = feeds.source_image_batches(source, cut, place.rows, preset.train.seed, skips)
+    return _Feed(batches, None, {"source": source.fingerprint}, source.name, skips)
+
+
+def _autoencoder_parts(ae: VGTAE) -> dict[str, Sequence[nn.Module]]:
+    own = ae.config.vlm is None
+    encoder = {"encoder": [ae.encoder]} if own else {"tower": [ae.encoder.tower], "projector": [ae.encoder.projector]}
+    return {**encoder, "residual_projection": [ae.down_blocks, ae.down_mlp], "decoder": [ae.decoder]}
+
+
+def _check_image(ae: VGTAE) -> None:
+    """Raises ValueError for an image size that the encoder cannot take."""
+    size, stride = ae.config.image_size, ae.stride
+    if size % stride:
+        raise ValueError(
+            f"model.image_size {size} is not a multiple of the encoder's stride {stride}; "
+            f"choose {size // stride * stride or stride}"
+        )
+    if ae.config.vlm is not None:
+        ae.encoder.check(size, size)
+
+
+class _LPIPS(nn.Module):
+    """LPIPS in the sizes of its backbone, for a plan that has no file of it."""
+
+    def __init__(self, net: str):
+        super().__init__()
+        from torchvision import models
+
+        with torch.device("meta"):
+            whole = models.vgg16() if net == "vgg" else models.alexnet()
+            self.network = lpips.network(net, whole.state_dict())
+
+    def forward(self, images: Tensor, target: Tensor) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return self.network(images.float(), target.detach().float(), normalize=True).mean()
+
+
+def _perceptual(name: str, place: Place) -> nn.Module:
+    """The network of the perceptual loss.  Raises ValueError for an unknown name."""
+    try:
+        return PerceptualLoss(name)
+    except ValueError as error:
+        net = name.removeprefix("lpips-")
+        if place.load or not name.startswith("lpips-") or net not in lpips.BACKBONES:
+            raise
+        place.problems.append(f"losses.perceptual_network: {error}")
+    return _LPIPS(net)
+
+
+def _write_reconstructions(config: VGTAEConfig, state: dict[str, Tensor], path: Path) -> None:
+    """Originals above reconstructions: eight validation scenes, four training photo crops."""
+    with torch.random.fork_rng(devices=[]):
+        ae = VGTAE(config)
+    checkpoint.load_into(ae, state, "the running model")
+    size = config.image_size
+    originals = np.concatenate([scenes.images("val", range(8), size), photos.images("train", range(4), size)])
+    write_png(path, grid([*originals, *reconstruct(ae.eval(), originals)], 12))
+
+
+# ------------------------------------------------------------------------------------------------------- generators
+
+
+def visual_lm(preset: Preset, place: Place) -> Job:
+    """A generator inside a VLM, by the loss of its method."""
+    if not preset.init.autoencoder or not preset.init.vlm:
+        raise ValueError("a generator needs init.autoencoder and init.vlm; name a run, a bundled model or a folder")
+    method = registry.get(preset.system)
+    ae = parents.autoencoder("init.autoencoder", preset.init.autoencoder, place, place.device)
+    vlm = parents.backbone(preset.init.vlm, place)
+    _check_image(ae.model)
+    feed = _captioned(preset, place, ae, vlm)
+    config = _generator_config(preset, ae, vlm, feed.statistics)
+    with place.building():
+        model = VisualLM(config)
+    hashes = {"autoencoder": ae.fingerprint, "vlm": vlm.fingerprint, **feed.parents}
+    started = _start(model, preset, place, *registry.sharing(method.model))
+    if not started and vlm.model is not None:
+        wanted = model.language_model.state_dict().keys()  # the first layers only, where init.layers says so
+        state = vlm.model.language.state_dict()
+        model.language_model.load_state_dict({key: state[key] for key in wanted})
+    encodes = preset.data.source != "scenes"  # else latents are encoded once, before the first step
+    around = len(config.start_ids) + method.part("sequence")(model.tokens)
+
+    def sample(state: dict[str, Tensor], step: int, out: Path) -> None:
+        _write_samples(config, state, vlm.tokenizer, ae.folder, out / "samples" / f"{step:08d}.png")
+
+    return Job(
+        system=ARTraining(model, method.part("loss"), preset.repeats, ae.model if encodes else None),
+        batches=feed.batches,
+        config=config.model_dump(mode="json"),
+        tokenizer=vlm.tokenizer,
+        parents=hashes | started,
+        sample=None if encodes else sample,
+        data=feed.name,
+        skips=feed.skips,
+        parts={
+            "language_model": [model.language_model],
+            "queries": [model.max_metaquery, model.grid_embed],
+            "projectors": [model.image_in_projector, model.image_out_projector],
+            "flow_head": [model.image_head],
+        },
+        frozen={"autoencoder": ae.model} if encodes else {},
+        before={} if encodes else {"autoencoder": ae.model},
+        positions=lambda batch: batch["ids"].shape[1] + around,
+    )
+
+
+def _captioned(preset: Preset, place: Place, ae: Loaded, vlm: parents.Backbone) -> _Feed:
+    """Captions with latents of scenes, or with images of one's own."""
+    data, size = preset.data, ae.model.config.image_size
+    if not place.load:
+        return _Feed(_blank(preset, place.rows, ae.model, vlm))
+    if data.source == "scenes":
+        processes = feeds.scene_processes(data, place.team)
+        latents = feeds.cached_latents(
+            ae.model, ae.fingerprint, data.scenes, size, place.cache, place.device, processes=processes
+        )
+        texts = feeds.cached_captions(data.scenes, place.cache, processes)
+        batches = feeds.caption_batches(latents, texts, vlm.tokenizer, data, place.rows)
+        return _Feed(batches, feeds.statistics(latents) if data.standardize else None)
+    source, skips = _source(preset, place, captions=True)
+    cut = stream.generator_crop(size, data.min_side)
+    batches = feeds.source_caption_batches(source, cut, vlm.tokenizer, data, place.rows, preset.train.seed, skips)
+    statistics = feeds.source_statistics(ae.model, batches, device=place.device) if data.standardize else None
+    return _Feed(batches, statistics, {"source": source.fingerprint}, source.name, skips)
+
+
+def _blank(preset: Preset, rows: int, ae: VGTAE, vlm: parents.Backbone) -> feeds.Batches:
+    """A plan's batches: prompts of the budget, or as long as the longest dense caption of a few scenes."""
+    size, cached = ae.config.image_size, preset.data.source == "scenes"
+    length = preset.data.caption_tokens
+    if cached and vlm.tokenizer is not None:
+        few = [captions.dense_caption(scenes.scene("train", i)) for i in range(64)]
+        length = tokenize(vlm.tokenizer, few)[0].shape[1]
+    ids = torch.zeros(rows, length, dtype=torch.long)
+    if cached:
+        shown = {"latents": torch.empty(rows, (size // ae.stride) ** 2, ae.config.d_z, device="meta")}
+    else:
+        shown = {"images": torch.empty(rows, 3, size, size, device="meta")}
+    return lambda index: {"ids": ids, "mask": ids == 0, **shown}
+
+
+def _generator_config(preset: Preset, ae: Loaded, vlm: parents.Backbone, statistics) -> VisualLMConfig:
+    """Raises ValueError where the generator does not fit its autoencoder or itself."""
+    own = ae.model.config
+    side = own.image_size // ae.model.stride
+    mean, std = statistics or (None, None)
+    values = {
+        "method": preset.system,
+        "text": first_layers(vlm.text, preset.init.layers) if preset.init.layers else vlm.text,
+        "start_ids": vlm.start_ids,
+        "latent_grid": (side, side),
+        "d_z": own.d_z,
+        "latent_norm": own.normalize == "position",
+        "latent_mean": mean,
+        "latent_std": std,
+        "autoencoder": ae.fingerprint,
+        "autoencoder_name": ae.name,
+        **preset.model,
+    }
+    config: VisualLMConfig = configs.validated(VisualLMConfig, values, "model of the preset")
+    if tuple(config.latent_grid) != (side, side) or config.d_z != own.d_z:
+        raise ValueError(
+            f"model.latent_grid {tuple(config.latent_grid)} and d_z {config.d_z} are not the autoencoder's "
+            f"{(side, side)} and {own.d_z}; leave them out of the preset"
+        )
+    if side > config.query_grid:
+        raise ValueError(
+            f"the latent grid {side} x {side} does not fit the query grid of side {config.query_grid}; "
+            f"set model.query_grid to {side} or more"
+        )
+    if config.head.width < 1 or config.head.depth < 1:
+        raise ValueError(
+            f"model.head of width {config.head.width} and depth {config.head.depth} is none; use 1 or more"
+        )
+    width, heads = config.text["hidden_size"], config.text["num_attention_heads"]
+    if width % heads and not config.text.get("head_dim"):
+        raise ValueError(f"a language model of width {width} cannot have {heads} heads; choose a divisor of the width")
+    return config
+
+
+def _write_samples(config: VisualLMConfig, state: dict[str, Tensor], words, autoencoder: Path, path: Path) -> None:
+    """Twelve fixed prompts, one image each, at 1x (first row) and 4x."""
+    with torch.random.fork_rng(devices=[]):
+        model = VisualLM(config)
+    checkpoint.load_into(model, state, "the running model")
+    ae = load(autoencoder)
+    prompts = [r["prompt"] for r in suites.geneval_prompts(seed=7, per_task=2)]
+    rows = []
+    for acceleration in (1, 4):
+        settings = Sampling(acceleration=acceleration, **Sampling.usual(model.tokens))
+        rows += list(generate(model.eval(), ae.model, words, prompts, list(range(len(prompts))), settings))
+    write_png(path, grid(rows, len(prompts)))
