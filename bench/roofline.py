@@ -55,7 +55,7 @@ class Limits:
 
 
 KNOWN = {
-    "h100": Limits("NVIDIA H100", 798e12, 3.0e12, "bf16, both measured (docs/decode.md, floors)"),
+    "h100": Limits("NVIDIA H100", 798e12, 3.0e12, "bf16, both measured (docs/decode.md 3)"),
     "h200": Limits("NVIDIA H200", 798e12, 4.3e12, "bf16, bandwidth measured, operations assumed as those of an H100"),
 }
 
@@ -254,7 +254,7 @@ def _read(sizes: Sizes, tokens: int, asked: int, pairs: float) -> float:
 
 
 def head(sizes: Sizes, how: Decoding, rows: int) -> list[Work]:
-    """The flow head over ``rows`` of one decode step (docs/decode.md, hoisting)."""
+    """The flow head over ``rows`` of one decode step (docs/decode.md 2)."""
     once, each = sizes.condition, sizes.velocity
     if not how.hoisted:
         each += sizes.modulation + sizes.condition + sizes.time

@@ -13,7 +13,7 @@ from reports import sections, table
 from reports.figures import images
 from reports.headline import cards
 from reports.measured import Measured
-from reports.sections import Filling
+from reports.sections import Section
 from vgt.core import files, record
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -42,7 +42,7 @@ def render(
     return files.write_text(out / "index.html", _html(measured, made, title))
 
 
-def _write_files(made: list[Filling], out: Path) -> None:
+def _write_files(made: list[Section], out: Path) -> None:
     for block in (b for s in made for b in s.blocks):
         if block.table:
             table.write(block.table, out / "tables")
@@ -69,7 +69,7 @@ def _dates(measured: Measured) -> str:
     return " to ".join(dict.fromkeys((days[0], days[-1]))) if days else "undated"
 
 
-def _html(measured: Measured, made: list[Filling], title: str) -> str:
+def _html(measured: Measured, made: list[Section], title: str) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reports import published, tables
@@ -69,7 +69,7 @@ class Grids:
 @dataclass(frozen=True)
 class Section:
     """``short`` stands in the list of sections; ``without`` is said where there is nothing to show ("": the section is
-    left out)."""
+    left out); ``blocks``: what these records hold of it."""
 
     id: str
     title: str
@@ -77,28 +77,17 @@ class Section:
     lead: str | Callable[[Measured], str]
     parts: Sequence[Tables | Figures | Grids]
     without: str = ""
+    blocks: Sequence[Block] = ()
 
 
-@dataclass(frozen=True)
-class Filling:
-    """A section with what these records hold of it."""
-
-    id: str
-    title: str
-    short: str
-    lead: str
-    blocks: list[Block]
-
-
-def fill(section: Section, measured: Measured, work: Path | None = None) -> Filling:
-    blocks = [block for part in section.parts for block in part.blocks(measured, work)]
-    lead = section.lead(measured) if callable(section.lead) else section.lead
-    return Filling(section.id, section.title, section.short, lead if blocks else section.without, blocks)
-
-
-def build(measured: Measured, work: Path | None) -> list[Filling]:
+def build(measured: Measured, work: Path | None) -> list[Section]:
     """All sections with something to show or to say, in reading order."""
-    return [s for s in (fill(section, measured, work) for section in SECTIONS) if s.blocks or s.lead]
+    made = []
+    for section in SECTIONS:
+        blocks = [block for part in section.parts for block in part.blocks(measured, work)]
+        lead = section.lead(measured) if callable(section.lead) else section.lead
+        made.append(replace(section, lead=lead if blocks else section.without, blocks=blocks))
+    return [section for section in made if section.lead]
 
 
 def _on_test_prompts(measured: Measured) -> list[Table]:
@@ -158,7 +147,15 @@ SECTIONS = (
                 "score is to be read; open markers: partial records), generation speed, and speed relative to each "
                 "generator's own 1x.",
             ),
-            Tables([tables.DECODING, tables.DPG_CATEGORIES, tables.FIDELITY, published.table("vgt", "table8")]),
+            Tables(
+                [
+                    tables.DECODING,
+                    tables.DPG_CATEGORIES,
+                    tables.FIDELITY,
+                    tables.OTHER_FIDELITY,
+                    published.table("vgt", "table8"),
+                ]
+            ),
         ],
     ),
     Section(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from reports.measured import (
     CATEGORIES,
@@ -74,6 +74,7 @@ METRICS = (
     Column("judge-agreement", "Judge agreement", "", 3, "high", optional=True),
     Column("lpips-alex-v0.1", "LPIPS (Alex)", "", 3, "low", optional=True),
     Column("lpips-vgg-v0.1", "LPIPS (VGG)", "", 3, "low", optional=True),
+    Column("codebook-usage", "Codebook used", "", 3, "high", optional=True),
 )
 METRIC = {c.key: c for c in METRICS}
 # Every definition of PSNR and SSIM, and a distance that flatters.
@@ -273,23 +274,39 @@ DPG_CATEGORIES = Table(
     generators(DPG),
     row_head="Generator",
 )
+AS_A_SET = (
+    Column("kid-efflite2", "KID", "", 3, "low"),
+    *(Column(f"{m}-efflite2", m.capitalize(), "", 3, "high") for m in ("precision", "recall", "density", "coverage")),
+)
+RIGHT = "images-oracle"
 FIDELITY = Table(
     "fidelity",
     "The generated images as a set",
-    [
-        Column("kid-efflite2", "KID", "", 3, "low"),
-        *(
-            Column(f"{m}-efflite2", m.capitalize(), "", 3, "high")
-            for m in ("precision", "recall", "density", "coverage")
-        ),
-    ],
-    generators("images-oracle"),
+    AS_A_SET,
+    generators(RIGHT),
     [
         "Images generated for the GenEval prompts against the right images of the same prompts, on EfficientNet-Lite2 "
         "features. They ask whether the set looks right, not whether an image fits its prompt: right images of other "
         "prompts score well here. Too few images for a Fréchet distance.",
     ],
     row_head="Generator",
+)
+
+
+def _other_sets(measured: Measured) -> Iterator[Row]:
+    """A row for everything that was compared with other images than the right ones."""
+    metrics = {c.key for c in AS_A_SET}
+    found = {(r.suite, r.subject, r.accel): None for r in measured.records if r.metric in metrics and r.suite != RIGHT}
+    return (about(subject, accel, suite=suite) for suite, subject, accel in found)
+
+
+OTHER_FIDELITY = Table(
+    "fidelity_other",
+    "Sets of images against other images",
+    [DATA, *AS_A_SET],
+    _other_sets,
+    row_head="Images",
+    compare=False,
 )
 
 
@@ -480,49 +497,10 @@ SAMPLERS = {
 }
 
 
-@dataclass(frozen=True)
-class Setting:
-    """One setting of a study: its score record and, but for the baseline, the result of its test."""
-
-    record: Record
-    result: dict
-    baseline: bool
-    recommended: bool
-
-    @property
-    def evaluations(self) -> int:
-        return self.record.extra["head_evaluations"]
-
-    @property
-    def solver(self) -> str:
-        """In the readers' words, with the time schedule where it is not the published one."""
-        settings = self.record.extra["settings"]
-        name, schedule = settings["sampler"], settings.get("time_schedule", "linear")
-        name = SAMPLERS.get(name, name)
-        return name if schedule == "linear" else f"{name}, {schedule}"
-
-    @property
-    def verdict(self) -> str:
-        if self.baseline:
-            return "baseline"
-        words = "not inferior" if self.result["passed"] else "not shown"
-        return f"{words}, recommended" if self.recommended else words
-
-
 def studies(measured: Measured) -> list[Record]:
     """The studies' own records (``vgt eval solvers``): those on test prompts first, then by acceleration."""
     found = [r for r in measured.records if r.metric == NEEDED]
     return sorted(found, key=lambda r: (not r.suite.endswith("-test"), r.subject, r.accel or 0, r.suite))
-
-
-def settings(measured: Measured, study: Record) -> list[Setting]:
-    """A study's settings whose scores are among the records, in its order."""
-    known = {r.model: r for r in measured.records if r.suite == study.suite and r.metric == "overall"}
-    return [
-        Setting(known[row["model"]], row, row["p"] is None, row["model"] == study.extra["recommended"])
-        for row in study.extra["results"]
-        if row["model"] in known
-    ]
 
 
 def study_title(study: Record) -> str:
@@ -537,15 +515,30 @@ def study_name(study: Record) -> str:
     return f"solvers_{study.subject}_{study.accel}x_{suite}"
 
 
-def _setting_row(one: Setting) -> Row:
-    cells = {
-        "evaluations": Cell(float(one.evaluations)),
-        "overall": from_record(one.record),
-        **{k: Cell(NOT_APPLICABLE if one.baseline else one.result[k]) for k in ("gain", "low", "adjusted")},
-        "verdict": Cell(one.verdict),
-        "seconds": Cell(one.record.extra.get("seconds_per_image")),
-    }
-    return Row(one.solver, cells)
+def _solver(settings: dict) -> str:
+    """In the readers' words, with the time schedule where it is not the published one."""
+    name, schedule = settings["sampler"], settings.get("time_schedule", "linear")
+    return SAMPLERS.get(name, name) + ("" if schedule == "linear" else f", {schedule}")
+
+
+def _setting_rows(measured: Measured, study: Record) -> Iterator[Row]:
+    """A study's settings whose scores are among the records, in its order; the baseline has no result of a test."""
+    known = {r.model: r for r in measured.records if r.suite == study.suite and r.metric == "overall"}
+    for result in study.extra["results"]:
+        record, baseline = known.get(result["model"]), result["p"] is None
+        if record is None:
+            continue
+        verdict = "baseline" if baseline else "not inferior" if result["passed"] else "not shown"
+        if not baseline and result["model"] == study.extra["recommended"]:
+            verdict += ", recommended"
+        cells = {
+            "evaluations": Cell(float(record.extra["head_evaluations"])),
+            "overall": from_record(record),
+            **{k: Cell(NOT_APPLICABLE if baseline else result[k]) for k in ("gain", "low", "adjusted")},
+            "verdict": Cell(verdict),
+            "seconds": Cell(record.extra.get("seconds_per_image")),
+        }
+        yield Row(_solver(record.extra["settings"]), cells, record=record)
 
 
 def study_table(study: Record) -> Table:
@@ -564,7 +557,7 @@ def study_table(study: Record) -> Table:
             Column("verdict", "Verdict", group=against, text=True),
             Column("seconds", "s/image", "", 3, None, "Cost", optional=True),
         ],
-        lambda measured: map(_setting_row, settings(measured, study)),
+        lambda measured: _setting_rows(measured, study),
         [
             f"{extra['prompts']} prompts ({extra['different_prompts']} different ones) made for this study, not the "
             f"benchmark suite; the baseline is {params['baseline']}.",

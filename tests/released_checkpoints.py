@@ -1,4 +1,4 @@
-"""Checkpoints in the published layout, written from docs/vgt.md 4.2 and 4.3: tables of keys and shapes, small or full."""
+"""Checkpoints in the published layout, from docs/vgt.md 4.2 and 4.3: tables of keys and shapes, small or full."""
 
 from __future__ import annotations
 

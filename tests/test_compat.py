@@ -1,5 +1,5 @@
-"""Decoding as the published code does it, against plain sequences written from docs/vgt.md 2.11 and 3.2, and its name in
-records.  KL autoencoders (docs/vgt.md 1.4)."""
+"""Decoding as the published code does it, against plain sequences (docs/vgt.md 2.11, 3.2), and its name in records.
+KL autoencoders (docs/vgt.md 1.4)."""
 
 from __future__ import annotations
 

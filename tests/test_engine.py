@@ -1,4 +1,4 @@
-"""The decode engine draws what the reference implementations draw (docs/decode.md: how parity is tested)."""
+"""The decode engine draws what the reference implementations draw (docs/decode.md 5)."""
 
 from __future__ import annotations
 
@@ -275,8 +275,8 @@ class Replayed:
 @pytest.mark.parametrize("method", METHODS)
 @torch.no_grad()
 def test_steps_can_be_graphs(family, method, acceleration, visual_lms, vlms, monkeypatch):
-    """With steps replayed from fixed places, as a GPU does, latents are those of the reference implementation; nothing in a step
-    looks at values; and steps differ in few shapes."""
+    """With steps replayed from fixed places, as a GPU does, latents are those of the reference implementation;
+    nothing in a step looks at values; and steps differ in few shapes."""
     monkeypatch.setattr(engines, "Graphed", Replayed)
     monkeypatch.setattr(Replayed, "made", [])
     model, how = by_method(visual_lms[family], method), settings(acceleration)

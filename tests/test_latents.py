@@ -21,7 +21,7 @@ def test_pixel_shuffle_is_internvls(vlms, side):
 
 
 def test_pixel_shuffle_layout():
-    """Channel layout (dh, dw, c), rows and columns in place (docs/vgt.md 1.2, decode_engine)."""
+    """Channel layout (dh, dw, c), rows and columns in place (docs/vgt.md 1.2, docs/decode.md)."""
     x = torch.arange(2 * 4 * 6 * 3).view(2, 4, 6, 3).float()
     folded = latents.pixel_shuffle(x)
     assert folded.shape == (2, 2, 3, 12)

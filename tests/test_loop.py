@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
+import sys
 
 import pytest
 import torch
@@ -72,6 +75,25 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     with pytest.raises(ValueError, match="loss of model is nan at step 7; lower train.lr and start over with --fresh"):
         toy_train(tmp_path / "t", bad=7, save_every=5)
     assert (tmp_path / "t/state-00000005").exists()
+    assert [p.name for p in (tmp_path / "t").glob("state-*")] == ["state-00000005"] and not (
+        tmp_path / "t/model"
+    ).exists()
+    assert all(math.isfinite(row["loss"]) for row in log.read_metrics(tmp_path / "t"))
+
+
+def test_the_device_is_not_waited_for_at_every_step(tmp_path, monkeypatch):
+    """How often the loop reads a number from a tensor: where it logs or saves, and every 16 steps."""
+    looks = []
+    for name in ("__bool__", "__float__", "__int__", "item", "tolist"):
+        real = getattr(torch.Tensor, name)
+
+        def look(tensor, real=real):
+            looks.extend([None] if sys._getframe(1).f_globals["__name__"] == loop.__name__ else [])
+            return real(tensor)
+
+        monkeypatch.setattr(torch.Tensor, name, look)
+    toy_train(tmp_path / "t", log_every=30)
+    assert len(looks) == 3 + 2 * 2  # 16, 32, 48; at 30 and 60 the loss and what is logged
 
 
 def test_average_is_the_documented_recurrence():
@@ -289,6 +311,52 @@ def test_files_of_a_state_are_filled_in_order():
     tensors = {name: torch.zeros(size) for name, size in (("a", 2), ("b", 1), ("c", 1), ("d", 9), ("e", 1))}
     assert state.shard(tensors, 12) == [["a", "b"], ["c"], ["d"], ["e"]]
     assert state.shard(tensors, 10**6) == [["a", "b", "c", "d", "e"]]
+
+
+def test_a_torn_state_is_told_and_the_one_before_it_used(tmp_path, capsys):
+    _, whole = toy_train(tmp_path / "whole", steps=6, ema=0.9)
+    assert [p.name for p in (tmp_path / "whole").glob("state-*")] == ["state-00000006"]  # a finished run keeps one
+
+    def stop(index: int) -> dict[str, torch.Tensor]:
+        if index == 5:
+            raise KeyboardInterrupt
+        return toy_batch(index)
+
+    def cut_off() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            toy_train(tmp_path / "t", data=stop, steps=6, ema=0.9, save_every=2)
+        assert sorted(p.name for p in (tmp_path / "t").glob("state-*")) == ["state-00000002", "state-00000004"]
+        path = next((tmp_path / "t/state-00000004").glob("*.safetensors"))
+        path.write_bytes(path.read_bytes()[:-5])
+
+    cut_off()
+    result, made = toy_train(tmp_path / "t", steps=6, ema=0.9, save_every=2)
+    assert result.trained == 4 and torch.equal(made["weight"], whole["weight"])
+    said = capsys.readouterr().err
+    assert "state-00000004 cannot be read" in said and "going on from step 2" in said
+    assert [row["step"] for row in log.read_metrics(tmp_path / "t")] == [2, 4, 6]
+    shutil.rmtree(tmp_path / "t")
+    cut_off()
+    (tmp_path / "t/state-00000002/state.json").write_text("{")
+    with pytest.raises(ValueError, match="state-00000004 cannot be read .*start over with --fresh"):
+        toy_train(tmp_path / "t", steps=6, ema=0.9, save_every=2)
+
+
+def test_two_trainings_do_not_share_a_folder(tmp_path):
+    refused = []
+
+    def again(index: int) -> dict[str, torch.Tensor]:
+        if index == 3:
+            with pytest.raises(
+                ValueError, match="another training is under way in .*t; wait for it, or choose another"
+            ):
+                toy_train(tmp_path / "t", steps=6)
+            refused.append(index)
+        return toy_batch(index)
+
+    _, made = toy_train(tmp_path / "t", data=again, steps=6)
+    assert refused == [3] and torch.equal(made["weight"], toy_train(tmp_path / "u", steps=6)[1]["weight"])
+    assert toy_train(tmp_path / "t", steps=6)[0].trained == 0  # it is free again
 
 
 def test_a_full_disk_leaves_the_older_state(tmp_path, monkeypatch):

@@ -1,4 +1,5 @@
-"""Orders, group sizes, schedules and attention layouts against slow loops (docs/vgt.md 2.4, 2.11, 2.12; mar 1.3, 3)."""
+"""Orders, group sizes, schedules and attention layouts against slow loops (docs/vgt.md 2.4, 2.11, 2.12; docs/mar.md 1.3
+and 3)."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import torch
 from vgt.equations import order
 
 ONES = [1] * 13
-COSINE = {  # docs/mar.md 1.3, 256 tokens
+COSINE = {  # docs/mar.md 1.3 of 256 tokens
     256: [1] * 256,
     64: ONES + [2, 3, 2, 2, 3, 3, 3, 3, 3, 3, 4, 3, 4, 4, 4, 4, 4, 4, 4, 5, 5, 4, 5, 5, 5, 5, 5, 6, 5, 5, 6, 5, 6, 6, 6,
                 5, 6, 6, 6, 6, 6, 6, 7, 6, 6, 6, 6, 7, 6, 6, 6],

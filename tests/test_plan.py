@@ -152,7 +152,7 @@ def test_autoencoders_have_the_published_parameters(name, parts, beside, total, 
     ],
 )
 def test_generators_have_the_published_parameters(name, width, head, layers_only, tmp_path):
-    """Spec vgt 2.7, 2.10: two grids of 4096 D, 33 D and D (D + 1) of projectors, the flow head, the pruned layers."""
+    """docs/vgt.md 2.7, 2.10: two grids of 4096 D, 33 D and D (D + 1) of projectors, flow head, pruned layers."""
     job, _ = build(preset(name), tmp_path, 1)
     parts, _ = components(job)
     assert parts["flow_head"] == head

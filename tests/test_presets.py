@@ -106,7 +106,7 @@ def test_the_arm_without_distillation_differs_in_nothing_else():
 @pytest.mark.parametrize(("arm", "base"), [("mar_internvl3_1b", "query_ar_internvl3_1b"),
                                            ("mar_qwen25vl_3b", "query_ar_qwen25vl_3b")])  # fmt: skip
 def test_mar_differs_in_its_method_alone(arm, base):
-    """Spec mar 3.2: optimiser, schedule, batch, data and autoencoder are QueryAR's."""
+    """docs/mar.md 3.2: optimiser, schedule, batch, data and autoencoder are QueryAR's."""
     mar, query = preset(arm).model_dump(), preset(base).model_dump()
     assert mar == query | {"name": arm, "system": "mar"}
 

@@ -96,7 +96,7 @@ def test_vgt_is_bilinear_in_bfloat16_and_its_truncation_feeds_the_networks(pair)
 
 
 def test_vgt_originals_in_bfloat16_cap_psnr_near_67_db(pair):
-    """Spec evaluators 1.2, before any resizing."""
+    """docs/evaluators.md 1.2, before any resizing."""
     x = torch.from_numpy(pair[0]).permute(0, 3, 1, 2).float() / 255
     seen = recon_source.normalized_and_back(x)
     assert pixels.psnr(float(pixels.squared_errors(x, seen).mean())) == pytest.approx(67, abs=3)

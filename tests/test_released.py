@@ -1,5 +1,5 @@
-"""Published checkpoints, written here with the documented keys and shapes (docs/vgt.md 4): nothing missing, nothing left
-over, nothing run, and the same numbers."""
+"""Published checkpoints, written here with the keys and shapes of docs/vgt.md 4: nothing missing, nothing left over,
+nothing run, and the same numbers."""
 
 from __future__ import annotations
 

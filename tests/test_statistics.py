@@ -156,7 +156,7 @@ def test_closed_form_variance_matches_simulation_and_the_published_table():
     assert overall_variance([0.56] * 6, prompts, 4, 0.0) < closed
 
 
-# ------------------------------------------------------------------------------------------------ spec 7.1 to 7.4
+# ---------------------------------------------------------------------------------- docs/evaluators.md 7.1 to 7.4
 
 
 def beta_binomial(rng, prompts, share, rho, images=4):
@@ -175,7 +175,8 @@ def any_share(share, rho, images=4):
 
 @pytest.mark.parametrize("rho", [0.3, 0.65])
 def test_correlation_within_prompts_by_two_routes(rho):
-    """Spec 7.2: rho from single images (analysis of variance) and from any-of-4 (beta-binomial) is the same."""
+    """rho from single images (analysis of variance) and from any-of-4 (beta-binomial) is the same
+    (docs/evaluators.md 7.2)."""
     drawn = beta_binomial(np.random.default_rng(10), 6000, 0.5, rho)
     names = np.repeat(np.arange(6000), 4)
     assert intracluster_correlation(drawn.ravel(), names) == pytest.approx(rho, abs=0.02)
@@ -201,7 +202,8 @@ def test_correlation_needs_items_that_share_a_cluster():
 
 
 def test_smallest_detectable_differences_of_the_spec():
-    """The table of spec 7.2, in points: from each row's half-width its three smallest detectable differences."""
+    """The table of docs/evaluators.md 7.2, in points: from each row's half-width its three smallest detectable
+    differences."""
     rows = [(2.5, 5.1, 3.6, 2.8), (2.0, 4.1, 2.9, 2.3), (2.3, 4.7, 3.3, 2.6), (2.6, 5.3, 3.7, 2.9)]
     for half, *published in rows:
         error = half / stats.norm.ppf(0.975)

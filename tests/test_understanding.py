@@ -12,7 +12,7 @@ from evals.understanding import run as understanding
 from vgt.__main__ import main
 from vgt.core import record, samples
 
-# ------------------------------------------------------------------------------------------- definitions (spec 8)
+# ----------------------------------------------------------------------------- definitions (docs/evaluators.md 8)
 
 
 def test_mme_one_image():

@@ -1,4 +1,4 @@
-"""Our modules against the published computations written again from the specification, in double precision and without
+"""Our modules against the published computations written again from docs/vgt.md, in double precision and without
 the project's equations, with equal weights, to 1e-5 of the whole (docs/vgt.md 1.2 - 1.4, 1.7, 2.1, 2.7).
 
 Shapes of the references: plain lists of tokens, [n, C] each."""
@@ -101,7 +101,7 @@ def intern_features(w: dict[str, Tensor], image: Tensor, patch: int, heads: int,
         hidden = hidden + w[f"{at}.lambda_1"] * y
         y = norm(w, f"{at}.layernorm_after", hidden, 1e-6)
         hidden = hidden + w[f"{at}.lambda_2"] * linear(w, f"{at}.mlp.fc2", gelu(linear(w, f"{at}.mlp.fc1", y)))
-    # Pixel shuffle by the four steps of the specification: view, swap, view, swap.
+    # Pixel shuffle by the four steps of docs/vgt.md 1.2: view, swap, view, swap.
     c = hidden.shape[1]
     grid = hidden[1:].reshape(1, side, side, c)
     grid = grid.reshape(1, side, side // 2, 2 * c).transpose(1, 2)

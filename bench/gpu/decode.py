@@ -38,7 +38,7 @@ FEW_STEPS = 8  # of those, and of the reference implementation
 CALLS = 7  # of every timing: tried, warmed up, timed three times, split, under the energy counter
 ABOVE_BOUND = 2.0  # assumed, to say beforehand how long a group takes
 SAME_PROMPTS = 4
-TOLERANCE = 1e-5  # relative, in fp32 (docs/decode.md, parity)
+TOLERANCE = 1e-5  # relative, in fp32 (docs/decode.md 5)
 AMPLIFIED = 10.0  # a wrong mask, position or weight is thousands of roundings away
 
 

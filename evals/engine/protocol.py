@@ -15,7 +15,7 @@ from typing import Any
 class Protocol:
     """One way to compute something.  ``id``: what records carry; ``evaluator``: the name under ``vgt eval``;
     ``settings``: everything that is fixed by the protocol, resolved; ``used_by``: papers and tools that report it;
-    ``section``: of the evaluator specification; ``caution``: what a reader of such a number must know."""
+    ``section``: of docs/evaluators.md; ``caution``: what a reader of such a number must know."""
 
     id: str
     evaluator: str

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,5 +149,5 @@ def training_log(path: str) -> tuple[str, str, list[dict], int]:
     log = found.folder / "training.jsonl"
     if not log.is_file():
         raise ValueError(f"{found.name} has no training.jsonl beside its weights; it was not trained by `vgt train`")
-    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    rows = files.read_json_lines(log)
     return found.name, found.fingerprint, rows, sum(p.numel() for p in found.model.parameters())

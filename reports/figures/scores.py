@@ -34,7 +34,7 @@ from reports.measured import (
     row_label,
 )
 from reports.table import PARTIAL, from_record
-from reports.tables import CLEAN, JUDGE, TRADEOFF, Setting, settings, studies, study_name, study_title
+from reports.tables import CLEAN, JUDGE, TRADEOFF, studies, study_name, study_table, study_title
 from vgt.core.record import Record
 
 OVERALL = "GenEval overall"
@@ -165,32 +165,29 @@ def calibration(measured: Measured) -> list[Figure]:
 def study(measured: Measured, record: Record) -> Figure | None:
     """Overall scores of a study of samplers over evaluations a token; the recommended setting is ringed, a dashed line
     is the margin below the baseline sampler, a dotted one the score of shuffled prompts."""
-    found = settings(measured, record)
-    if not found:
+    rows = study_table(record).fill(measured).rows
+    if not rows:
         return None
-    lines: dict[str, list[Setting]] = {}
-    for one in found:
-        lines.setdefault(one.solver, []).append(one)
+    solvers = list(dict.fromkeys(row.label for row in rows))
 
     def paint(ax: Axes) -> None:
-        for i, (solver, of) in enumerate(lines.items()):
-            of = sorted(of, key=lambda s: s.evaluations)
-            # Solvers with equally many evaluations stand side by side.
-            x = [s.evaluations * 1.02 ** (i - (len(lines) - 1) / 2) for s in of]
-            y = [s.record.value for s in of]
-            bars = errors(*(from_record(s.record) for s in of))
-            ax.errorbar(x, y, yerr=bars, color=PALETTE[i % len(PALETTE)], marker=MARKERS[i % len(MARKERS)],
-                        markersize=5, elinewidth=1.3, linewidth=1.3, label=solver)  # fmt: skip
-            for s, a, b in zip(of, x, y, strict=True):
-                if s.recommended:
-                    ax.plot(a, b, marker="o", markersize=14, markerfacecolor="none", markeredgecolor=INK, zorder=5)
-        for one in found:
-            if one.baseline:
-                margin = record.protocol_params["margin"]
-                reference_line(ax, one.record.value - margin, "baseline less margin", style=(0, (5, 3)))
+        for i, solver in enumerate(solvers):
+            of = sorted((row.cells for row in rows if row.label == solver), key=lambda c: c["evaluations"].value)
+            ax.errorbar([shifted(c["evaluations"].value, solver) for c in of], [c["overall"].value for c in of],
+                        yerr=errors(*(c["overall"] for c in of)), color=PALETTE[i % len(PALETTE)],
+                        marker=MARKERS[i % len(MARKERS)], markersize=5, elinewidth=1.3, linewidth=1.3,
+                        label=solver)  # fmt: skip
+        for row in rows:
+            score = row.cells["overall"].value
+            if row.record.model == record.extra["recommended"]:
+                ax.plot(shifted(row.cells["evaluations"].value, row.label), score, marker="o", markersize=14,
+                        markerfacecolor="none", markeredgecolor=INK, zorder=5)  # fmt: skip
+            if row.cells["verdict"].value == "baseline":
+                less = score - record.protocol_params["margin"]
+                reference_line(ax, less, "baseline less margin", style=(0, (5, 3)))
         baseline(ax, measured)
         ax.set_xscale("log")
-        ax.xaxis.set_major_locator(FixedLocator(sorted({one.evaluations for one in found})))
+        ax.xaxis.set_major_locator(FixedLocator(sorted({row.cells["evaluations"].value for row in rows})))
         ax.xaxis.set_minor_locator(NullLocator())
         ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
         ax.set_xlabel("Flow-head evaluations per token")
@@ -199,8 +196,12 @@ def study(measured: Measured, record: Record) -> Figure | None:
         ax.grid()
         ax.legend(**ABOVE | {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18)})
 
-    values = "; ".join(f"{s.solver} {s.evaluations}: {s.record.value:.3f}" for s in found)
-    alt = f"GenEval overall by evaluations a token, {study_title(record)}: {values}"
+    def shifted(count: float, solver: str) -> float:
+        """Solvers with equally many evaluations stand side by side."""
+        return count * 1.02 ** (solvers.index(solver) - (len(solvers) - 1) / 2)
+
+    shown = (f"{r.label} {r.cells['evaluations'].value:g}: {r.cells['overall'].value:.3f}" for r in rows)
+    alt = f"GenEval overall by evaluations a token, {study_title(record)}: {'; '.join(shown)}"
     return draw(study_name(record), (4.9, 4.2), alt, paint)
 
 

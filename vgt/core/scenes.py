@@ -171,7 +171,7 @@ class Draws:
 
 
 def relations(a, b, threshold: float = 0.1) -> tuple[str, ...]:
-    """GenEval's relations of box ``a`` with respect to box ``b`` (docs/evaluators.md 2.6); boxes are (x1, y1, x2, y2)."""
+    """GenEval's relations of box ``a`` with respect to box ``b`` (docs/evaluators.md 2.6); boxes: x1, y1, x2, y2."""
     (ax1, ay1, ax2, ay2), (bx1, by1, bx2, by2) = a[:4], b[:4]
     offset = np.array([(ax1 + ax2) / 2 - (bx1 + bx2) / 2, (ay1 + ay2) / 2 - (by1 + by2) / 2])
     sides = np.array([abs(ax2 - ax1) + abs(bx2 - bx1), abs(ay2 - ay1) + abs(by2 - by1)])

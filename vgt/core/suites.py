@@ -2,7 +2,8 @@
 
 ``geneval``: the 553 prompts of the benchmark itself (geneval_prompts.py).
 ``scenes-geneval``: GenEval's six tasks with this world's shapes (record format: docs/evaluators.md 2.1).
-``scenes-dpg``: dense captions with a question graph (entity, attribute, relation, global, other; spec 3.1).
+``scenes-dpg``: dense captions with a question graph (entity, attribute, relation, global, other;
+docs/evaluators.md 3.1).
 """
 
 from __future__ import annotations

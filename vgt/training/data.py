@@ -76,11 +76,11 @@ def image_batches(data: DataConfig, batch: int, size: int) -> Batches:
     crops = round(batch * data.photos)
 
     def at(step: int) -> dict[str, Tensor]:
-        drawn = scenes.images("train", range(step * batch, (step + 1) * batch - crops), size)
+        images = scenes.images("train", range(step * batch, (step + 1) * batch - crops), size)
         if crops:
             cut = np.stack([photos.train_photo(step * crops + i, size) for i in range(crops)])
-            drawn = np.concatenate([drawn, cut])
-        return {"images": to_float(drawn)}
+            images = np.concatenate([images, cut])
+        return {"images": to_float(images)}
 
     return at
 
@@ -173,11 +173,11 @@ def cached_latents(
         if path.exists():
             return load_file(path)["latents"]
         ae.eval().to(device)
-        drawn = each(
+        rendered = each(
             lambda begin: scenes.images("train", range(begin, min(begin + batch, count)), size),
             range(0, count, batch), processes,
         )  # fmt: skip
-        bar = tqdm(drawn, total=-(-count // batch), file=sys.stderr, desc="latents", mininterval=2)
+        bar = tqdm(rendered, total=-(-count // batch), file=sys.stderr, desc="latents", mininterval=2)
         latents = torch.cat([_latents(ae, to_float(images), device) for images in bar]).contiguous()
         with files.atomic(path) as part:
             save_file({"latents": latents}, part)

@@ -78,7 +78,7 @@ class Place:
     """Where a job is built: the folder of all runs, this process among its kind, rows of a micro-batch.
 
     ``load`` False is for a plan: modules on the meta device, no weights read and no data opened; a parent that is not
-    here is told in ``problems``, and what it will be follows from its preset or from ``vgt.vlm.known``."""
+    here is named in ``problems``, and what it will be follows from its preset or from ``vgt.vlm.known``."""
 
     runs: Path
     team: Team

@@ -25,13 +25,13 @@ from vgt.methods.pixel_decoder import load_decoder
 from vgt.methods.sampling import Sampling
 from vgt.methods.vgt_ae import VGTAE, AELossConfig, VGTAEConfig, VGTAETraining
 from vgt.methods.visual_lm import ARTraining, VisualLM, VisualLMConfig
-from vgt.training import data as feeds
+from vgt.training import data as batching
 from vgt.training import parents
 from vgt.training.job import SCENES, Job, Place, Preset
 from vgt.training.sources import SkipReport, Source, open_source, stream
-from vgt.vlm import tokenizer
 from vgt.vlm.backbones import first_layers
 from vgt.vlm.prompts import tokenize
+from vgt.vlm.tokenizer import build as build_tokenizer
 from vgt.vlm.training import VLMLossConfig, VLMTraining
 from vgt.vlm.vlm import VLM, VLMConfig
 
@@ -60,18 +60,18 @@ def vlm(preset: Preset, place: Place) -> Job:
     if preset.data.source != "scenes":
         raise ValueError(f"data.source {preset.data.source!r}: a VLM is pretrained on scenes here; leave it at scenes")
     config: VLMConfig = configs.validated(VLMConfig, preset.model, "model of the preset")
-    words = tokenizer.build(config.hf["model_type"])
+    tokenizer = build_tokenizer(config.hf["model_type"])
     with place.building():
-        model = VLM.build(config, words)
+        model = VLM.build(config, tokenizer)
     hashes = _start(model, preset, place, "vlm")
     losses: VLMLossConfig = configs.validated(VLMLossConfig, preset.losses, "losses of the preset")
     encoder, language = model.encoder, model.language
     inside = {id(p) for part in (encoder, language) for p in part.parameters()}
     return Job(
-        system=VLMTraining(model, losses, feeds.region_choices(words)),
-        batches=feeds.conversation_batches(model, preset.data, place.rows),
+        system=VLMTraining(model, losses, batching.region_choices(tokenizer)),
+        batches=batching.conversation_batches(model, preset.data, place.rows),
         config=config.model_dump(mode="json"),
-        tokenizer=words,
+        tokenizer=tokenizer,
         parents=hashes,
         parts={
             "tower": [encoder.tower],
@@ -113,7 +113,7 @@ def autoencoder(preset: Preset, place: Place) -> Job:
     perceptual = _perceptual(losses.perceptual_network, place) if losses.perceptual > 0 else None
     with place.building():
         system = VGTAETraining(ae, losses, teacher, perceptual)
-    feed = _images(preset, place, config.image_size)
+    data = _images(preset, place, config.image_size)
 
     def sample(state: dict[str, Tensor], step: int, out: Path) -> None:
         _write_reconstructions(config, state, out / "samples" / f"{step:08d}.png")
@@ -121,12 +121,12 @@ def autoencoder(preset: Preset, place: Place) -> Job:
     frozen = {"teacher": system.teacher, "perceptual": perceptual}
     return Job(
         system=system,
-        batches=feed.batches,
+        batches=data.batches,
         config=config.model_dump(mode="json"),
-        parents=hashes | feed.parents,
-        sample=sample if feed.skips is None else None,
-        data=feed.name,
-        skips=feed.skips,
+        parents=hashes | data.parents,
+        sample=sample if data.skips is None else None,
+        data=data.name,
+        skips=data.skips,
         parts=_autoencoder_parts(ae),
         frozen={name: module for name, module in frozen.items() if module is not None},
         positions=lambda batch: (batch["images"].shape[-1] // ae.stride) ** 2,
@@ -134,26 +134,26 @@ def autoencoder(preset: Preset, place: Place) -> Job:
 
 
 @dataclass(frozen=True)
-class _Feed:
+class _Data:
     """What a model learns from.  ``statistics``: mean and deviation of a generator's latents, None where they stay as
     they are."""
 
-    batches: feeds.Batches
+    batches: batching.Batches
     statistics: tuple[tuple[float, ...], ...] | None = None
     parents: dict[str, str] = field(default_factory=dict)
     name: str = SCENES
     skips: SkipReport | None = None
 
 
-def _images(preset: Preset, place: Place, size: int) -> _Feed:
+def _images(preset: Preset, place: Place, size: int) -> _Data:
     if not place.load:
-        return _Feed(lambda index: {"images": torch.empty(place.rows, 3, size, size, device="meta")})
+        return _Data(lambda index: {"images": torch.empty(place.rows, 3, size, size, device="meta")})
     if preset.data.source == "scenes":
-        return _Feed(feeds.image_batches(preset.data, place.rows, size))
+        return _Data(batching.image_batches(preset.data, place.rows, size))
     source, skips = _source(preset, place, captions=False)
     cut = stream.autoencoder_crop(size, preset.data.flip)
-    batches = feeds.source_image_batches(source, cut, place.rows, preset.train.seed, skips)
-    return _Feed(batches, None, {"source": source.fingerprint}, source.name, skips)
+    batches = batching.source_image_batches(source, cut, place.rows, preset.train.seed, skips)
+    return _Data(batches, None, {"source": source.fingerprint}, source.name, skips)
 
 
 def _autoencoder_parts(ae: VGTAE) -> dict[str, Sequence[nn.Module]]:
@@ -223,11 +223,11 @@ def visual_lm(preset: Preset, place: Place) -> Job:
     ae = parents.autoencoder("init.autoencoder", preset.init.autoencoder, place, place.device)
     vlm = parents.backbone(preset.init.vlm, place)
     _check_image(ae.model)
-    feed = _captioned(preset, place, ae, vlm)
-    config = _generator_config(preset, ae, vlm, feed.statistics)
+    data = _captioned(preset, place, ae, vlm)
+    config = _generator_config(preset, ae, vlm, data.statistics)
     with place.building():
         model = VisualLM(config)
-    hashes = {"autoencoder": ae.fingerprint, "vlm": vlm.fingerprint, **feed.parents}
+    hashes = {"autoencoder": ae.fingerprint, "vlm": vlm.fingerprint, **data.parents}
     started = _start(model, preset, place, *registry.sharing(method.model))
     if not started and vlm.model is not None:
         wanted = model.language_model.state_dict().keys()  # the first layers only, where init.layers says so
@@ -241,13 +241,13 @@ def visual_lm(preset: Preset, place: Place) -> Job:
 
     return Job(
         system=ARTraining(model, method.part("loss"), preset.repeats, ae.model if encodes else None),
-        batches=feed.batches,
+        batches=data.batches,
         config=config.model_dump(mode="json"),
         tokenizer=vlm.tokenizer,
         parents=hashes | started,
         sample=None if encodes else sample,
-        data=feed.name,
-        skips=feed.skips,
+        data=data.name,
+        skips=data.skips,
         parts={
             "language_model": [model.language_model],
             "queries": [model.max_metaquery, model.grid_embed],
@@ -260,27 +260,27 @@ def visual_lm(preset: Preset, place: Place) -> Job:
     )
 
 
-def _captioned(preset: Preset, place: Place, ae: Loaded, vlm: parents.Backbone) -> _Feed:
+def _captioned(preset: Preset, place: Place, ae: Loaded, vlm: parents.Backbone) -> _Data:
     """Captions with latents of scenes, or with images of one's own."""
     data, size = preset.data, ae.model.config.image_size
     if not place.load:
-        return _Feed(_blank(preset, place.rows, ae.model, vlm))
+        return _Data(_blank(preset, place.rows, ae.model, vlm))
     if data.source == "scenes":
-        processes = feeds.scene_processes(data, place.team)
-        latents = feeds.cached_latents(
+        processes = batching.scene_processes(data, place.team)
+        latents = batching.cached_latents(
             ae.model, ae.fingerprint, data.scenes, size, place.cache, place.device, processes=processes
         )
-        texts = feeds.cached_captions(data.scenes, place.cache, processes)
-        batches = feeds.caption_batches(latents, texts, vlm.tokenizer, data, place.rows)
-        return _Feed(batches, feeds.statistics(latents) if data.standardize else None)
+        texts = batching.cached_captions(data.scenes, place.cache, processes)
+        batches = batching.caption_batches(latents, texts, vlm.tokenizer, data, place.rows)
+        return _Data(batches, batching.statistics(latents) if data.standardize else None)
     source, skips = _source(preset, place, captions=True)
     cut = stream.generator_crop(size, data.min_side)
-    batches = feeds.source_caption_batches(source, cut, vlm.tokenizer, data, place.rows, preset.train.seed, skips)
-    statistics = feeds.source_statistics(ae.model, batches, device=place.device) if data.standardize else None
-    return _Feed(batches, statistics, {"source": source.fingerprint}, source.name, skips)
+    batches = batching.source_caption_batches(source, cut, vlm.tokenizer, data, place.rows, preset.train.seed, skips)
+    statistics = batching.source_statistics(ae.model, batches, device=place.device) if data.standardize else None
+    return _Data(batches, statistics, {"source": source.fingerprint}, source.name, skips)
 
 
-def _blank(preset: Preset, rows: int, ae: VGTAE, vlm: parents.Backbone) -> feeds.Batches:
+def _blank(preset: Preset, rows: int, ae: VGTAE, vlm: parents.Backbone) -> batching.Batches:
     """A plan's batches: prompts of the budget, or as long as the longest dense caption of a few scenes."""
     size, cached = ae.config.image_size, preset.data.source == "scenes"
     length = preset.data.caption_tokens
@@ -334,7 +334,7 @@ def _generator_config(preset: Preset, ae: Loaded, vlm: parents.Backbone, statist
     return config
 
 
-def _write_samples(config: VisualLMConfig, state: dict[str, Tensor], words, autoencoder: Path, path: Path) -> None:
+def _write_samples(config: VisualLMConfig, state: dict[str, Tensor], tokenizer, autoencoder: Path, path: Path) -> None:
     """Twelve fixed prompts, one image each, at 1x (first row) and 4x."""
     with torch.random.fork_rng(devices=[]):
         model = VisualLM(config)
@@ -344,5 +344,5 @@ def _write_samples(config: VisualLMConfig, state: dict[str, Tensor], words, auto
     rows = []
     for acceleration in (1, 4):
         settings = Sampling(acceleration=acceleration, **Sampling.usual(model.tokens))
-        rows += list(generate(model.eval(), ae.model, words, prompts, list(range(len(prompts))), settings))
+        rows += list(generate(model.eval(), ae.model, tokenizer, prompts, list(range(len(prompts))), settings))
     write_png(path, grid(rows, len(prompts)))

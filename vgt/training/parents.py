@@ -16,7 +16,8 @@ from vgt.core import config as configs
 from vgt.inference.load import expect, load, locate
 from vgt.methods.vgt_ae import VGTAE, VGTAEConfig
 from vgt.training.job import Place, Preset
-from vgt.vlm import backbones, known, tokenizer
+from vgt.vlm import backbones, known
+from vgt.vlm.tokenizer import build as build_tokenizer
 from vgt.vlm.vlm import VLM, VisionEncoder, VLMConfig, hf_config, plain
 
 
@@ -145,7 +146,7 @@ def _planned_backbone(spec: str, place: Place) -> Backbone:
         return Backbone(values, values["text_config"], _native_size(values), known.START_IDS[spec])
     if spec in configs.preset_names():
         config = configs.validated(VLMConfig, configs.read_preset(spec)["model"], f"model of preset {spec}")
-        return _own_backbone(config, tokenizer.build(config.hf["model_type"]))
+        return _own_backbone(config, build_tokenizer(config.hf["model_type"]))
     raise ValueError(
         f"{place.problems.pop()}; without its files only these can be planned for: {', '.join(sorted(known.KNOWN))}"
     )
@@ -157,13 +158,13 @@ def _hugging_face(spec: str, folder: Path, place: Place) -> Backbone:
         shards.checked_files(folder)
     except ValueError as error:
         place.problems.append(f"init.vlm: {error}")
-    start, words = known.START_IDS.get(spec, (0,)), None
+    start, tokenizer = known.START_IDS.get(spec, (0,)), None
     try:
-        words = backbones.read_tokenizer(folder)
-        start = tuple(words("<img>", add_special_tokens=False).input_ids)
+        tokenizer = backbones.read_tokenizer(folder)
+        start = tuple(tokenizer("<img>", add_special_tokens=False).input_ids)
     except ValueError as error:
         place.problems.append(f"init.vlm: {error}")
-    return Backbone(values, values["text_config"], _native_size(values), start, words)
+    return Backbone(values, values["text_config"], _native_size(values), start, tokenizer)
 
 
 def _native_size(hf: dict[str, Any]) -> int:
@@ -172,11 +173,11 @@ def _native_size(hf: dict[str, Any]) -> int:
     return backbones.FREE_SIZE if size is None else size if isinstance(size, int) else size[0]
 
 
-def _own_backbone(config: VLMConfig, words) -> Backbone:
+def _own_backbone(config: VLMConfig, tokenizer) -> Backbone:
     """A VLM of this project: its vocabulary is that of its tokenizer."""
-    text = {**config.hf["text_config"], "vocab_size": len(words)}
-    start = tuple(words("<img>", add_special_tokens=False).input_ids)
-    return Backbone({**config.hf, "text_config": text}, text, config.image_size, start, words)
+    text = {**config.hf["text_config"], "vocab_size": len(tokenizer)}
+    start = tuple(tokenizer("<img>", add_special_tokens=False).input_ids)
+    return Backbone({**config.hf, "text_config": text}, text, config.image_size, start, tokenizer)
 
 
 def _planned_autoencoder(what: str, spec: str, place: Place) -> VGTAEConfig:

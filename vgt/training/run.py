@@ -14,7 +14,7 @@ from vgt.checkpoints import checkpoint
 from vgt.core import scenes
 from vgt.inference.load import locate
 from vgt.methods import registry
-from vgt.training import data as feeds
+from vgt.training import data as batching
 from vgt.training import log
 from vgt.training.distributed import Team, device_name, native_bf16, team
 from vgt.training.job import Job, Place, Preset, read
@@ -112,13 +112,13 @@ def _upgraded(identity: dict) -> dict:
 
 
 @contextlib.contextmanager
-def _ahead(job: Job, preset: Preset, here: Team) -> Iterator[feeds.Batches]:
+def _ahead(job: Job, preset: Preset, here: Team) -> Iterator[batching.Batches]:
     """The batches, made ahead: decoded by ``data.workers`` threads where they come from files, drawn by as many
     processes where they are scenes and a GPU would wait for them."""
     rendered = job.skips is None
-    workers = feeds.scene_processes(preset.data, here) if rendered else preset.data.workers
+    workers = batching.scene_processes(preset.data, here) if rendered else preset.data.workers
     if not workers:
         yield job.batches
         return
-    with (feeds.Forked if rendered else feeds.Prefetch)(job.batches, workers, here.size) as batches:
+    with (batching.Forked if rendered else batching.Prefetch)(job.batches, workers, here.size) as batches:
         yield batches

@@ -46,9 +46,9 @@ class Scenes:
         return self._count
 
     def item(self, index: int) -> Sample:
-        drawn = synthetic.item("train", index, SCENE_SIZE)
-        caption = wordings.dense_caption if drawn.scene.task == "dense" else wordings.short_caption
-        return Sample(Image.fromarray(drawn.image), caption(drawn.scene), f"scene {index}")
+        found = synthetic.item("train", index, SCENE_SIZE)
+        caption = wordings.dense_caption if found.scene.task == "dense" else wordings.short_caption
+        return Sample(Image.fromarray(found.image), caption(found.scene), f"scene {index}")
 
 
 class Joined:

@@ -104,7 +104,7 @@ def sample_at(
 def autoencoder_crop(size: int, flip: bool = True) -> Crop:
     """Shorter edge to ``size`` (bicubic, antialiased, the longer one rounded down), random crop, half are mirrored.
 
-    The specification rejects no image here; those beyond 1:10 are rejected all the same, as in ``generator_crop``."""
+    The published code rejects no image here (docs/vgt.md 1.11); those beyond 1:10 are, as in ``generator_crop``."""
 
     def cut(image: Image.Image, below: Below) -> np.ndarray:
         _check_aspect(image)
