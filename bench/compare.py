@@ -6,8 +6,9 @@ from collections.abc import Iterable
 
 from bench.run import METRICS, Metric
 from vgt.core.record import SPEED, Record
+from vgt.methods import registry
 
-RIVALS = ("query_ar", "mar")  # QueryAR and MAR of one kind differ in this part of their names
+RIVALS = (registry.QUERY_AR.name, registry.MAR.name)  # QueryAR and MAR of one kind differ in this part of their names
 OVER_MAR = "speedup-over-mar"
 THRESHOLD = 0.1  # slower by more than this share is a regression
 _FREE = {"weights", "repeats", "warmup"}  # they do not decide the time

@@ -21,14 +21,12 @@ from vgt.inference.load import bundled, expect, load, locate, paired_autoencoder
 from vgt.methods import registry
 from vgt.methods.flow_head import FlowHead
 from vgt.methods.registry import System
-from vgt.methods.vgt_ae import VGTAE, VGTAEConfig
-from vgt.methods.visual_lm import VisualLM, VisualLMConfig
+from vgt.methods.visual_lm import VisualLM
+from vgt.training.distributed import team
+from vgt.training.job import Job, Place, read
 from vgt.vlm import known, tokenizer
-from vgt.vlm.backbones import first_layers
-from vgt.vlm.vlm import VLM, VLMConfig, hf_config
 
 RANDOM = "random:"
-FULL_SIZE = 448  # pixels, of the published backbones
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,7 @@ def subject(
 def system_named(spec: str, runs: Path | None = None) -> System:
     """The system that ``spec`` is of; nothing large is read.  Raises ValueError for an unknown name."""
     if spec.startswith(RANDOM):
-        return registry.get(configs.read_preset(spec.removeprefix(RANDOM))["system"])
+        return registry.get(read(spec.removeprefix(RANDOM), []).system)
     return system_of(locate(spec, runs))
 
 
@@ -114,33 +112,36 @@ def bundled_names(kind: str) -> list[str]:
 # ---------------------------------------------------------------------------------------------- random weights
 
 
-def _random(preset: str, device: str) -> Subject:
-    values = configs.read_preset(preset)
-    system, parent = registry.get(values["system"]), values.get("init", {}).get("autoencoder")
+def _job(preset: str) -> Job:
+    """What training the preset would build, without weights; parents that are not here are as their presets say."""
+    return registry.get(read(preset, []).system).part("job")(read(preset, []), Place(Path("."), team(), 1, load=False))
+
+
+def random_network(preset: str, device: str) -> tuple[nn.Module, Any]:
+    """The network that a preset trains with random weights, and its tokenizer.  The published tokenizers are not here:
+    prompts are read by the tiny one of the family, whose ids are among theirs."""
+    job, values = _job(preset), read(preset, [])
+    system, words = registry.get(values.system), job.tokenizer
+    if words is None and system.has_tokenizer:
+        words = tokenizer.build(known.hf_config_of(values.init.vlm)["model_type"])
+    config = configs.validated(system.part("config"), job.config, f"preset {preset}")
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(0)
-        if system.kind == "tokenizer":
-            model, words = VGTAE(_autoencoder_config(values)), None
-        elif system.kind == "generator":
-            ae = VGTAE(_autoencoder_config(configs.read_preset(parent)))
-            found = _backbone(values["init"]["vlm"])
-            model, words = VisualLM(generator_config(values, found, ae)), found.tokenizer
-        else:
-            raise ValueError(f"preset {preset!r} is a {system.name}; time an autoencoder or a generator")
-    loaded = Loaded(system.name, f"random-{preset}", model, words, Path())
-    decoder = loaded if system.kind == "tokenizer" else Loaded("", f"random-{parent}", ae, None, Path())
+        return system.part("model").build(config, words), words
+
+
+def _random(preset: str, device: str) -> Subject:
+    values = read(preset, [])
+    if registry.get(values.system).kind == "vlm":
+        raise ValueError(f"preset {preset!r} is a {values.system}; time an autoencoder or a generator")
+
+    def made(name: str) -> Loaded:
+        return Loaded(read(name, []).system, f"random-{name}", *random_network(name, device), Path())
+
+    loaded = made(preset)
+    decoder = loaded if registry.get(values.system).kind == "tokenizer" else made(values.init.autoencoder)
     described = [each.model.config.model_dump(mode="json") for each in (loaded, decoder)]
     return Subject(loaded, decoder, files.digest_json(["random weights", *described]), "random")
-
-
-def random_generator(preset: str, device: str) -> VisualLM:
-    """The network of a generator's preset with random weights, ready to train."""
-    values = configs.read_preset(preset)
-    with torch.device("meta"):
-        ae = VGTAE(_autoencoder_config(configs.read_preset(values["init"]["autoencoder"])))
-    with torch.random.fork_rng(devices=[]), torch.device(device):
-        torch.manual_seed(0)
-        return VisualLM(generator_config(values, _backbone(values["init"]["vlm"]), ae))
 
 
 def random_head(model: VisualLM, device: str) -> FlowHead:
@@ -148,56 +149,3 @@ def random_head(model: VisualLM, device: str) -> FlowHead:
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(0)
         return FlowHead(model.config.head, model.config.d_z, model.image_out_projector.out_features)
-
-
-@dataclass(frozen=True)
-class Backbone:
-    """What a preset's backbone decides: its transformers configuration, image size, a tokenizer whose ids it can
-    embed, and the ids of its start tokens."""
-
-    config: dict[str, Any]
-    image_size: int
-    tokenizer: Any
-    start_ids: tuple[int, ...]
-
-
-def _backbone(spec: str) -> Backbone:
-    """``spec``: a preset of a tiny VLM, or the hub id of a published one, known without its files.  The published
-    tokenizers are not here: prompts are read by the tiny one of the family, whose ids are among theirs."""
-    values = known.hf_config_of(spec)
-    if values is not None:
-        words = tokenizer.build(values["model_type"])
-        return Backbone(hf_config(values).to_dict(), FULL_SIZE, words, known.START_IDS[spec])
-    config: VLMConfig = configs.validated(VLMConfig, configs.read_preset(spec)["model"], f"preset {spec}")
-    words = tokenizer.build(config.hf["model_type"])
-    start = tuple(words("<img>", add_special_tokens=False).input_ids)
-    return Backbone(VLM.build(config, words).config.to_dict(), config.image_size, words, start)
-
-
-def _autoencoder_config(values: dict) -> VGTAEConfig:
-    """The configuration that training an autoencoder's preset would end with."""
-    init, model = values.get("init", {}), {}
-    if "weights" in init:
-        model = _autoencoder_config(configs.read_preset(init["weights"])).model_dump(mode="json")
-    if "vlm" in init:
-        found = _backbone(init["vlm"])
-        model |= {"vlm": found.config, "image_size": found.image_size}
-    return configs.validated(
-        VGTAEConfig, configs.merge({"vlm": None, **model}, values.get("model", {})), f"preset {values['name']}"
-    )
-
-
-def generator_config(values: dict, backbone: Backbone, ae: VGTAE) -> VisualLMConfig:
-    """The configuration that training a generator's preset would end with, less the statistics of its latents."""
-    side = ae.config.image_size // ae.stride
-    layers = values["init"].get("layers")
-    given = {
-        "method": values["system"],
-        "text": first_layers(backbone.config["text_config"], layers) if layers else backbone.config["text_config"],
-        "start_ids": backbone.start_ids,
-        "latent_grid": (side, side),
-        "d_z": ae.config.d_z,
-        "latent_norm": ae.config.normalize == "position",
-        **values.get("model", {}),
-    }
-    return configs.validated(VisualLMConfig, given, f"preset {values['name']}")

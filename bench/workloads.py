@@ -180,12 +180,12 @@ RANDOM_NOTE = "random weights: the time does not depend on their values"
 
 
 def test_images(count: int, size: int) -> np.ndarray:
-    """Test scenes uint8 [count, size, size, 3]; where scenes are not drawn at that size, the largest, repeated."""
+    """Test scenes uint8 [count, size, size, 3]; where scenes have no such size, the largest, repeated."""
     if size in scenes.SIZES:
         return scenes.images("test", range(count), size)
-    drawn = scenes.images("test", range(count), max(scenes.SIZES))
-    times = -(-size // drawn.shape[1])
-    return np.tile(drawn, (1, times, times, 1))[:, :size, :size]
+    largest = scenes.images("test", range(count), max(scenes.SIZES))
+    times = -(-size // largest.shape[1])
+    return np.tile(largest, (1, times, times, 1))[:, :size, :size]
 
 
 @dataclass(frozen=True, eq=False)
@@ -333,7 +333,7 @@ def flow_head(preset: str, size: str, how: Conditions, dtype: torch.dtype = torc
             f"{rows} rows of the flow head are impossible with guidance: give an even number, for example 2"
         )
     with torch.no_grad():
-        model = subjects.random_generator(preset, "meta")
+        model = subjects.random_network(preset, "meta")[0]
         sampling = Sampling.of(model, how.settings)
         head = subjects.random_head(model, device).to(dtype).requires_grad_(False)
         rng = torch.Generator().manual_seed(0)
@@ -343,7 +343,7 @@ def flow_head(preset: str, size: str, how: Conditions, dtype: torch.dtype = torc
         hoisted = HoistedHead(head)
 
     def bounds(limits: Limits) -> dict:
-        decoding = roofline.Decoding("query_ar", 1, 1, 1, sampling.flow_steps, bytes=dtype.itemsize)
+        decoding = roofline.Decoding(registry.QUERY_AR.name, 1, 1, 1, sampling.flow_steps, bytes=dtype.itemsize)
         calls = roofline.head(roofline.sizes(model), decoding, rows)
         return {"ms": 1000 * sum(call.seconds(limits) for call in calls), "limits": vars(limits)}
 
@@ -393,7 +393,7 @@ class Training(Workload):
 
     @cached_property
     def network(self) -> VisualLM:
-        model = subjects.random_generator(self.preset, self.conditions.device).train()
+        model = subjects.random_network(self.preset, self.conditions.device)[0].train()
         if self.checkpointing:
             checkpoint_activations(model)
         return model

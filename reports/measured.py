@@ -6,12 +6,14 @@ import re
 from collections.abc import Iterable
 
 from vgt.core.record import SPEED, Record
+from vgt.methods import registry
 
 ACCELS = (1, 4, 16)  # tokens decoded per step in the head-to-head of QueryAR and MAR
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 CATEGORIES = ("entity", "attribute", "relation", "global", "other")
 GENEVAL, DPG = "scenes-geneval", "scenes-dpg"
-METHODS = {"query_ar": "QueryAR", "mar": "MAR"}  # the two rivals, as names of models begin
+QUERY_AR, MAR = registry.QUERY_AR.name, registry.MAR.name  # the two rivals, as names of models begin
+METHODS = {system.name: system.label for system in (registry.QUERY_AR, registry.MAR)}
 AUTOENCODERS = {
     "vgt_ae_internvl": "VGT-AE (InternVL)",
     "vgt_ae_qwen": "VGT-AE (Qwen)",
@@ -45,7 +47,7 @@ SIZES = {"internvl3_1b": "0.6B", "internvl3_2b": "1.6B"}
 RANDOM = "random-"
 BATCH = 8  # whose speed stands beside the scores, where it was measured
 # The autoencoder that a generator works on, where its records do not say.
-LATENTS = {"internvl": "vgt_ae_internvl", "qwen": "vgt_ae_qwen", "pixel": "pixel_ae"}
+AUTOENCODER_BY_SUFFIX = {"internvl": "vgt_ae_internvl", "qwen": "vgt_ae_qwen", "pixel": "pixel_ae"}
 
 
 def label(subject: str) -> str:
@@ -155,7 +157,7 @@ class Measured:
         """(QueryAR, MAR) pairs on the same latents, e.g. ("query_ar_internvl", "mar_internvl"); ``among`` these, by
         default the generators."""
         found = self.generators() if among is None else among
-        pairs = [(s, s.replace("query_ar_", "mar_", 1)) for s in found if method(s) == "query_ar"]
+        pairs = [(s, s.replace(QUERY_AR, MAR, 1)) for s in found if method(s) == QUERY_AR]
         return [pair for pair in pairs if pair[1] in found]
 
     def timed_pairs(self) -> list[dict[str, str | None]]:
@@ -165,7 +167,7 @@ class Measured:
         pairs = []
         for s in timed:
             if method(s) is not None and s not in both.values():
-                pairs.append(dict.fromkeys(METHODS) | {method(s): s} | ({"mar": both[s]} if s in both else {}))
+                pairs.append(dict.fromkeys(METHODS) | {method(s): s} | ({MAR: both[s]} if s in both else {}))
         return pairs
 
     def accels(self, subject: str) -> list[int | None]:
@@ -181,7 +183,7 @@ class Measured:
         for r in self.records:
             if r.subject == generator and isinstance(r.extra.get("autoencoder"), str):
                 return r.extra["autoencoder"]
-        return LATENTS.get(generator.removesuffix("_compute").rsplit("_", 1)[-1])
+        return AUTOENCODER_BY_SUFFIX.get(generator.removesuffix("_compute").rsplit("_", 1)[-1])
 
     def cka_pairs(self) -> tuple[list[str], dict[tuple[str, str], Record]]:
         """(encoders in reading order, {(a, b): record of their linear CKA} in both orders)."""

@@ -1,4 +1,6 @@
-"""The tables of the report, each one declaration: columns, a query for its rows, notes."""
+"""The tables of the report, each one declaration: columns, a query for its rows, notes.
+
+A new table is a ``Table`` here and its name in ``reports/sections.py``."""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from reports.measured import (
     CATEGORIES,
     DPG,
     GENEVAL,
+    MAR,
     METHODS,
+    QUERY_AR,
     TASKS,
     Measured,
     is_reference,
@@ -314,7 +318,7 @@ def _tradeoff_rows(measured: Measured) -> Iterator[Row]:
     """Generators whose autoencoder is known, at 1x, without MAR."""
     for generator in measured.generators():
         autoencoder = measured.autoencoder_of(generator)
-        if autoencoder is not None and method(generator) != "mar":
+        if autoencoder is not None and method(generator) != MAR:
             others = {"autoencoder": (autoencoder, None), "ceiling": (f"oracle+{autoencoder}", None)}
             yield Row(label(generator), subject=generator, accel=1, others=others)
 
@@ -350,7 +354,7 @@ RANDOM_NOTE = "Random weights: the time does not depend on their values."
 
 def shared(pair: dict[str, str | None]) -> str:
     """What a pair of rivals shares, in the readers' words: "InternVL", "0.6B, random weights"."""
-    words = label(pair["query_ar"] or pair["mar"]).replace("QueryAR", "").strip()
+    words = label(pair[QUERY_AR] or pair[MAR]).replace("QueryAR", "").strip()
     return words.removeprefix("(").removesuffix(")") if words.startswith("(") else words
 
 
@@ -601,7 +605,7 @@ SPACE = (
     Column("cluster-maps", "Variance explained", "", 3, None, TOKEN_CLUSTERS),
     Column("object-clusters", "Object homog.", "", 3, "high", TOKEN_CLUSTERS),
 )
-PARTS = (
+NMI_PARTS = (
     Column("homogeneity", "Homog., shape", "", 3, "high", CLUSTERS),
     Column("completeness", "Compl., shape", "", 3, "high", CLUSTERS),
     Column("homogeneity-color", "Homog., color", "", 3, "high", CLUSTERS),
@@ -640,7 +644,7 @@ def _probes(name: str, title: str, known: Sequence[Column], notes: Sequence[str]
 
     def columns(measured: Measured) -> list[Column]:
         metrics = {r.metric for r in measured.where(LATENTS)}
-        named = {c.key for c in (*CONTENT, *SPACE, *PARTS, *TOKENS)}
+        named = {c.key for c in (*CONTENT, *SPACE, *NMI_PARTS, *TOKENS)}
         others = [Column(m, m.replace("-", " "), group="Other") for m in sorted(metrics - named)] if rest else []
         return [*(c for c in known if c.key in metrics), *others]
 
@@ -681,7 +685,7 @@ LATENT_TOKENS = _probes(
     rest=True,
 )
 # Homogeneity and completeness, whose harmonic mean is the NMI of the first table.
-LATENT_PARTS = _probes("latent_clusters", "The two parts of NMI", PARTS, [])
+LATENT_PARTS = _probes("latent_clusters", "The two parts of NMI", NMI_PARTS, [])
 
 
 def _cka_cell(other: str) -> Callable[[Measured, Row], Cell]:

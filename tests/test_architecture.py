@@ -177,7 +177,7 @@ def test_no_machine_paths_in_the_tree():
         try:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError:
-            continue  # a image or weights
+            continue  # an image or weights
         found = path_of_some_machine.search(text)
         if found:
             line = text.count("\n", 0, found.start()) + 1

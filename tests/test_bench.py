@@ -419,7 +419,6 @@ def test_a_generator_wants_its_own_autoencoder(runs, pixel_autoencoder, loaded, 
 def test_a_system_from_outside_is_timed_by_its_own_generate(bench, runs, monkeypatch):
     """A class-conditional one of tests/toy_system, with a discrete tokenizer; bench has never heard of it."""
     monkeypatch.setattr(registry, "_SYSTEMS", dict(registry._SYSTEMS))
-    pytest.importorskip("vgt.training.job")
     importlib.reload(importlib.import_module("toy_system"))
     codebook, prior = importlib.import_module("toy_system.codebook"), importlib.import_module("toy_system.prior")
     ae = codebook.Codebook(codebook.CodebookConfig())

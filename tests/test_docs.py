@@ -52,7 +52,8 @@ def spans(page: Path) -> list[str]:
 
 def whole_commands(page: Path) -> list[list[str]]:
     """The command lines of a page's blocks (and of workflow steps), each as its words."""
-    lines = [line for body in blocks(page, "") for line in body.replace("\\\n", " ").splitlines()]
+    bodies = [body for language in ("", "bash") for body in blocks(page, language)]
+    lines = [re.sub(r"^(?:[A-Z_]+=\S+ )+", "", line) for b in bodies for line in b.replace("\\\n", " ").splitlines()]
     lines += [m[1] for body in blocks(page, "yaml") for m in re.finditer(r"- run: (.*)", body)]
     words = [shlex.split(line, comments=True) for line in lines if known(line.split(" ")[0])]
     parts = [
@@ -218,6 +219,15 @@ def test_paths_that_a_page_names_exist(page):
         assert list(ROOT.glob(path.rstrip("/"))), f"{page.name} names {path}"
     for name in re.findall(r"(?<![\w/.-])([A-Z_]{3,}\.md)\b", text):
         assert (ROOT / name).exists() or (ROOT / "evals" / name).exists(), f"{page.name} names {name}"
+
+
+def test_files_that_comments_name_exist():
+    names = {path.name for top in TOP for path in (ROOT / top).rglob("*.py")}
+    for path in cited_files():
+        if path.suffix == ".py" and "tests" not in path.parts:
+            named = re.findall(r"(?<![\w*<{./-])([\w/]+\.py)\b", read(path))
+            wrong = [n for n in named if not (ROOT / n).exists() and ("/" in n or n not in names)]
+            assert not wrong, f"{path.relative_to(ROOT)} names {wrong}"
 
 
 def test_every_page_is_linked_and_every_evaluator_told():

@@ -125,7 +125,7 @@ def test_unparsed_answers_count_as_no_and_are_counted(tmp_path):
     one = options(tmp_path, images_per_prompt=1, prompts=PROMPTS[:3], check_judge=lambda judge: None)
     scores = {r.metric: r for r in dpg.run(fake.Oracle(), Mumbling(), **one).records}
     assert scores["global[mumbling]"].value == 0 and scores["entity[mumbling]"].value == 100
-    assert scores["dpg[mumbling]"].extra["unparsed"] == 6  # two questions about the background a image
+    assert scores["dpg[mumbling]"].extra["unparsed"] == 6  # two questions about the background of an image
     assert scores["dpg[mumbling]"].extra["headline"] == "DPG[mumbling]"
     lines = (tmp_path / scores["dpg[mumbling]"].evidence).read_text().splitlines()
     assert "perhaps" in json.loads(lines[0])["answers"].values()

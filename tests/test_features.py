@@ -188,6 +188,34 @@ def test_canaries_stop_a_network_that_sees_nothing():
             features.canary(extractor)
 
 
+def test_no_scoring_network_runs_in_tf32(monkeypatch, inception_file):
+    """Convolutions of recent GPUs would by default; the process's own settings come back afterwards."""
+    from evals.metrics import lpips
+
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    within = []
+
+    def build(path, device, strict):
+        def embed(images):
+            within.append(torch.backends.cudnn.allow_tf32)
+            return {"pool": np.zeros((len(images), 1))}
+
+        return embed, {"pool": 1}
+
+    source = features.Source("tf-compat", build, ("x",))
+    extractor = source.load(inception_file, any_weights=True)
+    extractor.embed(np.zeros((1, 8, 8, 3), np.uint8))
+    assert within == [False] and torch.backends.cudnn.allow_tf32 and extractor.protocol["tf32"] is False
+
+    class Distance(torch.nn.Module):
+        def forward(self, a, b, normalize):
+            within.append(torch.backends.cudnn.allow_tf32)
+            return (a - b).mean((1, 2, 3))
+
+    lpips.distance(Distance())(torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 8))
+    assert within == [False, False] and torch.backends.cudnn.allow_tf32
+
+
 def test_efflite0_is_labelled(images):
     with_label, without = features.load("efflite0"), features.load("efflite2")
     assert "training loss" in with_label.caution and not without.caution

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import shutil
 from functools import partial
 
@@ -404,22 +405,55 @@ def test_moments_are_merged_in_a_fixed_order():
     np.testing.assert_array_equal(frechet.total(parts).outer, frechet.total(list(parts)).outer)
 
 
-def test_images_that_geneval_drew(tiny, tmp_path):
-    """They carry the generator's name and acceleration, and any other model's images can be the reference."""
-    rng = np.random.default_rng(0)
-    for model in ("oracle", "star@4x"):
-        folder = tmp_path / "work/geneval" / model / "scenes-geneval-0-s0"
-        for i in range(N):
+@pytest.fixture
+def made(tmp_path):
+    """What writes images as GenEval's evaluator leaves them: made(model, folder, seed, **identity)."""
+
+    def write(model, name, seed=0, n=N, **identity):
+        folder = tmp_path / "work/geneval" / model / name
+        rng = np.random.default_rng(seed)
+        for i in range(n):
             where = folder / f"{i:05d}/samples/0000.png"
             where.parent.mkdir(parents=True)
             Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), np.uint8)).save(where)
-        (folder / "subject.json").write_text("{}")
+        (folder / "subject.json").write_text(json.dumps({"model": model, "suite": "scenes-geneval", **identity}))
+        return folder
+
+    return write
+
+
+def test_images_that_geneval_made(tiny, tmp_path, made):
+    """They carry the generator's name and acceleration, and any other model's images can be the reference."""
+    for seed, model in enumerate(("oracle", "star@4x")):
+        made(model, "scenes-geneval-0-s0", seed)
     common = {"work": tmp_path / "work", "records": tmp_path / "records", "extractors": ["tiny"], "metrics": ["kid"]}
     (found,) = fidelity.run("images:star@4x", real="images:oracle", **common).records
     assert found.name == "star@4x/images-oracle/kid-tiny" and found.accel == 4 and found.n == N
     assert fidelity.run("images:star@4x", real="images:oracle", **common).reused == 1
     with pytest.raises(ValueError, match="holds no images; make them first"):
         fidelity.run("images:nobody", real="images:oracle", **common)
+
+
+def test_of_several_sets_of_a_model_the_content_decides(tmp_path, made):
+    """Neither the time of a folder nor its name: the prompts of the other side, and what the records were made from."""
+    work = tmp_path / "work"
+    of_star = made("star", "a-1-s0", n=2, suite_hash="one", seed=0)
+    fitting = made("oracle", "a-1-s0", n=2, suite_hash="one", seed=0)
+    newest = made("oracle", "b-2-s0", n=2, suite_hash="two", seed=0)
+    os.utime(fitting / "subject.json", (1, 1))
+    assert sets.generated("oracle", work, like=of_star) == fitting
+    with pytest.raises(ValueError) as error:
+        sets.generated("oracle", work)
+    assert str(fitting) in str(error.value) and str(newest) in str(error.value)
+    made("star", "b-2-s0", n=2, suite_hash="two", seed=0)
+    judged = record.make(
+        subject="star", suite="scenes-geneval", metric="overall", value=0.5, n=2, n_expected=2, protocol="geneval",
+        fingerprint="f", suite_hash="one", key="k", evidence="geneval/star/a-1-s0/detections.jsonl",
+    )  # fmt: skip
+    record.write(judged, work / "records")
+    assert sets.generated("star", work) == of_star
+    found = sets.real("images:oracle", None, SIDE, work, "images:star")
+    np.testing.assert_array_equal(found.load(0), np.asarray(Image.open(fitting / "00000/samples/0000.png")))
 
 
 def test_a_class_conditional_generator_is_compared_by_equally_many_images_of_each_class(sides, score, tmp_path):

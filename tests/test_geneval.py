@@ -301,7 +301,7 @@ def test_missing_and_unreadable_images_withhold_the_value(oracle, tmp_path):
     copy = tmp_path / "images"
     shutil.copytree(run_folder(oracle[0]), copy)
     (copy / "00000" / "samples" / "0001.png").unlink()
-    (copy / "00004" / "samples" / "0002.png").write_bytes(b"not a image")
+    (copy / "00004" / "samples" / "0002.png").write_bytes(b"not an image")
     for allowed in (False, True):
         outcome = geneval.run(folder(copy), JUDGE, **options(tmp_path, partial_ok=allowed))
         scores = {r.metric: r for r in outcome.records}

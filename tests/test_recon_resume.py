@@ -100,6 +100,20 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, whole):
     assert score(tmp_path, model).computed == 0 and len(model.batches) == 3
 
 
+def test_what_a_kill_left_of_a_file_is_no_evidence(tmp_path, whole):
+    """Neither torn nor whole hidden files of a writer that was killed enter a value, and the next run removes them."""
+    score(tmp_path)
+    first = next(p for p in (tmp_path / "recon" / "dim").rglob("00000000.npz"))
+    first.with_name(".00000000.1a2b3c4d.npz").write_bytes(first.read_bytes())
+    first.with_name(".00000008.1a2b3c4d.npz").write_bytes(first.read_bytes()[:100])
+    first.parent.with_name(".pixels.1a2b3c4d.jsonl").write_text('{"id": ')
+    for one in record.read(tmp_path / "records"):
+        (tmp_path / "records" / one.path).unlink()
+    model = Dim()
+    assert values(score(tmp_path, model)) == values(whole[1]) and not model.batches
+    assert tree(tmp_path) == tree(whole[0])
+
+
 def test_rows_cut_short_by_a_kill_are_measured_again(tmp_path, whole):
     killed(tmp_path, 4)
     rows = next(tmp_path.rglob("pixels.jsonl"))

@@ -7,11 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from evals.compare import contrasts
 from evals.engine.api import Tokenizer
+from evals.engine.protocol import Protocol
 from evals.metrics import pixels
+from evals.recon import metrics as recon_metrics
 from evals.recon import run as reconstruction
 from evals.recon.protocol import PIPELINES
 from evals.subjects import pca
+from vgt.__main__ import main
 from vgt.core import photos, record, samples, scenes
 
 N = 20  # two batches of 10
@@ -357,6 +361,32 @@ def test_codebook_of_a_quantised_tokenizer(tmp_path):
 
     with pytest.raises(ValueError, match="index 8 is outside the codebook of 8"):
         score(Wrong(4), tmp_path, n=13, metrics=usage)
+
+
+# ----------------------------------------------------------------------------------------------- one metric more
+
+
+def test_a_further_metric_is_one_row_of_the_table(tmp_path, monkeypatch, capsys):
+    """Registered in one place, it has a record with its samples, a direction and a choice on the command line."""
+    mae = recon_metrics.PerImage(
+        name="mae",
+        protocol=Protocol("mae", "recon", "mean absolute error"),
+        direction="lower",
+        unit="levels",
+        defined=lambda tools: {"scale": 255},
+        measure=lambda tools: lambda seen: {"value": (255 * (seen.a - seen.b).abs()).double().mean((1, 2, 3))},
+    )
+    monkeypatch.setitem(recon_metrics.METRICS, "mae", mae)
+    options = ["--subject", "fake:identity", "-n", "4", "--size", "32", "-o", str(tmp_path / "out"), "--device", "cpu"]
+    assert main(["eval", "recon", "--metrics", "mae,psnr-mean", *options]) == 0
+    assert "identity/scenes/mae" in capsys.readouterr().out
+    _, found = score(Blur(4), tmp_path, metrics=["mae"])
+    one = found["mae"]
+    assert (one.unit, one.protocol, one.protocol_params["scale"]) == ("levels", "mae", 255) and one.low <= one.value
+    kept = samples.read(tmp_path / "records", one)
+    assert len(kept.values) == N and np.mean(kept.values) == pytest.approx(one.value) and one.value > 1
+    assert contrasts.better(one) == "lower"
+    assert "mae" in score(Blur(2), tmp_path)[1], "measured by default, for it lacks nothing"
 
 
 # ---------------------------------------------------------------------------------------------------------- PCA

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench import roofline
 from bench.roofline import KNOWN, Decoding, Limits
-from bench.subjects import random_generator
+from bench.subjects import random_network
 from vgt.equations.order import group_mask
 from vgt.methods import mar, query_ar
 from vgt.methods.sampling import Sampling
@@ -47,7 +47,7 @@ H100, H200 = KNOWN["h100"], KNOWN["h200"]
 
 @pytest.fixture(scope="module")
 def sizes() -> dict[str, roofline.Sizes]:
-    return {preset: roofline.sizes(random_generator(preset, "meta")) for preset in TABLE}
+    return {preset: roofline.sizes(random_network(preset, "meta")[0]) for preset in TABLE}
 
 
 @pytest.mark.parametrize("preset", TABLE)
@@ -82,7 +82,7 @@ def test_work_of_one_image_is_that_of_the_table(sizes):
 @pytest.fixture(scope="module")
 def small():
     """A VisualLM with random weights, large enough for biases and norms to be few of its parameters."""
-    return random_generator("query_ar_internvl", "cpu").eval().requires_grad_(False)
+    return random_network("query_ar_internvl", "cpu")[0].eval().requires_grad_(False)
 
 
 @pytest.mark.parametrize("method", ["query_ar", "mar"])

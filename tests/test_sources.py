@@ -210,7 +210,7 @@ def test_bad_images_are_skipped_with_a_reason_and_others_converted(tmp_path, ima
         "dangling.png": "missing file",
         "empty.png": "empty file",
         "float.png": "pixels of mode F",
-        "page.jpg": "not a image",
+        "page.jpg": "not an image",
         "torn.jpg": "torn file",
         "tornpng.png": "torn file",
     }
@@ -225,7 +225,7 @@ def test_bad_images_are_skipped_with_a_reason_and_others_converted(tmp_path, ima
 
 @pytest.fixture
 def tars(tmp_path, images):
-    """Two shards with six samples, one of them without a image, one without a caption."""
+    """Two shards with six samples, one of them without an image, one without a caption."""
     shard(
         tmp_path / "tars/t-000.tar",
         ("x/0.png", images[0]),

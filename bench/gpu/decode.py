@@ -21,7 +21,7 @@ import torch
 from bench import generation, roofline, suites
 from bench import run as measuring
 from bench.cli import lines
-from bench.subjects import RANDOM, Subject, random_generator, subject
+from bench.subjects import RANDOM, Subject, random_network, subject
 from bench.timing import free_memory
 from bench.workloads import Conditions
 from vgt.checkpoints.pretrained import place
@@ -168,7 +168,7 @@ def groups(suite: str, size: str, scope: Scope, device: str = "cpu") -> list[tup
     """(acceleration, conditions, seconds by assumption), the shortest first; of slow calls the first steps alone, and
     the reference implementation beside the engine at the lowest acceleration, first steps too."""
     preset, method = suites.PRESETS[suite][size][0], suite.replace("-", "_")
-    sizes, found = roofline.sizes(random_generator(preset, "meta")), []
+    sizes, found = roofline.sizes(random_network(preset, "meta")[0]), []
     for acceleration in scope.accelerations:
         for batch in scope.batches:
             how = Conditions(batch, scope.repeats, device=device, settings=scope.settings)

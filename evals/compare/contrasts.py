@@ -8,6 +8,7 @@ And which way a metric is better.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -37,17 +38,10 @@ LEVEL = 0.95  # of the intervals that records hold
 
 HIGHER, LOWER = "higher", "lower"
 
-# The first pattern of the metric's name decides; None: neither way is better (a description, not a score).
+# Metrics of recon, fidelity and probes declare theirs.  Of the others the first pattern of the name decides.
 NAMES: tuple[tuple[str, str | None], ...] = (
-    *((name, LOWER) for name in ("fd-*", "fid*", "?fid*", "kid*", "cmmd*", "lpips*", "*mse", "loss*", "*collapse")),
-    *((name, LOWER) for name in ("ms-*", "peak-memory*", "*flip-rate")),
-    ("cluster-maps", None),  # a share, but of a description
-    *((name, HIGHER) for name in ("psnr*", "ssim*", "is-*", "precision*", "recall*", "density*", "coverage*")),
-    *(
-        (name, HIGHER)
-        for name in ("*accuracy*", "*agreement*", "*kappa*", "linear-probe*", "silhouette*", "codebook-*")
-    ),
-    *((name, HIGHER) for name in ("nmi*", "ari*", "homogeneity*", "completeness*", "spatial-smoothness")),
+    *((name, LOWER) for name in ("*mse", "loss*", "ms-*", "peak-memory*", "*flip-rate")),
+    *((name, HIGHER) for name in ("*accuracy*", "*agreement*", "*kappa*")),
     *((name, HIGHER) for name in ("mme*", "mmbench*", "ai2d*", "textvqa*", "clip*", "*per-second")),
 )
 # Then its unit.
@@ -56,6 +50,13 @@ UNITS = {"share": HIGHER, "of 100": HIGHER, "dB": HIGHER, "images/s": HIGHER, "m
 
 def better(record: Record) -> str | None:
     """ "higher" or "lower" for what is better, None where that is not known."""
+    from evals.fidelity import metrics as fidelity
+    from evals.probes import protocol as probes
+    from evals.recon import metrics as recon
+
+    for declared in (recon.direction, fidelity.direction, probes.direction):
+        with contextlib.suppress(KeyError):
+            return declared(record.metric)
     for pattern, direction in NAMES:
         if fnmatchcase(record.metric, pattern):
             return direction

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from evals.engine.precision import PRECISION, full_float32
 from vgt.core import files
 
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
@@ -150,7 +151,7 @@ class Source:
         """What decides the features besides the images; part of a record's protocol."""
         about = {k: v for k, v in EXTRACTORS[self.id].items() if k not in ("file", "sha256")}
         label = {"weights_label": "not verified: given with --any-weights"} if any_weights and self.names else {}
-        return {"features": self.id, "weights": checksum[:16], **about, **label}
+        return {"features": self.id, "weights": checksum[:16], **about, **PRECISION, **label}
 
     def load(self, given: str | Path | None = None, any_weights: bool = False, device: str = "cpu") -> Extractor:
         """The network with its weights checked first.  Raises ValueError as ``find`` and ``checksum`` do."""
@@ -159,7 +160,7 @@ class Source:
         embed, dims = self.build(path, device, not any_weights)
         protocol = self.protocol(checksum, any_weights)
         cautions = (CAUTIONS.get(self.id), protocol.get("weights_label"))
-        return Extractor(self.id, dims, protocol, "; ".join(c for c in cautions if c), embed)
+        return Extractor(self.id, dims, protocol, "; ".join(c for c in cautions if c), full_float32()(embed))
 
 
 def canary(extractor: Extractor) -> None:

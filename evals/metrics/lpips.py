@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from evals.engine.precision import PRECISION, full_float32
 from vgt.methods import lpips as networks
 from vgt.methods.lpips import BACKBONES, checksum, find, network
 
@@ -24,6 +25,7 @@ def protocol(net: str, given: str | Path | None = None) -> dict:
         "backbone": checksum(net, find(net, given))[:16],
         "input": "[-1, 1]",
         "average": "spatial, then over images",
+        **PRECISION,
     }
 
 
@@ -38,6 +40,7 @@ def distance(model: nn.Module, device: str = "cpu") -> Callable[[Tensor, Tensor]
     """The function that ``load`` gives, of a network."""
     model = model.to(device)
 
+    @full_float32()
     @torch.inference_mode()
     def between(a: Tensor, b: Tensor) -> Tensor:
         return model(a.float().to(device), b.float().to(device), normalize=True).double().flatten().cpu()

@@ -29,7 +29,7 @@ CLUSTERS = 6
 
 
 @dataclass(frozen=True)
-class Finding:
+class Measured:
     """One number.  ``n`` of ``asked`` images entered it, None for all; ``samples`` where it is a mean over them."""
 
     interval: Interval | None
@@ -39,16 +39,6 @@ class Finding:
     n: int | None = None
     asked: int | None = None
     samples: Samples | None = None
-
-    def fields(self, n: int, expected: int) -> dict[str, Any]:
-        """Value, bounds and coverage of a record over ``n`` images of ``expected``."""
-        n = n if self.n is None else self.n
-        expected = expected if self.asked is None else self.asked
-        found = {"value": None, "note": self.note, "unit": self.unit, "extra": self.extra}
-        if self.interval is not None:
-            i = self.interval
-            found |= {"value": i.value, "low": i.low, "high": i.high, "interval": i.method}
-        return found | {"n": n, "n_expected": max(expected, n)}
 
 
 def blocks(cluster: np.ndarray) -> list[np.ndarray]:
@@ -79,7 +69,7 @@ def merged(measure: Callable[[Any], float], parts: Sequence[Any], least: float |
     return left_out(measure(whole), [measure(whole - p) for p in parts] if len(parts) > 1 else [], least)
 
 
-def average(values: np.ndarray, seen: Points, ids: Sequence[str], **about) -> Finding:
+def average(values: np.ndarray, seen: Points, ids: Sequence[str], **about) -> Measured:
     """Mean over points [M], with its samples: Wilson's interval for right and wrong of images that vary on their own,
     else a bootstrap over clusters of images.  ``ids``: of all images."""
     values = np.asarray(values, np.float64)
@@ -93,10 +83,10 @@ def average(values: np.ndarray, seen: Points, ids: Sequence[str], **about) -> Fi
     if seen.tokens:
         names = [f"{name}#{row}" for row, name in enumerate(names)]
     samples = Samples(names, values.tolist(), [str(c) for c in seen.cluster])
-    return Finding(interval, samples=samples, **about)
+    return Measured(interval, samples=samples, **about)
 
 
-Probe = Callable[[Latents, Points], Finding]
+Probe = Callable[[Latents, Points], Measured]
 
 
 # ---------------------------------------------------------------------------------------------------- without labels
@@ -113,7 +103,7 @@ def every_token(found: Latents) -> Points:
     return Points(found.tokens.reshape(-1, d), image, found.clusters[image], {}, tokens=True)
 
 
-def tsne(found: Latents, seen: Points) -> Finding:
+def tsne(found: Latents, seen: Points) -> Measured:
     """The points of the image in ``extra``; the value is their trustworthiness."""
     rng = np.random.default_rng(SEED)
     rows = np.sort(rng.choice(len(seen.points), min(TOKENS, len(seen.points)), replace=False))
@@ -136,12 +126,12 @@ def spectral(measure: Callable[[np.ndarray], float], tokens: bool = False, stand
     def of(part) -> float:
         return measure(space.correlation(part.covariance) if standardized else part.covariance)
 
-    def probe(found: Latents, seen: Points) -> Finding:
+    def probe(found: Latents, seen: Points) -> Measured:
         seen = every_token(found) if tokens else seen
         # Sums of squares lose digits far from the origin; no number here depends on the mean.
         centred = seen.points.astype(np.float64) - seen.points.mean(0, dtype=np.float64)
         parts = [moments(centred[part]) for part in blocks(seen.cluster)]
-        return Finding(merged(of, parts, least=0.0), extra={"dimensions": centred.shape[1]})
+        return Measured(merged(of, parts, least=0.0), extra={"dimensions": centred.shape[1]})
 
     return probe
 
@@ -149,7 +139,7 @@ def spectral(measure: Callable[[np.ndarray], float], tokens: bool = False, stand
 def distribution(per_dimension: Callable[[space.Powers], np.ndarray], summary=np.mean, unit: str = "") -> Probe:
     """A summary over dimensions of a number of each one's distribution over all tokens; the numbers in ``extra``."""
 
-    def probe(found: Latents, _: Points) -> Finding:
+    def probe(found: Latents, _: Points) -> Measured:
         seen = every_token(found)
         points = seen.points.astype(np.float64)
         deviation = points.std(0)
@@ -162,7 +152,7 @@ def distribution(per_dimension: Callable[[space.Powers], np.ndarray], summary=np
         interval = merged(lambda part: float(summary(per_dimension(part))), parts, least=0.0)
         extra = {"least": float(each.min()), "median": float(np.median(each)), "largest": float(each.max())}
         extra["channels"] = [float(f"{v:.6g}") for v in each]
-        return Finding(interval, extra=extra, unit=unit)
+        return Measured(interval, extra=extra, unit=unit)
 
     return probe
 
@@ -174,7 +164,7 @@ def mean_absolute(values: np.ndarray) -> float:
 def alignment(view: str) -> Probe:
     """Distance on the sphere between an image and its positive."""
 
-    def probe(found: Latents, seen: Points) -> Finding:
+    def probe(found: Latents, seen: Points) -> Measured:
         positives = found.positives[view]
         pairs = len(positives)
         values = space.alignment(seen.points, positives)
@@ -186,15 +176,15 @@ def alignment(view: str) -> Probe:
     return probe
 
 
-def uniformity(_: Latents, seen: Points) -> Finding:
+def uniformity(_: Latents, seen: Points) -> Measured:
     """How evenly the images cover the sphere."""
     near = space.closeness(seen.points)
     interval = jackknife(lambda keep: space.uniformity(near, keep), seen.cluster)
     drawn = np.random.default_rng(SEED).normal(size=seen.points.shape)
-    return Finding(interval, extra={"chance": space.uniformity(space.closeness(drawn))})
+    return Measured(interval, extra={"chance": space.uniformity(space.closeness(drawn))})
 
 
-def smoothness(found: Latents, seen: Points) -> Finding:
+def smoothness(found: Latents, seen: Points) -> Measured:
     """Likeness of neighbouring tokens, per image."""
     values = space.spatial_smoothness(found.tokens, np.random.default_rng(SEED))
     images = replace(seen, image=np.arange(len(values)), cluster=found.clusters, tokens=False)
@@ -212,19 +202,19 @@ def _shuffled(labels: np.ndarray, image: np.ndarray) -> np.ndarray:
 
 
 def silhouette(label: str) -> Probe:
-    def probe(_: Latents, seen: Points) -> Finding:
+    def probe(_: Latents, seen: Points) -> Measured:
         labels = seen.labels[label]
         chance = float(space.silhouettes(seen.points, _shuffled(labels, seen.image)).mean())
         interval = jackknife(
             lambda keep: float(space.silhouettes(seen.points[keep], labels[keep]).mean()), seen.cluster
         )
-        return Finding(interval, extra={"chance": chance})
+        return Measured(interval, extra={"chance": chance})
 
     return probe
 
 
 def knn(label: str) -> Probe:
-    def probe(found: Latents, seen: Points) -> Finding:
+    def probe(found: Latents, seen: Points) -> Measured:
         labels = seen.labels[label]
 
         def right(truth: np.ndarray, **how) -> np.ndarray:
@@ -241,7 +231,7 @@ def knn(label: str) -> Probe:
 
 
 def linear(label: str) -> Probe:
-    def probe(found: Latents, seen: Points) -> Finding:
+    def probe(found: Latents, seen: Points) -> Measured:
         labels, groups = seen.labels[label], seen.groups
         right = space.linear_correct(seen.points, labels, seed=SEED, groups=groups)
         mixed = _shuffled(labels, seen.image)
@@ -256,12 +246,12 @@ def agreement(score: str, label: str) -> Probe:
     """NMI, ARI, homogeneity or completeness of k-means clusters, k = number of classes."""
     measure = space.AGREEMENT[score]
 
-    def probe(_: Latents, seen: Points) -> Finding:
+    def probe(_: Latents, seen: Points) -> Measured:
         labels = seen.labels[label]
         found = seen.clustered(len(np.unique(labels)))
         interval = jackknife(lambda keep: float(measure(labels[keep], found[keep])), seen.cluster)
         chance = float(measure(_shuffled(labels, seen.image), found))
-        return Finding(interval, extra={"chance": chance, "clusters": len(np.unique(labels))})
+        return Measured(interval, extra={"chance": chance, "clusters": len(np.unique(labels))})
 
     return probe
 
@@ -289,7 +279,7 @@ def _maps(found: Latents, wanted: str | None, k: int) -> tuple[np.ndarray, space
 def cluster_maps(wanted: str | None, k: int) -> Probe:
     """Maps of the first SHOWN images of class ``wanted`` in ``extra``; the value is the variance explained."""
 
-    def probe(found: Latents, _: Points) -> Finding:
+    def probe(found: Latents, _: Points) -> Measured:
         rows, maps = _maps(found, wanted, k)
         explained = jackknife(
             lambda keep: float(1 - maps.within[keep].sum() / maps.total[keep].sum()), found.clusters[rows], least=0.0
@@ -305,7 +295,7 @@ def cluster_maps(wanted: str | None, k: int) -> Probe:
         if found.images.redraw is not None:
             extra["scenes"] = found.images.redraw | {"indices": places.tolist()}
         asked = _asked(found, wanted)
-        return Finding(explained, extra=extra, unit="share", n=len(rows), asked=asked)
+        return Measured(explained, extra=extra, unit="share", n=len(rows), asked=asked)
 
     return probe
 
@@ -321,7 +311,7 @@ def _asked(found: Latents, wanted: str | None) -> int:
 def object_clusters(wanted: str | None, k: int) -> Probe:
     """How much of "does this token show the object" the same maps tell."""
 
-    def probe(found: Latents, _: Points) -> Finding:
+    def probe(found: Latents, _: Points) -> Measured:
         rows, maps = _maps(found, wanted, k)
         side = space.square_side(maps.labels.shape[1])
         covered = np.stack([found.images.covered(int(i), side).reshape(-1) for i in found.kept[rows]])
@@ -330,13 +320,13 @@ def object_clusters(wanted: str | None, k: int) -> Probe:
         )
         chance = space.object_homogeneity(maps.labels, np.roll(covered, 1, 0))
         extra = {"chance": chance, "grid": [side, side]}
-        return Finding(interval, extra=extra, unit="share", n=len(rows), asked=_asked(found, wanted))
+        return Measured(interval, extra=extra, unit="share", n=len(rows), asked=_asked(found, wanted))
 
     return probe
 
 
-def strip(found: Latents, ids: list[str], path: Path) -> Path:
-    """The images behind stored maps side by side, for reports that cannot draw them again."""
+def side_by_side(found: Latents, ids: list[str], path: Path) -> Path:
+    """The images behind stored maps side by side, for reports that cannot render them again."""
     images = [found.images.load(found.images.ids.index(name)) for name in ids]
     with files.atomic(path) as part:
         Image.fromarray(np.concatenate(images, 1)).save(part)

@@ -11,18 +11,18 @@ from typing import Literal
 
 import numpy as np
 
+from evals.engine import records as engine
 from evals.engine.api import Tokenizer
 from evals.engine.options import listed, option
-from evals.engine.records import Outcome
+from evals.engine.records import Estimate, Outcome
 from evals.engine.registry import protocols
 from evals.metrics import latents as space
 from evals.probes.catalogue import jackknife
 from evals.probes.cli import ANCHOR
 from evals.probes.cli import Latents as Encoders
-from evals.probes.data import SEED, Latents, ProbeSet, evidence_path, gather
+from evals.probes.data import SEED, Latents, ProbeSet, encoded, evidence_path
 from evals.probes.run import chosen
 from vgt.core import files, record
-from vgt.core.record import Record
 from vgt.core.statistics import Interval
 
 EXAMPLE = "vgt eval cka --subjects vgt:vgt_ae_internvl,vgt:pixel_ae,pca"
@@ -63,18 +63,18 @@ def run(
         raise ValueError("the encoders were given different images; compare them on the same ones")
     pairs = [sorted(pair, key=lambda i: names[i]) for pair in itertools.combinations(range(len(names)), 2)]
     sides: dict[int, _Side] = {}
-    found, computed = [], 0
+    outcome = Outcome.none()
     for a, b in pairs:
         asked = _Pair(tokenizers[a], tokenizers[b], sets[a], sets[b], through)
-        kept = record.find(records, f"{asked.first.name}/{asked.suite}/{asked.metric}", asked.key)
-        if kept is None or kept.n_failed:
+        keys, measures = {asked.metric: asked.key}, {}
+        kept = engine.stored(records, asked.first.name, asked.suite, keys, undefined_ok=True)
+        if not kept:
             for i in {a, b} - set(sides):
                 sides[i] = _side(tokenizers[i], sets[i], through, work)
-            kept = _measure(asked, sides[a], sides[b], partial_ok)
-            record.write(kept, records)
-            computed += 1
-        found.append(kept)
-    return Outcome(found, computed, len(found) - computed)
+            measures = {asked.metric: _measure(asked, sides[a], sides[b], partial_ok)}
+        common = {"subject": asked.first.name, "suite": asked.suite, "seed": SEED}
+        outcome += engine.write(records, keys, kept, measures, common, partial_ok)
+    return outcome
 
 
 @dataclass(frozen=True)
@@ -107,38 +107,39 @@ class _Pair:
 
 
 def _side(tokenizer: Tokenizer, images: ProbeSet, through: str, work: str | Path) -> _Side:
-    found = gather(tokenizer, images, evidence_path(work, tokenizer, images))
+    found = encoded(tokenizer, images, evidence_path(work, tokenizer, images))
     tokens = found.tokens
     views = {"mean": tokens.mean(1), "max": tokens.max(1), "grid": tokens.reshape(len(tokens), -1)}
     return _Side(tokenizer, found, space.standardize(views[through]))
 
 
-def _measure(asked: _Pair, a: _Side, b: _Side, partial_ok: bool) -> Record:
+def _measure(asked: _Pair, a: _Side, b: _Side, partial_ok: bool) -> Estimate:
     started = time.perf_counter()
     failed = max(len(a.found.failed), len(b.found.failed))
     protocol = "cka-linear-unbiased" if _few(a.points, b.points) else "cka-linear"
-    fields: dict = {"value": None, "note": f"{failed} images cannot be read: value withheld; pass --partial-ok"}
-    if not failed or (partial_ok and np.array_equal(a.found.kept, b.found.kept)):
+    interval, extra, note = None, {}, None
+    if failed and not (partial_ok and np.array_equal(a.found.kept, b.found.kept)):
+        note = f"{failed} images cannot be read" + (", others on the two sides" if partial_ok else "")
+    else:
         interval, chance = compare(a.points, b.points, a.found.clusters)
         extra = {"other": b.tokenizer.name, "chance": chance, "dimensions": [a.points.shape[1], b.points.shape[1]]}
-        fields = {"value": interval.value, "low": interval.low, "high": interval.high}
-        fields |= {"interval": interval.method, "extra": extra}
-    images = a.found.images
-    return record.make(
-        subject=a.tokenizer.name,
-        suite=asked.suite,
+    images, n = a.found.images, len(a.found.kept)
+    return Estimate(
         metric=asked.metric,
-        **fields,
-        n=len(a.found.kept),
-        n_expected=max(images.expected, len(a.found.kept)),
+        n=n,
+        asked=n + failed,
+        n_expected=max(images.expected, n),
         n_failed=failed,
-        protocol=protocol,
-        protocol_params=dict(protocols()[protocol].settings) | asked.about,
-        seed=SEED,
-        fingerprint=files.digest(a.tokenizer.fingerprint, b.tokenizer.fingerprint),
-        suite_hash=files.digest(images.fingerprint, b.found.images.fingerprint),
-        key=asked.key,
-        seconds=round(time.perf_counter() - started, 3),
+        note=note,
+        extra=extra,
+        estimate=interval,
+        fields={
+            "protocol": protocol,
+            "protocol_params": dict(protocols()[protocol].settings) | asked.about,
+            "fingerprint": files.digest(a.tokenizer.fingerprint, b.tokenizer.fingerprint),
+            "suite_hash": files.digest(images.fingerprint, b.found.images.fingerprint),
+            "seconds": round(time.perf_counter() - started, 3),
+        },
     )
 
 

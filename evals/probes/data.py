@@ -120,7 +120,7 @@ def _from(images: ImageSet, chosen: list[int], labels: dict, expected: int) -> P
 
 
 def photos(n: int | None = None, size: int = SIZE) -> ProbeSet:
-    """Crops of the photographs; a cluster is a image.  No labels."""
+    """Crops of the photographs; a cluster is an image.  No labels."""
     images = sets.photos(n, size)
     return _from(images, list(range(len(images))), {}, images.expected)
 
@@ -219,7 +219,7 @@ def evidence_path(work: str | Path, tokenizer: Tokenizer, images: ProbeSet) -> P
     return Path(work) / "probes" / tokenizer.name.replace("/", "_") / f"latents-{inputs[:12]}.npz"
 
 
-def gather(tokenizer: Tokenizer, images: ProbeSet, path: Path) -> Latents:
+def encoded(tokenizer: Tokenizer, images: ProbeSet, path: Path) -> Latents:
     """The latents of ``images``, from ``path`` where they are stored already.
 
     Raises ValueError where the subject's latents are not finite [N, T, d]."""

@@ -158,3 +158,21 @@ PROTOCOLS: tuple[Protocol, ...] = (
         section="5",
     ),
 )
+
+# What a representation that serves better has more of, or less of; the other probes describe and do not rank.
+_HIGHER = ("silhouette", "knn-accuracy", "linear-probe", "nmi", "ari", "homogeneity", "completeness")
+_BETTER: dict[str, str | None] = {
+    **dict.fromkeys((*_HIGHER, "spatial-smoothness", "object-clusters"), "higher"),
+    "collapse": "lower",
+    "cluster-maps": None,  # a share, but of a description
+}
+
+
+def direction(metric: str) -> str | None:
+    """Which way is better, "higher" or "lower", None where neither is.  Raises KeyError for a metric that is not here;
+    those with a label or of single tokens go by their probe."""
+    base = metric.removeprefix("token-")
+    name = next((name for name in _BETTER if base == name or base.startswith(f"{name}-")), None)
+    if name is None:
+        raise KeyError(metric)
+    return _BETTER[name]

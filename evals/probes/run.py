@@ -8,20 +8,18 @@ The subject ``random_projection`` of evals.subjects.pca is the anchor for what a
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from evals.engine import records as engine
 from evals.engine.api import Tokenizer
-from evals.engine.records import Outcome
-from evals.probes.catalogue import BLOCKS, CLUSTERS, Entry, Finding, entries, settings, strip
-from evals.probes.data import SEED, SIZE, VIEWS, Latents, Points, ProbeSet, evidence_path, gather, scenes, view
-from vgt.core import files, record, samples
-from vgt.core.record import Record
-
-__all__ = ["BLOCKS", "ProbeSet", "run"]
+from evals.engine.records import Estimate, Outcome
+from evals.probes.catalogue import BLOCKS, CLUSTERS, Entry, Measured, entries, settings, side_by_side
+from evals.probes.data import SEED, SIZE, VIEWS, Latents, Points, ProbeSet, encoded, evidence_path, scenes, view
+from vgt.core import files, record
 
 
 def run(
@@ -47,16 +45,28 @@ def run(
     params = {metric: settings(images, entry) for metric, entry in probes.items()}
     decides = {"subject": tokenizer.fingerprint, "suite": images.fingerprint, "seed": SEED}
     keys = {m: record.make_key(**decides, metric=m, params=params[m]) for m in probes}
-    kept = {m: _standing(records, f"{tokenizer.name}/{suite}/{m}", key) for m, key in keys.items()}
-    missing = [m for m in probes if kept[m] is None]
+    kept = engine.stored(records, tokenizer.name, suite, keys, undefined_ok=True)
+    missing = [m for m in probes if m not in kept]
+    path = evidence_path(work, tokenizer, images)
+    common = {
+        "subject": tokenizer.name,
+        "suite": suite,
+        "fingerprint": tokenizer.fingerprint,
+        "suite_hash": images.fingerprint,
+        "seed": SEED,
+        "evidence": path.relative_to(work).as_posix(),
+    }
     if missing:
-        path = evidence_path(work, tokenizer, images)
-        found = gather(tokenizer, images, path)
-        probing = _Run(found, view(found, through), path, Path(work), partial_ok)
+        found = encoded(tokenizer, images, path)
+        seen = view(found, through)
         for metric in tqdm(missing, desc=f"probes of {tokenizer.name}", unit="probe"):
-            common = {"subject": tokenizer.name, "suite": suite, "metric": metric, "key": keys[metric]}
-            common |= {"fingerprint": tokenizer.fingerprint, "protocol_params": params[metric]}
-            kept[metric] = probing.record(probes[metric], common, records)
+            started = time.perf_counter()
+            measured = _with_images(_measured(probes[metric], found, seen, partial_ok), found, path, Path(work))
+            fields = {"protocol": probes[metric].protocol, "protocol_params": params[metric]}
+            fields["seconds"] = round(time.perf_counter() - started, 3)
+            estimate = _estimate(metric, measured, found, fields)
+            made = engine.write(records, {metric: keys[metric]}, {}, {metric: estimate}, common, partial_ok)
+            kept[metric] = made.records[0]
     return Outcome([kept[m] for m in probes], len(missing), len(probes) - len(missing))
 
 
@@ -82,57 +92,39 @@ def _check(tokenizer: Tokenizer, images: ProbeSet, through: str, wanted: str | N
         raise ValueError(f"no image is of class {wanted!r}; there are {', '.join(known[:8]) or 'no labels'}")
 
 
-def _standing(records: str | Path, name: str, key: str) -> Record | None:
-    """The stored record while its key holds; one that misses images is made again."""
-    found = record.find(records, name, key)
-    return found if found is not None and found.n_failed == 0 else None
+def _measured(entry: Entry, found: Latents, seen: Points, partial_ok: bool) -> Measured:
+    """What the probe gives; no value, with the reason, where these latents cannot give one."""
+    if found.failed and not partial_ok:
+        return Measured(None, note=f"{len(found.failed)} images cannot be read ({found.failed[0]})")
+    try:
+        return entry.probe(found, seen)
+    except ValueError as error:
+        return Measured(None, note=str(error))
 
 
-@dataclass(frozen=True)
-class _Run:
-    """The latents at ``path`` below ``work`` and one view of them."""
+def _estimate(metric: str, measured: Measured, found: Latents, fields: dict[str, Any]) -> Estimate:
+    n = len(found.kept) if measured.n is None else measured.n
+    expected = found.images.expected if measured.asked is None else measured.asked
+    return Estimate(
+        metric=metric,
+        unit=measured.unit,
+        n=n,
+        asked=n + len(found.failed),
+        n_expected=max(expected, n),
+        n_failed=len(found.failed),
+        note=measured.note,
+        extra=measured.extra,
+        estimate=measured.interval,
+        kept=measured.samples,
+        fields=fields,
+    )
 
-    found: Latents
-    seen: Points
-    path: Path
-    work: Path
-    partial_ok: bool
 
-    def record(self, entry: Entry, common: dict[str, Any], records: str | Path) -> Record:
-        """Run one probe; write its record, and its samples before it."""
-        started = time.perf_counter()
-        finding = self._with_images(self._finding(entry))
-        made = record.make(
-            **common,
-            **finding.fields(len(self.found.kept), self.found.images.expected),
-            n_failed=len(self.found.failed),
-            protocol=entry.protocol,
-            seed=SEED,
-            suite_hash=self.found.images.fingerprint,
-            evidence=self.path.relative_to(self.work).as_posix(),
-            seconds=round(time.perf_counter() - started, 3),
-        )
-        if finding.samples is not None:
-            samples.write(finding.samples, records, made)
-        record.write(made, records)
-        return made
-
-    def _finding(self, entry: Entry) -> Finding:
-        """What the probe finds; no value, with the reason, where these latents cannot give one."""
-        failed = self.found.failed
-        if failed and not self.partial_ok:
-            reason = f"{len(failed)} images cannot be read ({failed[0]}): value withheld"
-            return Finding(None, note=f"{reason}; remove them or pass --partial-ok")
-        try:
-            return entry.probe(self.found, self.seen)
-        except ValueError as error:
-            return Finding(None, note=str(error))
-
-    def _with_images(self, finding: Finding) -> Finding:
-        """Beside cluster maps whose images no report can draw again, the images themselves."""
-        if "maps" not in finding.extra or self.found.images.redraw is not None:
-            return finding
-        ids = finding.extra["ids"]
-        path = self.path.with_name(f"images-{files.digest_json([self.path.stem, ids])[:12]}.png")
-        where = strip(self.found, ids, path).relative_to(self.work).as_posix()
-        return replace(finding, extra=finding.extra | {"image": where})
+def _with_images(measured: Measured, found: Latents, path: Path, work: Path) -> Measured:
+    """Beside cluster maps whose images no report can render again, the images themselves."""
+    if "maps" not in measured.extra or found.images.redraw is not None:
+        return measured
+    ids = measured.extra["ids"]
+    strip = path.with_name(f"images-{files.digest_json([path.stem, ids])[:12]}.png")
+    where = side_by_side(found, ids, strip).relative_to(work).as_posix()
+    return replace(measured, extra=measured.extra | {"image": where})

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 from accelerate import init_empty_weights
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from vgt.checkpoints import int6, shards
@@ -109,9 +108,9 @@ def disk_errors(folder: str | Path) -> Iterator[None]:
     """Turns what a disk answers while ``folder`` is written, also for a part of it, into one ValueError."""
     try:
         yield
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, ValueError) as error:
         cause = error.__cause__ if isinstance(error, ValueError) else error
-        if not isinstance(cause, (OSError, SafetensorError)):
+        if not isinstance(cause, OSError):
             raise
         reason = next(iter(str(cause).splitlines()), type(cause).__name__)
         raise ValueError(

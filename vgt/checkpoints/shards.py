@@ -28,7 +28,7 @@ def write(folder: Path, tensors: dict[str, Tensor], max_shard_size: int | str = 
     """Write contiguous ``tensors`` and return the files.  No file holds more than ``max_shard_size`` (bytes, or text
     like "5GB"), unless one tensor alone is larger; a single file has no index.
 
-    Raises ValueError for a size that is none, OSError or SafetensorError where the disk refuses."""
+    Raises ValueError for a size that is none, OSError where the disk refuses."""
     try:
         split = split_torch_state_dict_into_shards(tensors, max_shard_size=max_shard_size)
     except ValueError as error:
@@ -38,7 +38,7 @@ def write(folder: Path, tensors: dict[str, Tensor], max_shard_size: int | str = 
         path = folder / name
         path.touch()
         mode = path.stat().st_mode
-        save_file({key: tensors[key] for key in keys}, path, metadata={"format": "pt"})
+        write_file(path, {key: tensors[key] for key in keys}, {"format": "pt"})
         path.chmod(mode)  # safetensors leaves a file that its owner alone can read
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": dict(sorted(split.tensor_to_filename.items()))}
@@ -84,6 +84,15 @@ def checked_files(folder: Path) -> list[Path]:
     return paths
 
 
+def handle(path: str | Path) -> safe_open:
+    """An open file, for who keeps it: ``keys()`` and ``get_tensor(key)``.  Raises Unreadable for a missing or torn
+    one."""
+    try:
+        return safe_open(path, "pt")
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(path, error) from error
+
+
 @contextlib.contextmanager
 def opened(path: str | Path) -> Iterator[safe_open]:
     """A safetensors file for reading one tensor at a time; its header is checked against its length.
@@ -93,8 +102,12 @@ def opened(path: str | Path) -> Iterator[safe_open]:
         with safe_open(path, "pt") as stored:
             yield stored
     except (OSError, SafetensorError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise Unreadable(f"{path} cannot be read ({reason}); {AGAIN}") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str | Path, error: Exception) -> Unreadable:
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return Unreadable(f"{path} cannot be read ({reason}); {AGAIN}")
 
 
 def read_file(path: str | Path) -> dict[str, Tensor]:
@@ -104,8 +117,11 @@ def read_file(path: str | Path) -> dict[str, Tensor]:
 
 
 def write_file(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """One safetensors file of contiguous ``tensors``.  Raises OSError or SafetensorError where the disk refuses."""
-    save_file(tensors, path, metadata)
+    """One safetensors file of contiguous ``tensors``.  Raises OSError where the disk refuses."""
+    try:
+        save_file(tensors, path, metadata)
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
 
 
 def items(paths: list[Path], wanted: Callable[[str], bool] | None = None) -> Iterator[tuple[str, Tensor]]:

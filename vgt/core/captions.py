@@ -1,7 +1,7 @@
 """The grammar of the synthetic scenes: captions, questions, their answers, and the way back from text to a scene.
 
 Short captions follow GenEval's six tasks (docs/evaluators.md 2.1); dense captions name counts, colours, sizes,
-relations and the background.  Questions are asked of a :class:`SceneText`, what somebody saw in a image, be it
+relations and the background.  Questions are asked of a :class:`SceneText`, what somebody saw in an image, be it
 the true scene or a judge's detections.
 """
 

@@ -1,6 +1,6 @@
 """Real images: deterministic crops of the photographs inside the scikit-image and scikit-learn wheels.
 
-``crop(split, index, size)`` is a pure function.  A image belongs to one split, and both halves of the stereo pair
+``crop(split, index, size)`` is a pure function.  An image belongs to one split, and both halves of the stereo pair
 to the same one.  The crops of one image vary together, so intervals are clustered by ``Crop.image``.
 numpy and Pillow only; the two packages are located, not imported, and nothing is downloaded.
 """
@@ -90,7 +90,7 @@ def crop(split: str, index: int, size: int = 64) -> Crop:
 
     A random square with a side between ``size`` and the image's short side, reduced with Pillow's antialiased
     bicubic filter.  Test crops take the images in turn; training crops draw one, and are mirrored half the time.
-    A image smaller than ``size`` gives its whole short side, enlarged."""
+    An image smaller than ``size`` gives its whole short side, enlarged."""
     _check(split)
     if index < 0 or size < 1:
         raise ValueError(f"crop {index} of size {size}; index must be >= 0 and size >= 1")

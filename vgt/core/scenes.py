@@ -115,7 +115,7 @@ class Background:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a image shows.  ``task`` says which kind of caption it was laid out for; ``relation`` is set for
+    """What an image shows.  ``task`` says which kind of caption it was laid out for; ``relation`` is set for
     "position" scenes: object 0 is ``relation`` object 1."""
 
     objects: tuple[Object, ...]

@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from filelock import FileLock
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from vgt.checkpoints import shards
 from vgt.core import captions, files, photos, scenes
 from vgt.core.config import Config
 from vgt.core.images import ImageError
@@ -171,7 +171,7 @@ def cached_latents(
     path = cache / f"latents-{files.digest(scenes.WORLD, fingerprint, str(count), str(size))[:16]}.safetensors"
     with _exclusive(path):
         if path.exists():
-            return load_file(path)["latents"]
+            return shards.read_file(path)["latents"]
         ae.eval().to(device)
         rendered = each(
             lambda begin: scenes.images("train", range(begin, min(begin + batch, count)), size),
@@ -180,7 +180,7 @@ def cached_latents(
         bar = tqdm(rendered, total=-(-count // batch), file=sys.stderr, desc="latents", mininterval=2)
         latents = torch.cat([_latents(ae, to_float(images), device) for images in bar]).contiguous()
         with files.atomic(path) as part:
-            save_file({"latents": latents}, part)
+            shards.write_file(part, {"latents": latents})
         return latents
 
 

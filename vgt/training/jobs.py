@@ -63,7 +63,7 @@ def vlm(preset: Preset, place: Place) -> Job:
     tokenizer = build_tokenizer(config.hf["model_type"])
     with place.building():
         model = VLM.build(config, tokenizer)
-    hashes = _start(model, preset, place, "vlm")
+    hashes = _start(model, preset, place, registry.VLM.name)
     losses: VLMLossConfig = configs.validated(VLMLossConfig, preset.losses, "losses of the preset")
     encoder, language = model.encoder, model.language
     inside = {id(p) for part in (encoder, language) for p in part.parameters()}

@@ -14,6 +14,7 @@ from vgt.checkpoints import checkpoint, shards
 from vgt.checkpoints.pretrained import Loaded, is_backbone, is_hub_id, read_tokenizer
 from vgt.core import config as configs
 from vgt.inference.load import expect, load, locate
+from vgt.methods import registry
 from vgt.methods.vgt_ae import VGTAE, VGTAEConfig
 from vgt.training.job import Place, Preset
 from vgt.vlm import backbones, known
@@ -61,7 +62,7 @@ def backbone(spec: str, place: Place) -> Backbone:
     known of."""
     if not place.load:
         return _planned_backbone(spec, place)
-    found = expect(load(spec, place.runs), "vlm")
+    found = expect(load(spec, place.runs), registry.VLM.name)
     config, start = found.model.config, found.tokenizer("<img>", add_special_tokens=False).input_ids
     return Backbone(
         plain(config), plain(config.text_config), found.model.image_size, tuple(start), found.tokenizer, found.model,
@@ -73,11 +74,11 @@ def autoencoder(setting: str, spec: str, place: Place, device: str = "cpu") -> L
     """The autoencoder that ``setting`` names; in a plan without weights, fingerprint and folder.  Raises ValueError for
     another system, and in a plan for a name that nothing is known of."""
     if place.load:
-        return expect(load(spec, place.runs, device), "vgt_ae")
+        return expect(load(spec, place.runs, device), registry.VGT_AE.name)
     config = _planned_autoencoder(setting, spec, place)
     with place.building():
         ae = VGTAE(config).requires_grad_(False)
-    return _Planned("vgt_ae", spec, ae, None, place.runs)
+    return _Planned(registry.VGT_AE.name, spec, ae, None, place.runs)
 
 
 def autoencoder_config(preset: Preset, place: Place) -> tuple[VGTAEConfig, Backbone | None, Loaded | None]:
@@ -137,7 +138,7 @@ def _planned_backbone(spec: str, place: Place) -> Backbone:
     if folder is not None and is_backbone(folder):
         return _hugging_face(spec, folder, place)
     if folder is not None:
-        header = _header("init.vlm", spec, folder, "vlm")
+        header = _header("init.vlm", spec, folder, registry.VLM.name)
         config = configs.validated(VLMConfig, header["config"], f"configuration of {folder}")
         return _own_backbone(config, read_tokenizer(folder))
     values = known.hf_config_of(spec)
@@ -183,12 +184,12 @@ def _own_backbone(config: VLMConfig, tokenizer) -> Backbone:
 def _planned_autoencoder(what: str, spec: str, place: Place) -> VGTAEConfig:
     folder = _present(spec, place.runs)
     if folder is not None:
-        header = _header(what, spec, folder, "vgt_ae")
+        header = _header(what, spec, folder, registry.VGT_AE.name)
         return configs.validated(VGTAEConfig, header["config"], f"configuration of {folder}")
     if spec not in configs.preset_names():
         raise ValueError(absent(what, spec))
     place.problems.append(absent(what, spec))
     preset = configs.validated(Preset, configs.read_preset(spec), f"preset {spec}")
-    if preset.system != "vgt_ae":
+    if preset.system != registry.VGT_AE.name:
         raise ValueError(f"{what} {spec} is a preset of a {preset.system}; give one of a vgt_ae")
     return autoencoder_config(preset, Place(place.runs, place.team, place.rows, load=False))[0]

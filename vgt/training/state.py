@@ -15,10 +15,9 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from vgt.checkpoints.shards import handle, write_file
 from vgt.core import files
 from vgt.training.distributed import Team, whole
 
@@ -153,7 +152,7 @@ def _write_files(part: Path, info: str, tensors: Tensors, team: Team) -> str:
                 held[name] = value.cpu().clone().contiguous()
         if held:
             path = part / f"training-{k + 1:05d}-of-{len(shards):05d}.safetensors"
-            wrong = _trouble(lambda path=path, held=held: save_file(held, path))
+            wrong = _trouble(lambda path=path, held=held: write_file(path, held))
     if team.first and not wrong:
         wrong = _trouble(lambda: (part / "state.json").write_text(info))
     return wrong
@@ -163,7 +162,7 @@ def _trouble(write: Callable[[], object]) -> str:
     """What the file system says against ``write()``, "" if nothing."""
     try:
         write()
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         return str(error).splitlines()[0]
     return ""
 
@@ -184,8 +183,8 @@ class Stored:
             raise ValueError(f"{len(paths)} of {wanted} files are there")
         try:
             info = _info(folder)
-            opened = [safe_open(path, framework="pt") for path in paths]
-        except (OSError, ValueError, SafetensorError) as error:
+            opened = [handle(path) for path in paths]
+        except (OSError, ValueError) as error:
             raise ValueError(next(iter(str(error).splitlines()), type(error).__name__)) from error
         self.step, self.identity = info["step"], info["identity"]
         self.torn: dict[Path, str] = {}

@@ -1,6 +1,6 @@
 """Image files of a folder tree, with captions beside them or in one table.
 
-The listing is held in memory (some 200 bytes a image): beyond some ten million images use tar shards.
+The listing is held in memory (some 200 bytes an image): beyond some ten million images use tar shards.
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ def _indexed(shard: Path, cache: Path) -> Path:
 
 
 def _rows(shard: Path) -> np.ndarray:
-    """One row per sample with a image, in the order of the archive.  Raises ValueError for two images of a key."""
+    """One row per sample with an image, in the order of the archive.  Raises ValueError for two images of a key."""
     parts: dict[str, dict[str, tuple[int, int]]] = {}
     for member in tars.members(shard):
         key, extension = tars.split_key(member.name)
