@@ -134,12 +134,12 @@ def resize_clean_fid() -> float:
     """The last step of VFMTok's pipeline, 336 to 256 px, against clean-fid's Pillow resizer."""
     from cleanfid.resize import make_resizer
 
-    from evals.recon import pipeline
+    from evals.recon import source
 
     images = np.random.default_rng(4).integers(0, 256, (2, 84, 84, 3)).astype(np.uint8)
     with warnings.catch_warnings():  # the package switches warnings off for all
         theirs = np.stack([make_resizer("PIL", True, "bicubic", (64, 64))(image) for image in images])
-    return float(np.abs(pipeline._pillow(images, (64, 64)).astype(int) - theirs).max())
+    return float(np.abs(source._pillow(images, (64, 64)).astype(int) - theirs).max())
 
 
 def rfid_direct() -> float:
