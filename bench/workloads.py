@@ -180,12 +180,12 @@ RANDOM_NOTE = "random weights: the time does not depend on their values"
 
 
 def test_images(count: int, size: int) -> np.ndarray:
-    """Test scenes uint8 [count, size, size, 3]; where scenes are not drawn at that size, the largest, repeated."""
+    """Test scenes uint8 [count, size, size, 3]; where scenes have no such size, the largest, repeated."""
     if size in scenes.SIZES:
         return scenes.images("test", range(count), size)
-    drawn = scenes.images("test", range(count), max(scenes.SIZES))
-    times = -(-size // drawn.shape[1])
-    return np.tile(drawn, (1, times, times, 1))[:, :size, :size]
+    largest = scenes.images("test", range(count), max(scenes.SIZES))
+    times = -(-size // largest.shape[1])
+    return np.tile(largest, (1, times, times, 1))[:, :size, :size]
 
 
 @dataclass(frozen=True, eq=False)

@@ -47,7 +47,7 @@ SIZES = {"internvl3_1b": "0.6B", "internvl3_2b": "1.6B"}
 RANDOM = "random-"
 BATCH = 8  # whose speed stands beside the scores, where it was measured
 # The autoencoder that a generator works on, where its records do not say.
-LATENTS = {"internvl": "vgt_ae_internvl", "qwen": "vgt_ae_qwen", "pixel": "pixel_ae"}
+AUTOENCODER_BY_SUFFIX = {"internvl": "vgt_ae_internvl", "qwen": "vgt_ae_qwen", "pixel": "pixel_ae"}
 
 
 def label(subject: str) -> str:
@@ -183,7 +183,7 @@ class Measured:
         for r in self.records:
             if r.subject == generator and isinstance(r.extra.get("autoencoder"), str):
                 return r.extra["autoencoder"]
-        return LATENTS.get(generator.removesuffix("_compute").rsplit("_", 1)[-1])
+        return AUTOENCODER_BY_SUFFIX.get(generator.removesuffix("_compute").rsplit("_", 1)[-1])
 
     def cka_pairs(self) -> tuple[list[str], dict[tuple[str, str], Record]]:
         """(encoders in reading order, {(a, b): record of their linear CKA} in both orders)."""

@@ -1,4 +1,6 @@
-"""The tables of the report, each one declaration: columns, a query for its rows, notes."""
+"""The tables of the report, each one declaration: columns, a query for its rows, notes.
+
+A new table is a ``Table`` here and its name in ``reports/sections.py``."""
 
 from __future__ import annotations
 
@@ -603,7 +605,7 @@ SPACE = (
     Column("cluster-maps", "Variance explained", "", 3, None, TOKEN_CLUSTERS),
     Column("object-clusters", "Object homog.", "", 3, "high", TOKEN_CLUSTERS),
 )
-PARTS = (
+NMI_PARTS = (
     Column("homogeneity", "Homog., shape", "", 3, "high", CLUSTERS),
     Column("completeness", "Compl., shape", "", 3, "high", CLUSTERS),
     Column("homogeneity-color", "Homog., color", "", 3, "high", CLUSTERS),
@@ -642,7 +644,7 @@ def _probes(name: str, title: str, known: Sequence[Column], notes: Sequence[str]
 
     def columns(measured: Measured) -> list[Column]:
         metrics = {r.metric for r in measured.where(LATENTS)}
-        named = {c.key for c in (*CONTENT, *SPACE, *PARTS, *TOKENS)}
+        named = {c.key for c in (*CONTENT, *SPACE, *NMI_PARTS, *TOKENS)}
         others = [Column(m, m.replace("-", " "), group="Other") for m in sorted(metrics - named)] if rest else []
         return [*(c for c in known if c.key in metrics), *others]
 
@@ -683,7 +685,7 @@ LATENT_TOKENS = _probes(
     rest=True,
 )
 # Homogeneity and completeness, whose harmonic mean is the NMI of the first table.
-LATENT_PARTS = _probes("latent_clusters", "The two parts of NMI", PARTS, [])
+LATENT_PARTS = _probes("latent_clusters", "The two parts of NMI", NMI_PARTS, [])
 
 
 def _cka_cell(other: str) -> Callable[[Measured, Row], Cell]:

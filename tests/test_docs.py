@@ -221,6 +221,15 @@ def test_paths_that_a_page_names_exist(page):
         assert (ROOT / name).exists() or (ROOT / "evals" / name).exists(), f"{page.name} names {name}"
 
 
+def test_files_that_comments_name_exist():
+    names = {path.name for top in TOP for path in (ROOT / top).rglob("*.py")}
+    for path in cited_files():
+        if path.suffix == ".py" and "tests" not in path.parts:
+            named = re.findall(r"(?<![\w*<{./-])([\w/]+\.py)\b", read(path))
+            wrong = [n for n in named if not (ROOT / n).exists() and ("/" in n or n not in names)]
+            assert not wrong, f"{path.relative_to(ROOT)} names {wrong}"
+
+
 def test_every_page_is_linked_and_every_evaluator_told():
     missing = [p.name for p in ROOT.glob("docs/*.md") if f"](docs/{p.name})" not in read(README)]
     assert not missing

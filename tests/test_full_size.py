@@ -43,6 +43,12 @@ def test_full_size_leaves_records(tmp_path):
     assert ("random-smoke_query_ar_internvl", "images-per-second") in found
 
 
+def test_the_engine_makes_the_images_of_the_reference_implementation():
+    (row,) = decode.same_images("random:smoke_query_ar_internvl", [16], "cpu", {"flow_steps": 2})
+    assert row["equal"] and row["acceleration"] == 16 and row["psnr_bf16_engine"] > 20
+
+
+@pytest.mark.slow
 def test_decode_leaves_few_files(tmp_path, capsys):
     assert decode.main(["--tiny", "--device", "cpu", "--out", str(tmp_path)]) == 0
     left = sorted(p.name for p in tmp_path.iterdir())

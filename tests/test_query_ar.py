@@ -1,5 +1,5 @@
 """QueryAR decodes exactly as it was trained, whatever the group size, the prompt's padding and the neighbours
-(docs/vgt.md 2.4, 2.11, 2.12, 7; decode_engine: how parity is tested)."""
+(docs/vgt.md 2.4, 2.11, 2.12, 7; docs/decode.md 5)."""
 
 from __future__ import annotations
 

@@ -144,13 +144,20 @@ def rates(measured: Measured) -> list[Figure]:
         if len({r.accel for r in measured.records if r.subject == pair[0] and r.accel}) < 2:
             continue
         of = shared(dict(zip(METHODS, pair, strict=True)))
-        for name, what, curves, finish in (
-            ("throughput", "Images per second", _by_method(measured, pair, "images-per-second"), _rates),
-            ("over_mar", "QueryAR over MAR", _over_mar(measured, pair), _ratios),
-            ("over_reference", "Engine over the reference implementation",
-             _by_method(measured, pair, "speedup-over-eager"), _ratios),
-        ):  # fmt: skip
-            figures += [_figure(f"{name}_{pair[0]}", what, f"{what} ({of})", curves, finish)] if curves else []
+        rate, over = "Images per second", "QueryAR over MAR"
+        engine = "Engine over the reference implementation"
+        for name, what, axis, curves, finish in (
+            ("throughput", rate, rate, _by_method(measured, pair, "images-per-second"), _rates),
+            ("over_mar", over, over, _over_mar(measured, pair), _ratios),
+            (
+                "over_reference",
+                engine,
+                "Engine over reference",
+                _by_method(measured, pair, "speedup-over-eager"),
+                _ratios,
+            ),
+        ):
+            figures += [_figure(f"{name}_{pair[0]}", what, f"{axis} ({of})", curves, finish)] if curves else []
     return figures
 
 
