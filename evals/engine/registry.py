@@ -35,7 +35,7 @@ EVALUATORS = {
         Evaluator(
             "agreement",
             "agreement of two GenEval judges on the same images: kappa per task, difference of the scores",
-            "agreement.cli",
+            "agreement.run",
         ),
         Evaluator(
             "cka",
