@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -164,14 +165,14 @@ def thumbnails(images: np.ndarray) -> dict[str, np.ndarray]:
 
 def ellipse(rng: np.random.Generator, side: int) -> tuple[tuple[float, ...], dict]:
     """A box and the mask of an ellipse with a ragged edge in it."""
-    from evals.geneval import masks
+    from evals.geneval.official import encode_mask
 
     y, x = np.mgrid[:side, :side] / side
     (cx, cy), (a, b) = rng.uniform(0.3, 0.7, 2), rng.uniform(0.08, 0.27, 2)
     mask = ((x - cx) / a) ** 2 + ((y - cy) / b) ** 2 < 1 + 0.1 * rng.normal(size=(side, side))
     rows, columns = np.nonzero(mask)
     box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
-    return tuple(map(float, box)), masks.encode(mask)
+    return tuple(map(float, box)), encode_mask(mask)
 
 
 def detection(prompt: dict, shapes: list, rng: np.random.Generator) -> dict:
@@ -186,13 +187,15 @@ def detection(prompt: dict, shapes: list, rng: np.random.Generator) -> dict:
 def geneval_evidence(root: Path, samples: int = 4, side: int = 512, detections: int = 15) -> Path:
     """A folder with stored detections of 553 prompts x ``samples`` images; returns their file."""
     from evals.engine.generation import Run, place
-    from evals.geneval.evidence import Judging, Known, write_judging
+    from evals.engine.judging import Named, write_judging
+    from evals.geneval.run import judging_of
 
     rng, prompts = np.random.default_rng(0), geneval_prompts.prompts()
     shapes = [ellipse(rng, side) for _ in range(40)]
-    job = Run(Known("synthetic", "0" * 64), "synthetic", None, "geneval", prompts, samples, 0, 32)
+    job = Run(Named("synthetic", "0" * 64), "synthetic", None, "geneval", prompts, samples, 0, 32)
     names = {(i, s): place(i, s) for i in range(len(prompts)) for s in range(samples)}
-    write_judging(Judging(job, Known("m2f-hf", "1" * 64), "official"), names, root)
+    judging = judging_of(job, Named("m2f-hf", "1" * 64), root)
+    write_judging(replace(judging, path=root / "detections.jsonl", images=names))
     lines = []
     for (index, _), name in names.items():
         found = [detection(prompts[index], shapes, rng) for _ in range(detections)]

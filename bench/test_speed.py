@@ -151,11 +151,11 @@ def test_geneval_scored_again(benchmark, detections):
 
 def test_geneval_masks(benchmark, detections):
     """Reading the same evidence and expanding masks, which scoring leaves alone."""
-    from evals.geneval import masks
-    from evals.geneval.evidence import read_judging
+    from evals.engine.judging import read_judging
+    from evals.geneval.official import decode_mask
 
     def decode() -> int:
-        _, _, entries = read_judging(detections.parent)
-        return sum(int(masks.decode(d["mask"]).sum()) for entry in entries.values() for d in entry["detections"][:3])
+        _, rows = read_judging(detections, "geneval")
+        return sum(int(decode_mask(d["mask"]).sum()) for row in rows.values() for d in row["detections"][:3])
 
     assert benchmark.pedantic(decode, rounds=1) > 0

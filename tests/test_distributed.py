@@ -148,7 +148,7 @@ def test_one_process_without_room_stops_all(more):
 @pytest.mark.slow
 def test_what_cannot_be_dealt_is_refused(more):
     assert "muon needs whole matrices" in (more / "muon.error-1").read_text()
-    assert "train.batch 6 cannot be dealt to 2 process(es)" in (more / "uneven.error-0").read_text()
+    assert "train.batch 6 cannot be split over 2 process(es)" in (more / "uneven.error-0").read_text()
 
 
 @pytest.mark.slow

@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from evals.dpg import measures as dpg_measures
 from evals.dpg import rules as dpg_rules
 from evals.dpg import run as dpg
 from evals.engine.store import Shard
 from evals.judges.analytic import AnalyticJudge
+from evals.judges.answering import JudgeLost
 from evals.subjects import fake
 from vgt.core import record, suites
 
@@ -73,7 +73,7 @@ def test_categories():
         "other",
     ]
     with pytest.raises(ValueError, match="category 'mood'"):
-        dpg_measures.metrics([{"questions": [question(1, category="mood - calm")]}])
+        dpg_rules.metrics([{"questions": [question(1, category="mood - calm")]}])
 
 
 def test_measures_pool_questions_and_average_items():
@@ -85,7 +85,7 @@ def test_measures_pool_questions_and_average_items():
         (1, 0): {"answers": {"1": "no", "2": "yes", "3": "maybe"}, "unparsed": 1},
         (1, 1): {"answers": {"1": "yes", "2": "yes", "3": "no"}, "unparsed": 0},
     }
-    found = dpg_measures.measures(prompts, 2, evidence)
+    found = dpg_rules.measures(prompts, 2, evidence)
     assert sum(found["dpg"].values) / 2 == pytest.approx((0.5 + (0 + 2 / 3) / 2) / 2)
     assert sum(found["entity"].values) / len(found["entity"].values) == pytest.approx(4 / 8)
     assert sum(found["entity-adjusted"].values) / 8 == pytest.approx(3 / 8)
@@ -147,6 +147,37 @@ def test_two_judges_keep_their_own_answers_and_records(tmp_path):
     assert dpg.run(fake.Oracle(), JUDGE, **one).reused == len(first.records)
 
 
+class Breaking:
+    """The analytic judge, which breaks after some questions."""
+
+    name, fingerprint = JUDGE.name, JUDGE.fingerprint
+
+    def __init__(self, lives: int, error: Exception):
+        self.lives, self.error = lives, error
+
+    def answer(self, image, question):
+        self.lives -= 1
+        if self.lives < 0:
+            raise self.error
+        return JUDGE.answer(image, question)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA error"), JudgeLost("the judge's process ended")])
+def test_a_judge_that_breaks_is_no_bad_sample(tmp_path, error):
+    """The run ends where the judge does, records nothing, and asks only the rest when it goes on."""
+    one = options(tmp_path, images_per_prompt=1, check_judge=lambda judge: None)
+    asked = [len(prompt["questions"]) for prompt in PROMPTS]
+    with pytest.raises(type(error), match=str(error)):
+        dpg.run(fake.Oracle(), Breaking(sum(asked[:4]) + 1, error), **one)
+    (path,) = tmp_path.rglob("answers.jsonl")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len(rows) == 4 and not any("error" in row for row in rows) and not (tmp_path / "records").exists()
+    outcome = dpg.run(fake.Oracle(), Breaking(sum(asked[4:]), error), **one)
+    assert record.scores(outcome.records) == record.scores(
+        dpg.run(fake.Oracle(), JUDGE, **options(tmp_path / "whole", images_per_prompt=1)).records
+    )
+
+
 def test_unknown_protocol_and_bad_graph(tmp_path):
     with pytest.raises(ValueError, match="protocol 'dpg-best' is unknown"):
         dpg.run(fake.Oracle(), JUDGE, **options(tmp_path, protocols=["dpg-best"]))
@@ -203,7 +234,7 @@ def test_the_three_protocols_on_the_same_answers():
     evidence = {(i, s): tile("yes", "no") for i in range(2) for s in range(4)}
     evidence[0, 3] = tile("yes", "yes")
     evidence[1, 3] = tile("no", "yes")
-    found = {name: dpg_measures.measures(prompts, 4, evidence, None, rules) for name, rules in dpg_rules.RULES.items()}
+    found = {name: dpg_rules.measures(prompts, 4, evidence, None, rules) for name, rules in dpg_rules.RULES.items()}
     fixed, ella, vgt = found["dpg-fixed"], found["dpg-ella"], found["dpg-vgt"]
     assert mean(fixed["dpg"]) == pytest.approx(((0.5 * 3 + 1) / 4 + (0.5 * 3 + 0) / 4) / 2)
     assert mean(ella["dpg"]) == pytest.approx(((0 + 0 + 0 + 1) / 4 + (0.5 * 3 + 0) / 4) / 2)
@@ -219,11 +250,11 @@ def test_the_three_protocols_on_the_same_answers():
 def test_d1_drops_the_whole_first_item_where_its_children_need_the_lost_question():
     prompts = [{"id": "a", "questions": CHAIN}, {"id": "b", "questions": CHAIN}]
     evidence = {(i, s): tile("yes", "yes", "yes") for i in range(2) for s in range(4)}
-    ella = dpg_measures.measures(prompts, 4, evidence, None, dpg_rules.RULES["dpg-ella"])["dpg"]
+    ella = dpg_rules.measures(prompts, 4, evidence, None, dpg_rules.RULES["dpg-ella"])["dpg"]
     assert ella.ids == ["b"] and ella.extra["dropped"] == ["a"] and (ella.n, ella.asked, ella.n_expected) == (4, 4, 4)
     assert "1 item(s) dropped by the rules of dpg-ella" in ella.note
     del evidence[1, 2]
-    lacking = dpg_measures.measures(prompts, 4, evidence, None, dpg_rules.RULES["dpg-ella"])["dpg"]
+    lacking = dpg_rules.measures(prompts, 4, evidence, None, dpg_rules.RULES["dpg-ella"])["dpg"]
     assert (lacking.n, lacking.asked) == (3, 4)  # a missing image is never dropped in silence
 
 
@@ -238,13 +269,13 @@ def test_a_run_computes_all_protocols_from_the_same_answers_and_rescoring_needs_
     assert len(samples.read_text().splitlines()) == scores["entity-ella"].extra["samples"] + 1
 
     answers = tmp_path / scores["dpg"].evidence
-    again = dpg.rescore(answers, records=tmp_path / "again", protocols=every)
+    again = dpg.rescore(answers, work=tmp_path, records=tmp_path / "again", protocols=every)
     assert record.scores(again.records) == record.scores(outcome.records)
     assert [r.key for r in again.records] == [r.key for r in outcome.records]
-    assert dpg.rescore(answers, records=tmp_path / "records", protocols=every).computed == 0
+    assert dpg.rescore(answers, work=tmp_path, records=tmp_path / "records", protocols=every).computed == 0
     answers.with_suffix(".run.json").unlink()
     with pytest.raises(ValueError, match="run.json does not exist"):
-        dpg.rescore(answers, records=tmp_path / "again")
+        dpg.rescore(answers, work=tmp_path, records=tmp_path / "again")
 
 
 def test_parts_ask_their_own_images_and_the_whole_asks_nothing_more(tmp_path):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from evals.dpg import data as dpg_data
-from evals.dpg import grids as dpg_grids
 from evals.dpg import rules as dpg_rules
 from evals.dpg import run as dpg
 from evals.judges.analytic import AnalyticJudge
@@ -127,12 +127,12 @@ def colored(value: int, size: int = SIZE) -> np.ndarray:
 
 
 def test_tiles_come_in_reading_order():
-    grid = dpg_grids.join_tiles([colored(v) for v in (10, 20, 30, 40)])
+    grid = dpg_data.join_tiles([colored(v) for v in (10, 20, 30, 40)])
     assert [int(grid[y, x, 0]) for y, x in ((0, 0), (0, -1), (-1, 0), (-1, -1))] == [10, 20, 30, 40]
-    assert [int(t[0, 0, 0]) for t in dpg_grids.split_grid(grid, SIZE)] == [10, 20, 30, 40]
+    assert [int(t[0, 0, 0]) for t in dpg_data.split_grid(grid, SIZE)] == [10, 20, 30, 40]
     for wrong in (SIZE // 2, SIZE + 1, 2 * SIZE):
         with pytest.raises(ValueError, match="is 16x16 pixels; a 2x2 grid of"):
-            dpg_grids.split_grid(grid, wrong)
+            dpg_data.split_grid(grid, wrong)
 
 
 class Asked:
@@ -147,7 +147,7 @@ class Asked:
 def grids(root, names=("partiprompts0.v2.png", "7.png")):
     root.mkdir(exist_ok=True)
     for name in names:
-        Image.fromarray(dpg_grids.join_tiles([colored(v) for v in (10, 20, 30, 40)])).save(root / name)
+        Image.fromarray(dpg_data.join_tiles([colored(v) for v in (10, 20, 30, 40)])).save(root / name)
     (root / "dpg_bench_results.txt").write_text("left by the official script")
     return root
 
@@ -160,48 +160,48 @@ def score(tmp_path, folder, items, **more):
 
 def test_a_folder_of_grids_is_scored_tile_by_tile(tmp_path):
     items = dpg_data.load(write_csv(tmp_path / "q.csv"))
-    folder = dpg_grids.unpack(grids(tmp_path / "shown"), items, tmp_path, SIZE)
+    folder = dpg_data.unpack_grids(grids(tmp_path / "shown"), items, tmp_path, SIZE)
     scores = score(tmp_path, folder, items, protocols=["dpg-fixed", "dpg-vgt"])
     assert scores["dpg[bright]"].value == 50 and scores["dpg-vgt[bright]"].value == 0
     assert (
         scores["dpg[bright]"].n == 8 and scores["dpg[bright]"].n_expected == 4 * 1065 and scores["dpg[bright]"].partial
     )
     assert folder.name == "folder:shown" and scores["dpg[bright]"].extra["headline"] == "DPG[bright]"
-    again = dpg_grids.unpack(tmp_path / "shown", items, tmp_path, SIZE)
+    again = dpg_data.unpack_grids(tmp_path / "shown", items, tmp_path, SIZE)
     assert again.root == folder.root and again.fingerprint == folder.fingerprint
 
 
 def test_missing_broken_and_extra_grids_withhold_the_score(tmp_path):
     items = dpg_data.load(write_csv(tmp_path / "q.csv"))
     root = grids(tmp_path / "shown", ["7.png"])
-    scores = score(tmp_path, dpg_grids.unpack(root, items, tmp_path, SIZE), items)
+    scores = score(tmp_path, dpg_data.unpack_grids(root, items, tmp_path, SIZE), items)
     assert scores["dpg[bright]"].value is None and "4 of 8 samples judged, 4 missing" in scores["dpg[bright]"].note
     (root / "partiprompts0.png").write_bytes(b"no image")
-    scores = score(tmp_path, dpg_grids.unpack(root, items, tmp_path, SIZE), items)
+    scores = score(tmp_path, dpg_data.unpack_grids(root, items, tmp_path, SIZE), items)
     assert scores["dpg[bright]"].n_failed == 4 and "4 failed" in scores["dpg[bright]"].note
     grids(root, ["partiprompts0.png", "other.png"])
-    scores = score(tmp_path, dpg_grids.unpack(root, items, tmp_path, SIZE), items)
+    scores = score(tmp_path, dpg_data.unpack_grids(root, items, tmp_path, SIZE), items)
     assert scores["dpg[bright]"].value is None and "1 that nobody asked for" in scores["dpg[bright]"].note
     assert (
-        score(tmp_path, dpg_grids.unpack(root, items, tmp_path, SIZE), items, partial_ok=True)["dpg[bright]"].value
+        score(tmp_path, dpg_data.unpack_grids(root, items, tmp_path, SIZE), items, partial_ok=True)["dpg[bright]"].value
         == 50
     )
     (root / "other.png").unlink()
-    assert score(tmp_path, dpg_grids.unpack(root, items, tmp_path, SIZE), items)["dpg[bright]"].value == 50
+    assert score(tmp_path, dpg_data.unpack_grids(root, items, tmp_path, SIZE), items)["dpg[bright]"].value == 50
 
 
 def test_wrong_grids_are_errors(tmp_path):
     items = dpg_data.load(write_csv(tmp_path / "q.csv"))
     root = grids(tmp_path / "shown")
     with pytest.raises(ValueError, match=r"7.png is 16x16 pixels; .* 8-pixel|a 2x2 grid of 16-pixel tiles"):
-        dpg_grids.unpack(root, items, tmp_path, 16)
+        dpg_data.unpack_grids(root, items, tmp_path, 16)
     grids(root, ["7.jpg"])
     with pytest.raises(ValueError, match="both grids of item 7"):
-        dpg_grids.unpack(root, items, tmp_path, SIZE)
+        dpg_data.unpack_grids(root, items, tmp_path, SIZE)
     with pytest.raises(ValueError, match="holds no grid of this suite"):
-        dpg_grids.unpack(grids(tmp_path / "others", ["a.png"]), items, tmp_path, SIZE)
+        dpg_data.unpack_grids(grids(tmp_path / "others", ["a.png"]), items, tmp_path, SIZE)
     with pytest.raises(ValueError, match="does not exist"):
-        dpg_grids.unpack(tmp_path / "nowhere", items, tmp_path, SIZE)
+        dpg_data.unpack_grids(tmp_path / "nowhere", items, tmp_path, SIZE)
 
 
 def test_exported_grids_come_back_as_the_same_images(tmp_path):
@@ -214,7 +214,7 @@ def test_exported_grids_come_back_as_the_same_images(tmp_path):
         128,
         3,
     )
-    folder = dpg_grids.unpack(tmp_path / "grids", prompts, tmp_path, 64)
+    folder = dpg_data.unpack_grids(tmp_path / "grids", prompts, tmp_path, 64)
     seen = dpg.run(folder, AnalyticJudge(), records=tmp_path / "records", **shared)
     values = [[(r.metric, r.value, r.low, r.high) for r in outcome.records] for outcome in (live, seen)]
     assert values[0] == values[1]
@@ -262,6 +262,26 @@ def test_the_command_reads_the_benchmarks_files_and_compares_two_judges(tmp_path
     assert again[f"{name}dpg-vgt[mixed]"] == scores[f"{name}dpg-vgt[mixed]"]
 
 
+DYING = """import json, sys
+for number, line in enumerate(sys.stdin):
+    if number == int(sys.argv[1]):
+        sys.exit(3)
+    print(json.dumps({"answer": "yes" if json.loads(line)["question"].startswith("Is it") else "no"}), flush=True)
+"""
+
+
+def test_a_judge_that_dies_ends_the_command_with_2(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("evals.judges.canary.check_plain", lambda judge: None)
+    (tmp_path / "judge.py").write_text(DYING)
+    command = ["eval", "dpg", "--csv", str(write_csv(tmp_path / "q.csv")), "--resolution", str(SIZE), "--subject"]
+    command += [f"folder:{grids(tmp_path / 'shown')}", "--out", str(tmp_path), "--judge"]
+    judge = f"process:{sys.executable} {tmp_path / 'judge.py'}"
+    assert main([*command, f"{judge} 7"]) == 2
+    assert "ended with status 3 after 7 answers" in capsys.readouterr().err.splitlines()[-1]
+    (path,) = tmp_path.rglob("answers-process-judge.jsonl")
+    assert len(path.read_text().splitlines()) == 2 and not (tmp_path / "records").exists()
+
+
 def test_the_command_says_what_is_missing(tmp_path, capsys):
     write_csv(tmp_path / "q.csv")
     command = ["eval", "dpg", "--out", str(tmp_path), "--subject", "fake:noise"]
@@ -283,7 +303,7 @@ def test_the_command_says_what_is_missing(tmp_path, capsys):
 
 def test_a_table_without_an_answer_fails_the_image_not_the_run(tmp_path):
     items = dpg_data.load(write_csv(tmp_path / "q.csv"))
-    folder = dpg_grids.unpack(grids(tmp_path / "shown"), items, tmp_path, SIZE)
+    folder = dpg_data.unpack_grids(grids(tmp_path / "shown"), items, tmp_path, SIZE)
     judge = Scripted("short", {("", ROWS[3][-1]): "yes"})
     shared = {"work": tmp_path, "records": tmp_path / "r", "suite": "dpg-bench", "prompts": items}
     record = dpg.run(folder, judge, check_judge=lambda j: None, **shared).records[0]

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from evals.engine.api import Detection
-from evals.geneval import masks
+from evals.geneval import official, rules
 from evals.geneval import run as geneval
 from evals.judges.analytic import AnalyticJudge
+from evals.judges.answering import JudgeLost
 from evals.subjects import fake
 from evals.subjects.folder import folder
 from vgt.__main__ import main
@@ -58,33 +59,33 @@ CLOCKS = {
 
 def test_exclude_of_the_spec():
     three = [found("clock", s) for s in (0.99, 0.95, 0.91)]
-    assert geneval.judge_image(three, CLOCKS, [None] * 3) == (False, "expected clock<3, found 3")
+    assert rules.judge_image(three, CLOCKS, [None] * 3) == (False, "expected clock<3, found 3")
     third_below = [found("clock", s) for s in (0.99, 0.95, 0.85)]
-    assert geneval.judge_image(third_below, CLOCKS, [None] * 3) == (True, "")
-    assert geneval.judge_image(three[:1], CLOCKS, [None]) == (False, "expected clock>=2, found 1")
+    assert rules.judge_image(third_below, CLOCKS, [None] * 3) == (True, "")
+    assert rules.judge_image(three[:1], CLOCKS, [None]) == (False, "expected clock>=2, found 1")
 
 
 def test_threshold_is_strict_and_counting_has_its_own():
     star = {"tag": "single_object", "include": [{"class": "star", "count": 1}], "prompt": "a photo of a star"}
-    assert geneval.judge_image([found("star", 0.3)], star, [None])[0] is False
-    assert geneval.judge_image([found("star", 0.31)], star, [None])[0] is True
-    assert geneval.judge_image([found("star", s) for s in (0.9, 0.8, 0.7)], star, [None] * 3)[0] is True
-    assert geneval.select([found("star", 0.9)], "counting") == {}
+    assert rules.judge_image([found("star", 0.3)], star, [None])[0] is False
+    assert rules.judge_image([found("star", 0.31)], star, [None])[0] is True
+    assert rules.judge_image([found("star", s) for s in (0.9, 0.8, 0.7)], star, [None] * 3)[0] is True
+    assert rules.select([found("star", 0.9)], "counting") == {}
 
 
 def test_cap_and_suppression():
     many = [found("star", 0.4 + k / 100, (30 * k, 0, 30 * k + 10, 10)) for k in range(20)]
-    assert geneval.select(many, "colors")["star"] == list(range(19, 3, -1))
+    assert rules.select(many, "colors")["star"] == list(range(19, 3, -1))
     same = [found("star", 0.9), found("star", 0.8), found("heart", 0.7)]
-    assert len(geneval.select(same, "colors")["star"]) == 2  # off by default, though the IoU is 1
-    rules = geneval.Thresholds(max_overlap=0.5)
-    assert geneval.select(same, "colors", rules) == {"star": [0], "heart": [2]}
+    assert len(rules.select(same, "colors")["star"]) == 2  # off by default, though the IoU is 1
+    strict = rules.Thresholds(max_overlap=0.5)
+    assert rules.select(same, "colors", strict) == {"star": [0], "heart": [2]}
 
 
 def test_overlap_is_inclusive():
-    assert geneval.overlap((0, 0, 9, 9), (0, 0, 9, 9)) == 1.0
-    assert geneval.overlap((0, 0, 9, 9), (9, 0, 18, 9)) == pytest.approx(10 / 190)  # they share one column
-    assert geneval.overlap((0, 0, 9, 9), (20, 0, 29, 9)) == 0.0
+    assert rules.overlap((0, 0, 9, 9), (0, 0, 9, 9)) == 1.0
+    assert rules.overlap((0, 0, 9, 9), (9, 0, 18, 9)) == pytest.approx(10 / 190)  # they share one column
+    assert rules.overlap((0, 0, 9, 9), (20, 0, 29, 9)) == 0.0
 
 
 def test_colors_of_the_most_confident_only():
@@ -94,8 +95,8 @@ def test_colors_of_the_most_confident_only():
         "prompt": "a photo of a red star",
     }
     stars = [found("star", 0.9), found("star", 0.8)]
-    assert geneval.judge_image(stars, red, ["red", "blue"]) == (True, "")
-    right, reason = geneval.judge_image(stars, red, ["blue", "red"])
+    assert rules.judge_image(stars, red, ["red", "blue"]) == (True, "")
+    right, reason = rules.judge_image(stars, red, ["blue", "red"])
     assert (right, reason) == (False, "expected red star>=1, found 0 red; and 1 blue")
 
 
@@ -108,27 +109,27 @@ PLACED = {
 
 def test_positions_and_their_messages():
     ring, star = found("ring", 0.9), found("star", 0.9, (30, 0, 40, 10))
-    assert geneval.judge_image([ring, star], PLACED, [None, None]) == (True, "")
+    assert rules.judge_image([ring, star], PLACED, [None, None]) == (True, "")
     below = found("ring", 0.9, (40, 30, 50, 40))
-    right, reason = geneval.judge_image([below, star], PLACED, [None, None])
+    right, reason = rules.judge_image([below, star], PLACED, [None, None])
     assert (right, reason) == (False, "expected ring left of target, found below target")
-    right, reason = geneval.judge_image([ring], PLACED, [None])
+    right, reason = rules.judge_image([ring], PLACED, [None])
     assert (right, reason) == (False, "expected star>=1, found 0\nno target for ring to be left of")
 
 
 def test_extra_objects_never_hurt():
     crowd = [found("ring", 0.9), found("star", 0.9, (30, 0, 40, 10)), found("moon", 0.99, (5, 5, 9, 9))]
-    assert geneval.judge_image(crowd, PLACED, [None] * 3)[0]
+    assert rules.judge_image(crowd, PLACED, [None] * 3)[0]
 
 
 def test_masks_survive_storage():
     rng = np.random.default_rng(0)
     for mask in (rng.random((5, 7)) > 0.5, np.zeros((3, 4), bool), np.ones((3, 4), bool)):
-        code = json.loads(json.dumps(masks.encode(mask)))
-        assert np.array_equal(masks.decode(code), mask)
-    assert masks.encode(np.array([[0, 1], [1, 1]], bool))["counts"] == "13"  # COCO: by column, zeros first
+        code = json.loads(json.dumps(official.encode_mask(mask)))
+        assert np.array_equal(official.decode_mask(code), mask)
+    assert official.encode_mask(np.array([[0, 1], [1, 1]], bool))["counts"] == "13"  # COCO: by column, zeros first
     with pytest.raises(ValueError, match="sum to 3"):
-        masks.decode({"size": [2, 2], "counts": [3]})
+        official.decode_mask({"size": [2, 2], "counts": [3]})
 
 
 # --------------------------------------------------------------------------------------------------- whole runs
@@ -223,6 +224,39 @@ def test_killed_and_resumed_ends_with_the_same_bytes(oracle, tmp_path):
     assert record.scores(outcome.records) == record.scores(oracle[1].records)
 
 
+class Broken(Mortal):
+    """A judge that breaks instead."""
+
+    error: Exception = RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    def _live(self):
+        self.lives -= 1
+        if self.lives < 0:
+            raise self.error
+
+
+def test_a_judge_that_breaks_is_no_bad_sample(oracle, tmp_path):
+    """The run ends where the judge does, records nothing, and goes on from there."""
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        geneval.run(fake.Oracle(), Broken(JUDGE, 40), check_judge=lambda judge: None, **options(tmp_path))
+    rows = [json.loads(x) for x in (run_folder(tmp_path) / "detections.jsonl").read_text().splitlines()]
+    assert len(rows) == 40 and not any("error" in row for row in rows) and not (tmp_path / "records").exists()
+    outcome = geneval.run(fake.Oracle(), Mortal(JUDGE, 96 - 40 + 6), **options(tmp_path))
+    assert everything(tmp_path) == everything(oracle[0])
+    assert record.scores(outcome.records) == record.scores(oracle[1].records)
+
+
+def test_a_lost_judge_ends_the_command_with_2(tmp_path, monkeypatch, capsys):
+    broken = Broken(JUDGE, 20)
+    broken.error = JudgeLost("the judge's process ended")
+    monkeypatch.setattr("evals.judges.analytic.AnalyticJudge", lambda: broken)
+    assert main(["eval", "geneval", "--subject", "fake:oracle", "-n", "12", "--out", str(tmp_path)]) == 2
+    assert "the judge's process ended" in capsys.readouterr().err.splitlines()[-1]
+    (found,) = tmp_path.rglob("detections.jsonl")
+    assert len(found.read_text().splitlines()) == 20 - 6  # the canary looks at six
+    assert not (tmp_path / "records").exists()
+
+
 def test_fewer_samples_are_a_prefix_of_more(oracle, tmp_path):
     geneval.run(fake.Oracle(), JUDGE, **options(tmp_path, images_per_prompt=2))
     outcome = geneval.run(Mortal(fake.Oracle(), 6), JUDGE, **options(tmp_path))  # two more samples, three batches each
@@ -247,17 +281,17 @@ def test_rescoring_stored_detections_needs_no_judge(oracle):
     entries = {e["id"]: e for e in map(json.loads, (folder_ / "detections.jsonl").read_text().splitlines())}
     for line in lines:
         prompt = json.loads(line["metadata"])
-        assert geneval.result(line["filename"], prompt, entries[line["filename"]]) == line
-    strict = geneval.Thresholds(threshold=1.0, counting_threshold=1.0)
+        assert official.result(line["filename"], prompt, entries[line["filename"]]) == line
+    strict = rules.Thresholds(threshold=1.0, counting_threshold=1.0)
     assert not any(
-        geneval.result("x", json.loads(x["metadata"]), entries[x["filename"]], strict)["correct"] for x in lines
+        official.result("x", json.loads(x["metadata"]), entries[x["filename"]], strict)["correct"] for x in lines
     )
 
 
 def test_a_folder_scores_as_its_generator(oracle, tmp_path):
     copy = tmp_path / "images"
     shutil.copytree(run_folder(oracle[0]), copy)
-    outcome = geneval.score_folder(copy, JUDGE, subject="elsewhere", **options(tmp_path))
+    outcome = geneval.run(folder(copy, "elsewhere"), JUDGE, **options(tmp_path))
     ours = {r.metric: (r.value, r.low, r.high, r.n) for r in oracle[1].records}
     assert {r.metric: (r.value, r.low, r.high, r.n) for r in outcome.records} == ours
     assert outcome.records[0].name == "elsewhere/scenes-geneval/overall"
@@ -318,7 +352,7 @@ def test_bad_input_is_refused(tmp_path):
 @pytest.mark.parametrize("option", ["--batch", "--images-per-prompt"])
 @pytest.mark.parametrize("given", ["0", "-4", "many"])
 def test_counts_below_one_are_refused_before_anything_is_loaded(option, given, monkeypatch, capsys):
-    monkeypatch.setattr("evals.engine.old_options.generator", lambda *_: pytest.fail("a subject was loaded"))
+    monkeypatch.setattr("evals.engine.options.Images.generator", lambda *_: pytest.fail("a subject was loaded"))
     with pytest.raises(SystemExit) as caught:
         main(["eval", "geneval", "--subject", "vgt:query_ar_internvl", option, given])
     assert caught.value.code == 2

@@ -13,14 +13,15 @@ from parity.rules import random_image
 from PIL import Image
 from sklearn.metrics import cohen_kappa_score
 
-from evals.agreement import geneval as agreement
+from evals.agreement import run as agreement
 from evals.engine.store import Shard
-from evals.geneval import evidence as geneval_evidence
-from evals.geneval import official as geneval_import
+from evals.geneval import official
 from evals.geneval import run as geneval
+from evals.geneval.rules import OFFICIAL as OFFICIAL_RULES
 from evals.geneval.rules import Thresholds, check_prompts
 from evals.judges.analytic import AnalyticJudge
 from evals.subjects import fake
+from evals.subjects.folder import folder
 from vgt.__main__ import main
 from vgt.core import geneval_prompts, samples, suites
 from vgt.core.scenes import COLORS, TASKS
@@ -40,8 +41,8 @@ def official_file(path, seed: int = 0, images_per_prompt: int = 4, prompts=OFFIC
                 for name, score, box, color in random_image(prompt, rng)
             ]
             name = f"outputs/sdxl/{index:05d}/samples/{sample:05d}.png"
-            lines.append(geneval_evidence.result(name, prompt, {"detections": stored}))
-    path.write_text(geneval_evidence.official_lines(lines))
+            lines.append(official.result(name, prompt, {"detections": stored}))
+    path.write_text(official.to_lines(lines))
     return lines
 
 
@@ -55,7 +56,7 @@ def imported(tmp_path_factory):
     root = tmp_path_factory.mktemp("import")
     lines = official_file(root / "results.jsonl")
     options = {"work": root, "records": root / "records", "suite": "geneval", "prompts": OFFICIAL}
-    return root, lines, geneval_import.run(root / "results.jsonl", subject="sdxl", **options)
+    return root, lines, geneval.import_results(root / "results.jsonl", subject="sdxl", **options)
 
 
 # --------------------------------------------------------------------------------------------------------- import
@@ -82,7 +83,7 @@ def test_colors_come_from_the_reasons():
     (a, b), wanted = prompt["include"], [c["color"] for c in prompt["include"]]
     other = next(c for c in COLORS if c not in wanted)
     reason = f"expected {wanted[1]} {b['class']}>=1, found 0 {wanted[1]}; and 1 {other}"
-    told = geneval_import.told_colors(prompt, reason, {a["class"]: 2, b["class"]: 1})
+    told = official.told_colors(prompt, reason, {a["class"]: 2, b["class"]: 1})
     assert told == {a["class"]: [wanted[0], None], b["class"]: [other]}
 
 
@@ -106,10 +107,10 @@ def test_broken_official_files_are_refused(imported, tmp_path):
     options = {"work": tmp_path, "records": tmp_path / "records", "suite": "geneval", "prompts": OFFICIAL}
 
     def refused(changed: list[dict] | str, match: str):
-        text = changed if isinstance(changed, str) else geneval_evidence.official_lines(changed)
+        text = changed if isinstance(changed, str) else official.to_lines(changed)
         (tmp_path / "r.jsonl").write_text(text)
         with pytest.raises(ValueError, match=match):
-            geneval_import.run(tmp_path / "r.jsonl", **options)
+            geneval.import_results(tmp_path / "r.jsonl", **options)
 
     refused([lines[0], lines[0]], "line 2: .* comes twice")
     refused([{**lines[0], "filename": "a/00553/samples/0000.png"}], "none of the 553 x 4 images")
@@ -120,13 +121,13 @@ def test_broken_official_files_are_refused(imported, tmp_path):
     refused([{**lines[0], "details": "{'cat': 1"}], "line 1: not a result")
     refused([{**lines[0], "details": '{"cat": [[1, 2, 3, 4]]}'}], "line 1: .*not .x1, y1, x2, y2, score")
     with pytest.raises(ValueError, match="do not exist"):
-        geneval_import.run(tmp_path / "absent.jsonl", **options)
+        geneval.import_results(tmp_path / "absent.jsonl", **options)
 
 
 def test_an_incomplete_import_withholds_its_values(imported, tmp_path):
-    (tmp_path / "r.jsonl").write_text(geneval_evidence.official_lines(imported[1][1:]))
+    (tmp_path / "r.jsonl").write_text(official.to_lines(imported[1][1:]))
     options = {"work": tmp_path, "records": tmp_path / "records", "suite": "geneval", "prompts": OFFICIAL}
-    scores = {r.metric: r for r in geneval_import.run(tmp_path / "r.jsonl", **options).records}
+    scores = {r.metric: r for r in geneval.import_results(tmp_path / "r.jsonl", **options).records}
     assert scores["overall"].value is None and "2211 of 2212" in scores["overall"].note
     assert scores["counting"].value is not None and scores["single_object"].value is None
 
@@ -134,9 +135,9 @@ def test_an_incomplete_import_withholds_its_values(imported, tmp_path):
 def test_verdicts_that_differ_are_counted(imported, tmp_path):
     lines = [dict(line) for line in imported[1]]
     lines[7]["correct"] = not lines[7]["correct"]
-    (tmp_path / "r.jsonl").write_text(geneval_evidence.official_lines(lines))
+    (tmp_path / "r.jsonl").write_text(official.to_lines(lines))
     options = {"work": tmp_path, "records": tmp_path / "records", "suite": "geneval", "prompts": OFFICIAL}
-    assert "1 of 2212 verdicts differ" in geneval_import.run(tmp_path / "r.jsonl", **options).records[0].note
+    assert "1 of 2212 verdicts differ" in geneval.import_results(tmp_path / "r.jsonl", **options).records[0].note
 
 
 # ------------------------------------------------------------------------------------------------------ rescoring
@@ -155,13 +156,13 @@ def test_rescoring_gives_the_very_records(judged, tmp_path):
     root, outcome, stored = judged
     copy = tmp_path / "elsewhere"
     copy.mkdir()
-    for name in ("run.json", "prompts.jsonl", "detections.jsonl"):
+    for name in ("detections.run.json", "detections.jsonl"):
         shutil.copy(stored / name, copy)
     again = geneval.rescore(copy, work=tmp_path, records=tmp_path / "records")
     assert values(again) == values(outcome) and [r.key for r in again.records] == [r.key for r in outcome.records]
     assert (copy / "results.jsonl").read_bytes() == (stored / "results.jsonl").read_bytes()
     assert again.records[0].protocol_params == outcome.records[0].protocol_params
-    (copy / "prompts.jsonl").unlink()
+    (copy / "detections.run.json").unlink()
     with pytest.raises(ValueError, match="holds no finished judging"):
         geneval.rescore(copy, work=tmp_path, records=tmp_path / "records")
 
@@ -191,7 +192,7 @@ def test_shards_leave_what_one_process_leaves(judged, tmp_path):
     outcome = geneval.run(fake.Oracle(), AnalyticJudge(), **options)
     assert values(outcome) == values(judged[1])
     out = (tmp_path / outcome.records[0].evidence).parent
-    for name in ("detections.jsonl", "results.jsonl", "run.json", "prompts.jsonl"):
+    for name in ("detections.jsonl", "results.jsonl", "detections.run.json"):
         assert (out / name).read_bytes() == (judged[2] / name).read_bytes()
 
 
@@ -209,16 +210,16 @@ def test_samples_lie_beside_the_records(judged):
 
 def test_prompt_variants_are_named():
     rewritten = [{**p, "prompt": f"{p['prompt']}, sharp"} for p in OFFICIAL]
-    assert geneval_evidence.prompt_variant("geneval", OFFICIAL) == "official"
-    assert geneval_evidence.prompt_variant("geneval", OFFICIAL[::50]) == "official"  # a part, and so partial
-    named = geneval_evidence.prompt_variant("mine", rewritten, "rewritten-by-x")
+    assert geneval.prompt_variant("geneval", OFFICIAL) == "official"
+    assert geneval.prompt_variant("geneval", OFFICIAL[::50]) == "official"  # a part, and so partial
+    named = geneval.prompt_variant("mine", rewritten, "rewritten-by-x")
     assert named.startswith("rewritten-by-x:") and len(named) == len("rewritten-by-x:") + 12
-    assert geneval_evidence.prompt_variant("s42", geneval_prompts.prompts(42)).startswith("s42:")
+    assert geneval.prompt_variant("s42", geneval_prompts.prompts(42)).startswith("s42:")
     for suite, prompts, name in (("geneval", rewritten, None), ("mine", rewritten, "official")):
         with pytest.raises(ValueError, match="are not GenEval's own"):
-            geneval_evidence.prompt_variant(suite, prompts, name)
+            geneval.prompt_variant(suite, prompts, name)
     with pytest.raises(ValueError, match="names GenEval's own prompts"):
-        geneval_evidence.prompt_variant("geneval", OFFICIAL, "better")
+        geneval.prompt_variant("geneval", OFFICIAL, "better")
 
 
 @pytest.mark.parametrize(
@@ -256,12 +257,12 @@ def test_a_folder_of_coco_images(tmp_path):
             Image.fromarray(np.full((8, 9, 3), 10 * index + sample, np.uint8)).save(path)
     judge = Scripted([(prompts[0]["include"][0]["class"], 0.5, (0, 0, 5, 5))])
     options = {"suite": "geneval", "prompts": prompts, "images_per_prompt": 2, "work": tmp_path}
-    whole = geneval.score_folder(tmp_path / "images", judge, records=tmp_path / "a", **options)
+    whole = geneval.run(folder(tmp_path / "images"), judge, records=tmp_path / "a", **options)
     assert {r.metric: r.value for r in whole.records}["images-correct"] == 0.5
     assert whole.records[0].protocol == "geneval[scripted]" and whole.records[0].n_expected == 320
     (tmp_path / "images/00000/samples/00000.png").write_bytes(b"\x89PNG broken")
     (tmp_path / "images/00001/samples/00001.png").unlink()
-    bad = geneval.score_folder(tmp_path / "images", judge, records=tmp_path / "b", **options)
+    bad = geneval.run(folder(tmp_path / "images"), judge, records=tmp_path / "b", **options)
     assert all(r.value is None and r.n == 2 and r.n_failed == 1 for r in bad.records)
     assert "00000/samples/00000.png" in bad.records[0].note
 
@@ -275,7 +276,7 @@ def test_agreement_of_two_judges(imported, tmp_path):
     other = [{**x, "correct": bool(x["correct"] ^ (rng.random() < 0.1))} for x in lines]
     (tmp_path / "b.jsonl").write_text("".join(json.dumps(x) + "\n" for x in other[::-1]))
     options = {"records": tmp_path / "records", "names": ("ours", None)}
-    found = {r.metric: r for r in agreement.run(root / "results.jsonl", tmp_path / "b.jsonl", **options).records}
+    found = {r.metric: r for r in agreement.of_results(root / "results.jsonl", tmp_path / "b.jsonl", **options).records}
     assert set(found) == {"kappa", "agreement", "difference", *(f"kappa-{t}" for t in TASKS)}
     a, b = ([x["correct"] for x in told] for told in (lines, other))
     assert found["kappa"].value == pytest.approx(cohen_kappa_score(a, b), abs=1e-12)
@@ -288,7 +289,7 @@ def test_agreement_of_two_judges(imported, tmp_path):
     shares = [[np.mean([x["correct"] for x in told if x["tag"] == t]) for t in TASKS] for told in (lines, other)]
     assert found["difference"].value == pytest.approx(np.mean(shares[0]) - np.mean(shares[1]))
     assert len(samples.read(tmp_path / "records", found["difference"]).ids) == 2212
-    again = agreement.run(root / "results.jsonl", tmp_path / "b.jsonl", **options)
+    again = agreement.of_results(root / "results.jsonl", tmp_path / "b.jsonl", **options)
     assert (again.computed, again.reused) == (0, len(found))
 
 
@@ -301,7 +302,7 @@ def test_kappa_bounds_hold_in_simulation():
         a, b = (truth ^ (rng.random(240) < 0.1) for _ in range(2))
         names = [str(i // 4) for i in range(240)]
         pairs = agreement.Pairs([str(i) for i in range(240)], ["colors"] * 240, names, a, b, 240, True)
-        interval = agreement.kappa_interval(pairs, seed)
+        interval = pairs.kappa(seed)
         covered += interval.low <= 0.64 <= interval.high  # p_o 0.82, p_e 0.5
     assert 51 <= covered <= 60
 
@@ -310,7 +311,7 @@ def test_judges_that_always_agree_have_no_kappa(imported, tmp_path):
     same = [{**x, "correct": True} for x in imported[1][:8]]
     for name in ("a", "b"):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(x) + "\n" for x in same))
-    outcome = agreement.run(tmp_path / "a.jsonl", tmp_path / "b.jsonl", records=tmp_path / "records")
+    outcome = agreement.of_results(tmp_path / "a.jsonl", tmp_path / "b.jsonl", records=tmp_path / "records")
     found = {r.metric: r for r in outcome.records}
     assert found["kappa"].value is None and "not defined" in found["kappa"].note
     assert found["agreement"].value == 1.0 and found["agreement"].n_expected == 2212
@@ -321,23 +322,23 @@ def test_agreement_needs_the_same_images(imported, judged, tmp_path):
     fewer = tmp_path / "fewer.jsonl"
     fewer.write_text("".join(json.dumps(x) + "\n" for x in lines[:-1]))
     records = tmp_path / "records"
-    outcome = agreement.run(root / "results.jsonl", fewer, records=records)
+    outcome = agreement.of_results(root / "results.jsonl", fewer, records=records)
     assert all(r.value is None and r.n_failed == 1 for r in outcome.records)
-    assert agreement.run(root / "results.jsonl", fewer, records=records, partial_ok=True).records[0].value == 1.0
+    assert agreement.of_results(root / "results.jsonl", fewer, records=records, partial_ok=True).records[0].value == 1.0
     with pytest.raises(ValueError, match="other prompt sets"):
-        agreement.run(root / "results.jsonl", judged[2] / "results.jsonl", records=records)
+        agreement.of_results(root / "results.jsonl", judged[2] / "results.jsonl", records=records)
     other = tmp_path / "other"
     shutil.copytree(judged[2], other, ignore=shutil.ignore_patterns("0*"))
-    same = agreement.run(judged[2] / "results.jsonl", other / "results.jsonl", records=records)
+    same = agreement.of_results(judged[2] / "results.jsonl", other / "results.jsonl", records=records)
     assert "same images" not in (same.records[0].note or "")
     entries = [json.loads(line) for line in (other / "detections.jsonl").read_text().splitlines()]
     entries[0]["image"] = "0" * 64
     (other / "detections.jsonl").write_text("".join(json.dumps(e) + "\n" for e in entries))
     with pytest.raises(ValueError, match="another image"):
-        agreement.pair(*(agreement.read(f / "results.jsonl") for f in (judged[2], other)))
+        agreement.pair(*(agreement.read_results(f / "results.jsonl") for f in (judged[2], other)))
     with pytest.raises(ValueError, match="line 1: not a result"):
         fewer.write_text("[]\n")
-        agreement.read(fewer)
+        agreement.read_results(fewer)
 
 
 # ----------------------------------------------------------------------------------------------------- command line
@@ -365,7 +366,7 @@ def test_a_run_with_other_thresholds_takes_the_same_evidence(judged):
     root, _, stored = judged
     before = (stored / "detections.jsonl").stat().st_mtime_ns
     options = {"work": root, "records": root / "records", "suite": "scenes-geneval", "prompts": SMALL, "batch": 8}
-    rules = replace(geneval.OFFICIAL, position_threshold=0.5)
+    rules = replace(OFFICIAL_RULES, position_threshold=0.5)
     outcome = geneval.run(fake.Oracle(), AnalyticJudge(), **options, rules=rules)
     assert outcome.records[0].suite == "scenes-geneval+position_threshold0.5"
     assert (stored / "detections.jsonl").stat().st_mtime_ns == before

@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from evals.engine.api import Detection, Detector
 from evals.geneval import run as geneval
-from evals.geneval.evidence import KEPT
+from evals.geneval.run import KEPT
 from evals.judges import canary, mask2former
+from evals.subjects.folder import folder
 from vgt.__main__ import main
 from vgt.core import suites
 from vgt.core.geneval_prompts import CLASSES
@@ -258,11 +259,11 @@ def test_a_random_model_is_stopped_by_its_canary_and_judges_nothing(weights, jud
     images(tmp_path / "images", prompts)
     options = {"work": tmp_path, "records": tmp_path / "records", "suite": "geneval", "prompts": prompts}
     with pytest.raises(ValueError, match="judge 'm2f-hf' fails its canary"):
-        geneval.score_folder(tmp_path / "images", judge, images_per_prompt=1, **options)
+        geneval.run(folder(tmp_path / "images"), judge, images_per_prompt=1, **options)
     assert not list(tmp_path.rglob("detections.jsonl"))
 
-    outcome = geneval.score_folder(
-        tmp_path / "images", judge, images_per_prompt=1, check_judge=lambda judge: None, **options
+    outcome = geneval.run(
+        folder(tmp_path / "images"), judge, images_per_prompt=1, check_judge=lambda judge: None, **options
     )
     first = outcome.records[0]
     assert first.protocol == "geneval[m2f-hf]" and first.judge.startswith("m2f-hf ")

@@ -1,4 +1,4 @@
-"""The presets at full size: valid, with complete chains of parents, dealt evenly to eight processes, as published."""
+"""The presets at full size: valid, with complete chains of parents, split evenly over eight processes, as published."""
 
 from __future__ import annotations
 

@@ -291,14 +291,14 @@ def test_crops_change_from_pass_to_pass(photo):
 
 
 def test_caption_batches_pair_captions_with_their_images(vocabulary):
-    class Told(Listed):
+    class Captioned(Listed):
         def item(self, index: int):
             found = super().item(index)
             return found if isinstance(found, Skipped) else Sample(found.image, NAMES[index % 3], found.name)
 
     NAMES = ("a photo of a red star", "a photo of a blue ring", "a photo of two green moons")
     settings = data.DataConfig(unconditional=0.3)
-    at = data.source_caption_batches(Told(90, {5}), stream.generator_crop(32), vocabulary, settings, 30, 0, quiet())
+    at = data.source_caption_batches(Captioned(90, {5}), stream.generator_crop(32), vocabulary, settings, 30, 0, quiet())
     dropped = 0
     for k in range(6):
         batch = at(k)

@@ -114,3 +114,13 @@ def test_bench_and_report(capsys):
     assert {row["model"].partition("@")[0] for row in found["rows"]} == {"toy_prior", "toy_codebook"}
     report = scores(capsys, "report", "--work", "runs/tiny")
     assert "toy_prior" in Path(report["report"]).read_text(encoding="utf-8")
+
+
+def test_it_is_planned_for_by_its_own_job():
+    from vgt.training.job import read
+    from vgt.training.plan import plan, render
+
+    made = plan(read(str(HERE / "toy_codebook.toml"), []), Path("no-runs"), device="cpu", throughput=1.0)
+    model = load("toy_codebook", Path("runs")).model
+    assert made.parameters["model"] == made.parameters["total"] == sum(p.numel() for p in model.parameters())
+    assert made.problems == [] and "toy_codebook on 1 x cpu" in render(made)

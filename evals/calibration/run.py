@@ -23,6 +23,7 @@ from evals.engine.api import Detector
 from evals.engine.generation import prompt_id
 from evals.engine.records import Measure, Outcome, stored, write
 from evals.engine.store import collect
+from evals.geneval import rules
 from evals.geneval import run as geneval
 from evals.judges import canary
 from evals.subjects.fake import Oracle
@@ -80,9 +81,9 @@ def agreement(detector: Detector, originals: np.ndarray, reconstructions: np.nda
 
 def _prompt_correct(detector: Detector, prompt: dict, image: np.ndarray) -> bool:
     detections = detector.detect(image)
-    wanted = geneval.colored_classes(prompt)
+    wanted = rules.colored_classes(prompt)
     colors = [detector.color(image, d) if d.label in wanted else None for d in detections]
-    return geneval.judge_image(detections, prompt, colors)[0]
+    return rules.judge_image(detections, prompt, colors)[0]
 
 
 def _scene_exact(detector: Detector, index: int, degrade: Callable) -> bool:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
-import functools
 from pathlib import Path
+from typing import Any
 
-from evals.engine import old_options as common
+from evals import judges
+from evals.agreement import run as agreement
+from evals.dpg import data
+from evals.dpg import rules as dpg_rules
+from evals.dpg import run as dpg
+from evals.engine import options
+from evals.engine.options import listed, option
 from evals.engine.records import Outcome
-from vgt.commands import options
 
-HELP = "DPG-Bench on a prompt suite"
 EXAMPLE = (
     "vgt eval dpg --subject vgt:query_ar_internvl --accel 4\n"
     "  vgt eval dpg --csv dpg_bench.csv --prompts prompts/ --subject folder:grids --resolution 512 "
@@ -18,94 +21,72 @@ EXAMPLE = (
 )
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
-    common.add_images(parser)
-    parser.add_argument("--csv", type=Path, help="DPG-Bench's dpg_bench.csv instead of a suite")
-    parser.add_argument(
-        "--prompts", type=Path, help="its folder of <item_id>.txt, or JSON lines (default: the CSV's text)"
+class Options(options.Images):
+    csv: Path | None = option(None, "DPG-Bench's dpg_bench.csv instead of a suite")
+    texts: Path | None = option(
+        None, "its folder of <item_id>.txt, or JSON lines (default: the CSV's text)", flag="--prompts"
     )
-    parser.add_argument(
-        "--protocol", default="dpg-fixed", help="dpg-fixed, dpg-ella, dpg-vgt, several with commas, or all"
-    )
-    parser.add_argument("--judge", help="analytic (default on scenes-dpg), mplug, blip:<folder>, vlm:<folder>, "
-                        "vgt:<checkpoint>, process:<command>, scripted:<file>")  # fmt: skip
-    parser.add_argument("--judge-python", metavar="PYTHON", help="for mplug: the interpreter that has modelscope")
-    parser.add_argument("--judge-weights", metavar="DIR", help="for mplug: a local copy of the model")
-    parser.add_argument("--against", metavar="JUDGE", help="ask a second judge too, and record how far the two agree")
-    parser.add_argument("--answers", type=Path, help="score a stored answers.jsonl; no subject, no judge")
-    parser.add_argument(
-        "--resolution", type=int, help="a folder: subject holds 2x2 grids <item_id>.png of tiles of this size"
-    )
-    parser.add_argument("--export-grids", type=Path, metavar="DIR", help="write the images as 2x2 grids too")
+    protocol: str = option("dpg-fixed", "dpg-fixed, dpg-ella, dpg-vgt, several with commas, or all")
+    judge: str | None = option(None, f"{judges.JUDGES} (default on scenes-dpg: analytic)")
+    judge_python: str | None = option(None, "for mplug: the interpreter that has modelscope", metavar="PYTHON")
+    judge_weights: str | None = option(None, "for mplug: a local copy of the model", metavar="DIR")
+    against: str | None = option(None, "ask a second judge too, and record how far the two agree", metavar="JUDGE")
+    answers: Path | None = option(None, "score a stored answers.jsonl; no subject, no judge")
+    resolution: int | None = option(None, "a folder: subject holds 2x2 grids <item_id>.png of tiles of this size")
+    grids: Path | None = option(None, "write the images as 2x2 grids too", flag="--export-grids", metavar="DIR")
+
+    @property
+    def protocols(self) -> list[str]:
+        return list(dpg_rules.RULES) if self.protocol == "all" else listed(self.protocol)
+
+    def given(self) -> dict[str, Any]:
+        return {**super().given(), "protocols": self.protocols}
 
 
-def _suite(args: argparse.Namespace) -> tuple[str, list[dict], list[dict]]:
+def _suite(given: Options) -> tuple[str, list[dict], list[dict]]:
     """Name, the prompts that were asked for, and the whole suite."""
-    if args.csv is None:
-        if args.prompts is not None:
+    if given.csv is None:
+        if given.texts is not None:
             raise ValueError("--prompts goes with --csv; name another suite with --suite")
-        suite, prompts = common.prompts(args.suite or "scenes-dpg", args.n)
-        return suite, prompts, prompts if not args.n else common.prompts(args.suite or "scenes-dpg", None)[1]
-    from evals.dpg import data as dpg_data
-
-    whole = dpg_data.load(args.csv, args.prompts)
-    count = min(args.n or len(whole), len(whole))
-    return args.suite or dpg_data.SUITE, [whole[i * len(whole) // count] for i in range(count)], whole
+        suite, whole = options.prompts(given.suite or "scenes-dpg", None)
+    else:
+        suite, whole = given.suite or data.SUITE, data.load(given.csv, given.texts)
+    return suite, options.evenly(whole, given.n), whole
 
 
-def _subject(args: argparse.Namespace, prompts: list[dict], whole: list[dict]):
+def _subject(given: Options, prompts: list[dict], whole: list[dict]) -> tuple[Any, int | None]:
     """The subject and its acceleration; a folder of grids is unpacked first."""
-    if args.resolution is None:
-        return common.generator(args, prompts)
-    from evals.dpg import grids as dpg_grids
-
-    kind, _, root = common.subject(args, "folder:grids").partition(":")
+    if given.resolution is None:
+        return given.generator(prompts)
+    kind, _, root = options.named_subject(given.subject, "folder:grids").partition(":")
     if kind != "folder" or not root:
-        raise ValueError(f"--resolution is for a folder of grids, not for {args.subject!r}; give folder:<dir>")
-    return dpg_grids.unpack(root, prompts, args.out, args.resolution, whole), None
+        raise ValueError(f"--resolution is for a folder of grids, not for {given.subject!r}; give folder:<dir>")
+    return data.unpack_grids(root, prompts, given.out, given.resolution, whole), None
 
 
-def _judge(args: argparse.Namespace, spec: str):
-    from evals import judges
-
-    return judges.load(spec, functools.partial(options.device, args.device), args.judge_python, args.judge_weights)
-
-
-def run(args: argparse.Namespace) -> Outcome:
-    from evals.agreement import dpg as dpg_agreement
-    from evals.dpg import rules as dpg_rules
-    from evals.dpg import run as dpg
-
-    protocols = list(dpg_rules.RULES) if args.protocol == "all" else [p.strip() for p in args.protocol.split(",")]
-    records = args.out / "records"
-    if args.answers is not None:
-        return dpg.rescore(args.answers, records=records, protocols=protocols, partial_ok=args.partial_ok)
-    suite, prompts, whole = _suite(args)
-    if args.judge is None and args.csv is not None:
+def evaluate(given: Options) -> Outcome:
+    if given.answers is not None:
+        return dpg.rescore(given.answers, **given.passed_to(dpg.rescore))
+    suite, prompts, whole = _suite(given)
+    if given.judge is None and given.csv is not None:
         raise ValueError("--judge is missing; DPG-Bench needs one, for example --judge blip:<folder>")
-    dpg_rules.chosen(protocols, prompts)
-    judges = [_judge(args, spec) for spec in filter(None, (args.judge or "analytic", args.against))]
-    generator, accel = _subject(args, prompts, whole)
-    drawn = {
-        "work": args.out,
-        "suite": suite,
-        "prompts": prompts,
-        "images_per_prompt": args.images_per_prompt,
-        "seed": args.seed,
-        "batch": args.batch,
-        "accel": accel,
-    }
-    shard = common.shard(args)
-    scored = {**drawn, "records": records, "protocols": protocols, "partial_ok": args.partial_ok, "shard": shard}
+    dpg_rules.chosen(given.protocols, prompts)
+    asked = [
+        judges.load(spec, given.on, given.judge_python, given.judge_weights)
+        for spec in filter(None, (given.judge or "analytic", given.against))
+    ]
+    generator, accel = _subject(given, prompts, whole)
+    images = {"suite": suite, "prompts": prompts, "accel": accel}
     outcomes = []
-    for judge in judges:
+    for judge in asked:
         try:
-            outcomes.append(dpg.run(generator, judge.answerer, check_judge=judge.check, **scored))
+            settings = given.passed_to(dpg.run, **images, check_judge=judge.check)
+            outcomes.append(dpg.run(generator, judge.answerer, **settings))
         finally:
             judge.close()
-    if shard.whole and args.against:
-        stored = [args.out / outcome.records[0].evidence for outcome in outcomes]
-        outcomes.append(dpg_agreement.run(*stored, records=records))
-    if shard.whole and args.export_grids is not None:
-        dpg.export_grids(generator, args.export_grids, **drawn)
-    return dpg.joined(outcomes)
+    if given.shard.whole and given.against:
+        stored = [given.out / outcome.records[0].evidence for outcome in outcomes]
+        outcomes.append(agreement.of_answers(*stored, **given.passed_to(agreement.of_answers)))
+    if given.shard.whole and given.grids is not None:
+        dpg.export_grids(generator, given.grids, **given.passed_to(dpg.export_grids, **images))
+    return sum(outcomes, Outcome.none())

@@ -1,4 +1,4 @@
-"""DPG-Bench's scoring rules (docs/evaluators.md 3.1, 3.3): pure functions of the stored answers about one image.
+"""DPG-Bench's rules and numbers (docs/evaluators.md 3.1, 3.3, 7.2): pure functions of the stored answers.
 
 A question is a dictionary with ``proposition_id``, ``dependency`` (list of ids, 0 or none for no parent), ``tuple``
 and ``question``.
@@ -7,11 +7,16 @@ and ``question``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from graphlib import CycleError, TopologicalSorter
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
 
 from evals.dpg.protocol import PROTOCOLS
+from evals.engine.generation import IMAGES_PER_PROMPT, prompt_id
+from evals.engine.judging import Job
+from evals.engine.records import Measure
 
 CATEGORIES = ("entity", "attribute", "relation", "global", "other")
 
@@ -159,3 +164,114 @@ def scored_questions(prompts: list[dict], index: int, rules: Rules) -> list[dict
     """The questions of an item that the rules know of: D1 skips the first row, the first question of the first item."""
     questions = prompts[index]["questions"]
     return questions[1:] if rules.skip_first_row and index == 0 else questions
+
+
+# ---------------------------------------------------------------------------------------------------- the measures
+
+
+def metrics(prompts: list[dict], rules: Rules = FIXED) -> list[str]:
+    """Names of the numbers that a suite gives: the score, its L1 categories, raw and then adjusted, its L2 categories.
+
+    Raises ValueError for a category that DPG-Bench does not have."""
+    questions = [q for prompt in prompts for q in prompt["questions"]]
+    present = {category(q) for q in questions}
+    known = [c for c in CATEGORIES if c in present]
+    if present - set(known):
+        raise ValueError(f"category {sorted(present - set(known))[0]!r} is not one of {', '.join(CATEGORIES)}")
+    names = ["dpg"]
+    for level in (known, sorted({subcategory(q) for q in questions} - present)):
+        names += [*level, *(f"{c}-adjusted" for c in level if rules.adjusted)]
+    return names
+
+
+@dataclass
+class _Tally:
+    """What the images of a run add up to under one protocol."""
+
+    tiles: dict[str, list[float]] = field(default_factory=dict)  # item -> score of each image
+    cells: dict[str, list[tuple[str, str, float]]] = field(default_factory=dict)  # category -> (id, item, score)
+    shares: list[float] = field(default_factory=list)  # P(yes) / (P(yes) + P(no)) of each question, where known
+    unparsed: int = 0
+    judged: int = 0
+    failed: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)  # items that the protocol drops -> their images
+
+    def add(self, item: str, questions: list[dict], rows: dict[int, dict], rules: Rules) -> None:
+        """One item's judged images by sample; an item that the official script would drop adds nothing."""
+        answers = answers_of(rows)
+        try:
+            scores = {sample: score_tile(answers[sample], questions, rules) for sample in rows}
+        except Dropped:
+            self.dropped[item] = len(rows)
+            return
+        for sample, (raw, zeroed) in scores.items():
+            self.judged += 1
+            self.tiles.setdefault(item, []).append(float(np.mean(list(zeroed.values()))))
+            self.unparsed += sum(verdict(answers[sample][q["proposition_id"]], rules.match) is None for q in questions)
+            self.shares += (rows[sample].get("yes_share") or {}).values()
+            if rules.category_tiles == "last" and sample != max(scores):
+                continue
+            for question in questions:
+                number = question["proposition_id"]
+                for name in {category(question), subcategory(question)}:
+                    cell = (f"{item}:{sample}:{number}", item)
+                    self.cells.setdefault(name, []).append((*cell, raw[number]))
+                    if rules.adjusted:
+                        self.cells.setdefault(f"{name}-adjusted", []).append((*cell, zeroed[number]))
+
+
+def answers_of(rows: Mapping[Any, dict]) -> dict[Any, dict[int, str]]:
+    """The judge's words by question id, of each stored row."""
+    return {key: {int(number): words for number, words in row["answers"].items()} for key, row in rows.items()}
+
+
+def measures(
+    prompts: list[dict],
+    images_per_prompt: int,
+    rows: Mapping[Job, dict],
+    full_items: int | None = None,
+    rules: Rules = FIXED,
+) -> dict[str, Measure]:
+    """Metric -> Measure, 0..100, clustered by item.
+
+    ``dpg`` is the mean over items of the mean over their images; a category is the mean over all of its questions.
+    ``rows``: (item, sample) -> {"answers": {question id: words}} or {"error": why}.  ``full_items``: items of the
+    whole suite, where ``prompts`` may be a part; dpg-fixed takes four images an item.  An item that the protocol drops
+    by its own rules is not expected."""
+    wanted = min(images_per_prompt, rules.tiles or images_per_prompt)
+    tally, judged = _Tally(), {}
+    for (index, sample), row in sorted(rows.items()):
+        if sample >= wanted:
+            continue
+        if "error" in row:
+            tally.failed += 1
+        else:
+            judged.setdefault(index, {})[sample] = row
+    for index, found in judged.items():
+        if questions := scored_questions(prompts, index, rules):
+            tally.add(prompt_id(prompts, index), questions, found, rules)
+    dropped = len(tally.dropped)
+    extra: dict[str, Any] = {"unparsed": tally.unparsed}
+    if tally.shares:
+        extra["yes_share"] = round(float(np.mean(tally.shares)), 6)
+    if dropped:
+        extra["dropped"] = sorted(tally.dropped)
+    shared = {
+        "n": tally.judged,
+        "asked": len(prompts) * wanted - sum(tally.dropped.values()),
+        "n_expected": (max(len(prompts), full_items or 0) - dropped)
+        * (rules.tiles or max(IMAGES_PER_PROMPT, images_per_prompt)),
+        "n_failed": tally.failed,
+        "scale": 100.0,
+        "unit": "of 100",
+        "note": f"{dropped} item(s) dropped by the rules of {rules.id}" if dropped else None,
+        "extra": extra,
+    }
+    cells = {"dpg": [(item, item, float(np.mean(tiles))) for item, tiles in tally.tiles.items()], **tally.cells}
+    return {name: by_item(name, cells.get(name, ()), **shared) for name in metrics(prompts, rules)}
+
+
+def by_item(metric: str, cells: Iterable[tuple[str, str, float]], **fields) -> Measure:
+    """A Measure of (id, item, value), clustered by item."""
+    ids, items, values = zip(*cells, strict=True) if cells else ((), (), ())
+    return Measure(metric=metric, ids=list(ids), values=list(values), clusters=list(items), **fields)

@@ -292,7 +292,10 @@ def prompts(name: str, n: int | None) -> tuple[str, list[dict]]:
             suite, found = path.stem, [json.loads(line) for line in lines if line.strip()]
         except ValueError as error:
             raise ValueError(f"{path} is not JSON lines as written by `vgt prompts`: {error}") from error
-    if n:
-        count = min(n, len(found))
-        found = [found[i * len(found) // count] for i in range(count)]
-    return suite, found
+    return suite, evenly(found, n)
+
+
+def evenly(items: list[dict], n: int | None) -> list[dict]:
+    """``n`` of the items, evenly spaced; all where it is None."""
+    count = min(n or len(items), len(items))
+    return [items[i * len(items) // count] for i in range(count)]

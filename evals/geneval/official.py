@@ -1,7 +1,7 @@
-"""Results files of the official GenEval scorer, scored again here (docs/evaluators.md 2.7, 2.8).
+"""GenEval's formats: the official results file, written and read, and COCO's masks (docs/evaluators.md 2.7, 2.8).
 
-Such a file holds boxes and scores, so counts, positions and thresholds are computed anew.  It holds neither masks nor
-pixels: the colors are what its reasons say.
+A results file holds boxes and scores, so counts, positions and thresholds are computed anew from it.  It holds neither
+masks nor pixels: the colors are what its reasons say.
 """
 
 from __future__ import annotations
@@ -10,12 +10,10 @@ import json
 import re
 from pathlib import Path
 
-from evals.engine.generation import IMAGES_PER_PROMPT, Run
-from evals.engine.records import Outcome, write
-from evals.geneval.evidence import Job, Judging, Known, prompt_variant, write_judging
-from evals.geneval.rules import OFFICIAL, Thresholds, check_prompts
-from evals.geneval.run import kept_records, result, score
-from vgt.core import files
+import numpy as np
+
+from evals.engine.judging import Job
+from evals.geneval.rules import OFFICIAL, Box, Thresholds, judge_image, select
 
 FIELDS = ("filename", "tag", "prompt", "correct", "reason", "metadata", "details")
 JUDGE = "m2f-mmdet"  # the official detector
@@ -26,6 +24,43 @@ def place_of(filename: str) -> Job | None:
     """(prompt index, sample) of ".../00012/samples/0003.png"; None for other names."""
     found = _PLACE.search(filename)
     return (int(found[1]), int(found[2])) if found else None
+
+
+# -------------------------------------------------------------------------------------------------------- writing
+
+
+def boxes_and_colors(row: dict) -> tuple[list[Box], list[str | None]]:
+    """Detections, without their masks, and their colors from the stored row of an image."""
+    found = row["detections"]
+    return [Box(d["class"], d["score"], tuple(d["box"])) for d in found], [d["color"] for d in found]
+
+
+def result(name: str, prompt: dict, row: dict, rules: Thresholds = OFFICIAL) -> dict:
+    """One line of the official results file (docs/evaluators.md 2.7)."""
+    detections, colors = boxes_and_colors(row)
+    correct, reason = judge_image(detections, prompt, colors, rules)
+    details = {
+        label: [[*detections[i].box, detections[i].score] for i in indices]
+        for label, indices in select(detections, prompt["tag"], rules).items()
+    }
+    return {
+        "filename": name,
+        "tag": prompt["tag"],
+        "prompt": prompt["prompt"],
+        "correct": correct,
+        "reason": reason,
+        "metadata": json.dumps(prompt),
+        "details": json.dumps(details),
+    }
+
+
+def to_lines(results: list[dict]) -> str:
+    """Results as the official scorer writes them (pandas' JSON lines: no spaces, slashes escaped)."""
+    # In JSON text a slash stands inside strings only.
+    return "".join(json.dumps(line, separators=(",", ":")).replace("/", "\\/") + "\n" for line in results)
+
+
+# -------------------------------------------------------------------------------------------------------- reading
 
 
 def told_colors(prompt: dict, reason: str, number: dict[str, int]) -> dict[str, list[str | None]]:
@@ -48,8 +83,8 @@ def told_colors(prompt: dict, reason: str, number: dict[str, int]) -> dict[str, 
     return told
 
 
-def entry(prompt: dict, line: dict) -> dict:
-    """Evidence of one image from a line of results, without masks."""
+def row_of(prompt: dict, line: dict) -> dict:
+    """The row of one image from a line of results, without masks."""
     details = line["details"]
     colors = told_colors(prompt, line["reason"], {name: len(boxes) for name, boxes in details.items()})
     return {
@@ -113,44 +148,63 @@ def read(path: str | Path, suite: str, prompts: list[dict], images_per_prompt: i
     return found
 
 
-def run(
-    path: str | Path,
-    *,
-    work: str | Path,
-    records: str | Path,
-    suite: str,
-    prompts: list[dict],
-    images_per_prompt: int = IMAGES_PER_PROMPT,
-    subject: str | None = None,
-    judge: str = JUDGE,
-    rules: Thresholds = OFFICIAL,
-    variant: str | None = None,
-    partial_ok: bool = False,
-) -> Outcome:
-    """Records of an official results file, under the judge's id ``official:<judge>``, and its evidence below ``work``.
+# ---------------------------------------------------------------------------------------------------------- masks
+# Run lengths column by column, alternately zeros and ones, zeros first; stored compressed, as one string that
+# pycocotools reads too, so that scoring from boxes passes over them.
 
-    ``subject``: whose images they are (default ``import:<file's name>``).  Coverage counts as for our own judging.
-    Raises ValueError as ``read`` does, and for thresholds looser than the official ones."""
-    check_prompts(suite, prompts)
-    lines = read(path, suite, prompts, images_per_prompt)
-    content = files.digest_file(path)
-    name = subject or f"import:{Path(path).stem}"
-    entries = {where: entry(prompts[where[0]], line) for where, line in sorted(lines.items())}
-    differ = sum(
-        result(line["filename"], prompts[where[0]], entries[where])["correct"] != line["correct"]
-        for where, line in lines.items()
-    )
-    note = f"judged elsewhere, colors as its reasons tell; {differ} of {len(lines)} verdicts differ when scored here"
-    # Seed and batch of images made elsewhere are not known.
-    job = Run(Known(name, content), name, None, suite, prompts, images_per_prompt, None, None)
-    by = Known(f"official:{judge}", content)
-    judging = Judging(job, by, prompt_variant(suite, prompts, variant), Thresholds(position_threshold=0.0), note=note)
-    keys, kept = kept_records(judging, rules, records, partial_ok)
-    if len(kept) == len(keys):
-        return write(records, keys, kept, {}, {})
-    out = judging.folder(work)
-    place = {where: lines[where]["filename"] for where in entries}
-    by_name = {place[where]: {"id": place[where], **told} for where, told in entries.items()}
-    files.write_text(out / "detections.jsonl", "".join(json.dumps(e) + "\n" for e in by_name.values()))
-    write_judging(judging, place, out)
-    return score(judging, by_name, place, out, work=work, records=records, rules=rules, partial_ok=partial_ok)
+
+def run_lengths(mask: np.ndarray) -> list[int]:
+    """bool [H, W] -> lengths of its runs."""
+    flat = mask.astype(bool).ravel(order="F")
+    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    counts = np.diff(np.concatenate([[0], changes, [flat.size]])).tolist()
+    return [0, *counts] if flat.size and flat[0] else counts
+
+
+def compress(counts: list[int]) -> str:
+    """Run lengths as COCO's string: from the fourth on the difference to the last but one, five bits a character from
+    the lowest up, sign in the last one, 32 added while more follow, 48 to all."""
+    text = []
+    for i, count in enumerate(counts):
+        rest = count - counts[i - 2] if i > 2 else count
+        more = True
+        while more:
+            bits = rest & 31
+            rest >>= 5
+            more = rest != (-1 if bits & 16 else 0)
+            text.append(chr(48 + bits + (32 if more else 0)))
+    return "".join(text)
+
+
+def expand(text: str) -> list[int]:
+    """The inverse of ``compress``."""
+    counts: list[int] = []
+    value = shift = 0
+    for character in text:
+        code = ord(character) - 48
+        value |= (code & 31) << shift
+        shift += 5
+        if code & 32:
+            continue
+        if code & 16:
+            value -= 1 << shift
+        counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+        value = shift = 0
+    return counts
+
+
+def encode_mask(mask: np.ndarray) -> dict:
+    """bool [H, W] -> ``{"size": [H, W], "counts": "..."}``."""
+    return {"size": list(mask.shape), "counts": compress(run_lengths(mask))}
+
+
+def decode_mask(code: dict) -> np.ndarray:
+    """The inverse of ``encode_mask``; ``counts`` may also be a list.
+
+    Raises ValueError where they do not fill the size."""
+    height, width = code["size"]
+    counts = expand(code["counts"]) if isinstance(code["counts"], str) else code["counts"]
+    if sum(counts) != height * width:
+        raise ValueError(f"run lengths sum to {sum(counts)}, a mask of {height} x {width} has {height * width} pixels")
+    values = np.arange(len(counts)) % 2 == 1
+    return np.repeat(values, counts).reshape((height, width), order="F")

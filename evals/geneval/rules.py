@@ -46,7 +46,7 @@ class Box(NamedTuple):
     box: tuple[float, float, float, float]
 
 
-class Found(Protocol):
+class Detected(Protocol):
     """What the rules need of a detection; api.Detection and Box have it."""
 
     label: str
@@ -65,7 +65,7 @@ def overlap(a: Sequence[float], b: Sequence[float]) -> float:
     return both / union if union else 0.0
 
 
-def select(detections: Sequence[Found], tag: str, rules: Thresholds = OFFICIAL) -> dict[str, list[int]]:
+def select(detections: Sequence[Detected], tag: str, rules: Thresholds = OFFICIAL) -> dict[str, list[int]]:
     """Class -> indices of the detections that count, best first (docs/evaluators.md 2.3): score above the task's
     threshold, at most ``max_objects``, then greedy suppression."""
     least = rules.counting_threshold if tag == "counting" else rules.threshold
@@ -109,7 +109,7 @@ def position_reason(clause: dict, boxes: Sequence, targets: Sequence | None, rul
 
 
 def judge_image(
-    detections: Sequence[Found], prompt: dict, colors: Sequence[str | None], rules: Thresholds = OFFICIAL
+    detections: Sequence[Detected], prompt: dict, colors: Sequence[str | None], rules: Thresholds = OFFICIAL
 ) -> tuple[bool, str]:
     """Whether an image holds its prompt's record, and the reasons why not (docs/evaluators.md 2.4, 2.7).
 

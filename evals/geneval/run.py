@@ -1,55 +1,39 @@
 """GenEval (docs/evaluators.md 2): does an image show the objects, counts, colors and places that its prompt names?
 
-``run`` makes the missing images, judges them, and writes, below ``<work>/geneval/<model>/<suite>-<hash>-s<seed>/``, the
-evidence (evidence.py) and ``results.jsonl`` (the official interchange format).  ``rescore`` takes stored
-evidence alone, with the official rules (rules.py) or with other thresholds: a labelled variant.
+``run`` makes the missing images and judges them; below ``<work>/geneval/<model>/<suite>-<hash>-s<seed>/`` it leaves
+``detections.jsonl`` (a row an image: every detection above KEPT with box, mask and, where the prompt asks for one,
+color) and ``results.jsonl`` (the official interchange format).  ``rescore`` takes stored detections alone, with the
+official rules or with other thresholds: a labelled variant.  ``import_results`` takes an official results file.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Collection
+import json
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from evals.engine import generation
 from evals.engine.api import Detector, Generator
 from evals.engine.generation import IMAGES_PER_PROMPT, Run, prompt_id
-from evals.engine.records import Measure, Outcome, stored, write
-from evals.engine.store import WHOLE, Shard, failures
-from evals.geneval.evidence import (
-    Job,
-    Judging,
-    detections_entry,
-    from_entry,
-    judge_all,
-    official_lines,
-    prompt_variant,
-    read_judging,
-    result,
-    write_judging,
-)
-from evals.geneval.rules import (
-    OFFICIAL,
-    VERSION,
-    Thresholds,
-    check_prompts,
-    colored_classes,
-    judge_image,
-    overlap,
-    select,
-)
+from evals.engine.judging import Job, Judging, Named, Rows, Scoring, judge_images, read_judging, score, write_judging
+from evals.engine.records import Measure, Outcome
+from evals.engine.store import WHOLE, Shard
+from evals.geneval import official
+from evals.geneval.rules import OFFICIAL, VERSION, Thresholds, check_prompts, colored_classes
 from evals.judges import canary
-from evals.subjects.folder import Folder, folder
-from vgt.core import files, record
+from evals.subjects.folder import Folder
+from vgt.core import files, geneval_prompts, suites
+from vgt.core.images import read_image
 from vgt.core.scenes import TASKS
 
-__all__ = [
-    "IMAGES_PER_PROMPT", "OFFICIAL", "VERSION", "Judging", "Thresholds", "colored_classes", "detections_entry",
-    "from_entry", "judge_image", "measures", "metrics", "overlap", "rescore", "result", "run", "score", "score_folder",
-    "select",
-]  # fmt: skip
+KEPT = 0.05  # detections with less are not even stored (docs/evaluators.md 2.7)
+SUITE = "geneval"  # the benchmark's own prompts
+SCENES_JUDGE = "judge-analytic"  # its rows lie beside the images; another judge's in a folder of its own
+ROWS = "detections.jsonl"
+STORED_DOWN_TO = Thresholds(KEPT, KEPT, 10**6, 1.0, 0.0)  # the loosest settings that these rows can be scored with
 
 # ---------------------------------------------------------------------------------------------------- the measures
 
@@ -72,7 +56,7 @@ def _covers(metric: str, prompt: dict) -> bool:
 def measures(
     prompts: list[dict],
     images_per_prompt: int,
-    correct: dict[Job, bool],
+    correct: Mapping[Job, bool],
     failed: Collection[Job] = (),
     full: list[dict] | None = None,
 ) -> dict[str, Measure]:
@@ -109,108 +93,81 @@ def measures(
 # -------------------------------------------------------------------------------------------------------- scoring
 
 
-def _keys(judging: Judging, rules: Thresholds, partial_ok: bool) -> dict[str, str]:
-    """Metric -> key of its record."""
-    job = judging.job
-    parts = {
-        **job.identity,
-        "protocol": judging.protocol(rules),
-        "rules": [VERSION, asdict(rules)],
-        "images_per_prompt": job.images_per_prompt,
-        "partial_ok": partial_ok,
-        "prompt_variant": judging.variant,
-        "judge": judging.judge.fingerprint,
-    }
-    return {metric: record.make_key(**parts, metric=metric) for metric in metrics(job.prompts)}
-
-
-def _suite(judging: Judging, rules: Thresholds) -> str:
-    """The suite's name in records; other thresholds never stand under the official name."""
-    return judging.job.suite + (f"+{rules.variant}" if rules.variant else "")
-
-
 def results_name(rules: Thresholds) -> str:
     """The results file of these rules."""
     return f"results+{rules.variant}.jsonl" if rules.variant else "results.jsonl"
 
 
-def kept_records(judging: Judging, rules: Thresholds, records: str | Path, partial_ok: bool) -> tuple[dict, dict]:
-    """Keys of the records, and those that still hold.  Raises ValueError where evidence does not reach ``rules``."""
-    _check_floor(rules, judging.floor)
-    keys = _keys(judging, rules, partial_ok)
-    return keys, stored(records, judging.job.model, _suite(judging, rules), keys)
-
-
-def score(
-    judging: Judging,
-    entries: dict[str, dict],
-    place: dict[Job, str],
-    out: Path,
-    *,
-    work: str | Path,
-    records: str | Path,
-    rules: Thresholds = OFFICIAL,
-    partial_ok: bool = False,
-    started: float | None = None,
-) -> Outcome:
-    """Records of stored evidence, and the official results file beside it.
-
-    ``entries``: evidence by image name; ``place``: (prompt index, sample) -> image name; ``started``: the monotonic
-    time at which the measurement began."""
-    started = time.monotonic() if started is None else started
-    job = judging.job
-    keys, kept = kept_records(judging, rules, records, partial_ok)
-    judged = {where: entries[name] for where, name in sorted(place.items())}
+def _measured(judging: Judging, rows: Rows, rules: Thresholds) -> dict[str, Measure]:
+    """The measures of stored detections; the official results file is written beside these."""
+    run = judging.run
     results = {
-        where: result(place[where], job.prompts[where[0]], entry, rules)
-        for where, entry in judged.items()
-        if "error" not in entry
+        job: official.result(judging.images[job], run.prompts[job[0]], row, rules)
+        for job, row in sorted(rows.items())
+        if "error" not in row
     }
-    files.write_text(out / results_name(rules), official_lines(list(results.values())))
-    evidence = out / "detections.jsonl"
-    evidence = evidence.relative_to(work) if evidence.is_relative_to(work) else evidence
-    params = {**asdict(rules), "prompt_variant": judging.variant}
-    common = generation.record_fields(job, judging.judge, judging.protocol(rules), params, evidence)
-    common |= {"suite": _suite(judging, rules), "seconds": round(time.monotonic() - started, 3)}
-    correct = {where: line["correct"] for where, line in results.items()}
-    full = generation.full_suite(job.suite)
-    found = measures(job.prompts, job.images_per_prompt, correct, set(judged) - set(results), full)
-    notes = (judging.note, failures({place[where]: entry for where, entry in judged.items()}))
-    for metric, measure in found.items():
-        note = "; ".join(filter(None, (measure.note, *notes))) or None
-        found[metric] = replace(measure, note=note, n_extra=len(judging.extra))
-    return write(records, keys, kept, found, common, partial_ok)
+    files.write_text(judging.path.with_name(results_name(rules)), official.to_lines(list(results.values())))
+    correct = {job: line["correct"] for job, line in results.items()}
+    failed = set(rows) - set(results)
+    return measures(run.prompts, run.images_per_prompt, correct, failed, generation.full_suite(run.suite))
 
 
-def _check_floor(rules: Thresholds, floor: Thresholds) -> None:
-    """Raises ValueError for rules that would count detections that were not stored."""
+def scoring(judging: Judging, rules: Thresholds) -> Scoring:
+    """GenEval by these rules.  The judge is part of the protocol's id wherever it is not the synthetic scenes' own, and
+    other thresholds never stand under the official name.
+
+    Raises ValueError for rules that would count detections that were not stored."""
+    stored = Thresholds(**judging.about["stored_down_to"])
     for name in ("threshold", "counting_threshold", "position_threshold"):
-        if getattr(rules, name) < getattr(floor, name):
-            raise ValueError(
-                f"{name} {getattr(rules, name)} is below {getattr(floor, name)}, the least that was stored"
-            )
+        if (asked := getattr(rules, name)) < (least := getattr(stored, name)):
+            raise ValueError(f"{name} {asked} is below {least}, the least that was stored")
     for name in ("max_objects", "max_overlap"):
-        if getattr(rules, name) > getattr(floor, name):
-            raise ValueError(f"{name} {getattr(rules, name)} is above {getattr(floor, name)}, the most stored")
+        if (asked := getattr(rules, name)) > (most := getattr(stored, name)):
+            raise ValueError(f"{name} {asked} is above {most}, the most stored")
+    variant, judge = judging.about["prompt_variant"], judging.judge.name
+    own = SUITE if judge == SCENES_JUDGE else f"{SUITE}[{judge.removeprefix('official:')}]"
+    return Scoring(
+        protocol="geneval-variant" if rules.variant else own,
+        params={**asdict(rules), "prompt_variant": variant},
+        decides=[VERSION, asdict(rules), variant],
+        suite=judging.run.suite + (f"+{rules.variant}" if rules.variant else ""),
+        metrics=metrics(judging.run.prompts),
+        measures=lambda judging, rows: _measured(judging, rows, rules),
+    )
 
 
-def rescore(
-    stored: str | Path,
-    *,
+def prompt_variant(suite: str, prompts: list[dict], name: str | None = None) -> str:
+    """ "official" for GenEval's own prompts (all, or some of them in order), else ``name``, by default the suite's,
+    with the hash of the prompts (docs/evaluators.md 2.8).
+
+    Raises ValueError for other prompts under the benchmark's name, and for its own under another variant's."""
+    own = geneval_prompts.is_official(prompts)
+    if own and name not in (None, "official"):
+        raise ValueError(f"--prompt-variant {name!r} names GenEval's own prompts; leave it out")
+    if not own and (name == "official" or suite == SUITE):
+        raise ValueError(
+            f"these {len(prompts)} prompts of suite {suite!r} are not GenEval's own; give the file another name, and "
+            f"name the set with --prompt-variant"
+        )
+    return "official" if own else f"{name or suite}:{files.digest(suites.lines(prompts))[:12]}"
+
+
+def judging_of(
+    run: Run,
+    judge: Detector | Named,
     work: str | Path,
-    records: str | Path,
-    rules: Thresholds = OFFICIAL,
-    partial_ok: bool = False,
-) -> Outcome:
-    """Score stored evidence again, without images or a judge; ``stored``: the folder of its ``run.json``.
-
-    Official rules give the very records of ``run``; other thresholds give those of suite ``<suite>+<what differs>``.
-    Raises ValueError for a folder without a finished judging."""
-    judging, place, entries = read_judging(stored)
-    keys, kept = kept_records(judging, rules, records, partial_ok)
-    if len(kept) == len(keys):
-        return write(records, keys, kept, {}, {})
-    return score(judging, entries, place, Path(stored), work=work, records=records, rules=rules, partial_ok=partial_ok)
+    variant: str | None = None,
+    stored_down_to: Thresholds = STORED_DOWN_TO,
+    note: str | None = None,
+) -> Judging:
+    """A judging by GenEval.  ``variant``: a name for prompts that are not the benchmark's own."""
+    images = run.folder(work, "geneval")
+    folder = images if judge.name == SCENES_JUDGE else images / judge.name.replace(":", "-")
+    about = {
+        "prompt_variant": prompt_variant(run.suite, run.prompts, variant),
+        "stored_down_to": asdict(stored_down_to),
+    }
+    return Judging(run, judge, folder / ROWS, about=about, note=note)
 
 
 # ------------------------------------------------------------------------------------------------------ whole runs
@@ -225,6 +182,26 @@ def _check_classes(detector: Detector, prompts: list[dict]) -> None:
             f"judge {detector.name!r} does not know {', '.join(unknown[:5])}; it knows "
             f"{', '.join(detector.classes[:8])}{', ...' if len(detector.classes) > 8 else ''}"
         )
+
+
+def detections(detector: Detector, path: Path, prompt: dict) -> dict:
+    """The row of one image: its content hash, size and detections.  Raises ImageError for a file that is none."""
+    image, wanted = read_image(path), colored_classes(prompt)
+    return {
+        "image": files.digest_file(path),
+        "size": list(image.shape[:2]),
+        "detections": [
+            {
+                "class": d.label,
+                "score": round(float(d.score), 6),
+                "box": [float(v) for v in d.box],
+                "color": detector.color(image, d) if d.label in wanted else None,
+                "mask": official.encode_mask(d.mask),
+            }
+            for d in detector.detect(image)
+            if d.score >= KEPT
+        ],
+    }
 
 
 def run(
@@ -258,25 +235,71 @@ def run(
         check_prompts(suite, prompts)
     generation.check(job)
     _check_classes(detector, prompts)
-    judging = Judging(job, detector, prompt_variant(suite, prompts, variant))
-    keys, kept = kept_records(judging, rules, records, partial_ok)
-    if shard.whole and len(kept) == len(keys):
-        return write(records, keys, kept, {}, {})
+    judging = judging_of(job, detector, work, variant)
 
-    started = time.monotonic()
-    check_judge(detector)
-    shown = generation.images(job, job.folder(work, "geneval"), shard)
-    judging = replace(judging, extra=shown.extra)
-    out = judging.folder(work)
-    entries = judge_all(job, detector, shown, out, shard)
-    if not shard.whole:
-        return Outcome([], 0, 0)
-    place = {where: shown.name(*where) for where in sorted(shown.paths)}
-    write_judging(judging, place, out)
-    options = {"work": work, "records": records, "rules": rules, "partial_ok": partial_ok}
-    return score(judging, entries, place, out, started=started, **options)
+    def findings() -> tuple[Judging, Rows]:
+        check_judge(detector)
+        return judge_images(judging, work, "geneval", partial(detections, detector), colored_classes, shard)
+
+    shared = {"work": work, "records": records, "partial_ok": partial_ok, "shard": shard}
+    return score(judging, [scoring(judging, rules)], findings, **shared)
 
 
-def score_folder(path: str | Path, detector: Detector, *, subject: str | None = None, **options: Any) -> Outcome:
-    """``run`` on a folder of images made elsewhere; ``options`` are those of ``run``."""
-    return run(folder(path, subject), detector, **options)
+def rescore(
+    stored: str | Path,
+    *,
+    work: str | Path,
+    records: str | Path,
+    rules: Thresholds = OFFICIAL,
+    partial_ok: bool = False,
+) -> Outcome:
+    """Score stored detections again, without images or a judge; ``stored``: the folder that holds them.
+
+    Official rules give the very records of ``run``; other thresholds give those of suite ``<suite>+<what differs>``.
+    Raises ValueError for a folder without a finished judging."""
+    judging, rows = read_judging(Path(stored) / ROWS, "geneval")
+    shared = {"work": work, "records": records, "partial_ok": partial_ok}
+    return score(judging, [scoring(judging, rules)], lambda: (judging, rows), **shared)
+
+
+def import_results(
+    path: str | Path,
+    *,
+    work: str | Path,
+    records: str | Path,
+    suite: str,
+    prompts: list[dict],
+    images_per_prompt: int = IMAGES_PER_PROMPT,
+    subject: str | None = None,
+    judge: str = official.JUDGE,
+    rules: Thresholds = OFFICIAL,
+    variant: str | None = None,
+    partial_ok: bool = False,
+) -> Outcome:
+    """Records of an official results file, under the judge's id ``official:<judge>``, and its rows below ``work``.
+
+    ``subject``: whose images they are (default ``import:<file's name>``).  Coverage counts as for our own judging.
+    Raises ValueError as ``official.read`` does, and for thresholds looser than the official ones."""
+    check_prompts(suite, prompts)
+    lines = official.read(path, suite, prompts, images_per_prompt)
+    content = files.digest_file(path)
+    name = subject or f"import:{Path(path).stem}"
+    rows = {job: official.row_of(prompts[job[0]], line) for job, line in sorted(lines.items())}
+    differ = sum(
+        official.result(line["filename"], prompts[job[0]], rows[job])["correct"] != line["correct"]
+        for job, line in lines.items()
+    )
+    note = f"judged elsewhere, colors as its reasons tell; {differ} of {len(lines)} verdicts differ when scored here"
+    # Seed and batch of images made elsewhere are not known.
+    made = Run(Named(name, content), name, None, suite, prompts, images_per_prompt, None, None)
+    by = Named(f"official:{judge}", content)
+    judging = judging_of(made, by, work, variant, Thresholds(position_threshold=0.0), note)
+    judging = replace(judging, images={job: lines[job]["filename"] for job in rows})
+
+    def findings() -> tuple[Judging, Rows]:
+        stored = ({"id": judging.images[job], **row} for job, row in rows.items())
+        files.write_text(judging.path, "".join(json.dumps(row) + "\n" for row in stored))
+        write_judging(judging)
+        return judging, rows
+
+    return score(judging, [scoring(judging, rules)], findings, work=work, records=records, partial_ok=partial_ok)

@@ -114,13 +114,14 @@ def lpips_torchmetrics(net: str) -> float:
     from torchmetrics.functional.image import lpips as theirs
 
     from evals.metrics import lpips
+    from vgt.methods import perceptual
 
     backbone = _random_backbone(net)
     reference = theirs._LPIPS(pretrained=True, net=net, pnet_rand=True)
     layers = {name: layer for part in reference.net.children() for name, layer in part.named_children()}
     for name, layer in layers.items():
         layer.load_state_dict(backbone.features[int(name)].state_dict())
-    ours = lpips.distance(lpips.network(net, backbone.state_dict()))
+    ours = lpips.distance(perceptual.lpips_network(net, backbone.state_dict()))
     worst = 0.0
     with torch.inference_mode():
         for pair in _pairs()[:4]:
@@ -133,12 +134,12 @@ def resize_clean_fid() -> float:
     """The last step of VFMTok's pipeline, 336 to 256 px, against clean-fid's Pillow resizer."""
     from cleanfid.resize import make_resizer
 
-    from evals.recon import pipeline
+    from evals.recon import source
 
     images = np.random.default_rng(4).integers(0, 256, (2, 84, 84, 3)).astype(np.uint8)
     with warnings.catch_warnings():  # the package switches warnings off for all
         theirs = np.stack([make_resizer("PIL", True, "bicubic", (64, 64))(image) for image in images])
-    return float(np.abs(pipeline._pillow(images, (64, 64)).astype(int) - theirs).max())
+    return float(np.abs(source._pillow(images, (64, 64)).astype(int) - theirs).max())
 
 
 def rfid_direct() -> float:

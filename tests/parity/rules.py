@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
@@ -97,7 +98,7 @@ def geneval_prompt_files() -> float:
 def geneval_results_file() -> float:
     import pandas
 
-    from evals.geneval.evidence import official_lines, result
+    from evals.geneval.official import result, to_lines
 
     rng = np.random.default_rng(1)
     lines = []
@@ -108,7 +109,7 @@ def geneval_results_file() -> float:
         ]
         lines.append(result(f"images/{index:05d}/samples/0000.png", prompt, {"detections": stored}))
     theirs = pandas.DataFrame(lines).to_json(orient="records", lines=True).splitlines()
-    ours = official_lines(lines).splitlines()
+    ours = to_lines(lines).splitlines()
     return float(sum(a != b for a, b in zip(ours, theirs, strict=True)))
 
 
@@ -264,30 +265,16 @@ def mme_score() -> float:
 # -------------------------------------------------------------------------------------------------------- agreement
 
 
-def kappa_of_images() -> float:
+def cohens_kappa(sets: int, n: int) -> float:
     from sklearn.metrics import cohen_kappa_score
 
-    from evals.agreement.geneval import kappa, table
+    from evals.agreement.run import kappa, table
 
     rng, worst = np.random.default_rng(3), 0.0
-    for share in rng.uniform(0.05, 0.95, 20):
-        a = rng.random(300) < share
-        b = np.where(rng.random(300) < 0.8, a, rng.random(300) < share)
+    for share in rng.uniform(0.05, 0.95, sets):
+        a = rng.random(n) < share
+        b = np.where(rng.random(n) < 0.8, a, rng.random(n) < share)
         worst = max(worst, abs(float(kappa(table(a, b))) - cohen_kappa_score(a, b)))
-    return worst
-
-
-def kappa_of_answers() -> float:
-    from sklearn.metrics import cohen_kappa_score
-
-    from evals.agreement.dpg import kappa
-
-    rng, worst = np.random.default_rng(1), 0.0
-    for _ in range(100):
-        a = rng.random(50) < 0.6
-        b = np.where(rng.random(50) < 0.3, rng.random(50) < 0.5, a)
-        counts = np.array([[np.sum(~a & ~b), np.sum(~a & b)], [np.sum(a & ~b), np.sum(a & b)]], float)
-        worst = max(worst, abs(kappa(counts) - cohen_kappa_score(a, b)))
     return worst
 
 
@@ -300,7 +287,7 @@ CHECKS: tuple[Check, ...] = (
     _zeroing("dpg-fixed", "transitive closure by matrix powers", "in random file order", False),
     _zeroing("dpg-ella", "closure over earlier parents, then one later", "in random file order", False),
     _zeroing("dpg-vgt", "transitive closure by matrix powers", "with parents first", True),
-    Check("dpg-agreement", "scikit-learn cohen_kappa_score", "100 pairs of 50 answers", "", EXACT, kappa_of_answers),
+    Check("dpg-agreement", "scikit-learn cohen_kappa_score", "100 pairs of 50 answers", "", EXACT, partial(cohens_kappa, 100, 50)),
     Check(
         "geneval", "the rules by definition", "2,212 random detection sets", "share of verdicts", 0.0, geneval_rules
     ),
@@ -313,7 +300,7 @@ CHECKS: tuple[Check, ...] = (
         mask2former_instances,
     ),
     Check("judge-agreement", "scikit-learn cohen_kappa_score", "20 pairs of 300 verdicts", "kappa", EXACT,
-          kappa_of_images),
+          partial(cohens_kappa, 20, 300)),
     Check("lmms-eval", "closed form of TextVQA's soft accuracy", "0 to 10 of 10 answers agree", "", 1e-9,
           textvqa_soft_accuracy),
     Check("lmms-eval", "table form of MME's score", "20 random answer sheets", "of 2000", 1e-9, mme_score),

@@ -198,14 +198,14 @@ class VGTAETraining:
             z = add_noise(z, self.losses.noise, self.losses.noise_mode, rng)
         return self.ae.decode(self.ae._grid(z, h, w)), features, divergence
 
-    def loss(self, player: str, batch: dict[str, Tensor], step: int, rng: torch.Generator):
+    def loss(self, name: str, batch: dict[str, Tensor], step: int, rng: torch.Generator):
         """``batch``: images [B, 3, H, W] in [-1, 1].  The discriminator's turn goes through a step's micro-batches in
         the same order as the model's turn before it, and sees what that made."""
-        return self._discriminator_loss(batch) if player == "discriminator" else self._model_loss(batch, step, rng)
+        return self._discriminator_loss(batch) if name == "discriminator" else self._model_loss(batch, step, rng)
 
-    def skips(self, player: str, step: int) -> bool:
+    def skips(self, name: str, step: int) -> bool:
         """The discriminator rests until its start."""
-        return player == "discriminator" and step < self.losses.adversarial_start
+        return name == "discriminator" and step < self.losses.adversarial_start
 
     def _model_loss(self, batch, step, rng):
         weights, images = self.losses, batch["images"]

@@ -205,7 +205,7 @@ class ARTraining:
         latents = self.ae.encode(batch["images"]).float().flatten(2).mT
         return {"ids": batch["ids"], "mask": batch["mask"], "latents": latents}
 
-    def loss(self, player: str, batch: dict[str, Tensor], step: int, rng: torch.Generator):
+    def loss(self, name: str, batch: dict[str, Tensor], step: int, rng: torch.Generator):
         """``batch``: ids [B, L], mask bool [B, L], and latents [B, N, d] of the autoencoder (not standardised), or
         images [B, 3, H, W] for it."""
         loss = self.loss_fn(self.model, self.encode(batch), rng, self.repeats)

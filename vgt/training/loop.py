@@ -159,11 +159,17 @@ def _micro_batches(data, count: int, rows: int, step: int, here: Team) -> list[d
     """Those of the step's ``count`` micro-batches that fall to this process: each ``size``-th, from ``rank`` on."""
     made = []
     for index in range(step * count + here.rank, (step + 1) * count, here.size):
-        batch = {k: v.to(here.device) for k, v in data(index).items()}
+        batch = {k: _moved(v, here.device) for k, v in data(index).items()}
         given = len(next(iter(batch.values())))
         assert given == rows, f"the data give {given} rows at once, train.batch and train.micro ask for {rows}"
         made.append(batch)
     return made
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on ``device``.  From pinned memory a GPU takes it when it gets there; from other the host would wait
+    for all that the GPU has still to do."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 class Finite:

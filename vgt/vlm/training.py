@@ -75,7 +75,7 @@ class VLMTraining:
     def lr_scale(self, name: str) -> float:
         return 1.0
 
-    def loss(self, player: str, batch: dict[str, Tensor], step: int, rng: torch.Generator):
+    def loss(self, name: str, batch: dict[str, Tensor], step: int, rng: torch.Generator):
         """``batch``: images [B, 3, H, W], ids [B, L], targets [B, L] (IGNORED where nothing is to be learnt), turns
         [B, L] and regions [B, hw, kinds]."""
         vlm, images, turns = self.vlm, batch["images"], batch["turns"]
