@@ -1,4 +1,4 @@
-"""The paper's ordinal claims that these records can speak to, claim by claim.
+"""The paper's ordinal claims (docs/vgt.md 5.11) that these records can speak to, claim by claim.
 
 A verdict compares two estimates and their 95 % intervals.  Intervals that are apart decide; overlapping intervals
 do not, whatever the order (a paired test may: see the gate).
@@ -179,7 +179,8 @@ CLAIMS = Table(
     ],
     _rows,
     [
-        "Claims of the paper by number, in its own scores at its own scale; ours at the scale of this report.",
+        "Claims of the paper, numbered as in docs/vgt.md 5.11, in its own scores at its own scale; "
+        "ours at the scale of this report.",
         "A verdict compares two estimates and says whether their 95 % intervals overlap; a paired test may decide.",
     ],
     row_head="No.",

@@ -31,7 +31,7 @@ RULES = {
     "vgt.training": METHOD | {"vgt.inference", "vgt.training"},
     "reports.cli": {"reports", "vgt.core", "vgt.commands.options"},
     "evals.subjects.vgt": {"evals", "vgt.core", "vgt.inference", "vgt.methods.registry"},
-    "evals.metrics.lpips": {"evals", "vgt.core", "vgt.methods.lpips"},
+    "evals.metrics.lpips": {"evals", "vgt.core", "vgt.methods.perceptual"},
     "evals.features": {"evals", "vgt.core", "vgt.methods.perceptual"},
     # The verbs' own option parsing is shared so that --seed, --out and --device mean the same everywhere.
     "evals": {"evals", "vgt.core", "vgt.commands.options", "vgt.methods.registry"},

@@ -352,7 +352,7 @@ def test_bad_input_is_refused(tmp_path):
 @pytest.mark.parametrize("option", ["--batch", "--images-per-prompt"])
 @pytest.mark.parametrize("given", ["0", "-4", "many"])
 def test_counts_below_one_are_refused_before_anything_is_loaded(option, given, monkeypatch, capsys):
-    monkeypatch.setattr("evals.engine.old_options.generator", lambda *_: pytest.fail("a subject was loaded"))
+    monkeypatch.setattr("evals.engine.options.Images.generator", lambda *_: pytest.fail("a subject was loaded"))
     with pytest.raises(SystemExit) as caught:
         main(["eval", "geneval", "--subject", "vgt:query_ar_internvl", option, given])
     assert caught.value.code == 2

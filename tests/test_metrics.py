@@ -7,6 +7,7 @@ from scipy.signal import convolve2d
 
 from evals.metrics import entropy, lpips, pixels
 from vgt.core import files, photos
+from vgt.methods import perceptual
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +149,7 @@ def stored(backbone, tmp_path, monkeypatch):
     torch.save(backbone, tmp_path / "alex.pth")
     name = f"alexnet-owt-{files.digest_file(tmp_path / 'alex.pth')[:8]}"
     (tmp_path / "alex.pth").rename(tmp_path / f"{name}.pth")
-    monkeypatch.setitem(lpips.BACKBONES, "alex", name)
+    monkeypatch.setitem(perceptual.LPIPS_BACKBONES, "alex", name)
     monkeypatch.setenv("VGT_WEIGHTS", str(tmp_path))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
     return tmp_path / f"{name}.pth"
@@ -167,18 +168,18 @@ def test_lpips_takes_its_backbone_from_a_file(stored, backbone, natural, tmp_pat
     save_file({k: v.contiguous() for k, v in backbone.items()}, tmp_path / "mine.safetensors")
     torch.testing.assert_close(lpips.load("alex", tmp_path / "mine.safetensors")(a, b), found)
     other = {k: v + 0.01 for k, v in backbone.items()}
-    assert not torch.allclose(lpips.distance(lpips.network("alex", other))(a, b), found, rtol=1e-3)
+    assert not torch.allclose(lpips.distance(perceptual.lpips_network("alex", other))(a, b), found, rtol=1e-3)
 
 
 def test_backbones_that_are_none(stored, backbone, tmp_path):
     with pytest.raises(
         ValueError, match=r"vgg16-397923af.pth .*sha256 397923af.*--weights lpips-vgg=PATH.*VGT_WEIGHTS"
     ):
-        lpips.find("vgg")
+        perceptual.lpips_file("vgg")
     with pytest.raises(ValueError, match="no file .*absent.pth"):
-        lpips.find("alex", tmp_path / "absent.pth")
+        perceptual.lpips_file("alex", tmp_path / "absent.pth")
     with pytest.raises(ValueError, match="'resnet'"):
-        lpips.find("resnet")
+        perceptual.lpips_file("resnet")
     (tmp_path / "wrong.pth").write_bytes(b"cut off")
     with pytest.raises(ValueError, match="wrong.pth has sha256 .*get torchvision's"):
         lpips.load("alex", tmp_path / "wrong.pth")
@@ -187,11 +188,11 @@ def test_backbones_that_are_none(stored, backbone, tmp_path):
         lpips.load("alex", tmp_path / "wrong.safetensors")
     fewer = {k: v for k, v in backbone.items() if k != "features.3.bias"}
     with pytest.raises(ValueError, match="has no features.3.bias; it is not torchvision's alexnet"):
-        lpips.network("alex", fewer)
+        perceptual.lpips_network("alex", fewer)
     with pytest.raises(ValueError, match="has features.99.bias besides"):
-        lpips.network("alex", backbone | {"features.99.bias": torch.zeros(1)})
+        perceptual.lpips_network("alex", backbone | {"features.99.bias": torch.zeros(1)})
     with pytest.raises(ValueError, match=r"features.0.bias of shape \(3,\), not \(64,\)"):
-        lpips.network("alex", backbone | {"features.0.bias": torch.zeros(3)})
+        perceptual.lpips_network("alex", backbone | {"features.0.bias": torch.zeros(3)})
 
 
 def test_vgg_has_torchvisions_layout():
@@ -202,7 +203,7 @@ def test_vgg_has_torchvisions_layout():
     for place, into, out in zip(places, widths, widths[1:], strict=False):
         state[f"features.{place}.weight"] = torch.full((out, into, 3, 3), 0.01)
         state[f"features.{place}.bias"] = torch.zeros(out)
-    network = lpips.network("vgg", state)
+    network = perceptual.lpips_network("vgg", state)
     assert float(network.net.state_dict()["slice5.28.weight"].mean()) == pytest.approx(0.01)
 
 

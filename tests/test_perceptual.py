@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 
 from evals import features  # noqa: E402
 from vgt.core import files, photos  # noqa: E402
-from vgt.methods import lpips, perceptual  # noqa: E402
+from vgt.methods import perceptual  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_lpips_takes_its_trunk_from_a_given_file(monkeypatch, tmp_path):
     torch.save(backbone.state_dict(), path)
     checksum = files.digest_file(path)[:8]
     named = path.rename(tmp_path / f"alexnet-owt-{checksum}.pth")
-    monkeypatch.setitem(lpips.BACKBONES, "alex", named.stem)
+    monkeypatch.setitem(perceptual.LPIPS_BACKBONES, "alex", named.stem)
     monkeypatch.setenv("VGT_WEIGHTS", str(tmp_path))
     loss = perceptual.PerceptualLoss("lpips-alex")
     trunk = loss.network.net.state_dict()
@@ -139,7 +139,7 @@ def test_lpips_takes_its_trunk_from_a_given_file(monkeypatch, tmp_path):
     assert loss.distances(images, images).tolist() == [0, 0, 0]
     assert (loss.distances(images, images.flip(0))[[0, 2]] > 0).all()
     with pytest.raises(ValueError, match="no features"):
-        lpips.network("alex", {})
+        perceptual.lpips_network("alex", {})
 
 
 def test_evaluator_features():

@@ -26,7 +26,7 @@ def score(x, v, t):
     return (t * v - x) / (1 - t)
 
 
-def run(table: solvers.Table, x, velocity, noise=None):
+def run(table: solvers.Scheme, x, velocity, noise=None):
     """The recurrence, written out."""
     before, slope = 0 * x, 0 * x
     for k, t in enumerate(table.times):

@@ -298,7 +298,9 @@ def test_caption_batches_pair_captions_with_their_images(vocabulary):
 
     NAMES = ("a photo of a red star", "a photo of a blue ring", "a photo of two green moons")
     settings = data.DataConfig(unconditional=0.3)
-    at = data.source_caption_batches(Captioned(90, {5}), stream.generator_crop(32), vocabulary, settings, 30, 0, quiet())
+    at = data.source_caption_batches(
+        Captioned(90, {5}), stream.generator_crop(32), vocabulary, settings, 30, 0, quiet()
+    )
     dropped = 0
     for k in range(6):
         batch = at(k)

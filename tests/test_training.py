@@ -1,6 +1,7 @@
 """The training loop: a whole chain of tiny runs, killed and resumed to the same bits, with readable refusals.
 
-The chain is vlm -> autoencoder stage 1 (with discriminator and teacher) -> stage 2 -> QueryAR and MAR, each a few steps."""
+The chain is vlm -> autoencoder stage 1 (with discriminator and teacher) -> stage 2 -> QueryAR and MAR, each a few
+steps."""
 
 from __future__ import annotations
 
@@ -209,7 +210,7 @@ def interrupted(monkeypatch, at: int, *what) -> None:
 @pytest.mark.parametrize("name", ["vlm", "stage1", "query_ar", "mar"])
 @pytest.mark.parametrize("at", [1, 3])
 def test_an_interrupted_run_ends_with_the_same_bits(chain, tmp_path, monkeypatch, name, at):
-    """Stopped within step ``at`` (before anything was stored, and after), with EMA and, in stage 1, the discriminator."""
+    """Stopped within step ``at`` (before anything was stored, and after), with EMA and, in stage 1, discriminator."""
     out = tmp_path / name
     interrupted(monkeypatch, at, chain, name, out)
     assert not (out / "model").exists() and (out / "state-00000002").exists() == (at == 3)

@@ -23,27 +23,27 @@ def test_caption_batches_pair_captions_with_their_latents(vlms, tmp_path):
 
     latents = torch.arange(16.0)[:, None, None].expand(16, 4, 3)
     words = vlms["internvl"].tokenizer
-    told = data.cached_captions(16, tmp_path)
-    assert data.cached_captions(16, tmp_path) == told  # read back
-    at = data.caption_batches(latents, told, words, data.DataConfig(unconditional=0.0, dense=0.5), 8)
+    captioned = data.cached_captions(16, tmp_path)
+    assert data.cached_captions(16, tmp_path) == captioned  # read back
+    at = data.caption_batches(latents, captioned, words, data.DataConfig(unconditional=0.0, dense=0.5), 8)
     lengths = set()
     for step in range(12):
         batch = at(step)
         assert all(torch.equal(a, b) for a, b in zip(batch.values(), at(step).values(), strict=True))
         for row in range(8):
             scene = scenes.scene("train", int(batch["latents"][row, 0, 0]))
-            told = words.decode(batch["ids"][row][batch["mask"][row]]).replace(" ", "")
+            decoded = words.decode(batch["ids"][row][batch["mask"][row]]).replace(" ", "")
             wanted = [f(scene).replace(" ", "") for f in (captions.short_caption, captions.dense_caption)]
-            assert any(text in told for text in wanted)
-            dense = "Thereis" in told or "Thereare" in told
+            assert any(text in decoded for text in wanted)
+            dense = "Thereis" in decoded or "Thereare" in decoded
             assert dense or scene.task != "dense"  # its short caption would name one object of several
             lengths.add(dense)
     assert lengths == {True, False}
 
 
 def test_unconditional_share(vlms, tmp_path):
-    latents, told = torch.zeros(64, 4, 3), data.cached_captions(64, tmp_path)
-    at = data.caption_batches(latents, told, vlms["internvl"].tokenizer, data.DataConfig(unconditional=0.25), 64)
+    latents, captioned = torch.zeros(64, 4, 3), data.cached_captions(64, tmp_path)
+    at = data.caption_batches(latents, captioned, vlms["internvl"].tokenizer, data.DataConfig(unconditional=0.25), 64)
     share = np.mean([(at(step)["mask"].sum(1) == 12).float().mean() for step in range(20)])
     assert share == pytest.approx(0.25, abs=0.05)
 
@@ -67,8 +67,8 @@ def test_images_come_from_training_scenes_and_photos():
     at = data.image_batches(data.DataConfig(photos=0.25), 8, 32)
     batch = at(3)["images"]
     assert batch.shape == (8, 3, 32, 32) and torch.equal(batch, at(3)["images"])
-    drawn = data.to_float(scenes.images("train", range(24, 30), 32))
-    assert torch.equal(batch[:6], drawn) and not torch.equal(batch[6:], at(4)["images"][6:])
+    rendered = data.to_float(scenes.images("train", range(24, 30), 32))
+    assert torch.equal(batch[:6], rendered) and not torch.equal(batch[6:], at(4)["images"][6:])
 
 
 def test_statistics():

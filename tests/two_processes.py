@@ -76,8 +76,8 @@ def autoencoder(rows: int, frozen: bool = False) -> tuple[VGTAETraining, Batches
     )  # fmt: skip
     discriminator = {"widths": (8, 16), "grid": 4}
     losses = AELossConfig(
-        perceptual=0.0, distill=0.1, noise=0.1, adversarial=0.1, adversarial_start=1, lecam=0.1, discriminator=discriminator,
-        freeze_encoder=frozen,
+        perceptual=0.0, distill=0.1, noise=0.1, adversarial=0.1, adversarial_start=1, lecam=0.1,
+        discriminator=discriminator, freeze_encoder=frozen,
     )  # fmt: skip
     ae = VGTAE(config)
     ae.down_mlp[3].bias.requires_grad_(False)  # the batch norm takes it off again: its gradient is noise

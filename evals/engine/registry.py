@@ -121,10 +121,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def _fill(parser: argparse.ArgumentParser, module) -> None:
     parser.epilog = f"example:\n  {module.EXAMPLE}"
-    if hasattr(module, "Options"):
-        module.Options.add(parser)
-    else:
-        module.arguments(parser)
+    module.Options.add(parser)
 
 
 def run(args: argparse.Namespace) -> dict | None:
@@ -146,10 +143,7 @@ def _outcome(args: argparse.Namespace) -> Outcome | None:
     module, here = _import(EVALUATORS[args.evaluator].module), launch.place()
 
     def evaluate(**changes) -> Outcome:
-        asked = argparse.Namespace(**{**vars(args), **changes})
-        if hasattr(module, "Options"):
-            return module.evaluate(module.Options.read(asked))
-        return module.run(asked)
+        return module.evaluate(module.Options.read(argparse.Namespace(**{**vars(args), **changes})))
 
     def part(shard: Shard) -> Outcome:
         return evaluate(shards=str(shard))

@@ -103,7 +103,7 @@ class Source:
 
     ``names``: file or folder names that are looked for; ``sha256``: of the file, None where none is published;
     ``build(path, device, strict)`` -> (embed, dims), ``strict``: refuse another architecture;
-    ``locate``: finds the weights where a package brings them along."""
+    ``locate``: finds the weights where a package has them."""
 
     id: str
     build: Callable[[Path, str, bool], tuple[Embed, Mapping[str, int]]]

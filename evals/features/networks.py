@@ -111,7 +111,7 @@ def inception(variant: str, path: Path, device: str, strict: bool) -> tuple[Embe
 
 def efficientnet(name: str, path: Path, device: str, strict: bool) -> tuple[Embed, Mapping[str, int]]:
     del path, strict  # the loader takes the package's file
-    # The network saw 260 px in training.  Here every image is brought to 128 px: four times as fast, and enough for the
+    # The network saw 260 px in training.  Here every image is resized to 128 px: four times as fast, and enough for the
     # 64 px images of the synthetic scenes.  The size is part of the protocol: distances at other sizes do not compare.
     side = EXTRACTORS[name]["side"]
     network = perceptual.feature_network(name).to(device)

@@ -170,7 +170,7 @@ def _common_side(path: str | Path) -> int:
             raise ValueError(f"{file.name} is {width}x{height} pixels; give --size to cut a square out of every image")
         if found and found[1] != width:
             raise ValueError(
-                f"{found[0]} is {found[1]} and {file.name} {width} pixels wide; give --size to bring all to one size"
+                f"{found[0]} is {found[1]} and {file.name} {width} pixels wide; give --size to resize all to one size"
             )
         found = found or (file.name, width)
     if found is None:

@@ -70,22 +70,22 @@ def tsne(points: np.ndarray, seed: int = 0) -> np.ndarray:
     x = standardize(points)
     reduced = PCA(50, random_state=seed).fit_transform(x) if min(x.shape) > 50 else x
     perplexity = min(30.0, (len(x) - 1) / 3)
-    image = TSNE(
+    flat = TSNE(
         n_components=2, perplexity=perplexity, init="pca", learning_rate="auto", max_iter=1000, random_state=seed
     ).fit_transform(reduced)
-    return image.astype(np.float64)
+    return flat.astype(np.float64)
 
 
-def trustworthiness(points: np.ndarray, image: np.ndarray, k: int = 5) -> np.ndarray:
-    """Each point's part of the trustworthiness of a ``image`` [N, 2]: float64 [N], whose mean is the usual number.
+def trustworthiness(points: np.ndarray, flat: np.ndarray, k: int = 5) -> np.ndarray:
+    """Each point's part of the trustworthiness of a map ``flat`` [N, 2]: float64 [N], whose mean is the usual number.
 
-    1 - 2 / (k (2 N - 3 k - 1)) * sum of (rank - k) over the k neighbours in the image that rank beyond k among the
+    1 - 2 / (k (2 N - 3 k - 1)) * sum of (rank - k) over the k neighbours in the map that rank beyond k among the
     standardized points.  Raises ValueError for fewer than 2 k + 1 points."""
     n = len(points)
     if n <= 2 * k:
         raise ValueError(f"{n} points are too few for {k} neighbours; give {2 * k + 1} or more")
     x = standardize(points)
-    near = NearestNeighbors(n_neighbors=k).fit(image).kneighbors(return_distance=False)
+    near = NearestNeighbors(n_neighbors=k).fit(flat).kneighbors(return_distance=False)
     ranked = NearestNeighbors(n_neighbors=n - 1, algorithm="brute").fit(x).kneighbors(return_distance=False)
     rank = np.zeros((n, n), np.int32)
     np.put_along_axis(rank, ranked, np.arange(1, n, dtype=np.int32)[None, :], 1)

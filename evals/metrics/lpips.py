@@ -1,4 +1,4 @@
-"""LPIPS v0.1 as a metric (docs/evaluators.md 1.5); the network and its backbone files: vgt/methods/lpips.py."""
+"""LPIPS v0.1 as a metric (docs/evaluators.md 1.5); the network and its backbone files: vgt/methods/perceptual.py."""
 
 from __future__ import annotations
 
@@ -9,12 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from evals.engine.precision import PRECISION, full_float32
-from vgt.methods import lpips as networks
-from vgt.methods.lpips import BACKBONES, checksum, find, network
+from vgt.methods.perceptual import LPIPS_BACKBONES, load_lpips, lpips_checksum, lpips_file
 
-__all__ = ["METRICS", "checksum", "distance", "find", "load", "network", "protocol"]
-
-METRICS = {f"lpips-{net}-v0.1": net for net in BACKBONES}
+METRICS = {f"lpips-{net}-v0.1": net for net in LPIPS_BACKBONES}
 
 
 def protocol(net: str, given: str | Path | None = None) -> dict:
@@ -22,7 +19,7 @@ def protocol(net: str, given: str | Path | None = None) -> dict:
     return {
         "net": net,
         "version": "0.1",
-        "backbone": checksum(net, find(net, given))[:16],
+        "backbone": lpips_checksum(net, lpips_file(net, given))[:16],
         "input": "[-1, 1]",
         "average": "spatial, then over images",
         **PRECISION,
@@ -33,7 +30,7 @@ def load(net: str, given: str | Path | None = None, device: str = "cpu") -> Call
     """LPIPS as a function of two float batches [N, 3, H, W] in [0, 1] -> float64 [N].
 
     Raises ValueError where the backbone file is missing or is not torchvision's."""
-    return distance(networks.load(net, given), device)
+    return distance(load_lpips(net, given), device)
 
 
 def distance(model: nn.Module, device: str = "cpu") -> Callable[[Tensor, Tensor], Tensor]:

@@ -104,20 +104,20 @@ def every_token(found: Latents) -> Points:
 
 
 def tsne(found: Latents, seen: Points) -> Measured:
-    """The points of the image in ``extra``; the value is their trustworthiness."""
+    """The points of the map in ``extra``; the value is their trustworthiness."""
     rng = np.random.default_rng(SEED)
     rows = np.sort(rng.choice(len(seen.points), min(TOKENS, len(seen.points)), replace=False))
     points = seen.points[rows]
-    image = space.tsne(points, SEED)
-    drawn = replace(seen, points=points, image=seen.image[rows], cluster=seen.cluster[rows])
+    flat = space.tsne(points, SEED)
+    shown = replace(seen, points=points, image=seen.image[rows], cluster=seen.cluster[rows])
     extra: dict = {
-        "points": np.round(image, 3).tolist(),
-        "chance": float(space.trustworthiness(points, rng.permutation(image)).mean()),
+        "points": np.round(flat, 3).tolist(),
+        "chance": float(space.trustworthiness(points, rng.permutation(flat)).mean()),
     }
     for key, name in zip(("labels", "colors"), seen.labels, strict=False):
         extra[key] = seen.labels[name][rows].tolist()
     note = "value is trustworthiness (5 neighbors); distances between clusters of a t-SNE carry no meaning"
-    return average(space.trustworthiness(points, image), drawn, _ids(found), note=note, extra=extra)
+    return average(space.trustworthiness(points, flat), shown, _ids(found), note=note, extra=extra)
 
 
 def spectral(measure: Callable[[np.ndarray], float], tokens: bool = False, standardized: bool = True) -> Probe:
@@ -180,8 +180,8 @@ def uniformity(_: Latents, seen: Points) -> Measured:
     """How evenly the images cover the sphere."""
     near = space.closeness(seen.points)
     interval = jackknife(lambda keep: space.uniformity(near, keep), seen.cluster)
-    drawn = np.random.default_rng(SEED).normal(size=seen.points.shape)
-    return Measured(interval, extra={"chance": space.uniformity(space.closeness(drawn))})
+    random = np.random.default_rng(SEED).normal(size=seen.points.shape)
+    return Measured(interval, extra={"chance": space.uniformity(space.closeness(random))})
 
 
 def smoothness(found: Latents, seen: Points) -> Measured:
@@ -195,10 +195,10 @@ def smoothness(found: Latents, seen: Points) -> Measured:
 
 
 def _shuffled(labels: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Labels [M] dealt out anew to the images, so that the points of one image keep one label."""
+    """Labels [M] shuffled among the images, so that the points of one image keep one label."""
     first = np.unique(image, return_index=True)[1]
-    dealt = np.random.default_rng(SEED).permutation(labels[first])
-    return dealt[np.searchsorted(image[first], image)]
+    shuffled = np.random.default_rng(SEED).permutation(labels[first])
+    return shuffled[np.searchsorted(image[first], image)]
 
 
 def silhouette(label: str) -> Probe:

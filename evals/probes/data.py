@@ -26,7 +26,7 @@ TASK = "colors"  # one object, so that an image has one shape and one color
 SCENES, SIZE = 500, 64
 FOLDER = 2000  # images of a folder that the full protocol asks for
 BATCH, SEED = 32, 0
-PAIRS = 256  # images that are encoded once more in another guise, for the alignment
+PAIRS = 256  # images that are encoded once more as another view of the same content, for the alignment
 TOKENS = 5000  # points of the token view
 VIEWS = {
     "mean": "mean over tokens",
@@ -42,7 +42,7 @@ class ProbeSet:
     content, ``positives`` says which.  ``labels``: name -> one label per image, the main one first; ``covered(i,
     side)``: bool [side, side], the cells that show the object.  ``expected``: how many images the full protocol has.
     ``map_class``: the class of the main label whose images are clustered; ``redraw``: arguments of vgt.core.scenes.item
-    with which a report draws an image again, None where it cannot."""
+    with which a report renders an image again, None where it cannot."""
 
     name: str
     ids: tuple[str, ...]
@@ -66,28 +66,28 @@ def scenes(n: int | None = None, size: int = SIZE) -> ProbeSet:
     """The first ``n`` (default 500) test scenes of a single coloured shape; labels shape and color.  The positive of a
     scene is its object before the background of the next scene."""
     if size not in world.SIZES:
-        drawable = ", ".join(map(str, world.SIZES))
-        raise ValueError(f"scenes are drawn at {drawable} pixels, not {size}; probe this encoder with --data <folder>")
+        sizes = ", ".join(map(str, world.SIZES))
+        raise ValueError(f"scenes are rendered at {sizes} pixels, not {size}; probe this encoder with --data <folder>")
     count = SCENES if n is None else n
-    drawn = [world.scene("test", i, TASK) for i in range(count + 1)]
+    scenes_of = [world.scene("test", i, TASK) for i in range(count + 1)]
 
     def moved(i: int) -> np.ndarray:
-        return world.render(replace(drawn[i], background=drawn[i + 1].background), size).image
+        return world.render(replace(scenes_of[i], background=scenes_of[i + 1].background), size).image
 
-    objects = [scene.objects[0] for scene in drawn[:count]]
+    objects = [scene.objects[0] for scene in scenes_of[:count]]
     return ProbeSet(
         name="scenes",
         ids=tuple(f"test-{i:05d}" for i in range(count)),
         clusters=tuple(f"test-{i:05d}" for i in range(count)),
         labels={"shape": tuple(o.shape for o in objects), "color": tuple(o.color for o in objects)},
-        load=lambda i: world.render(drawn[i], size).image,
+        load=lambda i: world.render(scenes_of[i], size).image,
         positive=moved,
         positives="same object, background of the next scene",
         expected=SCENES,
         fingerprint=files.digest_json([world.WORLD, "test", TASK, count, size]),
         params={"task": TASK, "size": size},
         map_class="star",
-        covered=lambda i, side: object_cells(world.render(drawn[i], size).masks[0], side),
+        covered=lambda i, side: object_cells(world.render(scenes_of[i], size).masks[0], side),
         redraw={"split": "test", "task": TASK, "size": size},
     )
 
@@ -149,8 +149,8 @@ def named(spec: str, n: int | None = None, size: int = SIZE) -> ProbeSet:
 
 @dataclass(frozen=True)
 class Latents:
-    """``tokens`` float32 [N, T, d] of the images that could be read, ``kept`` their places in ``images``;
-    ``class_token`` [N, d] where there is one; ``positives``: view -> [M, d], the second guise of the first M
+    """``tokens`` float32 [N, T, d] of the images that could be read, ``kept`` their positions in ``images``;
+    ``class_token`` [N, d] where there is one; ``positives``: view -> [M, d], the second view of the first M
     images; ``failed``: why images could not be read."""
 
     images: ProbeSet

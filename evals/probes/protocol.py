@@ -37,7 +37,7 @@ _ON_SPHERE = "images standardized, then of length 1"
 PROTOCOLS: tuple[Protocol, ...] = (
     _probe(
         "tsne",
-        "t-SNE image; the value is its trustworthiness",
+        "t-SNE map; the value is its trustworthiness",
         f"{_EACH}, image held",
         "distances between clusters, their sizes and densities carry no meaning",
         ("VGT, Figure 7",),
@@ -136,7 +136,7 @@ PROTOCOLS: tuple[Protocol, ...] = (
         "object-clusters",
         "homogeneity of the cluster maps: how much of 'is this token the object' its cluster tells",
         f"{_LEFT_OUT}, clusters held",
-        "on drawn scenes alone; grids of different sides are different questions",
+        "on synthetic scenes alone; grids of different sides are different questions",
         k=6,
         most_images=32,
         object_token="half covered or more, or the most covered one",

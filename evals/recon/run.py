@@ -69,7 +69,7 @@ def run(
     pipeline = resolve(protocol, tokenizer.size or size)
     assert pipeline.model_res is not None
     images = datasets.image_set(data, n, pipeline.model_res, pipeline.settings["geometry"])
-    source = recon_source.Reconstructed(tokenizer, images, pipeline.settings["quantize"] != "round")
+    source = recon_source.reconstructed(tokenizer, images, pipeline.settings["quantize"] != "round")
     codes = tokenizer.codebook_size if isinstance(tokenizer, Quantized) else None
     tools = Tools(weights or {}, any_weights, device, agreement, judge, codes, images.name == "scenes", batch)
     return _score(_Run(source, pipeline, tools, Path(work), Path(records), partial_ok), metrics, shard)

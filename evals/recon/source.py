@@ -8,9 +8,8 @@ Shapes: N images, H x W pixels of the model, h x w of the comparison.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -71,9 +70,13 @@ class Batch:
     converted: dict[int, str] = field(default_factory=dict)
 
 
-class Source(Protocol):
-    """``fingerprint``: of what was reconstructed and of what reconstructed it; ``originals``: of the first alone;
-    ``identity``: the fingerprint of the subject by itself."""
+@dataclass(frozen=True)
+class Source:
+    """Originals and their reconstructions, batch by batch.
+
+    ``identity``: fingerprint of what reconstructed; ``originals``: of what was reconstructed; ``size``: the side of the
+    images, None where they have several; ``given``: they are taken as they are; ``batch(positions, size)`` reads the
+    images at ``positions``, ``size`` at a time through a tokenizer."""
 
     name: str
     suite: str
@@ -82,132 +85,91 @@ class Source(Protocol):
     expected: int
     identity: str
     originals: str
-    params: dict[str, Any]
+    params: Mapping[str, Any]
     size: int | None
     given: bool
+    batch: Callable[[range, int], Batch]
 
-    def batch(self, positions: range, size: int) -> Batch: ...
 
-
-@dataclass(frozen=True)
-class Reconstructed:
+def reconstructed(tokenizer: Tokenizer, images: ImageSet, float_pixels: bool = False) -> Source:
     """A tokenizer's reconstructions of a set of images; ``float_pixels``: before they are rounded, where it can."""
+    floats = float_pixels and isinstance(tokenizer, Continuous)
+    make = tokenizer.reconstruct_float if floats else tokenizer.reconstruct
+    wanted = np.dtype(np.float32 if floats else np.uint8)
 
-    tokenizer: Tokenizer
-    images: ImageSet
-    float_pixels: bool = False
-    given: bool = False
-
-    @property
-    def name(self) -> str:
-        return self.tokenizer.name
-
-    @property
-    def suite(self) -> str:
-        return self.images.name
-
-    @property
-    def ids(self) -> Sequence[str]:
-        return self.images.ids
-
-    @property
-    def clusters(self) -> Sequence[str]:
-        return self.images.clusters
-
-    @property
-    def expected(self) -> int:
-        return self.images.expected
-
-    @property
-    def identity(self) -> str:
-        return self.tokenizer.fingerprint
-
-    @property
-    def originals(self) -> str:
-        return self.images.fingerprint
-
-    @property
-    def params(self) -> dict[str, Any]:
-        return {**self.images.params, "reconstruction": "float" if self._floats else "uint8"}
-
-    @property
-    def size(self) -> int | None:
-        return self.tokenizer.size
-
-    @property
-    def _floats(self) -> bool:
-        return self.float_pixels and isinstance(self.tokenizer, Continuous)
-
-    def batch(self, positions: range, size: int) -> Batch:
+    def batch(positions: range, size: int) -> Batch:
         """Raises ValueError for a tokenizer that changes shapes."""
         found, loaded = Batch(), {}
         for i in positions:
             try:
-                loaded[i] = self.images.load(i)
+                loaded[i] = images.load(i)
             except ValueError as error:
                 found.errors[i] = str(error)
-            kind = self.images.converted(i) if i in loaded else None
-            if kind:
+                continue
+            if kind := images.converted(i):
                 found.converted[i] = kind
-        if loaded:
-            originals = np.stack(list(loaded.values()))
-            fed = padded(originals, size)
-            make = self.tokenizer.reconstruct_float if self._floats else self.tokenizer.reconstruct
-            rebuilt = make(fed)[: len(originals)]
-            wanted = np.float32 if self._floats else np.uint8
-            if rebuilt.shape != originals.shape or rebuilt.dtype != wanted:
-                raise ValueError(
-                    f"{self.name} turned uint8 {originals.shape} into {rebuilt.dtype} {rebuilt.shape}; "
-                    f"a tokenizer gives back {np.dtype(wanted).name} images of the same shape"
-                )
-            codes = (
-                partial(_codes, self.tokenizer, fed, len(originals)) if isinstance(self.tokenizer, Quantized) else None
+        if not loaded:
+            return found
+        originals = np.stack(list(loaded.values()))
+        fed = padded(originals, size)
+        rebuilt = make(fed)[: len(originals)]
+        if rebuilt.shape != originals.shape or rebuilt.dtype != wanted:
+            raise ValueError(
+                f"{tokenizer.name} turned uint8 {originals.shape} into {rebuilt.dtype} {rebuilt.shape}; "
+                f"a tokenizer gives back {wanted.name} images of the same shape"
             )
-            found.groups.append(Group(list(loaded), originals, rebuilt, codes))
+
+        def codes() -> np.ndarray:
+            return np.asarray(tokenizer.indices(fed))[: len(originals)].reshape(len(originals), -1)
+
+        quantized = isinstance(tokenizer, Quantized)
+        found.groups.append(Group(list(loaded), originals, rebuilt, codes if quantized else None))
         return found
 
+    return Source(
+        name=tokenizer.name,
+        suite=images.name,
+        ids=images.ids,
+        clusters=images.clusters,
+        expected=images.expected,
+        identity=tokenizer.fingerprint,
+        originals=images.fingerprint,
+        params={**images.params, "reconstruction": "float" if floats else "uint8"},
+        size=tokenizer.size,
+        given=False,
+        batch=batch,
+    )
 
-def _codes(tokenizer: Quantized, fed: np.ndarray, n: int) -> np.ndarray:
-    codes = np.asarray(tokenizer.indices(fed))[:n]
-    return codes.reshape(n, -1)
 
+def folders(real_dir: str | Path, recon_dir: str | Path) -> Source:
+    """Two folders of images matched by their path without suffix, at their own size.
 
-@dataclass(frozen=True)
-class Folders:
-    """Two folders of images matched by their path without suffix, at their own size."""
+    Raises ValueError where one is missing or empty, or where no name is in both."""
+    real, rebuilt = image_files(real_dir), image_files(recon_dir)
+    if not set(real) & set(rebuilt):
+        raise ValueError(
+            f"no image of {real_dir} has a counterpart in {recon_dir}: {next(iter(real))}, {next(iter(rebuilt))}, ...; "
+            f"the two folders need files of the same names ({', '.join(EXTENSIONS)})"
+        )
+    ids = sorted({*real, *rebuilt})
 
-    name: str
-    real: dict[str, Path]
-    rebuilt: dict[str, Path]
-    places: tuple[str, str]
-    originals: str
-    identity: str
-    size: int | None
-    suite: str = "pairs"
-    given: bool = True
+    def pair(name: str) -> tuple[np.ndarray, np.ndarray, str]:
+        for here, there, folder in ((real, rebuilt, recon_dir), (rebuilt, real, real_dir)):
+            if name not in there:
+                raise ValueError(f"{here[name].name} has no counterpart in {folder}")
+        read = [convert(side[name].read_bytes(), side[name].name) for side in (real, rebuilt)]
+        a, b = (np.asarray(image) for image, _ in read)
+        if a.shape != b.shape:
+            sizes = f"{a.shape[1]}x{a.shape[0]} and {b.shape[1]}x{b.shape[0]}"
+            raise ValueError(f"{name}: the two images are {sizes} pixels; resize them to one size first")
+        return a, b, " and ".join(dict.fromkeys(kind for _, kind in read if kind))
 
-    @cached_property
-    def ids(self) -> Sequence[str]:
-        return sorted({*self.real, *self.rebuilt})
-
-    @property
-    def clusters(self) -> Sequence[str]:
-        return self.ids
-
-    @property
-    def expected(self) -> int:
-        return len(self.ids)
-
-    @property
-    def params(self) -> dict[str, Any]:
-        return {"size": self.size or "several", "cluster": "image", "reconstruction": "uint8"}
-
-    def batch(self, positions: range, size: int) -> Batch:
+    def batch(positions: range, size: int) -> Batch:
         found = Batch()
         shapes: dict[tuple[int, ...], list[tuple[int, np.ndarray, np.ndarray]]] = {}
         for i in positions:
             try:
-                a, b, kinds = self._pair(self.ids[i])
+                a, b, kinds = pair(ids[i])
             except ValueError as error:
                 found.errors[i] = str(error)
                 continue
@@ -215,39 +177,28 @@ class Folders:
             if kinds:
                 found.converted[i] = kinds
         for members in shapes.values():
-            where, originals, rebuilt = zip(*members, strict=True)
-            found.groups.append(Group(list(where), np.stack(originals), np.stack(rebuilt)))
+            where, originals, remade = zip(*members, strict=True)
+            found.groups.append(Group(list(where), np.stack(originals), np.stack(remade)))
         return found
 
-    def _pair(self, name: str) -> tuple[np.ndarray, np.ndarray, str]:
-        for here, there, folder in (
-            (self.real, self.rebuilt, self.places[1]),
-            (self.rebuilt, self.real, self.places[0]),
-        ):
-            if name not in there:
-                raise ValueError(f"{here[name].name} has no counterpart in {folder}")
-        read = [convert(side[name].read_bytes(), side[name].name) for side in (self.real, self.rebuilt)]
-        a, b = (np.asarray(image) for image, _ in read)
-        if a.shape != b.shape:
-            sizes = f"{a.shape[1]}x{a.shape[0]} and {b.shape[1]}x{b.shape[0]}"
-            raise ValueError(f"{name}: the two images are {sizes} pixels; resize them to one size first")
-        return a, b, " and ".join(dict.fromkeys(kind for _, kind in read if kind))
-
-
-def folders(real_dir: str | Path, recon_dir: str | Path) -> Folders:
-    """Two folders of images.  Raises ValueError where one is missing or empty, or where no name is in both."""
-    real, rebuilt = image_files(real_dir), image_files(recon_dir)
-    if not set(real) & set(rebuilt):
-        raise ValueError(
-            f"no image of {real_dir} has a counterpart in {recon_dir}: {next(iter(real))}, {next(iter(rebuilt))}, ...; "
-            f"the two folders need files of the same names ({', '.join(EXTENSIONS)})"
-        )
     hashes = [files.digest_json([(k, files.digest_file(p)) for k, p in found.items()]) for found in (real, rebuilt)]
-    name = f"pairs-{Path(recon_dir).resolve().name}"
-    return Folders(name, real, rebuilt, (str(real_dir), str(recon_dir)), *hashes, _common_side(real))
+    side = _common_side(real)
+    return Source(
+        name=f"pairs-{Path(recon_dir).resolve().name}",
+        suite="pairs",
+        ids=ids,
+        clusters=ids,
+        expected=len(ids),
+        identity=hashes[1],
+        originals=hashes[0],
+        params={"size": side or "several", "cluster": "image", "reconstruction": "uint8"},
+        size=side,
+        given=True,
+        batch=batch,
+    )
 
 
-def _common_side(real: dict[str, Path]) -> int | None:
+def _common_side(real: Mapping[str, Path]) -> int | None:
     """The side of all readable images where they are squares of one size."""
     sizes = set()
     for path in real.values():
@@ -281,9 +232,8 @@ def compare(pipeline: Pipeline, originals: np.ndarray, rebuilt: np.ndarray) -> C
     height, width = originals.shape[1:3]
     size = (round(height * pipeline.ratio), round(width * pipeline.ratio))
     if pipeline.resizes and s["resampled"] == _PILLOW:
-        imgs = [_pillow(to_uint8(quantize(x, s["quantize"])), size) for x in images]
-        seen = [_unit(p) for p in imgs]
-        return Compared(*seen, *imgs, same=True)
+        resized = [_pillow(to_uint8(quantize(x, s["quantize"])), size) for x in images]
+        return Compared(*(_unit(x) for x in resized), *resized, same=True)
     if pipeline.resizes:
         images = [resample(x, size, s["resampler"], s["resampled"] == _BFLOAT16) for x in images]
     images = [x.float() for x in images]
@@ -321,8 +271,8 @@ def resample(x: Tensor, size: tuple[int, int], kernel: str, bfloat16: bool = Fal
 
 def _pillow(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """uint8 [N, H, W, 3] -> uint8 [N, h, w, 3] by Pillow's antialiased bicubic filter."""
-    resized = [Image.fromarray(p).resize(size[::-1], Image.Resampling.BICUBIC) for p in images]
-    return np.stack([np.asarray(p) for p in resized])
+    resized = [Image.fromarray(x).resize(size[::-1], Image.Resampling.BICUBIC) for x in images]
+    return np.stack([np.asarray(x) for x in resized])
 
 
 def quantize(x: Tensor, how: str) -> Tensor:

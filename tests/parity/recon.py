@@ -114,13 +114,14 @@ def lpips_torchmetrics(net: str) -> float:
     from torchmetrics.functional.image import lpips as theirs
 
     from evals.metrics import lpips
+    from vgt.methods import perceptual
 
     backbone = _random_backbone(net)
     reference = theirs._LPIPS(pretrained=True, net=net, pnet_rand=True)
     layers = {name: layer for part in reference.net.children() for name, layer in part.named_children()}
     for name, layer in layers.items():
         layer.load_state_dict(backbone.features[int(name)].state_dict())
-    ours = lpips.distance(lpips.network(net, backbone.state_dict()))
+    ours = lpips.distance(perceptual.lpips_network(net, backbone.state_dict()))
     worst = 0.0
     with torch.inference_mode():
         for pair in _pairs()[:4]:

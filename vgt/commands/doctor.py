@@ -61,8 +61,9 @@ def _optional() -> dict[str, Callable[[], Path]]:
     """Weights that some protocols need and no package brings along: name -> what finds the file."""
     from evals import features
     from evals.metrics import lpips
+    from vgt.methods import perceptual
 
-    found = {metric: partial(lpips.find, net) for metric, net in lpips.METRICS.items()}
+    found = {metric: partial(perceptual.lpips_file, net) for metric, net in lpips.METRICS.items()}
     return found | {name: features.SOURCES[name].find for name in features.NAMES if not name.startswith("efflite")}
 
 

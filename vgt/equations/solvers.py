@@ -24,7 +24,7 @@ SCHEDULES = ("linear", *(f"{name}:NUMBER" for name in FAMILIES))
 
 
 @dataclass(frozen=True)
-class Table:
+class Scheme:
     """The recurrence's coefficients, K numbers each."""
 
     times: tuple[float, ...]
@@ -59,7 +59,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Line:
+class Step:
     """One evaluation of the recurrence; by default nothing but the state stays."""
 
     time: float
@@ -71,7 +71,7 @@ class Line:
 
 
 @lru_cache(maxsize=256)
-def table(sampler: str, steps: int, schedule: str = "linear") -> Table:
+def table(sampler: str, steps: int, schedule: str = "linear") -> Scheme:
     """The table of ``sampler`` with ``steps`` network evaluations K on a time schedule (``times``).
 
     Raises ValueError for an unknown sampler or schedule and for a number of evaluations that it cannot have."""
@@ -87,7 +87,7 @@ def table(sampler: str, steps: int, schedule: str = "linear") -> Table:
     intervals = (steps + 1) // 2 if sampler == "heun" else steps
     lines = SAMPLERS[sampler](times(schedule, intervals))
     columns = zip(*((x.time, x.keep, x.before, x.push, x.back, x.noise) for x in lines), strict=True)
-    return Table(*columns)
+    return Scheme(*columns)
 
 
 def times(schedule: str, n: int) -> list[float]:
@@ -119,57 +119,57 @@ def _family(schedule: str) -> tuple[str, float]:
     return name, number
 
 
-def _sde(t: list[float]) -> list[Line]:
+def _sde(t: list[float]) -> list[Step]:
     """dx = (v + (1 - t) score) dt + sqrt(2 (1 - t) dt) w with score = (t v - x) / (1 - t), whose drift is
     (1 + t) v - x in closed form; the last step is Euler's and has no noise (docs/vgt.md 2.9)."""
     *steps, _ = zip(t, t[1:], strict=False)
     noisy = [(a, b - a) for a, b in steps]
-    return [Line(a, 1 - h, push=(1 + a) * h, noise=math.sqrt(2 * (1 - a) * h)) for a, h in noisy] + [_euler(*t[-2:])]
+    return [Step(a, 1 - h, push=(1 + a) * h, noise=math.sqrt(2 * (1 - a) * h)) for a, h in noisy] + [_euler(*t[-2:])]
 
 
-def _euler(now: float, then: float) -> Line:
+def _euler(now: float, then: float) -> Step:
     """x + h v."""
-    return Line(now, push=then - now)
+    return Step(now, push=then - now)
 
 
-def _ode(t: list[float]) -> list[Line]:
+def _ode(t: list[float]) -> list[Step]:
     """Euler's method, order 1 (the paper's wording, docs/vgt.md 2.9)."""
     return [_euler(now, then) for now, then in zip(t, t[1:], strict=False)]
 
 
-def _heun(t: list[float]) -> list[Line]:
+def _heun(t: list[float]) -> list[Step]:
     """Heun's method, order 2, two evaluations an interval: xhat = x + h v, then xhat + h/2 (v' - v) with v' at xhat.
     The last interval has one evaluation, Euler's, because no network was trained at t = 1."""
     lines = []
     for now, then in zip(t[:-2], t[1:-1], strict=True):
         h = then - now
-        lines += [_euler(now, then), Line(then, push=h / 2, back=-h / 2)]
+        lines += [_euler(now, then), Step(then, push=h / 2, back=-h / 2)]
     return [*lines, _euler(*t[-2:])]
 
 
-def _ab2(t: list[float]) -> list[Line]:
+def _ab2(t: list[float]) -> list[Step]:
     """Adams-Bashforth of order 2 for unequal steps: x + h (v + h/(2 h') (v - v')), v' and h' those of the step
     before; the first step is Euler's."""
     lines = [_euler(*t[:2])]
     for last, now, then in zip(t, t[1:], t[2:], strict=False):
         h = then - now
         bend = h / (2 * (now - last))
-        lines.append(Line(now, push=h * (1 + bend), back=-h * bend))
+        lines.append(Step(now, push=h * (1 + bend), back=-h * bend))
     return lines
 
 
-def _dpmpp(t: list[float]) -> list[Line]:
+def _dpmpp(t: list[float]) -> list[Step]:
     """DPM-Solver++ 2M (Lu et al. 2022, Algorithm 2), order 2, which follows the data prediction."""
     return _exponential(t, 1)
 
 
-def _sde2(t: list[float]) -> list[Line]:
+def _sde2(t: list[float]) -> list[Step]:
     """The published stochastic law (``_sde``) by the integrator of DPM-Solver++, of order 2 in its mean: noise never
     exceeds what the time after the step may hold, however long the step."""
     return _exponential(t, 2)
 
 
-def _exponential(t: list[float], p: int) -> list[Line]:
+def _exponential(t: list[float], p: int) -> list[Step]:
     """Exact but for the data prediction D = x + (1 - t) v: with r = (1 - t') / (1 - t),
 
         x' = r^p x + (t' - r^p t) D* + (1 - t') sqrt(1 - r^(2p - 2)) w
@@ -184,7 +184,7 @@ def _exponential(t: list[float], p: int) -> list[Line]:
         ratio, last = (1 - then) / (1 - now), t[k - 1] if k else 0.0
         share = then - ratio**p * now
         lines.append(
-            Line(
+            Step(
                 now,
                 keep=ratio**p + share * (1 + bend),
                 before=-share * bend,
@@ -201,6 +201,6 @@ def _lambda(t: float) -> float:
     return math.log(t / (1 - t))
 
 
-SAMPLERS: dict[str, Callable[[list[float]], list[Line]]] = {
+SAMPLERS: dict[str, Callable[[list[float]], list[Step]]] = {
     "sde": _sde, "sde2": _sde2, "ode": _ode, "heun": _heun, "ab2": _ab2, "dpmpp": _dpmpp,
 }  # fmt: skip

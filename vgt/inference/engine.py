@@ -20,7 +20,7 @@ from torch import Tensor
 
 from vgt.equations import flow
 from vgt.equations.order import additive, group_mask, interleaved_mask, positions
-from vgt.equations.solvers import Table
+from vgt.equations.solvers import Scheme
 from vgt.inference.hoisted_head import HoistedHead
 from vgt.inference.static_lm import KeyValues, static_lm
 from vgt.methods import mar, query_ar, registry
@@ -243,7 +243,7 @@ class Engine:
         assert self._cache is not None
         return self._read(x, where, mask, slots, self._cache, asked)
 
-    def head(self, hidden: Tensor, w: float | Tensor, noise: Tensor, table: Table) -> Tensor:
+    def head(self, hidden: Tensor, w: float | Tensor, noise: Tensor, table: Scheme) -> Tensor:
         """Standardised latents [B, m, d] from hidden states [R, m, D] and noise [B, m, draws, d]."""
         b, m = noise.shape[:2]
         c = self.model.conditions(hidden).flatten(0, 1)
@@ -325,7 +325,7 @@ class QueryARLoop:
             if on_step is not None:
                 on_step(done, n)
 
-    def step(self, engine: Engine, m: int, copies: int, table: Table, pending, chosen, where, mask, slots, w, noise):
+    def step(self, engine: Engine, m: int, copies: int, table: Scheme, pending, chosen, where, mask, slots, w, noise):
         """Latents [B, m, d] of one group, and the tokens [R, 1 or 2 m, D] that the next step has to read first."""
         asked = engine.queries[chosen].repeat(copies, 1, 1)
         hidden = engine.read(torch.cat([pending, asked], 1), where, mask, slots, m)
@@ -379,7 +379,7 @@ class MARLoop:
             if on_step is not None:
                 on_step(done, n)
 
-    def step(self, engine: Engine, copies: int, table: Table, u, known, chosen, where, mask, slots, w, noise):
+    def step(self, engine: Engine, copies: int, table: Scheme, u, known, chosen, where, mask, slots, w, noise):
         """Latents [B, m, d] of the tokens that are revealed."""
         everywhere = torch.arange(u.shape[1], device=u.device).expand(len(u), -1)
         inputs = torch.where(known[..., None], engine.latent_inputs(u, everywhere), engine.queries)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vgt.equations.solvers import Table
+from vgt.equations.solvers import Scheme
 from vgt.methods.flow_head import FlowHead
 
 # Rows of one modulation product; above, reading the weights again costs less than the memory (docs/decode.md).
@@ -43,7 +43,7 @@ class HoistedHead:
         self.bias = torch.cat([*biases, shift_b, 1 + scale_b]).to(like)
         self._times: dict[tuple[float, ...], Tensor] = {}
 
-    def times(self, table: Table) -> Tensor:
+    def times(self, table: Scheme) -> Tensor:
         """Embedded times of a solver's evaluations [K, W]."""
         if table.times not in self._times:
             t = torch.tensor(table.times, device=self.weight.device)
@@ -70,7 +70,7 @@ class HoistedHead:
         shift, scale = modulation[-2:]
         return head.final_layer.linear(torch.addcmul(shift, bare(x), scale)).float()
 
-    def sample(self, c: Tensor, guidance: float | Tensor, noise: Tensor, table: Table) -> Tensor:
+    def sample(self, c: Tensor, guidance: float | Tensor, noise: Tensor, table: Scheme) -> Tensor:
         """As ``FlowHead.sample``; ``guidance`` may be a tensor of one number, so that a captured graph can be told
         another."""
         n = len(noise)

@@ -102,7 +102,7 @@ class FlowHead(nn.Module):
         return (v - flow.velocity(x1, x0)).square().mean(1).view(repeats, n).mean(0)
 
     @torch.no_grad()
-    def sample(self, c: Tensor, guidance: float, noise: Tensor, table: solvers.Table) -> Tensor:
+    def sample(self, c: Tensor, guidance: float, noise: Tensor, table: solvers.Scheme) -> Tensor:
         """Latents [N, d], nothing computed ahead: the reference implementation.  ``c``: [N, C], or [2 N, C] with the
         unconditional rows second when ``guidance`` is not 1; ``noise`` [N, table.draws, d]: the start, and one draw per
         further evaluation of a stochastic sampler (docs/vgt.md 2.9)."""

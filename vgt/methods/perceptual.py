@@ -1,7 +1,9 @@
 """ImageNet feature networks: one loader, used by the training loss and by the evaluator's features.
 
-EfficientNet-Lite0 and -Lite2 come with their weights from package registries; LPIPS (lpips.py) needs a backbone file
-that the user has.  Nothing here downloads anything, and no weight ever gets a gradient.
+EfficientNet-Lite0 and -Lite2 come with their weights from package registries.  LPIPS v0.1 (docs/evaluators.md 1.5) is
+the ``lpips`` package, which brings the small linear heads, with its backbone filled from a file that the user has:
+torchvision's ImageNet state dict, as ``.pth`` (its checksum is known) or as ``.safetensors`` (its keys and shapes are).
+Nothing here downloads anything, and no weight ever gets a gradient.
 
 Shapes: N images, H x W pixels, C channels, d pooled features.
 """
@@ -9,14 +11,18 @@ Shapes: N images, H x W pixels, C channels, d pooled features.
 from __future__ import annotations
 
 import importlib
+import os
+import warnings
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from vgt.methods import lpips
+from vgt.checkpoints import shards
+from vgt.core import files
 
 
 @dataclass(frozen=True)
@@ -127,6 +133,98 @@ def feature_network(name: str) -> FeatureNetwork:
     return FeatureNetwork(name)
 
 
+# ------------------------------------------------------------------------------------------------------- LPIPS
+
+# torchvision's file names end in the first eight hex digits of their sha256.
+LPIPS_BACKBONES = {"alex": "alexnet-owt-7be5be79", "vgg": "vgg16-397923af"}
+LPIPS_SUFFIXES = (".pth", ".safetensors")
+
+
+def lpips_file(net: str, given: str | Path | None = None) -> Path:
+    """The backbone of "alex" or "vgg": ``given``, else by name in $VGT_WEIGHTS or torch.hub's folder.
+
+    Raises ValueError saying which file is missing, its checksum and where to put it."""
+    if net not in LPIPS_BACKBONES:
+        raise ValueError(f"LPIPS net {net!r} is unknown; choose one of {', '.join(LPIPS_BACKBONES)}")
+    name = LPIPS_BACKBONES[net]
+    about = f"{name}.pth (torchvision's ImageNet weights, sha256 {name[-8:]}...) or the same as .safetensors"
+    if given is not None:
+        if not Path(given).is_file():
+            raise ValueError(f"LPIPS {net}: there is no file {given}; it should be {about}")
+        return Path(given)
+    folders = [Path(os.environ["VGT_WEIGHTS"])] if "VGT_WEIGHTS" in os.environ else []
+    for folder in (*folders, Path(torch.hub.get_dir()) / "checkpoints"):
+        for suffix in LPIPS_SUFFIXES:
+            if (folder / (name + suffix)).is_file():
+                return folder / (name + suffix)
+    raise ValueError(
+        f"LPIPS {net} lacks its backbone {about}; to evaluate, give it as --weights lpips-{net}=PATH, "
+        "or put it in a folder and set VGT_WEIGHTS to that"
+    )
+
+
+@lru_cache(maxsize=8)
+def _digest(path: Path, changed: int) -> str:
+    del changed  # part of the cache's key
+    return files.digest_file(path)
+
+
+def lpips_checksum(net: str, path: Path) -> str:
+    """sha256 of a backbone file.  Raises ValueError for a ``.pth`` that is not torchvision's."""
+    found = _digest(path, path.stat().st_mtime_ns)
+    if path.suffix != ".safetensors" and not found.startswith(LPIPS_BACKBONES[net][-8:]):
+        raise ValueError(
+            f"LPIPS {net}: {path.name} has sha256 {found[:8]}..., not {LPIPS_BACKBONES[net][-8:]}...; "
+            f"get torchvision's {LPIPS_BACKBONES[net]}.pth again"
+        )
+    return found
+
+
+def _lpips_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a backbone file.  Raises ValueError for one that cannot be read."""
+    try:
+        if path.suffix == ".safetensors":
+            return shards.read_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path.name} cannot be read as a state dict: {reason}") from error
+
+
+def lpips_network(net: str, state: dict[str, Tensor]) -> nn.Module:
+    """The package's network with its backbone: its ``slice<k>.<i>.<p>`` are torchvision's ``features.<i>.<p>``.
+
+    Raises ValueError where ``state`` lacks one of them, has another besides, or one of another shape."""
+    from lpips import LPIPS
+
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # lpips calls torchvision in an old way
+        model = LPIPS(net=net, pnet_rand=True, verbose=False)
+    trunk = {key: "features." + key.split(".", 1)[1] for key in model.net.state_dict()}
+    extra = sorted(k for k in state if k.startswith("features.") and k not in trunk.values())
+    missing = sorted(name for name in trunk.values() if name not in state)
+    if missing or extra:
+        raise ValueError(
+            f"the LPIPS {net} backbone {f'has no {missing[0]}' if missing else f'has {extra[0]} besides'}; "
+            f"it is not torchvision's {LPIPS_BACKBONES[net].split('-')[0]}"
+        )
+    for key, tensor in model.net.state_dict().items():
+        found = state[trunk[key]]
+        if found.shape != tensor.shape:
+            raise ValueError(
+                f"the LPIPS {net} backbone has {trunk[key]} of shape {tuple(found.shape)}, not {tuple(tensor.shape)}"
+            )
+    model.net.load_state_dict({key: state[name] for key, name in trunk.items()}, strict=True)
+    return model.requires_grad_(False).eval()
+
+
+def load_lpips(net: str, given: str | Path | None = None) -> nn.Module:
+    """The frozen network "alex" or "vgg" on a backbone file.  Raises ValueError as the three above."""
+    path = lpips_file(net, given)
+    lpips_checksum(net, path)
+    return lpips_network(net, _lpips_state(path))
+
+
 # -------------------------------------------------------------------------------------------------------- loss
 
 
@@ -158,7 +256,7 @@ class PerceptualLoss(nn.Module):
             raise ValueError(f"stages {stages} is impossible; choose 1 to 5")
         self.name, self.count = name, stages
         self._lpips = name.startswith("lpips-")
-        self.network = lpips.load(name.removeprefix("lpips-"), weights) if self._lpips else feature_network(name)
+        self.network = load_lpips(name.removeprefix("lpips-"), weights) if self._lpips else feature_network(name)
 
     def train(self, mode: bool = True) -> PerceptualLoss:
         """Stays in eval mode: LPIPS has dropout."""

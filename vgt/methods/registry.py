@@ -26,7 +26,7 @@ class System:
     * ``model``: the network's class, a ``Pretrained`` (vgt/checkpoints/pretrained.py), built by ``model.build(config,
       tokenizer)`` from the class ``config``; several systems may share one, whose configuration then has the system's
       name as ``method``;
-    * ``job(preset, place)``: what its training needs, a ``Job`` (vgt/training/jobs.py): trainable modules, loss,
+    * ``job(preset, place)``: what its training needs, a ``Job`` (vgt/training/job.py): trainable modules, loss,
       batches;
     * ``foreign(folder, dtype=)``: the model in a Hugging Face folder that is none of ours, ``None`` where there is
       none.

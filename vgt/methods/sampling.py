@@ -93,7 +93,7 @@ class Sampling(SamplingOptions):
         return self
 
     @property
-    def table(self) -> solvers.Table:
+    def table(self) -> solvers.Scheme:
         """What the flow head's sampler computes."""
         return solvers.table(self.sampler, self.flow_steps, self.time_schedule)
 

@@ -163,7 +163,7 @@ def per_image_rng(seeds: list[int], n: int, order: str = "random") -> tuple[Tens
 
 
 def noise(generators: list[torch.Generator], tokens: int, count: int, d: int) -> Tensor:
-    """The next ``tokens`` of each image: [B, tokens, count, d], ``count`` vectors a token (``Table.draws``)."""
+    """The next ``tokens`` of each image: [B, tokens, count, d], ``count`` vectors a token (``Scheme.draws``)."""
     return torch.stack([torch.randn(tokens, count, d, generator=rng) for rng in generators])
 
 

@@ -19,8 +19,8 @@ from vgt.inference.generator import generate
 from vgt.inference.images import grid, write_png
 from vgt.inference.load import load
 from vgt.inference.tokenizer import reconstruct
-from vgt.methods import lpips, registry
-from vgt.methods.perceptual import PerceptualLoss
+from vgt.methods import registry
+from vgt.methods.perceptual import LPIPS_BACKBONES, PerceptualLoss, lpips_network
 from vgt.methods.pixel_decoder import load_decoder
 from vgt.methods.sampling import Sampling
 from vgt.methods.vgt_ae import VGTAE, AELossConfig, VGTAEConfig, VGTAETraining
@@ -183,7 +183,7 @@ class _LPIPS(nn.Module):
 
         with torch.device("meta"):
             whole = models.vgg16() if net == "vgg" else models.alexnet()
-            self.network = lpips.network(net, whole.state_dict())
+            self.network = lpips_network(net, whole.state_dict())
 
     def forward(self, images: Tensor, target: Tensor) -> Tensor:
         with torch.autocast("cpu", enabled=False):
@@ -196,7 +196,7 @@ def _perceptual(name: str, place: Place) -> nn.Module:
         return PerceptualLoss(name)
     except ValueError as error:
         net = name.removeprefix("lpips-")
-        if place.load or not name.startswith("lpips-") or net not in lpips.BACKBONES:
+        if place.load or not name.startswith("lpips-") or net not in LPIPS_BACKBONES:
             raise
         place.problems.append(f"losses.perceptual_network: {error}")
     return _LPIPS(net)
