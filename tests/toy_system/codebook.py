@@ -5,12 +5,12 @@ Shapes: B images, h x w patches of p x p pixels, K entries, d = 3 p p numbers ea
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from vgt.training.job import Job
 
 from vgt.checkpoints.pretrained import Pretrained
 from vgt.core import scenes
 from vgt.core.config import Config, validated
 from vgt.inference.images import to_float
+from vgt.training.job import Job
 
 
 class CodebookConfig(Config):
