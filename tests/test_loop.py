@@ -365,7 +365,7 @@ def test_a_full_disk_leaves_the_older_state(tmp_path, monkeypatch):
 
     def fill(index: int) -> dict[str, torch.Tensor]:
         if index == 4:
-            monkeypatch.setattr(state, "save_file", refuse)
+            monkeypatch.setattr(state, "write_file", refuse)
         return toy_batch(index)
 
     with pytest.raises(ValueError, match=r"step 6 could not be written \(No space left on device\); make room"):
