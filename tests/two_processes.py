@@ -128,7 +128,7 @@ def crowded(rows: int) -> tuple[ARTraining, Batches]:
         raise OSError("No space left on device")
 
     if team().rank == 1:
-        state.save_file = refuse
+        state.write_file = refuse
     return system, batch
 
 

@@ -56,11 +56,11 @@ def bootstrapped_kappa(tables: np.ndarray, groups: Sequence[str], seed: int = 0)
     value = float(kappa(tables.sum(0)))
     if np.isnan(value):
         return None
-    rng, drawn = np.random.default_rng(seed), 0
+    rng, resampled = np.random.default_rng(seed), 0
     for group in sorted(set(groups)):
         mine = tables[[i for i, each in enumerate(groups) if each == group]].reshape(-1, 4)
-        drawn = drawn + rng.multinomial(len(mine), np.full(len(mine), 1 / len(mine)), DRAWS) @ mine
-    values = kappa(drawn.reshape(-1, 2, 2))
+        resampled = resampled + rng.multinomial(len(mine), np.full(len(mine), 1 / len(mine)), DRAWS) @ mine
+    values = kappa(resampled.reshape(-1, 2, 2))
     if len(tables) < 2 or np.isnan(values).all():
         return Interval(value, None, None, LEVEL, f"none: {len(tables)} prompts show no spread")
     low, high = np.nanquantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])

@@ -106,7 +106,7 @@ def run(
     """Score a generator, or a folder of images, on a suite with questions; make, ask and count only what is missing.
 
     A missing or unreadable image, or one too many, makes the numbers partial, and their value is withheld (None) unless
-    ``partial_ok``.  ``check_judge`` raises where the judge fails its canary.  ``shard``: draw and ask this part only,
+    ``partial_ok``.  ``check_judge`` raises where the judge fails its canary.  ``shard``: make and ask this part only,
     and record nothing.  Raises ValueError for an unknown protocol, for question graphs that ``dpg-fixed`` cannot read,
     and for images that are not this suite's."""
     job = Run(generator, subject or generator.name, accel, suite, prompts, images_per_prompt, seed, batch)

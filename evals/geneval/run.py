@@ -227,7 +227,7 @@ def run(
 
     A missing or unreadable image makes every number that needs it partial, one too many makes all so, and the value is
     withheld (None) unless ``partial_ok``.  ``variant`` names a prompt set that is not the benchmark's own (default: the
-    suite's name).  ``check_judge`` raises where the judge fails its canary.  ``shard``: draw and judge this part only,
+    suite's name).  ``check_judge`` raises where the judge fails its canary.  ``shard``: make and judge this part only,
     and record nothing.  Raises ValueError for prompts that cannot be scored or whose classes the detector does not
     know, and for images that are not this suite's."""
     job = Run(generator, subject or generator.name, accel, suite, prompts, images_per_prompt, seed, batch)

@@ -287,10 +287,8 @@ CHECKS: tuple[Check, ...] = (
     _zeroing("dpg-fixed", "transitive closure by matrix powers", "in random file order", False),
     _zeroing("dpg-ella", "closure over earlier parents, then one later", "in random file order", False),
     _zeroing("dpg-vgt", "transitive closure by matrix powers", "with parents first", True),
-    Check(
-        "dpg-agreement", "scikit-learn cohen_kappa_score", "100 pairs of 50 answers", "", EXACT,
-        partial(cohens_kappa, 100, 50),
-    ),  # fmt: skip
+    Check("dpg-agreement", "scikit-learn cohen_kappa_score", "100 pairs of 50 answers", "", EXACT,
+          partial(cohens_kappa, 100, 50)),
     Check(
         "geneval", "the rules by definition", "2,212 random detection sets", "share of verdicts", 0.0, geneval_rules
     ),
