@@ -162,10 +162,7 @@ class Generation(Workload):
             "fingerprint": found.fingerprint,
             "suite_hash": workload_hash(how.batch * how.flights, how.seed),
             "seed": how.seed,
-            "note": "; ".join(
-                filter(None, (RANDOM_NOTE if found.weights == "random" else None, settings.note(found.model)))
-            )
-            or None,
+            "note": "; ".join(filter(None, notes)) or None,
         }
 
     def code(self) -> str:
