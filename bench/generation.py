@@ -144,6 +144,7 @@ class Generation(Workload):
 
     def described(self) -> dict:
         how, found, settings = self.conditions, self.subject, self.settings
+        notes = (RANDOM_NOTE if found.weights == "random" else None, settings.note(found.model))
         return {
             "subject": found.name + settings.suffix(found.model.tokens),
             "accel": self.acceleration,
@@ -161,7 +162,7 @@ class Generation(Workload):
             "fingerprint": found.fingerprint,
             "suite_hash": workload_hash(how.batch * how.flights, how.seed),
             "seed": how.seed,
-            "note": RANDOM_NOTE if found.weights == "random" else None,
+            "note": "; ".join(filter(None, notes)) or None,
         }
 
     def code(self) -> str:

@@ -413,6 +413,17 @@ def test_rows_and_seeds_must_match(visual_lms, vlms):
             Engine(visual_lms["internvl"])(*rows, seeds, settings())
 
 
+def test_accelerations_that_are_one_setting_say_so(visual_lms):
+    """16 tokens: 9 to 16 at a time are one step; 3 at a time are five steps."""
+    from vgt.methods.sampling import Sampling
+
+    model = visual_lms["internvl"]
+    assert [Sampling(acceleration=m).note(model) for m in (1, 2, 4, 8, 16)] == [None] * 5
+    notes = {m: Sampling(acceleration=m).note(model) for m in (3, 9, 15)}
+    assert "5 steps, 3.2 tokens a step on average" in notes[3] and "same" not in notes[3]
+    assert all("1 step, 16 tokens" in notes[m] and "accelerations 9 to 16" in notes[m] for m in (9, 15))
+
+
 @pytest.mark.parametrize("acceleration", [0, 17])
 def test_impossible_accelerations(acceleration, visual_lms, vlms):
     how = settings(acceleration)

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
-from vgt.training.job import Job
 
 from vgt.checkpoints.pretrained import Loaded, Pretrained
 from vgt.core import scenes
@@ -19,6 +18,7 @@ from vgt.inference.images import to_float, to_uint8
 from vgt.inference.load import expect, load
 from vgt.methods import registry
 from vgt.methods.sampling import SamplingOptions
+from vgt.training.job import Job
 
 
 class PriorConfig(Config):

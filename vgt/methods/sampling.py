@@ -35,6 +35,9 @@ class SamplingOptions(Config):
     def check(self, model: Any) -> None:
         """Raises ValueError for settings that ``model`` does not allow."""
 
+    def note(self, model: Any) -> str | None:
+        """What ``model`` makes of the settings where that is not what they say; None where it is."""
+
     def suffix(self, tokens: int) -> str:
         """What a model's name gets behind it where settings are unusual."""
         return ""
@@ -115,6 +118,20 @@ class Sampling(SamplingOptions):
                 f"compat 'reference' is about the published QueryAR models; {model.config.method} has no such mode"
             )
         model.check_acceleration(self.acceleration)
+
+    def note(self, model: Any) -> str | None:
+        """Which steps an acceleration results in that does not divide the image tokens (docs/vgt.md 2.11), and which
+        others are the same setting; None where it divides them."""
+        tokens, steps = model.tokens, model.tokens // self.acceleration
+        if steps * self.acceleration == tokens:
+            return None
+        first, last = tokens // (steps + 1) + 1, tokens // steps
+        same = f"; accelerations {first} to {last} are the same setting" if first < last else ""
+        plural = "s" if steps > 1 else ""
+        return (
+            f"acceleration {self.acceleration} of {tokens} image tokens: {steps} step{plural}, {tokens / steps:.3g} "
+            f"tokens a step on average{same}"
+        )
 
     def suffix(self, tokens: int) -> str:
         """For the mode "", "+reference", "+reference-padded_len-bf16"; for the sampler "", "+ab2-8",
