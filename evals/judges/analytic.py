@@ -331,6 +331,12 @@ class AnalyticJudge:
     def __init__(self):
         self._last: tuple[tuple, SceneText] | None = None  # the image asked about last, and what was seen
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AnalyticJudge)
+
+    def __hash__(self) -> int:
+        return hash(AnalyticJudge)
+
     @cached_property
     def fingerprint(self) -> str:
         """Content hash of the judge's own source: another judge, another hash."""

@@ -28,6 +28,7 @@ ACCELERATIONS = (1, 4, 16)
 RIVALS = ("query_ar_internvl", "mar_internvl")  # timed against each other in detail
 CLOSENESS = ["--metrics", "kid,prdc"]
 QUICK_PROTOCOLS, FULL_PROTOCOLS = "vgt,llamagen", "vgt,llamagen,vfmtok,lightningdit"
+QUICK_CONDITIONS = "clean,blur1.5,noise20,jpeg25,shrink32"  # of the judge's calibration
 QUICK_IMAGES, FULL_IMAGES = 1, 4
 
 
@@ -36,8 +37,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--full",
         action="store_true",
-        help=f"{FULL_IMAGES} images per prompt instead of {QUICK_IMAGES}, every reconstruction protocol, and speed at "
-        "more accelerations and batch sizes",
+        help=f"{FULL_IMAGES} images per prompt instead of {QUICK_IMAGES}, every reconstruction protocol and condition of "
+        "the judge's calibration, and speed at more accelerations and batch sizes",
     )
     parser.add_argument(
         "--train", action="store_true", help="train every model from nothing first (many hours on two cores)"
@@ -94,7 +95,7 @@ def _measurements(args: argparse.Namespace) -> list[list[str]]:
     images += ["--batch", "6"] if args.smoke else []
     vlms, aes, generators = ([m for m in group if m in present] for group in (VLMS, AUTOENCODERS, GENERATORS))
     generators += rest
-    steps = [["eval", "judge", *few]]
+    steps = [["eval", "judge", *([] if args.full else ["--conditions", QUICK_CONDITIONS]), *few]]
     for m in vlms:
         steps += [["eval", "vqa", "--subject", f"vgt:{m}", *few]]
         for ae in (*aes, *arms):  # the same questions through the encoders that were tuned
