@@ -182,7 +182,7 @@ def _size(row: Row) -> str:
 
 PROTOCOLS = Table(
     "protocols",
-    "One set of reconstructions, five protocols (photos)",
+    "One set of reconstructions by the protocols of several papers (photos)",
     [
         text("protocol", "Protocol", lambda row: row.suite.partition("@")[2] or "default"),
         text("size", "Compared at", _size),

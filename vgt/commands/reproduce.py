@@ -24,6 +24,7 @@ GENERATORS = ("query_ar_internvl", "mar_internvl", "query_ar_qwen", "query_ar_pi
 # For comparisons; not bundled, measured where they were trained.
 AUTOENCODER_ARMS = ("vgt_ae_internvl_nodistill",)
 GENERATOR_ARMS = ("mar_internvl_compute",)
+BASELINES = ("pca", "random_projection")  # untrained: of reconstruction and of latents, and of latents alone
 ACCELERATIONS = (1, 4, 16)
 RIVALS = ("query_ar_internvl", "mar_internvl")  # timed against each other in detail
 CLOSENESS = ["--metrics", "kid,prdc"]
@@ -37,8 +38,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--full",
         action="store_true",
-        help=f"{FULL_IMAGES} images per prompt instead of {QUICK_IMAGES}, every reconstruction protocol and condition of "
-        "the judge's calibration, and speed at more accelerations and batch sizes",
+        help=f"{FULL_IMAGES} images per prompt instead of {QUICK_IMAGES}, every reconstruction protocol, every "
+        "condition of the judge's calibration, and speed at more accelerations and batch sizes",
     )
     parser.add_argument(
         "--train", action="store_true", help="train every model from nothing first (many hours on two cores)"
@@ -102,14 +103,15 @@ def _measurements(args: argparse.Namespace) -> list[list[str]]:
             if ae.startswith(m.replace("vlm_", "vgt_ae_")):
                 steps += [["eval", "vqa", "--subject", f"vgt:{m}", "--encoder", f"vgt:{ae}", *few]]
     steps += [["eval", "training", "--subject", f"vgt:{m}"] for m in (*vlms, *aes, *arms, *generators)]
-    for subject in [*(f"vgt:{m}" for m in (*aes, *arms)), "pca"]:
+    for subject in [*(f"vgt:{m}" for m in (*aes, *arms)), *BASELINES[:1]]:
         steps += [["eval", "recon", "--subject", subject, "--data", data, *few] for data in ("scenes", "photos")]
     for m in aes if args.full else aes[:1]:  # the same reconstructions by the protocols of other papers
         protocols = FULL_PROTOCOLS if args.full else QUICK_PROTOCOLS
         steps += [["eval", "recon", "--subject", f"vgt:{m}", "--data", "photos", "--protocol", protocols, *few]]
-    probed = [*(f"vgt:{m}" for m in aes), "pca", "random_projection"]
+    probed = [*(f"vgt:{m}" for m in aes), *BASELINES]
     steps += [["eval", "probes", "--subject", subject, *sixty] for subject in probed]
-    steps += [["eval", "cka", "--subjects", ",".join(probed[:-1]), *sixty]]
+    alike = [*(f"vgt:{m}" for m in aes), *BASELINES[:1]]
+    steps += [["eval", "cka", "--subjects", ",".join(alike), *sixty]] if len(alike) > 1 else []
     for evaluator in ("geneval", "dpg"):
         steps += [["eval", evaluator, "--subject", s, *images, *few] for s in ("fake:oracle", "fake:shuffled")]
         steps += [["eval", evaluator, "--subject", "fake:oracle", "--through", f"vgt:{m}", *images, *few] for m in aes]
