@@ -18,16 +18,22 @@ from vgt.methods import registry
 HERE = Path(__file__).parent / "toy_system"
 
 
+def forget() -> None:
+    """The next reading of the registry imports the plugin again, whichever test did before."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "toy_system"]:
+        del sys.modules[name]
+    registry._load.cache_clear()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def plugin():
     """VGT_SYSTEMS=toy_system for this file alone."""
+    forget()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "_SYSTEMS", dict(registry._SYSTEMS))
         patch.setenv(registry.PLUGINS, "toy_system")
         yield
-    for name in [name for name in sys.modules if name.partition(".")[0] == "toy_system"]:
-        del sys.modules[name]
-    registry._load.cache_clear()
+    forget()
 
 
 @pytest.fixture(scope="module")
