@@ -37,6 +37,7 @@ def test_generate(benchmark, spec, acceleration):
     benchmark.group = f"generate {acceleration}x"
     (work,) = suites.plan(loaded(spec), Conditions(), [acceleration])
     found = timed(benchmark, work)["generate"]
+    assert found["counts"]["decode_steps"] == loaded(spec).model.tokens // acceleration
     benchmark.extra_info |= benchmark_info(work, "generate", found)
 
 
@@ -46,6 +47,7 @@ def test_autoencoder(benchmark, spec, operation):
     benchmark.group = operation
     (work,) = suites.plan(loaded(spec), Conditions())
     found = timed(benchmark, work, operation)[operation]
+    assert all(seconds > 0 for seconds in found["seconds"])
     benchmark.extra_info |= benchmark_info(work, operation, found)
 
 
@@ -70,7 +72,9 @@ def against(benchmark, work: workloads.Pair) -> None:
 def test_flow_head(benchmark, size, rows):
     benchmark.group = f"flow head {size}"
     work = workloads.flow_head(suites.PRESETS["query-ar"][size][0], size, Conditions(rows, repeats=5))
-    assert (work.ours() - work.theirs()).abs().max() < 1e-4
+    difference = work.ours() - work.theirs()
+    channels = {"tiny": 16, "0.6b": 32}[size]  # of a latent token
+    assert difference.shape == (rows // 2, channels) and difference.abs().max() < 1e-4
     against(benchmark, work)
 
 
@@ -87,6 +91,7 @@ def test_psnr(benchmark, one_thread):
 def test_training(benchmark, suite):
     benchmark.group = "training step"
     found = timed(benchmark, Training(suites.PRESETS[suite]["tiny"][0], Conditions(8, repeats=5, warmup=2)))["step"]
+    assert len(found["seconds"]) == 5
     benchmark.extra_info |= {key: found[key] for key in ("positions", "parameters", "peak_mib")}
 
 

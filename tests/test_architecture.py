@@ -29,14 +29,16 @@ RULES = {
     "vgt.inference": METHOD | {"vgt.inference"},
     # The training loop draws its sample grids and loads its parents through inference.
     "vgt.training": METHOD | {"vgt.inference", "vgt.training"},
+    # The verbs' own option parsing is shared so that --seed, --out and --device mean the same everywhere.
+    "evals.engine.options": {"evals", "vgt.core", "vgt.commands.options"},
     "reports.cli": {"reports", "vgt.core", "vgt.commands.options"},
+    "reports.measured": {"reports", "vgt.core", "vgt.methods.registry"},
     "evals.subjects.vgt": {"evals", "vgt.core", "vgt.inference", "vgt.methods.registry"},
     "evals.metrics.lpips": {"evals", "vgt.core", "vgt.methods.perceptual"},
     "evals.features": {"evals", "vgt.core", "vgt.methods.perceptual"},
-    # The verbs' own option parsing is shared so that --seed, --out and --device mean the same everywhere.
-    "evals": {"evals", "vgt.core", "vgt.commands.options", "vgt.methods.registry"},
+    "evals": {"evals", "vgt.core"},
     "bench": {"bench", "vgt", "evals"},
-    "reports": {"reports", "vgt.core", "vgt.methods.registry"},
+    "reports": {"reports", "vgt.core"},
 }
 
 
@@ -140,6 +142,12 @@ def test_every_public_equation_says_what_it_is():
         assert path.name == "__init__.py" or public, path
         for function in public:
             assert ast.get_docstring(function), f"{path.name}: {function.name} has no docstring"
+
+
+def test_equation_files_name_their_sections():
+    for path in sources("vgt/equations"):
+        if path.name != "__init__.py":
+            assert "docs/" in (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""), path.name
 
 
 def test_no_global_randomness():

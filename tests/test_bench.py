@@ -588,20 +588,20 @@ def test_an_engine_that_halves_its_batch_has_no_room(bench, loaded, monkeypatch)
 
 
 def test_deleting_one_record_recomputes_just_that_one(bench, tmp_path, monkeypatch):
-    first = bench("tiny_query_ar", "tiny_mar")
-    again = bench("tiny_query_ar", "tiny_mar")
-    assert (again.computed, again.reused) == (0, 10) and again.records == first.records
+    first = bench("tiny_query_ar", "tiny_mar", "tiny_ae")
+    again = bench("tiny_query_ar", "tiny_mar", "tiny_ae")
+    assert (again.computed, again.reused) == (0, 13) and again.records == first.records
     gone = next(r for r in first.records if r.name == "tiny_mar+sde-3@4x/bench-b2/ms-per-image")
     (tmp_path / "records" / gone.path).unlink()
     with monkeypatch.context() as patch:
         patch.setattr(timing, "alternate", None)  # evidence stands: nothing is measured
-        third = bench("tiny_query_ar", "tiny_mar")
-    assert (third.computed, third.reused) == (1, 9) and third.records == first.records
+        third = bench("tiny_query_ar", "tiny_mar", "tiny_ae")
+    assert (third.computed, third.reused) == (1, 12) and third.records == first.records
     (tmp_path / "records" / gone.path).unlink()
     (tmp_path / gone.evidence).unlink()
     measured = spy_on_models(monkeypatch)
-    fourth = bench("tiny_query_ar", "tiny_mar")
-    assert (fourth.computed, fourth.reused) == (5, 5) and set(measured) == {"mar"}, "all of that measurement"
+    fourth = bench("tiny_query_ar", "tiny_mar", "tiny_ae")
+    assert (fourth.computed, fourth.reused) == (5, 8) and set(measured) == {"mar"}, "all of that measurement"
 
 
 def spy_on_models(monkeypatch) -> list[str]:
@@ -854,14 +854,14 @@ def test_the_suites_under_pytest_benchmark(tmp_path):
     words.append(f"--benchmark-json={tmp_path / 'bench.json'}")
     done = subprocess.run([sys.executable, "-m", "pytest", *words], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    check_benchmark_json(tmp_path / "bench.json", "mar_internvl", "pixel_ae")
+    check_benchmark_json(tmp_path / "bench.json", "mar_internvl", "pixel_ae", steps=4)
 
 
 def test_the_suites_json_becomes_records(benchmark_json):
-    check_benchmark_json(benchmark_json, "tiny_mar", "tiny_ae")
+    check_benchmark_json(benchmark_json, "tiny_mar", "tiny_ae", steps=1)
 
 
-def check_benchmark_json(path: Path, generator: str, autoencoder: str) -> None:
+def check_benchmark_json(path: Path, generator: str, autoencoder: str, steps: int) -> None:
     found = run.from_benchmark_json(path)
     assert {r.subject for r in found} == {generator, autoencoder}
     assert [(r.accel, r.metric) for r in found if r.accel] == [(16, metric) for metric in sorted(RATES)]
@@ -870,7 +870,7 @@ def check_benchmark_json(path: Path, generator: str, autoencoder: str) -> None:
     median = next(stats["median"] for name, stats in clocked.items() if name.startswith("test_generate"))
     rate = found[[r.metric for r in found].index("images-per-second")]
     assert rate.value == pytest.approx(8 / median, rel=0.02) and rate.n == 3 and not rate.partial
-    assert rate.extra["counts"]["decode_steps"] > 0 and "head" in rate.extra["split_ms_per_image"]
+    assert rate.extra["counts"]["decode_steps"] == steps and "head" in rate.extra["split_ms_per_image"]
     assert all(r.evidence is None and r.device and r.protocol.startswith("throughput-b8") for r in found)
     assert {r.suite for r in found} == {"bench-b8"}
 
@@ -924,9 +924,9 @@ def checkpoints(runs, monkeypatch):
 
 
 def test_the_closing_line_has_every_field(checkpoints, tmp_path, capsys):
-    words = ("--accel", "16", "--batch", "1,2", "--against", "eager", "--repeats", "1", "--device", "cpu")
+    words = ("--accel", "4,16", "--batch", "1,2", "--against", "eager", "--repeats", "1", "--device", "cpu")
     found = vgt_bench("tiny_query_ar", "tiny_mar", *words, "--flow-steps", "3", "-o", str(tmp_path))
-    assert len(found["rows"]) == 4 and found["computed"] == 28 and not found.get("exit")
+    assert len(found["rows"]) == 8 and found["computed"] == 56 and not found.get("exit")
     for row in found["rows"]:
         assert {"model", "accel", "batch", "engine_ms", "eager_ms", "ratio", "bound_ms", "of_bound"} <= row.keys()
         assert row["ratio"] == pytest.approx(row["eager_ms"] / row["engine_ms"])
@@ -934,7 +934,7 @@ def test_the_closing_line_has_every_field(checkpoints, tmp_path, capsys):
         assert row["images_per_second"] == pytest.approx(1000 / row["engine_ms"])
     assert json.loads(json.dumps(found)) == found
     table = capsys.readouterr().out.splitlines()
-    assert table[0].split()[:3] == ["model", "batch", "engine_ms"] and len(table) == 5
+    assert table[0].split()[:3] == ["model", "batch", "engine_ms"] and len(table) == 9
     same = vgt_bench("compare", str(tmp_path / "records"), str(tmp_path / "records"))
     assert same["exit"] == 0 and {row["verdict"] for row in same["rows"]} <= {"same", "missing"}
     assert any(row["metric"] == "speedup-over-mar" for row in same["rows"])
@@ -994,8 +994,9 @@ def test_sizes_name_presets_that_are_there():
 @pytest.mark.parametrize("suite, rows", [("flow-head", 1), ("training", 1), ("metrics", 8)])
 def test_other_suites_leave_records_and_rows(suite, rows, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluators, "SIDE", 64)
-    plain = lambda model, *_: [torch.optim.SGD(model.parameters(), 1e-3)]  # noqa: E731
-    monkeypatch.setattr(workloads, "optimizers", plain)  # Muon's bf16 takes seconds on many CPUs
+    real = workloads.optimizers
+    adamw = lambda model, train, scale: real(model, train.model_copy(update={"optimizer": "adamw"}), scale)  # noqa: E731
+    monkeypatch.setattr(workloads, "optimizers", adamw)  # Muon's bf16 takes seconds on many CPUs
     words = (suite, "--smoke", "--device", "cpu", "--flow-steps", "3", "-o", str(tmp_path))
     found = vgt_bench(*words)
     assert vgt_bench(*words)["computed"] == 0, "what stands is not measured again"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-import torch
 
 from bench import run, timing, workloads
 from bench.gpu import decode, full_size
@@ -18,8 +17,9 @@ def quiet(monkeypatch):
     """Nothing is measured twice here, however busy the machine is, and no step waits for Muon's bf16, which takes
     seconds on many CPUs."""
     monkeypatch.setattr(timing, "busy", lambda *_: None)
-    plain = lambda model, *_: [torch.optim.SGD(model.parameters(), 1e-3)]  # noqa: E731
-    monkeypatch.setattr(workloads, "optimizers", plain)
+    real = workloads.optimizers
+    adamw = lambda model, train, scale: real(model, train.model_copy(update={"optimizer": "adamw"}), scale)  # noqa: E731
+    monkeypatch.setattr(workloads, "optimizers", adamw)
 
 
 def test_training_steps_count_what_they_do():
@@ -43,8 +43,9 @@ def test_full_size_leaves_records(tmp_path):
     assert ("random-smoke_query_ar_internvl", "images-per-second") in found
 
 
-def test_the_engine_makes_the_images_of_the_reference_implementation():
-    (row,) = decode.same_images("random:smoke_query_ar_internvl", [16], "cpu", {"flow_steps": 2})
+@pytest.mark.parametrize("name", ["query_ar_internvl", "mar_internvl"])
+def test_the_engine_makes_the_images_of_the_reference_implementation(name):
+    (row,) = decode.same_images(f"random:smoke_{name}", [16], "cpu", {"flow_steps": 2})
     assert row["equal"] and row["acceleration"] == 16 and row["psnr_bf16_engine"] > 20
 
 

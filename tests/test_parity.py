@@ -2,11 +2,13 @@
 
 import os
 
+import numpy as np
 import pytest
-from parity import Check, checks, rules
+from parity import Check, checks, fidelity, rules
 
 from evals.dpg.rules import RULES
 from evals.engine.registry import protocols
+from evals.metrics import manifold
 
 EXTRA = ("torchmetrics", "pytorch_fid", "cleanfid", "prdc")  # pip install vgt[test]
 
@@ -26,6 +28,16 @@ def test_agrees_within_its_limit(check: Check):
             raise
         pytest.skip(f"{error.name} is not installed; it comes with the extra `test`")
     assert difference <= check.limit
+
+
+def test_density_and_coverage_image_by_image():
+    """Against plain loops, without any package: each image's density, each ball's coverage."""
+    a, b = (x[:150] for x in fidelity._features())
+    reach = [sorted(np.linalg.norm(y - x) for y in b)[5] for x in b]  # the nearest is itself
+    density = [sum(np.linalg.norm(x - y) < r for y, r in zip(b, reach, strict=True)) / 5 for x in a]
+    covered = [any(np.linalg.norm(x - y) < r for x in a) for y, r in zip(b, reach, strict=True)]
+    ours = manifold.density_coverage(a, b, tile=64)
+    assert np.array_equal(ours[0], density) and np.array_equal(ours[1], covered)
 
 
 def test_the_formulations_can_tell_the_walks_apart():

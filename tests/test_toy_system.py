@@ -58,12 +58,15 @@ def test_it_takes_few_files():
     assert len([path for path in HERE.iterdir() if path.is_file()]) <= 6
 
 
-def test_checkpoints_are_read_by_their_system():
+def test_checkpoints_are_read_by_their_system(tmp_path):
     runs = Path("runs")
     found = load("toy_prior", runs)
     assert found.system == "toy_prior" and found.tokenizer is None and found.model.config.classes[0] == "circle"
     assert found.model.config.autoencoder == load("toy_codebook", runs).fingerprint
-    assert "Prior.from_pretrained" in (found.folder / "README.md").read_text() or found.folder.is_dir()
+    assert "# toy_prior\n\nA toy_prior checkpoint of 2,048 parameters" in (found.folder / "README.md").read_text()
+    found.model.save_pretrained(tmp_path / "copy")
+    card = (tmp_path / "copy/README.md").read_text()
+    assert "from toy_system.prior import Prior\n" in card and "Prior.from_pretrained" in card
 
 
 def test_generate_by_class(capsys):
