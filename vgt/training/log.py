@@ -130,7 +130,7 @@ def card(
     hashes = "".join(f"* {what}: `{found[:16]}`\n" for what, found in parents.items())
     versions = f"vgt {env.versions().get('vgt', '(source tree)')}, torch {torch.__version__}"
     curve = "\n".join(
-        f"| {r['step']} | {r['samples']} | {r['loss']:.4f} |" for r in [*rows[:: max(1, len(rows) // 12)], rows[-1]]
+        f"| {r['step']} | {r['samples']} | {r['loss']:.4f} |" for r in [*rows[: -1 : max(1, len(rows) // 12)], rows[-1]]
     )
     return f"""---
 library_name: vgt
