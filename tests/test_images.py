@@ -75,6 +75,13 @@ OWN_IMAGES = (
 )
 
 
+def test_what_is_no_image_is_said_without_objects_in_memory(tmp_path):
+    for content, fault in ((b"", "empty file"), (b"some text", "not an image")):
+        (tmp_path / "x.png").write_bytes(content)
+        with pytest.raises(ImageError, match=f"x.png cannot be read: {fault}$"):
+            read_image(tmp_path / "x.png")
+
+
 def test_nobody_else_opens_an_image():
     for path in FILES:
         name = path.relative_to(ROOT).as_posix()

@@ -40,8 +40,10 @@ def convert(content: bytes, name: str) -> tuple[Image.Image, str | None]:
     except ImageError:
         raise
     except Exception as error:  # a decoder raises whatever a torn file makes it stumble over
-        fault = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ImageError(f"{name} cannot be read: {fault}", _reason(error, content)) from error
+        reason = _reason(error, content)
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        fault = reason if isinstance(error, UnidentifiedImageError) else said  # Pillow names an object in memory
+        raise ImageError(f"{name} cannot be read: {fault}", reason) from error
 
 
 def _reason(error: Exception, content: bytes) -> str:
