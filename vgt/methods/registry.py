@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import importlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 Kind = Literal["vlm", "tokenizer", "generator"]
@@ -119,17 +119,11 @@ QUERY_AR = System(
     sequence="vgt.methods.query_ar:sequence",
 )
 
-MAR = System(
+MAR = replace(
+    QUERY_AR,
     name="mar",
     label="MAR",
-    kind="generator",
     about="A text-to-image generator (MAR)",
-    condition="text",
-    model="vgt.methods.visual_lm:VisualLM",
-    config="vgt.methods.visual_lm:VisualLMConfig",
-    job="vgt.training.jobs:visual_lm",
-    sampling="vgt.methods.sampling:Sampling",
-    generator="vgt.inference.generator:TextToImage",
     loss="vgt.methods.mar:loss",
     reference="vgt.methods.mar:generate",
     loop="vgt.inference.engine:MARLoop",
