@@ -213,3 +213,23 @@ def test_calibration_records_and_recomputes_one(tmp_path):
     assert record.scores(again.records) == record.scores(first.records)
     with pytest.raises(ValueError, match="condition 'fog'"):
         calibration.run(JUDGE, **{**options, "conditions": ("fog",)})
+
+
+def test_an_original_is_judged_once_and_by_its_own_judge():
+    agreement = calibration.agreement
+
+    class Counting(AnalyticJudge):
+        seen = 0
+
+        def detect(self, image):
+            type(self).seen += 1
+            return super().detect(image)
+
+    class Blind(AnalyticJudge):
+        def detect(self, image):
+            return []
+
+    images = np.stack([item("test", i).image for i in (11, 12)])
+    assert agreement(Counting(), images, images).all() and Counting.seen == 4
+    assert agreement(Counting(), images, images).all() and Counting.seen == 6  # the originals are remembered
+    assert agreement(Blind(), images, images).all()  # nothing found on either side, whatever others found

@@ -332,10 +332,11 @@ class AnalyticJudge:
         self._last: tuple[tuple, SceneText] | None = None  # the image asked about last, and what was seen
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, AnalyticJudge)
+        """Two of one class say the same of an image; a subclass may not."""
+        return type(other) is type(self)
 
     def __hash__(self) -> int:
-        return hash(AnalyticJudge)
+        return hash(type(self))
 
     @cached_property
     def fingerprint(self) -> str:
