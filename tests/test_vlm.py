@@ -11,7 +11,7 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from vgt.core import captions, scenes, suites
 from vgt.vlm import tokenizer
 from vgt.vlm.prompts import UNCONDITIONAL, conditional, template, tokenize
-from vgt.vlm.vlm import VisionEncoder, family_of, hf_config
+from vgt.vlm.vlm import VLM, VisionEncoder, _shared, family_of, hf_config
 
 IMAGES = scenes.images("val", range(3), IMAGE)  # uint8 [3, 32, 32, 3]
 
@@ -148,6 +148,30 @@ def test_answers_do_not_depend_on_neighbours(vlms, family):
     together = vlm.answer(images, questions, 3)
     assert together == [vlm.answer(images[k : k + 1], questions[k : k + 1], 3)[0] for k in range(3)]
     assert len(together) == 3 and all(isinstance(a, str) for a in together)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_questions_about_one_image_read_it_once(vlms, family, monkeypatch):
+    """Behind one image they are answered as if each stood alone, also where they have different lengths."""
+    vlm, image = vlms[family], to_float(IMAGES[:1])
+    questions = ["What color is the star?", "How many objects are there?", "Is there a red ring?"]
+    rows = [vlm.ids(vlm.question(text)) for text in questions]
+    rows[1].append(5)
+    shared, features = _shared(rows), vlm.encoder(image)
+    assert rows[0][:shared].count(vlm.context_id) == 16 and len({row[shared] for row in rows}) > 1
+    alone = vlm._last_padded(rows, 0, features, (IMAGE, IMAGE))
+    read = []
+    monkeypatch.setattr(vlm, "embed", lambda ids, features, embed=vlm.embed: read.append(ids) or embed(ids, features))
+    assert torch.allclose(vlm._last_packed(rows, shared, features, (IMAGE, IMAGE)), alone, atol=2e-5)
+    together = vlm.answer(image, questions, 3)
+    assert all(len(ids) == 1 and (ids == vlm.context_id).sum() == 16 for ids in read)
+    monkeypatch.setattr(VLM, "_packs", False)
+    assert vlm.answer(image, questions, 3) == together
+    assert vlm.answer(image, questions[:1] * 2, 3) == together[:1] * 2
+
+
+def test_what_all_rows_begin_with():
+    assert _shared([[1, 2, 3, 4], [1, 2, 5]]) == 2 and _shared([[1, 2], [1, 2]]) == 1 and _shared([[1], [2]]) == 0
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -10,18 +10,10 @@ import torch
 from conftest import FAMILIES, IMAGE
 
 from vgt.core import captions, scenes
-from vgt.equations.order import additive
+from vgt.equations.order import additive, turns_mask, turns_positions
 from vgt.training import data
 from vgt.training.models import PLAIN, plain
-from vgt.vlm.training import (
-    IGNORED,
-    TEMPERATURE,
-    VLMLossConfig,
-    VLMTraining,
-    region_word_loss,
-    turns_mask,
-    turns_positions,
-)
+from vgt.vlm.training import IGNORED, TEMPERATURE, VLMLossConfig, VLMTraining, region_word_loss
 
 
 @pytest.fixture

@@ -88,3 +88,19 @@ def positions(text_mask: Tensor, start: int, tokens: int) -> Tensor:
 def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """bool [B, q, k] -> additive [B, 1, q, k] with 0 / lowest value."""
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)[:, None]
+
+
+def turns_mask(turns: Tensor) -> Tensor:
+    """bool [B, L, L]: a token sees the image (turn 0) and its own turn, causally.  ``turns`` int64 [B, L]."""
+    size = turns.shape[1]
+    causal = torch.ones(size, size, dtype=torch.bool, device=turns.device).tril()
+    return causal & ((turns[:, None, :] == 0) | (turns[:, None, :] == turns[:, :, None]))
+
+
+def turns_positions(turns: Tensor) -> Tensor:
+    """int64 [B, L]: running positions in which every turn follows directly on the image, as if it were the first."""
+    place = torch.arange(turns.shape[1], device=turns.device).expand_as(turns)
+    begins = torch.cat([torch.ones_like(turns[:, :1], dtype=torch.bool), turns[:, 1:] != turns[:, :-1]], 1)
+    begin = torch.where(begins, place, 0).cummax(1).values  # where the token's own turn begins
+    image = (turns == 0).sum(1, keepdim=True)
+    return torch.where(turns == 0, place, place - begin + image)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vgt.core.config import Config
-from vgt.equations.order import additive
+from vgt.equations.order import additive, turns_mask, turns_positions
 from vgt.vlm.vlm import VLM
 
 TEMPERATURE = 0.07
@@ -39,22 +39,6 @@ def region_word_loss(features: Tensor, words: Tensor, table: Tensor, choices: li
         logits = flat[known] @ F.normalize(table[ids].float(), dim=-1).T / TEMPERATURE
         losses.append(F.cross_entropy(logits, (wanted[known, None] == ids).long().argmax(1)))
     return torch.stack(losses).mean()
-
-
-def turns_mask(turns: Tensor) -> Tensor:
-    """bool [B, L, L]: a token sees the image (turn 0) and its own turn, causally.  ``turns`` int64 [B, L]."""
-    size = turns.shape[1]
-    causal = torch.ones(size, size, dtype=torch.bool, device=turns.device).tril()
-    return causal & ((turns[:, None, :] == 0) | (turns[:, None, :] == turns[:, :, None]))
-
-
-def turns_positions(turns: Tensor) -> Tensor:
-    """int64 [B, L]: running positions in which every turn follows directly on the image, as if it were the first."""
-    place = torch.arange(turns.shape[1], device=turns.device).expand_as(turns)
-    begins = torch.cat([torch.ones_like(turns[:, :1], dtype=torch.bool), turns[:, 1:] != turns[:, :-1]], 1)
-    begin = torch.where(begins, place, 0).cummax(1).values  # where the token's own turn begins
-    image = (turns == 0).sum(1, keepdim=True)
-    return torch.where(turns == 0, place, place - begin + image)
 
 
 class VLMTraining:

@@ -16,7 +16,8 @@ from transformers import AutoConfig
 
 from vgt.checkpoints.pretrained import Pretrained
 from vgt.core.config import Config
-from vgt.vlm.families import Family, family_of, image_text, model_class
+from vgt.equations.order import additive, turns_mask, turns_positions
+from vgt.vlm.families import Family, family_of, image_text, model_class, read
 from vgt.vlm.tokenizer import TURN_END, TURN_START
 
 
@@ -213,19 +214,15 @@ class VLM(Pretrained, nn.Module):
 
     @torch.no_grad()
     def answer(self, images: Tensor, questions: list[str], max_words: int = 2) -> list[str]:
-        """Greedy answers, one question per image [N, 3, H, W], or N about one image [1, 3, H, W], which is encoded
-        once; each stops at the end of its turn."""
-        device, pad, stops = images.device, self.tokenizer.pad_token_id or 0, self.stops
-        rows = [self.ids(self.question(text)) for text in questions]
+        """Greedy answers, one question per image [N, 3, H, W], or N about one image [1, 3, H, W], which is encoded and
+        read once where the family allows it; each stops at the end of its turn."""
+        rows, stops = [self.ids(self.question(text)) for text in questions], self.stops
         asked = [len(row) for row in rows]
-        features = self.encoder(images)
-        features = features.expand(len(rows), *features.shape[1:]) if len(features) == 1 else features
+        features, size = self.encoder(images), images.shape[-2:]
+        shared = _shared(rows) if len(features) == 1 and len(rows) > 1 and self._packs else 0
+        last = self._last_packed if self.context_id in rows[0][:shared] else self._last_padded
         for _ in range(max_words):
-            longest = max(map(len, rows))
-            ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows], device=device)
-            hidden = self.read(ids, features, images.shape[-2:])  # right pads: causal
-            last = torch.tensor([len(row) - 1 for row in rows], device=device)
-            logits = self.logits(hidden[torch.arange(len(rows), device=device), last])
+            logits = self.logits(last(rows, shared, features, size))
             logits[:, self.context_id] = -torch.inf  # a place for an image, no word
             tokens = logits.argmax(-1).tolist()
             rows = [
@@ -235,6 +232,36 @@ class VLM(Pretrained, nn.Module):
         return [
             self.tokenizer.decode(row[n:], skip_special_tokens=True).strip() for row, n in zip(rows, asked, strict=True)
         ]
+
+    @property
+    def _packs(self) -> bool:
+        """Whether questions can stand behind one image: running positions, and a mask that is ours."""
+        return self.family.read is read and not self.mrope
+
+    def _last_padded(self, rows: list[list[int]], shared: int, features: Tensor, size) -> Tensor:
+        """Hidden state [N, A] of the last token of every row."""
+        device, pad, longest = features.device, self.tokenizer.pad_token_id or 0, max(map(len, rows))
+        features = features.expand(len(rows), *features.shape[1:]) if len(features) == 1 else features
+        ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows], device=device)
+        last = torch.tensor([len(row) - 1 for row in rows], device=device)
+        return self.read(ids, features, size)[torch.arange(len(rows), device=device), last]  # right pads: causal
+
+    def _last_packed(self, rows: list[list[int]], shared: int, features: Tensor, size) -> Tensor:
+        """The same from one row: the first ``shared`` tokens, the image among them, once, then the rest of every row,
+        each of which sees the beginning and itself."""
+        device, ends = features.device, [row[shared:] for row in rows]
+        ids = torch.tensor([rows[0][:shared] + [token for end in ends for token in end]], device=device)
+        turns = [0] * shared + [turn for turn, end in enumerate(ends, 1) for _ in end]
+        turns = torch.tensor([turns], device=device)
+        mask = additive(turns_mask(turns), features.dtype)
+        last = torch.tensor([len(end) for end in ends], device=device).cumsum(0) + shared - 1
+        return self.read(ids, features, size, mask, turns_positions(turns))[0, last]
+
+
+def _shared(rows: list[list[int]]) -> int:
+    """How many tokens all rows begin with, of which every row has one more."""
+    columns = enumerate(zip(*(row[:-1] for row in rows), strict=False))
+    return next((k for k, column in columns if len(set(column)) > 1), min(map(len, rows)) - 1)
 
 
 def _turn(role: str, text: str, image: bool = False) -> dict[str, Any]:
