@@ -29,7 +29,6 @@ from evals.engine.store import (
     failures,
     parse_shard,
     read_rows,
-    remove_unfinished,
 )
 from evals.subjects.folder import folder
 from vgt.core import files, record, samples
@@ -439,8 +438,9 @@ def test_arrays_are_whole_or_absent(tmp_path):
     assert kept.path(7).name == "a-00000007.npz" and other.path(3).name == "a-b-03.npz"
     assert [kept.lacks(n) for n in (0, 1, 7)] == [False, True, False]
     assert [one["positions"].tolist() for one in kept] == [[0], [7]] and list(kept.read(7)) == ["positions", "values"]
-    (tmp_path / "f" / ".a-00000001.1234.npz").touch()
-    remove_unfinished(tmp_path, "f/*.npz")
+    (tmp_path / "f" / ".a-00000001.1234abcd.npz").touch()
+    with exclusive(tmp_path / "f"):
+        pass
     assert sorted(p.name for p in (tmp_path / "f").iterdir()) == ["a-00000000.npz", "a-00000007.npz", "a-b-03.npz"]
     check_finite(np.ones((2, 3)), ["x", "y"], "values")
     with pytest.raises(ValueError, match="of image y are not finite"):

@@ -264,14 +264,19 @@ def test_fewer_samples_are_a_prefix_of_more(oracle, tmp_path):
     assert record.scores(outcome.records) == record.scores(oracle[1].records)
 
 
-def test_another_generator_of_the_same_name_starts_over(tmp_path):
+def test_another_generator_of_the_same_name_never_replaces_the_first(tmp_path):
     small = {"prompts": PROMPTS[:2], "images_per_prompt": 1}
     geneval.run(fake.Oracle(), JUDGE, **options(tmp_path, **small))
     impostor = Mortal(fake.Noise(), 99)
     impostor.name = "oracle"
-    outcome = geneval.run(impostor, JUDGE, **options(tmp_path, **small))
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    both = f"{fake.Oracle().fingerprint[:12]}.* would be of {fake.Noise().fingerprint[:12]}"
+    with pytest.raises(ValueError, match=both):
+        geneval.run(impostor, JUDGE, **options(tmp_path, **small))
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+    outcome = geneval.run(impostor, JUDGE, **options(tmp_path, **small), subject="noise")
     assert outcome.reused == 0 and {r.metric: r.value for r in outcome.records}["images-correct"] == 0
-    stamps = [json.loads(p.read_text()) for p in (tmp_path / "geneval" / "oracle").glob("*/subject.json")]
+    stamps = [json.loads(p.read_text()) for p in (tmp_path / "geneval").glob("*/*/subject.json")]
     assert {s["fingerprint"] for s in stamps} == {fake.Noise().fingerprint, fake.Oracle().fingerprint}
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from sklearn.metrics import cohen_kappa_score
 
 from evals.agreement import run as agreement
-from evals.engine.store import Shard
+from evals.engine.store import Shard, read_rows, row_line
 from evals.geneval import official
 from evals.geneval import run as geneval
 from evals.geneval.rules import OFFICIAL as OFFICIAL_RULES
@@ -331,9 +331,9 @@ def test_agreement_needs_the_same_images(imported, judged, tmp_path):
     shutil.copytree(judged[2], other, ignore=shutil.ignore_patterns("0*"))
     same = agreement.of_results(judged[2] / "results.jsonl", other / "results.jsonl", records=records)
     assert "same images" not in (same.records[0].note or "")
-    entries = [json.loads(line) for line in (other / "detections.jsonl").read_text().splitlines()]
+    entries = read_rows(other / "detections.jsonl")
     entries[0]["image"] = "0" * 64
-    (other / "detections.jsonl").write_text("".join(json.dumps(e) + "\n" for e in entries))
+    (other / "detections.jsonl").write_text("".join(map(row_line, entries)))
     with pytest.raises(ValueError, match="another image"):
         agreement.pair(*(agreement.read_results(f / "results.jsonl") for f in (judged[2], other)))
     with pytest.raises(ValueError, match="line 1: not a result"):

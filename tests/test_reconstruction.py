@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from evals.compare import contrasts
-from evals.engine.api import Tokenizer
+from evals.engine.api import Tokenizer, named
 from evals.engine.protocol import Protocol
 from evals.metrics import pixels
 from evals.recon import metrics as recon_metrics
@@ -122,7 +122,10 @@ def test_a_changed_model_judge_or_data_set_is_measured_again(tmp_path):
     class Other(Blur):
         fingerprint = "retrained"
 
-    assert score(Other(4), tmp_path, judge="a-2", n=N + 1, **same)[0].computed == 2
+    with pytest.raises(ValueError, match="records of another model as 'blur4': blur4.* would be of retrained"):
+        score(Other(4), tmp_path, judge="a-2", n=N + 1, **same)
+    assert score(named(Other(4), "retrained"), tmp_path, judge="a-2", n=N + 1, **same)[0].computed == 2
+    assert score(Blur(4), tmp_path, judge="a-2", n=N + 1, **same)[0].reused == 2
 
 
 def test_the_result_does_not_depend_on_the_batch(tmp_path):
@@ -360,7 +363,7 @@ def test_codebook_of_a_quantised_tokenizer(tmp_path):
             return np.full((len(images), 4), 8)
 
     with pytest.raises(ValueError, match="index 8 is outside the codebook of 8"):
-        score(Wrong(4), tmp_path, n=13, metrics=usage)
+        score(named(Wrong(4), "wrong"), tmp_path, n=13, metrics=usage)
 
 
 # ----------------------------------------------------------------------------------------------- one metric more

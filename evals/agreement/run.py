@@ -16,9 +16,9 @@ import numpy as np
 from evals.dpg.rules import CATEGORIES, answers_of, by_item, category, score_tile
 from evals.engine import options
 from evals.engine.generation import IMAGES_PER_PROMPT, prompt_id
-from evals.engine.judging import Judging, Rows, read_judging, record_fields
+from evals.engine.judging import Judging, Named, Rows, read_judging, record_fields
 from evals.engine.options import option
-from evals.engine.records import Estimate, Measure, Outcome, stored, write
+from evals.engine.records import Estimate, Measure, Outcome, settled, stored, write
 from evals.engine.store import read_rows
 from evals.geneval.official import place_of
 from evals.geneval.run import ROWS
@@ -151,7 +151,7 @@ def read_results(path: str | Path, name: str | None = None) -> Verdicts:
             raise ValueError(f"{path}, line {number}: image {key} comes twice; each image counts once")
         lines[key] = line
     rows = path.with_name(ROWS)
-    images = {_key(row["id"]): row["image"] for row in read_rows(rows) if "image" in row}
+    images = {_key(row["id"]): row["image"] for row in read_rows(rows, said=True) if "image" in row}
     if name is None and (beside := rows.with_suffix(".run.json")).is_file():
         name = json.loads(beside.read_text(encoding="utf-8"))["judge"]["name"]
     return Verdicts(name or path.stem, path, lines, images)
@@ -223,15 +223,19 @@ def of_results(
     records: str | Path,
     names: Sequence[str | None] = (None, None),
     partial_ok: bool = False,
+    name: str | None = None,
 ) -> Outcome:
     """Records ``<A>~<B>/agreement/<metric>``: kappa, kappa-<task>, agreement (share of equal verdicts) and difference
     (score of A minus that of B, the mean of the six tasks where all are there).
 
-    Images that only one judge saw withhold the values unless ``partial_ok``.  Raises ValueError as ``pair`` does."""
+    Images that only one judge saw withhold the values unless ``partial_ok``; ``name``: of the records in the place of
+    ``<A>~<B>``.  Raises ValueError as ``pair`` does."""
     verdicts = [read_results(path, name) for path, name in zip((a, b), names, strict=True)]
     pairs = pair(*verdicts)
     hashes = [files.digest_file(v.path) for v in verdicts]
-    subject = "~".join(v.name for v in verdicts)
+    both = "~".join(v.name for v in verdicts)
+    told = Named(both, files.digest(*hashes), origin=record.place(a, b, named=name is not None))
+    subject = settled(records, told, name)
     metrics = ["kappa", "agreement", "difference", *(f"kappa-{t}" for t in TASKS if t in pairs.tags)]
     keys = {m: record.make_key(hashes=hashes, version=VERSION, partial_ok=partial_ok, metric=m) for m in metrics}
     kept = stored(records, subject, "agreement", keys, undefined_ok=True)
@@ -242,8 +246,9 @@ def of_results(
         "suite": "agreement",
         "protocol": "judge-agreement",
         "protocol_params": {"a": verdicts[0].name, "b": verdicts[1].name},
-        "judge": subject,
-        "fingerprint": files.digest(*hashes),
+        "judge": both,
+        "fingerprint": told.fingerprint,
+        "origin": told.origin,
         "suite_hash": files.digest_json(sorted(set(pairs.prompts))),
     }
     return write(records, keys, {}, _estimates(pairs, partial_ok), common)

@@ -20,7 +20,7 @@ from PIL import Image
 from scipy import ndimage
 
 from evals.engine import options
-from evals.engine.api import Detector
+from evals.engine.api import Detector, named
 from evals.engine.generation import prompt_id
 from evals.engine.options import listed, option
 from evals.engine.records import Measure, Outcome, stored, write
@@ -176,7 +176,7 @@ def run(
         suite_hash = files.digest(WORLD, condition, suites.lines(prompts), str(n))
         parts = [detector.fingerprint, suite_hash, geneval.VERSION, images_per_prompt, seed]
         keys = {metric: record.make_key(parts=parts, metric=metric) for metric in METRICS}
-        kept = stored(records, detector.name, suite, keys)
+        kept = stored(records, detector.name, suite, keys, work=work)
         if len(kept) == len(keys):
             outcomes.append(write(records, keys, kept))
             continue
@@ -194,11 +194,12 @@ def run(
             "judge": f"{detector.name} {detector.fingerprint[:12]}",
             "seed": seed,
             "fingerprint": detector.fingerprint,
+            "origin": files.digest("judge", detector.name),  # of whatever version
             "suite_hash": suite_hash,
             "evidence": path.relative_to(work).as_posix(),
             "seconds": round(time.monotonic() - start, 3),
         }
-        outcomes.append(write(records, keys, kept, _measures(prompts, images_per_prompt, *judged), common))
+        outcomes.append(write(records, keys, kept, _measures(prompts, images_per_prompt, *judged), common, work=work))
     return sum(outcomes, Outcome.none())
 
 
@@ -212,4 +213,7 @@ class Options(options.Count, options.Common):
 def evaluate(given: Options) -> Outcome:
     from evals.judges.analytic import AnalyticJudge
 
-    return run(AnalyticJudge(), **given.passed_to(run, conditions=tuple(listed(given.conditions))))
+    judge = AnalyticJudge()
+    if given.name is not None:
+        judge = named(judge, record.checked_name(given.name))
+    return run(judge, **given.passed_to(run, conditions=tuple(listed(given.conditions))))

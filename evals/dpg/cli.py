@@ -76,6 +76,7 @@ def evaluate(given: Options) -> Outcome:
         for spec in filter(None, (given.judge or "analytic", given.against))
     ]
     generator, accel = _subject(given, prompts, whole)
+    generator = given.named(generator, accel)
     images = {"suite": suite, "prompts": prompts, "accel": accel}
     outcomes = []
     for judge in asked:

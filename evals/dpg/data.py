@@ -17,7 +17,7 @@ from PIL import Image
 
 from evals.engine.generation import Images, place
 from evals.subjects.folder import SUFFIXES, Folder, folder
-from vgt.core import files
+from vgt.core import files, record
 from vgt.core.images import read_image
 
 SUITE = "dpg-bench"
@@ -208,7 +208,7 @@ def unpack_grids(
             for index, path in enumerate(extra, len(prompts)):
                 (part / place(index, 0)).parent.mkdir(parents=True)
                 shutil.copyfile(path, part / place(index, 0))
-    return folder(out, f"folder:{root.resolve().name}")
+    return folder(out, f"folder:{root.resolve().name}", record.place(root))
 
 
 def export_grids(shown: Images, prompts: list[dict], out: str | Path) -> list[Path]:

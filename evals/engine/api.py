@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
+
+T = TypeVar("T")
 
 
 @runtime_checkable
@@ -32,7 +35,7 @@ class Generator(Protocol):
 
     Attributes that one may have: ``conditions = "labels"`` where it is asked with the numbers of classes, 0 ..
     ``classes`` - 1, in the place of prompts; ``batch_matters = True`` where an image depends on the others of its
-    batch; ``settings``, how it samples, and ``extra``, what else its records tell."""
+    batch; ``settings``, how it samples, ``origin`` (see below), and ``extra``, what else its records tell."""
 
     name: str
     fingerprint: str
@@ -40,6 +43,24 @@ class Generator(Protocol):
     def generate(self, asked: Sequence[str] | Sequence[int], seeds: Sequence[int]) -> np.ndarray:
         """One image per prompt (or label) and seed: uint8 [N, H, W, 3], which depends on these two only."""
         ...
+
+
+def origin(subject: object) -> str:
+    """Whose a subject is: its attribute ``origin``, where its fingerprint tells more than the model (settings, prompts,
+    images made elsewhere), else the fingerprint (vgt.core.record.Record)."""
+    return getattr(subject, "origin", None) or subject.fingerprint
+
+
+def named(subject: T, name: str) -> T:
+    """The same subject under another name."""
+    if subject.name == name:
+        return subject
+    found = copy.copy(subject)
+    try:
+        object.__setattr__(found, "name", name)
+    except AttributeError:  # its name is a property
+        found.__class__ = type(type(found).__name__, (type(found),), {"name": name})
+    return found
 
 
 PROMPTS, LABELS = "prompts", "labels"

@@ -4,7 +4,8 @@ A suite is a list of records with a ``prompt`` each, or a class ``label`` for a 
 
 ``<root>/<00000>/metadata.jsonl`` holds a record, ``<root>/<00000>/samples/<0000>.png`` its images, and
 ``<root>/subject.json`` says who made them; the folder's name carries the hash of that, so other weights or another
-batch size never meet what is there.
+batch size never meet what is there.  ``<root>/images.hashes`` holds the hash of each file: one that was replaced since
+is made again.
 
 The images are one endless stream, sample 0 of all prompts, then sample 1 ..., cut into full batches of one fixed
 size.  What stands in a batch follows from the prompts and its number alone, neither from what is on disk, nor from how
@@ -18,6 +19,7 @@ from: none holds two samples of a prompt, the last one of each sample repeats it
 from __future__ import annotations
 
 import json
+import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,15 +28,16 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from evals.engine.api import LABELS, PROMPTS, Answerer, Detector, Generator, conditions
-from evals.engine.store import WHOLE, Shard, exclusive, remove_unfinished
+from evals.engine.api import LABELS, PROMPTS, Answerer, Detector, Generator, conditions, origin
+from evals.engine.store import WHOLE, Rows, Shard, exclusive, read_rows
 from evals.subjects.folder import Folder
-from vgt.core import env, files, suites
+from vgt.core import env, files, record, suites
 from vgt.core.images import is_whole
 from vgt.core.seeds import image_seed
 
 IMAGES_PER_PROMPT = 4  # what GenEval and DPG ask for
 CLASS_IMAGES = 50_000  # what a class-conditional generator is compared by: ImageNet's FID-50K
+SUBJECT, MADE = "subject.json", "images.hashes"  # beside images: who makes them, and the hash of each
 WRITERS = 8  # threads that compress and write images, where there are so many cores
 COMPRESSION = 1  # of PNG's 0 .. 9: a quarter of the usual one's time, a sixth more bytes, the same pixels
 
@@ -90,9 +93,8 @@ class Run:
     def folder(self, work: str | Path, evaluator: str) -> Path:
         """``<work>/<evaluator>/<model>/<suite>-<hash>-s<seed>``: the hash of all that decides the pixels, for a folder
         of images made elsewhere only of the prompts (what is judged there carries stamps of its own)."""
-        safe = self.model.replace(":", "-").replace("/", "_")
         content = self.suite_hash if isinstance(self.subject, Folder) else files.digest_json(self.identity)
-        return Path(work) / evaluator / safe / f"{self.suite}-{content[:8]}-s{self.seed}"
+        return Path(work) / evaluator / record.folder_name(self.model) / f"{self.suite}-{content[:8]}-s{self.seed}"
 
 
 def record_fields(run: Run, judge: Detector | Answerer, protocol: str, params: dict, evidence: Path) -> dict:
@@ -110,6 +112,7 @@ def record_fields(run: Run, judge: Detector | Answerer, protocol: str, params: d
         "judge": f"{judge.name} {judge.fingerprint[:12]}",
         "seed": run.seed,
         "fingerprint": run.subject.fingerprint,
+        "origin": origin(run.subject),
         "suite_hash": run.suite_hash,
         "evidence": evidence.as_posix(),
         "extra": {**extra, **getattr(run.subject, "extra", {})},
@@ -169,13 +172,10 @@ def place(index: int, sample: int) -> str:
     return f"{index:05d}/samples/{sample:04d}.png"
 
 
-def _prepare(run: Run, root: Path, shard: Shard) -> None:
-    """Write who makes the images and of which prompts.  A whole run, which comes last and alone, also removes what a
-    kill in the middle of writing has left."""
-    if not (root / "subject.json").exists():
-        files.write_json(root / "subject.json", run.identity)
-    if shard.whole:
-        remove_unfinished(root, "*/samples/*.png", "*/*.jsonl")
+def _prepare(run: Run, root: Path) -> None:
+    """Write who makes the images and of which prompts."""
+    if not (root / SUBJECT).exists():
+        files.write_json(root / SUBJECT, {**run.identity, "origin": origin(run.subject)})
     for index, prompt in enumerate(run.prompts):
         metadata = root / f"{index:05d}" / "metadata.jsonl"
         if not metadata.exists():
@@ -233,16 +233,56 @@ def images(run: Run, root: Path, shard: Shard = WHOLE) -> Images:
         return Images(run.subject.root, {job: found[job] for job in jobs if job in found}, extra)
     paths = {job: root / place(*job) for job in jobs}
     with exclusive(root, shard):
-        _prepare(run, root, shard)
-        missing = {job for job, path in paths.items() if not is_whole(path)}
-        _make(run, paths, [batch for batch in batches if missing.intersection(batch)], missing)
+        _prepare(run, root)
+        contents = _contents(root, paths, shard)
+        missing = _missing(contents, paths)
+        _make(run, paths, [batch for batch in batches if missing.intersection(batch)], missing, contents)
+        contents.finish()
     return Images(root, paths)
 
 
+def _contents(root: Path, paths: dict[tuple[int, int], Path], shard: Shard) -> Rows:
+    """The hashes of the images that were made in ``root``, those of ``paths`` and, for a whole run, all others."""
+    others = [row["id"] for row in read_rows(root / MADE)] if shard.whole else []
+    return Rows(root / MADE, sorted({*others, *(place(*job) for job in paths)}), shard)
+
+
+def _missing(contents: Rows, paths: dict[tuple[int, int], Path]) -> set[tuple[int, int]]:
+    """The images that are absent, torn, or not those that were made; stderr says how many of the last kind."""
+    missing, others, known = set(), [], {}
+    for job, path in paths.items():
+        name = place(*job)
+        content = files.digest_file(path) if is_whole(path) else None
+        if content is not None and contents.kept.get(name, {"content": content})["content"] == content:
+            known[name] = {"content": content}  # without a row: written just before a kill
+            continue
+        others += [] if content is None else [path]
+        contents.kept.pop(name, None)
+        missing.add(job)
+    contents.add(known)
+    if others:
+        print(f"note: {_replaced(others)}; they are made again", file=sys.stderr)
+    return missing
+
+
+def _replaced(found: list[Path]) -> str:
+    return f"{len(found)} images are not those that were made, the first {found[0]}"
+
+
+def replaced(root: Path) -> list[Path]:
+    """The images in ``root`` whose files are not those that were made there."""
+    rows = {root / row["id"]: row["content"] for row in read_rows(root / MADE)}
+    return [path for path, content in rows.items() if path.is_file() and files.digest_file(path) != content]
+
+
 def _make(
-    run: Run, paths: dict[tuple[int, int], Path], batches: list[list[tuple[int, int]]], missing: set[tuple[int, int]]
+    run: Run,
+    paths: dict[tuple[int, int], Path],
+    batches: list[list[tuple[int, int]]],
+    missing: set[tuple[int, int]],
+    contents: Rows,
 ) -> None:
-    """Make ``batches`` whole and write those of their images that are ``missing``.
+    """Make ``batches`` whole and write those of their images that are ``missing``, and the hashes of their files.
 
     A batch is written while the next one is made: a kill costs at most one finished batch, Ctrl-C and errors none.
     With the usual compression a PNG takes longer to write than a fast GPU takes to make it, hence ``COMPRESSION``."""
@@ -251,21 +291,27 @@ def _make(
         ThreadPoolExecutor(min(WRITERS, env.cores())) as writers,
         tqdm(total=len(missing), desc=title, unit="image", mininterval=0.5, disable=not batches) as bar,
     ):
-        writing: list[Future] = []
+        writing: dict[str, Future] = {}
         for batch in batches:
             made = dict(zip(batch, _generate(run, batch), strict=True))
-            _finish(writing, bar)
-            writing = [writers.submit(_write, paths[job], image) for job, image in made.items() if job in missing]
-        _finish(writing, bar)
+            _finish(writing, contents, bar)
+            writing = {
+                place(*job): writers.submit(_write, paths[job], image) for job, image in made.items() if job in missing
+            }
+        _finish(writing, contents, bar)
 
 
-def _write(path: Path, image: np.ndarray) -> None:
+def _write(path: Path, image: np.ndarray) -> str:
+    """Write an image; the hash of its file."""
     with files.atomic(path) as part:
         Image.fromarray(image).save(part, compress_level=COMPRESSION)
+    return files.digest_file(path)
 
 
-def _finish(writing: list[Future], bar: tqdm) -> None:
+def _finish(writing: dict[str, Future], contents: Rows, bar: tqdm) -> None:
     """Wait until all is written; raises what a writer raised."""
-    for each in writing:
-        each.result()
+    done = {}
+    for name, each in writing.items():
+        done[name] = {"content": each.result()}
         bar.update()
+    contents.add(done)

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from evals.engine import generation
-from evals.engine.api import Answerer, Detector
+from evals.engine.api import Answerer, Detector, origin
 from evals.engine.generation import Run
-from evals.engine.records import Measure, Outcome, stored, write
+from evals.engine.records import Measure, Outcome, claim, stored, write
 from evals.engine.store import WHOLE, Shard, collect, failures, read_rows
 from vgt.core import files, record
 
@@ -27,11 +27,13 @@ Rows = Mapping[Job, dict]  # what the judge found in each image, or {"error": wh
 
 @dataclass(frozen=True)
 class Named:
-    """A subject or a judge of which only what records tell is at hand; ``settings``: a subject's own, for sampling."""
+    """A subject or a judge of which only what records tell is at hand; ``settings``: a subject's own, for sampling;
+    ``origin``: whose it is (evals/engine/api.py)."""
 
     name: str
     fingerprint: str
     settings: Mapping[str, Any] | None = None
+    origin: str | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ def write_judging(judging: Judging) -> None:
             "name": run.name,
             "fingerprint": run.subject.fingerprint,
             "settings": None if settings is None else dict(settings),
+            "origin": origin(run.subject),
         },
         "judge": {"name": judging.judge.name, "fingerprint": judging.judge.fingerprint},
         **{key: getattr(run, key) for key in ("accel", "suite", "prompts", "images_per_prompt", "seed", "batch")},
@@ -181,8 +184,16 @@ def score(
     Values are withheld (None) where an image is missing or cannot be judged, or one is too many, unless
     ``partial_ok``."""
     keys = [_keys(judging, scoring, partial_ok) for scoring in scorings]
-    kept = [stored(records, judging.run.model, s.suite, wanted) for s, wanted in zip(scorings, keys, strict=True)]
-    if shard.whole and all(len(k) == len(wanted) for k, wanted in zip(kept, keys, strict=True)):
+    for scoring, wanted in zip(scorings, keys, strict=True):
+        told = generation.record_fields(judging.run, judging.judge, "", {}, judging.path)
+        claimed = {name: told[name] for name in ("subject", "accel", "fingerprint", "origin", "extra")}
+        claim(records, wanted, **claimed, suite=scoring.suite)
+    kept = [
+        stored(records, judging.run.model, s.suite, wanted, work=work) for s, wanted in zip(scorings, keys, strict=True)
+    ]
+    folders = (judging.path.parent, judging.path.parent.parent)  # a judge may have a folder below that of the images
+    altered = [path for folder in folders for path in generation.replaced(folder)]
+    if shard.whole and not altered and all(len(k) == len(wanted) for k, wanted in zip(kept, keys, strict=True)):
         return sum((write(records, wanted, k) for k, wanted in zip(kept, keys, strict=True)), Outcome.none())
     started = time.monotonic()
     judging, rows = findings()
@@ -192,7 +203,7 @@ def score(
         common = record_fields(judging, scoring.protocol, scoring.params, work)
         common |= {"suite": scoring.suite, "extra": {**common["extra"], **scoring.extra}}
         common["seconds"] = round(time.monotonic() - started, 3)
-        outcome += write(records, wanted, k, measures, common, partial_ok)
+        outcome += write(records, wanted, k, measures, common, partial_ok, work)
     return outcome
 
 

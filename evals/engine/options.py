@@ -18,6 +18,7 @@ Groups that evaluators share are mix-ins: ``Common`` (out, seed, device), ``Cove
 from __future__ import annotations
 
 import argparse
+import copy
 import inspect
 import json
 import types
@@ -31,7 +32,7 @@ from pydantic_core import PydanticUndefined
 
 from evals.engine.store import Shard, parse_shard
 from vgt.commands import options as verbs
-from vgt.core import suites
+from vgt.core import record, suites
 from vgt.core.config import Config, validated
 
 # ---------------------------------------------------------------------------------------------------- the mechanism
@@ -159,6 +160,9 @@ class Common(Options):
     )
     seed: int = declared(0, verbs.add_seed)
     device: str = declared("auto", verbs.add_device)
+    name: str | None = option(
+        None, "name that the records carry (default: the subject's own, made unique where another model has it)"
+    )
 
     def given(self) -> dict[str, Any]:
         return {**super().given(), "work": self.out, "records": self.records}
@@ -172,6 +176,18 @@ class Common(Options):
     @property
     def records(self) -> Path:
         return self.out / "records"
+
+    def named(self, subject: Any, accel: int | None = None) -> Any:
+        """The subject under the name that its records carry: --name, or its own where no other model has that.
+
+        Raises ValueError for a --name that another model's records carry."""
+        from evals.engine.api import named
+        from evals.engine.records import settled
+
+        if self.name is not None and str(getattr(subject, "origin", "")).startswith(record.PLACE):
+            subject = copy.copy(subject)
+            object.__setattr__(subject, "origin", record.NAMED + subject.origin.removeprefix(record.PLACE))
+        return named(subject, settled(self.records, subject, self.name, accel))
 
     def on(self) -> str:
         """The device.  Raises ValueError where there is none such."""

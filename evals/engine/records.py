@@ -11,12 +11,15 @@ nobody asked for, the value is withheld unless that was allowed (``partial_ok``)
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vgt.core import record, samples
+from evals.engine import api
+from vgt.core import files, record, samples
 from vgt.core.record import Record
 from vgt.core.samples import Samples
 from vgt.core.statistics import Interval, cluster_interval, wilson
@@ -123,22 +126,109 @@ def plain(value: float) -> Interval:
 
 # --------------------------------------------------------------------------------------------------------- records
 
+SAMPLES, EVIDENCE = "samples", "evidence"  # what a record's hashes are of
+
 
 def stored(
-    root: str | Path, model: str, suite: str, keys: Mapping[str, str], undefined_ok: bool = False
+    root: str | Path,
+    model: str,
+    suite: str,
+    keys: Mapping[str, str],
+    undefined_ok: bool = False,
+    work: str | Path | None = None,
 ) -> dict[str, Record]:
-    """Stored records (metric -> record) whose keys still hold, that miss no sample and that have their samples.
+    """Stored records (metric -> record) whose keys still hold, that miss no sample and that have their samples.  Says
+    on stderr why others will be made again.
 
-    ``undefined_ok``: those without a value stand too, where a value may not be defined."""
-    found = {metric: record.find(root, f"{model}/{suite}/{metric}", key) for metric, key in keys.items()}
-    return {
-        m: r
-        for m, r in found.items()
-        if r is not None
-        and (r.value is not None or undefined_ok)
-        and r.n_failed == 0
-        and (not r.extra.get("samples") or samples.path(root, r).exists())
-    }
+    ``undefined_ok``: those without a value stand too, where a value may not be defined; ``work``: the folder that
+    evidence is relative to: where it was changed, or half of it is gone, its records do not stand."""
+    kept, reasons = {}, {}
+    digest = functools.cache(files.digest_path)
+    for metric, key in keys.items():
+        found = record.get(root, f"{model}/{suite}/{metric}")
+        if found is None or (found.value is None and not undefined_ok) or found.n_failed:
+            continue
+        why = _changed(root, found, key, None if work is None else Path(work), digest)
+        if why is None:
+            kept[metric] = found
+        else:
+            reasons.setdefault(why, []).append(metric)
+    for why, metrics in reasons.items():
+        print(f"note: {model}/{suite}: {', '.join(metrics)} will be made again: {why}", file=sys.stderr)
+    return kept
+
+
+def check_names(root: str | Path, new: Sequence[Record]) -> None:
+    """Raises ValueError naming both where a new record's subject has the name, or the place, of another model's records
+    below ``root``."""
+    there = {subject: list(record.below(root, subject)) for subject in {r.subject for r in new}}
+    for each in new:
+        other = record.of_another(there[each.subject], each)
+        if other is not None:
+            raise ValueError(_both(root, other, each))
+
+
+def claim(root: str | Path, metrics: Iterable[str], **fields: Any) -> None:
+    """``check_names`` for records that are still to be measured; ``fields``: their subject, accel, suite, fingerprint,
+    origin and extra."""
+    check_names(root, [_blank(**fields, metric=metric) for metric in metrics])
+
+
+def settled(root: str | Path, subject: Any, given: str | None = None, accel: int | None = None) -> str:
+    """The name that a subject's records carry below ``root``: the ``given`` one, else its own, with a hash of the
+    model (or of its settings) where another one has that; stderr says so.
+
+    Raises ValueError for a given name that cannot be one, or is another model's, naming both."""
+    settings = getattr(subject, "settings", None)
+    told = {"accel": accel, "fingerprint": subject.fingerprint, "origin": api.origin(subject)}
+    told["extra"] = {} if settings is None else {"settings": dict(settings)}
+    name = record.clean(subject.name) if given is None else record.checked_name(given)
+    other = record.of_another(record.below(root, name), _blank(subject=name, **told))
+    if other is None:
+        return name
+    if given is not None:
+        raise ValueError(_both(root, other, _blank(subject=name, **told)))
+    taken = other
+    while other is not None:
+        same = other.subject == name and other.origin == told["origin"]
+        name += "-" + files.digest_json([told["origin"], told["extra"]] if same else told["origin"])[:8]
+        other = record.of_another(record.below(root, name), _blank(subject=name, **told))
+    print(
+        f"note: {root} has records of another model as {taken.subject!r} ({record.whose(taken)}); this one's are "
+        f"{name!r}; give --name to choose",
+        file=sys.stderr,
+    )
+    return name
+
+
+def _blank(**fields: Any) -> Record:
+    """A record without a number, to compare with others."""
+    blank = {"suite": "", "metric": "", "value": None, "n": 0, "n_expected": 0, "protocol": "", "suite_hash": ""}
+    return Record(**{**blank, "key": "", **fields})
+
+
+def _both(root: str | Path, other: Record, new: Record) -> str:
+    return (
+        f"{root} has records of another model as {other.subject!r}: {record.whose(other)}; these would be of "
+        f"{record.whose(new)}: give another --name or --out, or remove the others"
+    )
+
+
+def _changed(
+    root: str | Path, found: Record, key: str, work: Path | None, digest: Callable[[Path], str | None]
+) -> str | None:
+    """Why a record does not stand, None where it does.  Evidence that is gone as a whole is no reason."""
+    if found.key != key:
+        return "settings or inputs are not those of the stored numbers"
+    beside = samples.path(root, found)
+    if found.extra.get("samples") and not beside.exists():
+        return "their samples are gone"
+    if digest(beside) != found.hashes.get(SAMPLES, digest(beside)):
+        return "their samples were changed since they were written"
+    evidence = work / found.evidence if work is not None and found.evidence else None
+    if evidence is not None and evidence.exists() and digest(evidence) != found.hashes.get(EVIDENCE, digest(evidence)):
+        return f"their evidence {found.evidence} was changed since"
+    return None
 
 
 def write(
@@ -148,22 +238,37 @@ def write(
     measures: Mapping[str, Measure | Estimate] = {},
     common: Mapping[str, Any] = {},
     partial_ok: bool = False,
+    work: str | Path | None = None,
 ) -> Outcome:
     """Write the records of all metrics in ``keys`` (metric -> key) that are not among the ``kept`` ones.
 
-    ``common``: fields that these records share; its "extra" goes into the records' own.  Returns all records, in the
-    order of ``keys``."""
-    records = dict(kept)
+    ``common``: fields that these records share; its "extra" goes into the records' own; ``work``: the folder that
+    evidence is relative to.  Returns all records, in the order of ``keys``.  Raises ValueError naming both, and writes
+    nothing, where the subject's name is that of another model's records below ``root``."""
+    made = {}
+    digest = functools.cache(files.digest_path)
     for metric, key in keys.items():
         if metric not in kept:
-            records[metric] = _write(root, key, replace(measures[metric], metric=metric), common, partial_ok)
+            found, its = _made(key, replace(measures[metric], metric=metric), common, partial_ok)
+            hashes = {SAMPLES: samples.digest(its)} if its is not None else {}
+            if work is not None and found.evidence and (content := digest(Path(work) / found.evidence)) is not None:
+                hashes[EVIDENCE] = content
+            made[metric] = found.model_copy(update={"hashes": hashes}), its
+    check_names(root, [new for new, _ in made.values()])
+    for new, its in made.values():
+        if its is not None:
+            samples.write(its, root, new)
+        else:
+            samples.path(root, new).unlink(missing_ok=True)
+        record.write(new, root)
+    records = {**kept, **{metric: new for metric, (new, _) in made.items()}}
     return Outcome([records[metric] for metric in keys], len(keys) - len(kept), len(kept))
 
 
-def _write(
-    root: str | Path, key: str, measure: Measure | Estimate, common: Mapping[str, Any], partial_ok: bool
-) -> Record:
-    """Make one record; write its samples, then itself, so that a record that stands has them."""
+def _made(
+    key: str, measure: Measure | Estimate, common: Mapping[str, Any], partial_ok: bool
+) -> tuple[Record, Samples | None]:
+    """One record, and the samples that lie beside it."""
     found = _value(measure, partial_ok)
     kept = measure.samples() if found["value"] is not None else None
     counts = {"samples": len(kept.ids) if kept is not None else 0, "n_extra": measure.n_extra}
@@ -180,13 +285,7 @@ def _write(
         **measure.fields,
         "extra": extra,
     }
-    made = record.make(**fields)
-    if kept is not None:
-        samples.write(kept, root, made)
-    else:
-        samples.path(root, made).unlink(missing_ok=True)
-    record.write(made, root)
-    return made
+    return record.make(**fields), kept
 
 
 def _value(measure: Measure | Estimate, partial_ok: bool) -> dict[str, Any]:

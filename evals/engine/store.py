@@ -8,6 +8,9 @@ Every evaluator keeps its results here, in one of two kinds:
   batches.
 * **Arrays**, one ``.npz`` a batch or block in a folder: whole or absent.
 
+Both carry a hash of their own content: a line or file that is torn, or was changed since it was written, counts as
+absent, is said on stderr, and is made again.
+
 A part of a run (``Shard``: every n-th batch or block) writes rows to a file of its own, ``<stem>.2-of-4.jsonl``, which
 the next whole run takes in and removes; arrays need no such file.  ``exclusive`` keeps processes with the same work
 apart.
@@ -19,8 +22,12 @@ the denominator and the run goes on.  Any other exception ends the run; what was
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import re
+import sys
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +111,8 @@ def exclusive(path: str | Path, shard: Shard = WHOLE) -> Iterator[None]:
     """Hold ``path``, a file or folder that is being filled, for one part of the work.
 
     Parts of one division go side by side; the whole, the same part, or parts of another division exclude each other.
-    The lock files beside ``path`` are hidden, and a process that was killed holds nothing.
+    The lock files beside ``path`` are hidden, and a process that was killed holds nothing.  The whole, which is alone,
+    first removes what writers that were killed have left there.
     Raises ValueError where a living process is in the way."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -122,6 +130,8 @@ def exclusive(path: str | Path, shard: Shard = WHOLE) -> Iterator[None]:
                 )
         own.acquire()
     try:
+        if shard.whole:
+            files.remove_unfinished(path)
         yield
     finally:
         with door:
@@ -129,27 +139,38 @@ def exclusive(path: str | Path, shard: Shard = WHOLE) -> Iterator[None]:
             Path(own.lock_file).unlink(missing_ok=True)
 
 
-def remove_unfinished(root: str | Path, *patterns: str) -> None:
-    """Remove the hidden files that ``vgt.core.files.atomic`` leaves where it is killed in the middle of writing:
-    those below ``root`` that match ``patterns``, for example "*.npz" or "*/samples/*.png".  For a whole run, which is
-    alone (``exclusive``)."""
-    for pattern in patterns:
-        folder, _, name = pattern.rpartition("/")
-        for path in Path(root).glob(f"{folder}/.{name}" if folder else f".{name}"):
-            path.unlink()
-
-
 # ---------------------------------------------------------------------------------------------------------- rows
 
 
-def read_rows(path: str | Path) -> list[dict]:
-    """The whole lines of a file of rows, none where there is no file; a line cut short by a kill is left out."""
-    rows, path = [], Path(path)
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            continue
+CHECK = "check"  # in a row and in a file of arrays: the hash of all else
+
+
+def row_line(row: Mapping) -> str:
+    """A row as a line of its file."""
+    plain = json.loads(json.dumps(row))
+    return json.dumps({**plain, CHECK: files.digest_json(plain)[:16]}) + "\n"
+
+
+def read_rows(path: str | Path, said: bool = False) -> list[dict]:
+    """The whole lines of a file of rows, none where there is no file; those that are torn, or were changed since they
+    were written, are left out.  ``said``: how many, on stderr."""
+    path = Path(path)
+    found: list[tuple[dict, str | None]] = []
+    lines = [line for line in path.read_bytes().split(b"\n") if line.strip()] if path.exists() else []
+    for line in lines:
+        with contextlib.suppress(ValueError, RecursionError):
+            row = json.loads(line.decode())
+            if isinstance(row, dict):
+                check = row.pop(CHECK, None)
+                found.append((row, check))
+    checked = any(check is not None for _, check in found)  # an earlier version wrote none
+    rows = [row for row, check in found if not checked or check == files.digest_json(row)[:16]]
+    if said and len(rows) < len(lines):
+        count = len(lines) - len(rows)
+        print(
+            f"note: {count} of {len(lines)} lines of {path} are torn or were changed; they are made again",
+            file=sys.stderr,
+        )
     return rows
 
 
@@ -186,7 +207,7 @@ class Rows:
         self._parts = sorted(p for p in self.path.parent.glob("*") if name.fullmatch(p.name))  # of whatever division
         known = set(self.ids)
         self.kept: dict[str, dict] = {}
-        for row in (row for source in (self.path, *self._parts) for row in read_rows(source)):
+        for row in (row for source in (self.path, *self._parts) for row in read_rows(source, said=True)):
             if row.get("id") in known and self._holds(row):
                 self.kept[row["id"]] = row
 
@@ -199,6 +220,8 @@ class Rows:
 
     def add(self, rows: Mapping[str, dict]) -> None:
         """Append rows by id; the file is whole again after each call, so a kill loses one call's rows at most."""
+        if not self.lacks(rows):
+            return
         if not self._ready:
             files.write_text(self.own, self._text(name for name in self.ids if name in self.kept))
             self._ready = True
@@ -211,14 +234,14 @@ class Rows:
     def finish(self) -> dict[str, dict]:
         """Put the file in order; the rows by id.  A whole run removes the files of its parts."""
         text = self._text(self.ids)
-        if not self.own.exists() or self.own.read_text(encoding="utf-8") != text:
+        if not self.own.exists() or self.own.read_bytes() != text.encode():
             files.write_text(self.own, text)
         for part in self._parts if self.shard.whole else ():
             part.unlink()
         return {name: self.kept[name] for name in self.ids}
 
     def _text(self, ids: Iterable[str]) -> str:
-        return "".join(json.dumps(self.kept[name]) + "\n" for name in ids)
+        return "".join(row_line(self.kept[name]) for name in ids)
 
 
 def collect(
@@ -245,6 +268,48 @@ def collect(
 # -------------------------------------------------------------------------------------------------------- arrays
 
 
+def write_arrays(path: str | Path, **arrays: np.ndarray) -> Path:
+    """Write a ``.npz`` atomically, with the hash of its content."""
+    held = {name: np.asarray(array) for name, array in arrays.items()}
+    with files.atomic(path) as part:
+        np.savez(part, **held, **{CHECK: np.array(_digest(held))})
+    return Path(path)
+
+
+def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    """The arrays of a ``.npz``.  Raises ValueError naming one that is torn or was changed since it was written."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            held = dict(stored)
+        check = held.pop(CHECK, None)  # an earlier version wrote none
+        if check is not None and str(check) != _digest(held):
+            raise ValueError("it was changed since it was written")
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} cannot be used ({error}); delete it and run again") from error
+    return held
+
+
+def are_whole(path: str | Path) -> bool:
+    """Whether a ``.npz`` is there and as it was written; says on stderr that one is torn or was changed."""
+    if not Path(path).exists():
+        return False
+    try:
+        read_arrays(path)
+    except ValueError:
+        print(f"note: {path} is torn or was changed; it is made again", file=sys.stderr)
+        return False
+    return True
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    hashed = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        hashed.update(f"{name} {array.dtype.str} {array.shape} ".encode())
+        hashed.update(array.data if array.dtype.kind != "U" else array.tobytes())
+    return hashed.hexdigest()
+
+
 @dataclass(frozen=True)
 class Arrays:
     """Arrays by batch or block number in ``folder``: ``<prefix><number>.npz``, each whole or absent.
@@ -260,22 +325,19 @@ class Arrays:
         return self.folder / f"{self.prefix}{number:0{self.digits}d}.npz"
 
     def lacks(self, number: int) -> bool:
-        return not self.path(number).exists()
+        return not are_whole(self.path(number))
 
     def add(self, number: int, **arrays: np.ndarray) -> None:
         """Write the arrays of one batch or block."""
-        with files.atomic(self.path(number)) as part:
-            np.savez(part, **arrays)
+        write_arrays(self.path(number), **arrays)
 
     def read(self, number: int) -> dict[str, np.ndarray]:
-        with np.load(self.path(number), allow_pickle=False) as stored:
-            return dict(stored)
+        return read_arrays(self.path(number))
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         """The arrays of every batch or block that is there, in the order of their numbers."""
         for path in sorted(self.folder.glob(f"{self.prefix}{'[0-9]' * self.digits}.npz")):
-            with np.load(path, allow_pickle=False) as stored:
-                yield dict(stored)
+            yield read_arrays(path)
 
 
 def check_finite(values: np.ndarray, ids: Sequence[str], what: str) -> None:

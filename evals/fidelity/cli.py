@@ -63,7 +63,7 @@ def evaluate(given: Options) -> Outcome:
 
     settings = {**given.sampling, "autoencoder": given.autoencoder}
     made = load_generator(named, device=given.on(), settings=settings)
-    asked = generation.of_classes(made, given.n, given.seed, given.batch)
+    asked = generation.of_classes(given.named(made), given.n, given.seed, given.batch)
     generation.images(asked, asked.folder(given.out, CLASSES), given.shard)
     if not given.shard.whole:  # a part makes images; all of them are compared at once
         return Outcome.none()

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from evals.engine import generation
+from evals.engine import api, generation
 from evals.engine import images as datasets
 from evals.engine.generation import Run
 from evals.engine.images import ImageSet
@@ -55,6 +55,17 @@ def subject(spec: str | Run, n: int | None, size: int | None, work: str | Path) 
     raise ValueError(f"subject {spec!r} is no set of images; give {SUBJECTS}")
 
 
+def origin(spec: str | Run, work: str | Path, named: bool = False) -> str:
+    """Whose the images of a subject are (evals/engine/api.py); ``named``: not by the name of their place."""
+    if isinstance(spec, Run):
+        return api.origin(spec.subject)
+    if not spec.startswith(IMAGES):
+        return record.place(spec.removeprefix("folder:"), named=named)
+    found = generated(spec.removeprefix(IMAGES), work)
+    told = json.loads((found / generation.SUBJECT).read_text(encoding="utf-8")).get("origin")
+    return told or record.place(found, named=True)  # an earlier version did not tell
+
+
 def real(spec: str, n: int | None, size: int, work: str | Path, subject: str = "") -> ImageSet | Reference:
     """The reference that ``spec`` names: images resized to ``size`` by adm-crop, or statistics from a file.
     ``subject``: what it is compared with, as named."""
@@ -79,8 +90,8 @@ def generated(model: str, work: str | Path, like: Path | None = None) -> Path:
     Where there are several (other weights, prompts or seeds), the one that the model's records in ``work`` were judged
     on, and of those the one with the prompts and seed of the folder ``like``.  Raises ValueError where there is none,
     and naming them where several fit."""
-    roots, safe = (Path(work) / "geneval", Path(work) / CLASSES), model.replace(":", "-").replace("/", "_")
-    found = sorted(path.parent for root in roots for path in root.glob(f"{safe}/*/subject.json"))
+    roots, safe = (Path(work) / "geneval", Path(work) / CLASSES), record.folder_name(model)
+    found = sorted(path.parent for root in roots for path in (root / safe).glob(f"*/{generation.SUBJECT}"))
     if not found:
         raise ValueError(
             f"{roots[0] / safe} holds no images; make them first with `vgt eval geneval`, or name another --out"
@@ -99,7 +110,7 @@ def generated(model: str, work: str | Path, like: Path | None = None) -> Path:
 
 def _judged(model: str, work: str | Path) -> set[Path]:
     """The folders below ``work`` that the records of a model were made from."""
-    root = Path(work) / "records" / model.replace(":", "-").replace("/", "_")
+    root = Path(work) / "records" / record.folder_name(model)
     records = record.read(root) if root.exists() else []
     return {(Path(work) / one.evidence).parent for one in records if one.evidence}
 

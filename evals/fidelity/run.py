@@ -31,7 +31,7 @@ from evals.engine import records as engine
 from evals.engine.generation import Run
 from evals.engine.images import ImageSet, padded
 from evals.engine.records import Estimate, Outcome
-from evals.engine.store import WHOLE, Arrays, Shard, check_finite, exclusive, remove_unfinished
+from evals.engine.store import CHECK, WHOLE, Arrays, Shard, check_finite, exclusive
 from evals.features import Extractor
 from evals.fidelity import images as sets
 from evals.fidelity import metrics as metrics_of
@@ -55,6 +55,11 @@ class _Job:
     paired: bool
     work: Path
     batch: int
+    origin: str | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        return self.images.fingerprint
 
     @property
     def subject(self) -> str:
@@ -102,6 +107,7 @@ def run(
     batch: int = 32,
     device: str = "cpu",
     shard: Shard = WHOLE,
+    name: str | None = None,
 ) -> Outcome:
     """Compare the images of ``subject`` ("folder:<dir>", "images:<model>@<accel>x" that GenEval's evaluator made in
     ``work``, or an npz of samples) with those of ``real`` (a folder, "photos", "scenes", "images:<model>", an npz of
@@ -111,7 +117,8 @@ def run(
     resized to by adm-crop (default: that of the subject's images, which must be squares of one size); ``paired``: the
     images are reconstructions of the real ones, matched by name; ``allow_few``: give Frechet distances of fewer images
     than dimensions, labelled; ``partial_ok``: give values where images could not be read; ``export``: write the
-    subject's statistics there (for one extractor); ``shard``: only make this part's evidence.
+    subject's statistics there (for one extractor); ``shard``: only make this part's evidence; ``name``: that the
+    records carry, by default the subject's own.
 
     Raises ValueError, before any image is run through a network, for what is missing or cannot be compared."""
     if real is None and export is None and metrics is None:
@@ -124,12 +131,20 @@ def run(
     if export is not None and len(protocols) != 1:
         raise ValueError(f"--export writes the statistics of one extractor, not of {', '.join(extractors)}")
     job = _job(subject, real, [m for _, m in plan], n, size, paired, Path(work), batch)
+    job = replace(job, origin=sets.origin(subject, job.work, named=name is not None))
+    job = replace(
+        job,
+        name=engine.settled(records, replace(job, name=job.subject), name, job.accel)
+        + job.name.removeprefix(job.subject),
+    )
     outcome = Outcome.none()
     for name in protocols:
         mine = [metric for x, metric in plan if x == name]
         headings = {metrics_of.record_name(m, name): _heading(job, m, protocols[name]) for m in mine}
         keys = {metric: heading.pop("key") for metric, heading in headings.items()}
-        kept = engine.stored(records, job.name, job.suite, keys)
+        common = {"subject": job.subject, "accel": job.accel, "suite": job.suite, "origin": job.origin}
+        engine.claim(records, keys, **common, fingerprint=job.fingerprint)
+        kept = engine.stored(records, job.name, job.suite, keys, work=work)
         missing = [m for m in mine if metrics_of.record_name(m, name) not in kept]
         measures = {}
         if missing or export is not None:
@@ -149,8 +164,7 @@ def run(
                 measures[found.metric] = replace(found, fields=fields)
             if export is not None:
                 _export(pair.subject, export, partial_ok)
-        common = {"subject": job.subject, "accel": job.accel, "suite": job.suite}
-        outcome += engine.write(records, keys, kept, measures, common, partial_ok)
+        outcome += engine.write(records, keys, kept, measures, common, partial_ok, work)
     return outcome
 
 
@@ -364,15 +378,15 @@ class Evidence:
         Raises ValueError naming an image whose features are not finite; finished blocks stay."""
         mine = shard.take(range(self.blocks))
         missing = {b: sorted(k for k in kinds if self._arrays(k).lacks(b)) for b in mine}
-        todo = [b for b in mine if missing[b] or not self._index_path(b).exists()]
+        indexed = {b: self._index(b) is not None for b in mine}
+        missing |= {b: sorted(kinds) for b in mine if not indexed[b]}  # made of the images that the index names
+        todo = [b for b in mine if missing[b] or not indexed[b]]
         members = [(b, i) for b in todo for i in range(b, len(self.images), self.blocks)]
         if not members:
             return
         title = f"{self.extractor.id} of {self.images.name}"
         working: dict[int, _Block] = {}  # a batch may end one block and begin the next
         with exclusive(self.folder, shard), tqdm(total=len(members), desc=title, unit="image") as bar:
-            if shard.whole:
-                remove_unfinished(self.folder, "*.npz", "*.json")
             for start in range(0, len(members), self.batch):
                 chosen = members[start : start + self.batch]
                 for b in dict.fromkeys(b for b, _ in chosen):
@@ -407,13 +421,28 @@ class Evidence:
         for view, rows in found.rows.items():
             values = np.array(rows, np.float32).reshape(len(rows), self.extractor.dims[view])
             self._arrays((FEATURES, view)).add(block, values=values)
-        files.write_json(self._index_path(block), found.index)
+        index = json.loads(json.dumps(found.index))
+        files.write_json(self._index_path(block), {**index, CHECK: files.digest_json(index)})
 
     # ------------------------------------------------------------------------------------------ reading
 
+    def _index(self, block: int) -> dict | None:
+        """The index of a block, None where there is none that is whole and as it was written."""
+        try:
+            found = json.loads(self._index_path(block).read_text(encoding="utf-8"))
+            check = found.pop(CHECK, None)  # an earlier version wrote none
+        except (OSError, ValueError, AttributeError):
+            return None
+        return found if check in (None, files.digest_json(found)) else None
+
     @cached_property
     def _indices(self) -> list[dict]:
-        return [json.loads(self._index_path(b).read_text(encoding="utf-8")) for b in range(self.blocks)]
+        found = [self._index(b) for b in range(self.blocks)]
+        if None in found:
+            raise ValueError(
+                f"{self._index_path(found.index(None))} is gone or was changed; run the same command again"
+            )
+        return found
 
     @property
     def errors(self) -> dict[str, str]:

@@ -31,7 +31,6 @@ class Options(options.Images):
     rescore: Path | None = option(None, "score stored detections, without a judge", metavar="FOLDER")
     results: Path | None = option(None, "official results file to score", flag="--import", metavar="RESULTS")
     import_judge: str = option("m2f-mmdet", "who judged the --import file", metavar="NAME")
-    name: str | None = option(None, "whose images the --import file judges (default import:<file>)")
     export: Path | None = option(None, "write the results in the official format here too", metavar="FILE")
     threshold: float = option(OFFICIAL.threshold, group=RULES)
     counting_threshold: float = option(OFFICIAL.counting_threshold, group=RULES)
@@ -69,6 +68,7 @@ def _outcome(given: Options) -> Outcome:
         return geneval.import_results(given.results, **given.passed_to(geneval.import_results, **asked, **whose))
     judge = _judge(given, suite)
     generator, accel = given.generator(prompts)
+    generator = given.named(generator, accel)
     return geneval.run(generator, judge, **given.passed_to(geneval.run, **asked, accel=accel))
 
 

@@ -8,7 +8,6 @@ official rules or with other thresholds: a labelled variant.  ``import_results``
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, replace
 from functools import partial
@@ -19,13 +18,13 @@ from evals.engine import generation
 from evals.engine.api import Detector, Generator
 from evals.engine.generation import IMAGES_PER_PROMPT, Run, prompt_id
 from evals.engine.judging import Job, Judging, Named, Rows, Scoring, judge_images, read_judging, score, write_judging
-from evals.engine.records import Measure, Outcome
-from evals.engine.store import WHOLE, Shard
+from evals.engine.records import Measure, Outcome, settled
+from evals.engine.store import WHOLE, Shard, row_line
 from evals.geneval import official
 from evals.geneval.rules import OFFICIAL, VERSION, Thresholds, check_prompts, colored_classes
 from evals.judges import canary
 from evals.subjects.folder import Folder
-from vgt.core import files, geneval_prompts, suites
+from vgt.core import files, geneval_prompts, record, suites
 from vgt.core.images import read_image
 from vgt.core.scenes import TASKS
 
@@ -283,7 +282,8 @@ def import_results(
     check_prompts(suite, prompts)
     lines = official.read(path, suite, prompts, images_per_prompt)
     content = files.digest_file(path)
-    name = subject or f"import:{Path(path).stem}"
+    by = Named(f"import:{Path(path).stem}", content, origin=record.place(path, named=subject is not None))
+    name = settled(records, by, subject)
     rows = {job: official.row_of(prompts[job[0]], line) for job, line in sorted(lines.items())}
     differ = sum(
         official.result(line["filename"], prompts[job[0]], rows[job])["correct"] != line["correct"]
@@ -291,14 +291,14 @@ def import_results(
     )
     note = f"judged elsewhere, colors as its reasons tell; {differ} of {len(lines)} verdicts differ when scored here"
     # Seed and batch of images made elsewhere are not known.
-    made = Run(Named(name, content), name, None, suite, prompts, images_per_prompt, None, None)
+    made = Run(replace(by, name=name), name, None, suite, prompts, images_per_prompt, None, None)
     by = Named(f"official:{judge}", content)
     judging = judging_of(made, by, work, variant, Thresholds(position_threshold=0.0), note)
     judging = replace(judging, images={job: lines[job]["filename"] for job in rows})
 
     def findings() -> tuple[Judging, Rows]:
         stored = ({"id": judging.images[job], **row} for job, row in rows.items())
-        files.write_text(judging.path, "".join(json.dumps(row) + "\n" for row in stored))
+        files.write_text(judging.path, "".join(map(row_line, stored)))
         write_judging(judging)
         return judging, rows
 

@@ -67,7 +67,7 @@ def run(
     for a, b in pairs:
         asked = _Pair(tokenizers[a], tokenizers[b], sets[a], sets[b], through)
         keys, measures = {asked.metric: asked.key}, {}
-        kept = engine.stored(records, asked.first.name, asked.suite, keys, undefined_ok=True)
+        kept = engine.stored(records, asked.first.name, asked.suite, keys, undefined_ok=True, work=work)
         if not kept:
             for i in {a, b} - set(sides):
                 sides[i] = _side(tokenizers[i], sets[i], through, work)
@@ -93,7 +93,7 @@ class _Pair:
 
     @property
     def metric(self) -> str:
-        return f"cka-{self.second.name.replace('/', '_').replace(':', '-')}"
+        return f"cka-{record.folder_name(self.second.name)}"
 
     @property
     def about(self) -> dict:
@@ -164,6 +164,7 @@ def compare(x: np.ndarray, y: np.ndarray, cluster: np.ndarray) -> tuple[Interval
 
 class Options(Encoders):
     subjects: str | None = option(None, "encoders: vgt:<checkpoint> or pca", metavar="A,B,...")
+    name: str | None = option(None, "names that the records carry, one a subject", metavar="A,B,...")
     through: Literal["mean", "max", "grid"] = option("mean", "how an image's tokens become one point", flag="--view")
 
 
@@ -173,4 +174,10 @@ def evaluate(given: Options) -> Outcome:
         example = EXAMPLE.removeprefix("vgt eval cka ")
         raise ValueError(f"--subjects is missing; name two or more, for example {example}")
     tokenizers = [given.encoder(name) for name in dict.fromkeys([*named, ANCHOR])]
+    names = listed(given.name) if given.name is not None else [None] * len(tokenizers)
+    if given.name is not None and len(names) != len(named):
+        raise ValueError(f"--name {given.name!r} gives {len(names)} names to {len(named)} subjects; give one each")
+    tokenizers = [
+        given.model_copy(update={"name": name}).named(each) for each, name in itertools.zip_longest(tokenizers, names)
+    ]
     return run(tokenizers, **given.passed_to(run, n=None, images=[given.images(t.size) for t in tokenizers]))

@@ -48,5 +48,5 @@ class Options(Latents):
 def evaluate(given: Options) -> Outcome:
     from evals.probes import run as probes
 
-    subject = given.encoder(given.subject)
+    subject = given.named(given.encoder(given.subject))
     return probes.run(subject, **given.passed_to(probes.run, n=None, images=given.images(subject.size)))

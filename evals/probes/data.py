@@ -18,8 +18,9 @@ from tqdm import tqdm
 from evals.engine import images as sets
 from evals.engine.api import Tokenizer
 from evals.engine.images import ImageSet, padded
+from evals.engine.store import are_whole, read_arrays, write_arrays
 from evals.metrics.latents import k_means, standardize
-from vgt.core import files
+from vgt.core import files, record
 from vgt.core import scenes as world
 
 TASK = "colors"  # one object, so that an image has one shape and one color
@@ -216,22 +217,20 @@ def view(found: Latents, name: str = "mean") -> Points:
 def evidence_path(work: str | Path, tokenizer: Tokenizer, images: ProbeSet) -> Path:
     """Where the latents of ``images`` are kept."""
     inputs = files.digest_json([tokenizer.fingerprint, images.fingerprint, "pairs"])
-    return Path(work) / "probes" / tokenizer.name.replace("/", "_") / f"latents-{inputs[:12]}.npz"
+    return Path(work) / "probes" / record.folder_name(tokenizer.name) / f"latents-{inputs[:12]}.npz"
 
 
 def encoded(tokenizer: Tokenizer, images: ProbeSet, path: Path) -> Latents:
     """The latents of ``images``, from ``path`` where they are stored already.
 
     Raises ValueError where the subject's latents are not finite [N, T, d]."""
-    if not path.exists():
-        made = _encode(tokenizer, images)
-        with files.atomic(path) as part:
-            np.savez(part, **made)
-    with np.load(path, allow_pickle=False) as stored:
-        positives = {v: stored[f"positive_{v}"] for v in VIEWS if f"positive_{v}" in stored}
-        class_token = stored.get("class_token")
-        failed = tuple(stored["failed"].tolist())
-        return Latents(images, stored["tokens"], stored["kept"], class_token, positives, failed)
+    if not are_whole(path):
+        files.remove_unfinished(path)
+        write_arrays(path, **_encode(tokenizer, images))
+    stored = read_arrays(path)
+    positives = {v: stored[f"positive_{v}"] for v in VIEWS if f"positive_{v}" in stored}
+    failed = tuple(stored["failed"].tolist())
+    return Latents(images, stored["tokens"], stored["kept"], stored.get("class_token"), positives, failed)
 
 
 def _encode(tokenizer: Tokenizer, images: ProbeSet) -> dict[str, Any]:

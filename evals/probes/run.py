@@ -15,7 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from evals.engine import records as engine
-from evals.engine.api import Tokenizer
+from evals.engine.api import Tokenizer, origin
 from evals.engine.records import Estimate, Outcome
 from evals.probes.catalogue import BLOCKS, CLUSTERS, Entry, Measured, entries, settings, side_by_side
 from evals.probes.data import SEED, SIZE, VIEWS, Latents, Points, ProbeSet, encoded, evidence_path, scenes, view
@@ -45,13 +45,14 @@ def run(
     params = {metric: settings(images, entry) for metric, entry in probes.items()}
     decides = {"subject": tokenizer.fingerprint, "suite": images.fingerprint, "seed": SEED}
     keys = {m: record.make_key(**decides, metric=m, params=params[m]) for m in probes}
-    kept = engine.stored(records, tokenizer.name, suite, keys, undefined_ok=True)
+    kept = engine.stored(records, tokenizer.name, suite, keys, undefined_ok=True, work=work)
     missing = [m for m in probes if m not in kept]
     path = evidence_path(work, tokenizer, images)
     common = {
         "subject": tokenizer.name,
         "suite": suite,
         "fingerprint": tokenizer.fingerprint,
+        "origin": origin(tokenizer),
         "suite_hash": images.fingerprint,
         "seed": SEED,
         "evidence": path.relative_to(work).as_posix(),
@@ -65,7 +66,7 @@ def run(
             fields = {"protocol": probes[metric].protocol, "protocol_params": params[metric]}
             fields["seconds"] = round(time.perf_counter() - started, 3)
             estimate = _estimate(metric, measured, found, fields)
-            made = engine.write(records, {metric: keys[metric]}, {}, {metric: estimate}, common, partial_ok)
+            made = engine.write(records, {metric: keys[metric]}, {}, {metric: estimate}, common, partial_ok, work)
             kept[metric] = made.records[0]
     return Outcome([kept[m] for m in probes], len(missing), len(probes) - len(missing))
 

@@ -22,7 +22,7 @@ from evals.engine import images as datasets
 from evals.engine import records as engine
 from evals.engine.api import Tokenizer
 from evals.engine.records import Estimate, Outcome
-from evals.engine.store import WHOLE, Arrays, Rows, Shard, check_finite, exclusive, remove_unfinished
+from evals.engine.store import WHOLE, Arrays, Rows, Shard, check_finite, exclusive
 from evals.metrics import pixels
 from evals.recon import metrics as recon_metrics
 from evals.recon import source as recon_source
@@ -89,13 +89,16 @@ def pairs(
     device: str = "cpu",
     shard: Shard = WHOLE,
     partial_ok: bool = False,
+    name: str | None = None,
 ) -> Outcome:
     """Compare two folders of images matched by their path without suffix, by all metrics for which there are weights.
 
     The images are taken as they are; only a protocol's resampling on the way to the comparison is applied, at the
-    paper's ratio.  An image without counterpart, of another size or unreadable counts as failed.  Raises ValueError
-    where the folders share no name; other arguments as for ``run``."""
-    source = recon_source.folders(real_dir, recon_dir)
+    paper's ratio.  An image without counterpart, of another size or unreadable counts as failed.  ``name``: that the
+    records carry, by default "pairs-<recon_dir's own>".  Raises ValueError where the folders share no name of an image;
+    other arguments as for ``run``."""
+    source = recon_source.folders(real_dir, recon_dir, named=name is not None)
+    source = replace(source, name=engine.settled(records, source, name))
     pipeline = resolve(protocol, source.size, given=True)
     tools = Tools(weights or {}, any_weights, device, batch=batch)
     return _score(_Run(source, pipeline, tools, Path(work), Path(records), partial_ok), metrics, shard)
@@ -126,14 +129,16 @@ class _Run:
 
     def _folder(self, name: str, *parts: str) -> Path:
         about = files.digest_json([*parts, self.params, self.tools.batch])
-        return self.work / "recon" / name.replace("/", "_").replace(":", "-") / f"{self.suite}-{about[:12]}"
+        return self.work / "recon" / record.folder_name(name) / f"{self.suite}-{about[:12]}"
 
 
 def _score(run: _Run, names: Sequence[str] | None, shard: Shard) -> Outcome:
     wanted, _ = recon_metrics.chosen(names, run.tools)
     headings = {name: _heading(run, name, definition) for name, definition in wanted.items()}
     keys = {name: heading.pop("key") for name, heading in headings.items()}
-    kept = engine.stored(run.records, run.source.name, run.suite, keys)
+    common = {"subject": run.source.name, "suite": run.suite, "origin": run.source.origin or run.source.identity}
+    engine.claim(run.records, keys, **common, fingerprint=run.source.identity)
+    kept = engine.stored(run.records, run.source.name, run.suite, keys, work=run.work)
     missing = [name for name in wanted if name not in kept]
     started = time.perf_counter()
     if missing:
@@ -144,8 +149,7 @@ def _score(run: _Run, names: Sequence[str] | None, shard: Shard) -> Outcome:
     if not shard.whole:
         return Outcome.none()
     measures = {name: _estimate(run, name, headings[name], started) for name in missing}
-    common = {"subject": run.source.name, "suite": run.suite}
-    return engine.write(run.records, keys, kept, measures, common, run.partial_ok)
+    return engine.write(run.records, keys, kept, measures, common, run.partial_ok, run.work)
 
 
 def _heading(run: _Run, name: str, definition: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,8 +194,6 @@ def _collect(run: _Run, todo: Mapping[Path, Measuring], shard: Shard) -> None:
     batches = shard.take([range(s, min(s + size, len(source.ids))) for s in range(0, len(source.ids), size)])
     names = [source.ids[i] for batch in batches for i in batch]
     with exclusive(folder, shard):
-        if shard.whole:
-            remove_unfinished(folder, "*.jsonl", "*.png", "*/*.npz")
         stores = {p: Rows(p, names, shard) if p.suffix == ".jsonl" else Arrays(p) for p in todo}
         work = [(batch, [p for p in todo if _lacks(stores[p], source, batch)]) for batch in batches]
         work = [(batch, lacking) for batch, lacking in work if lacking]

@@ -19,10 +19,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from evals.engine.api import Tokenizer
+from evals.engine.api import Tokenizer, origin
 from evals.engine.images import EXTENSIONS, ImageSet, image_files, padded
 from evals.recon.protocol import Pipeline
-from vgt.core import files
+from vgt.core import files, record
 from vgt.core.images import ImageError, convert, image_size
 
 QUANTIZERS = ("round", "half-up", "trunc255", "float")
@@ -74,7 +74,8 @@ class Batch:
 class Source:
     """Originals and their reconstructions, batch by batch.
 
-    ``identity``: fingerprint of what reconstructed; ``originals``: of what was reconstructed; ``size``: the side of the
+    ``identity``: fingerprint of what reconstructed, and ``origin`` whose it is, where that is not the same
+    (evals/engine/api.py); ``originals``: of what was reconstructed; ``size``: the side of the
     images, None where they have several; ``given``: they are taken as they are; ``batch(positions, size)`` reads the
     images at ``positions``, ``size`` at a time through a tokenizer."""
 
@@ -89,6 +90,11 @@ class Source:
     size: int | None
     given: bool
     batch: Callable[[range, int], Batch]
+    origin: str | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        return self.identity
 
 
 def reconstructed(tokenizer: Tokenizer, images: ImageSet, float_pixels: bool = False) -> Source:
@@ -133,6 +139,7 @@ def reconstructed(tokenizer: Tokenizer, images: ImageSet, float_pixels: bool = F
         clusters=images.clusters,
         expected=images.expected,
         identity=tokenizer.fingerprint,
+        origin=origin(tokenizer),
         originals=images.fingerprint,
         params={**images.params, "reconstruction": "float" if floats else "uint8"},
         size=tokenizer.size,
@@ -141,8 +148,9 @@ def reconstructed(tokenizer: Tokenizer, images: ImageSet, float_pixels: bool = F
     )
 
 
-def folders(real_dir: str | Path, recon_dir: str | Path) -> Source:
-    """Two folders of images matched by their path without suffix, at their own size.
+def folders(real_dir: str | Path, recon_dir: str | Path, named: bool = False) -> Source:
+    """Two folders of images matched by their path without suffix, at their own size.  ``named``: they have another name
+    than their place gives them (vgt.core.record.place).
 
     Raises ValueError where one is missing or empty, or where no name is in both."""
     real, rebuilt = image_files(real_dir), image_files(recon_dir)
@@ -195,6 +203,7 @@ def folders(real_dir: str | Path, recon_dir: str | Path) -> Source:
         size=side,
         given=True,
         batch=batch,
+        origin=record.place(recon_dir, named=named),
     )
 
 

@@ -278,6 +278,7 @@ def _study(results: list[Result], scored: list[Record], asked: list[dict], margi
         "judge": first.judge,
         "seed": first.seed,
         "fingerprint": files.digest(*(s.fingerprint for s in scored)),
+        "origin": first.origin,
         "suite_hash": first.suite_hash,
     }
     return write(records, keys, kept, {METRIC: needed}, common)
@@ -316,8 +317,16 @@ def evaluate(given: Options) -> Outcome:
     for one in settings:
         vgt.check_sampling(path, {**one, **shared})
     device = given.on()
+
+    def load(one: dict[str, Any]) -> Generator:
+        """The generator at these settings, which its name tells."""
+        found = vgt.generator(path, device, acceleration=given.accel, **one, **shared)
+        base = found.made.loaded.name
+        chosen = given.model_copy(update={"name": given.name and given.name + found.name.removeprefix(base)})
+        return chosen.named(found, given.accel)
+
     outcome, results = run(
-        lambda one: vgt.generator(path, device, acceleration=given.accel, **one, **shared),
+        load,
         settings,
         AnalyticJudge(),
         **given.passed_to(run),

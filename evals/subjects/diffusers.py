@@ -37,6 +37,7 @@ class PipelineSubject:
     settings: Mapping[str, Any]
     pipeline: Any
     arguments: Mapping[str, Any]
+    origin: str | None = None
 
     @property
     def batch_matters(self) -> bool:
@@ -82,7 +83,9 @@ def generator(path: str, device: str = "cpu", settings: Mapping[str, Any] | None
     pipeline.set_progress_bar_config(disable=True)
     pipeline.to(device)
     name = folder.resolve().name if Path(path).is_dir() else path
-    return PipelineSubject(name, fingerprint(folder, index, settings), settings, pipeline, arguments)
+    content = content_hashes(folder, index)
+    whole = files.digest_json(["diffusers", content, settings])
+    return PipelineSubject(name, whole, settings, pipeline, arguments, files.digest_json(content))
 
 
 def _load(kind: type, folder: Path, index: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:
@@ -126,12 +129,11 @@ def call_arguments(kind: type, settings: Mapping[str, Any]) -> dict[str, Any]:
     return taken
 
 
-def fingerprint(folder: Path, index: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
-    """Content hash of the files of all components that ``index`` names, and of the settings."""
+def content_hashes(folder: Path, index: Mapping[str, Any]) -> list[list[str]]:
+    """[name, hash] of the files of all components that ``index`` names."""
     parts = [folder / name for name in index if not name.startswith("_") and name not in UNUSED]
     found = sorted(p for part in parts for p in part.rglob("*") if p.is_file() and not p.name.startswith("."))
-    hashes = [[p.relative_to(folder).as_posix(), files.digest_file(p)] for p in (folder / INDEX, *found)]
-    return files.digest_json(["diffusers", hashes, dict(settings)])
+    return [[p.relative_to(folder).as_posix(), files.digest_file(p)] for p in (folder / INDEX, *found)]
 
 
 def _folder(path: str) -> Path:

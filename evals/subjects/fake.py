@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from evals.engine.api import Generator, Tokenizer
+from evals.engine.api import Generator, Tokenizer, origin
 from vgt.core import files
 from vgt.core.captions import scene_from_text
 from vgt.core.scenes import WORLD, render
@@ -63,6 +63,11 @@ class Shuffled:
     def fingerprint(self) -> str:
         return files.digest_json(["shuffled", WORLD, self.size, self.other])
 
+    @property
+    def origin(self) -> str:
+        """Of all suites."""
+        return files.digest("shuffled", WORLD, str(self.size))
+
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
         """uint8 [N, size, size, 3].  Raises ValueError for prompts that are not of the suite."""
         unknown = [p for p in prompts if p not in self.other]
@@ -108,10 +113,11 @@ class Through:
 
     tokenizer: Tokenizer
     generator: Generator
+    name: str
 
     @property
-    def name(self) -> str:
-        return f"{self.generator.name}+{self.tokenizer.name}"
+    def origin(self) -> str:
+        return files.digest("through", self.tokenizer.fingerprint, origin(self.generator))
 
     @property
     def fingerprint(self) -> str:
@@ -129,4 +135,4 @@ class Through:
 
 def through(tokenizer: Tokenizer, generator: Generator) -> Through:
     """``generator`` seen through ``tokenizer``, for example ``oracle+vgt_ae_internvl``."""
-    return Through(tokenizer, generator)
+    return Through(tokenizer, generator, f"{generator.name}+{tokenizer.name}")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from vgt.core import files
+from vgt.core import files, record
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 JPEG = (".jpg", ".jpeg")
@@ -44,6 +44,7 @@ class Folder:
 
     root: Path
     name: str
+    origin: str | None = None
 
     @cached_property
     def layout(self) -> str:
@@ -122,9 +123,10 @@ class Folder:
             )
 
 
-def folder(path: str | Path, name: str | None = None) -> Folder:
-    """The subject of a folder; ``name`` defaults to ``folder:<its own name>``.  Raises ValueError as Folder does."""
+def folder(path: str | Path, name: str | None = None, origin: str | None = None) -> Folder:
+    """The subject of a folder; ``name`` defaults to ``folder:<its own name>``; ``origin``: where its images came from
+    (vgt.core.record.place).  Raises ValueError as Folder does."""
     root = Path(path)
-    found = Folder(root, name or f"folder:{root.resolve().name}")
+    found = Folder(root, name or f"folder:{root.resolve().name}", origin or record.place(root))
     assert found.layout in ("geneval", "flat")  # looks at the disk: errors come here, not halfway through
     return found

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from scipy import linalg
 
+from evals.engine.store import are_whole, read_arrays, write_arrays
 from vgt.core import files, photos, scenes
 
 PATCH, DIMS = 16, 64
@@ -78,12 +79,11 @@ def pca(work: str | Path, count: int = TRAINING_IMAGES, size: int = 64) -> Patch
     """The PCA autoencoder, fitted on ``count`` training scenes and as many photo crops; kept in ``work/pca``."""
     key = files.digest_json([VERSION, scenes.WORLD, photos.fingerprint("train"), count, size, PATCH, DIMS])
     path = Path(work) / "pca" / f"{key[:12]}.npz"
-    if not path.exists():
+    if not are_whole(path):
         mean, axes = principal_axes(training_patches(count, size), DIMS)
-        with files.atomic(path) as part:
-            np.savez(part, mean=mean, axes=axes)
-    with np.load(path, allow_pickle=False) as stored:
-        return PatchAutoencoder("pca", stored["mean"], stored["axes"], size)
+        write_arrays(path, mean=mean, axes=axes)
+    stored = read_arrays(path)
+    return PatchAutoencoder("pca", stored["mean"], stored["axes"], size)
 
 
 def random_projection(seed: int = 0, size: int = 64) -> PatchAutoencoder:

@@ -62,6 +62,11 @@ class GeneratorSubject:
     made: ImageGenerator
 
     @property
+    def origin(self) -> str:
+        """The generator alone, which names its autoencoder by content hash."""
+        return self.made.loaded.fingerprint
+
+    @property
     def autoencoder(self) -> str:
         """The name of its autoencoder."""
         return self.made.loaded.model.config.autoencoder_name

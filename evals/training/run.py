@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from evals.engine import options
+from evals.engine.judging import Named
 from evals.engine.options import option
 from evals.engine.records import Estimate, Outcome, plain, write
 from vgt.core import files, record
@@ -21,7 +22,9 @@ def evaluate(given: Options) -> Outcome:
     from evals.subjects import vgt
 
     path = options.checkpoint(given.subject, "has no training log", "vgt:query_ar_internvl")
-    return run(*vgt.training_log(path), records=given.records)
+    name, *log = vgt.training_log(path)
+    name = given.named(Named(name, log[0])).name
+    return run(name, *log, records=given.records)
 
 
 def run(name: str, fingerprint: str, rows: list[dict], parameters: int, *, records: str | Path) -> Outcome:
@@ -57,6 +60,7 @@ def run(name: str, fingerprint: str, rows: list[dict], parameters: int, *, recor
         "suite": SUITE,
         "protocol": "training-log",
         "fingerprint": fingerprint,
+        "origin": fingerprint,
         "suite_hash": log_hash,
     }
     return write(records, keys, kept, {METRIC: loss}, common)

@@ -377,7 +377,7 @@ def _as_reported(rows: list[Row], reading: Reading, found: Result) -> Estimate:
 
 def _refuse_other(records: Path, model: str, suite: str, protocol: str) -> None:
     """Raises ValueError where another protocol's number has the place: it must not vanish in silence."""
-    place = records / model.replace(":", "-").replace("/", "_") / suite / f"{METRICS[suite]}.json"
+    place = records / record.folder_name(model) / suite / f"{METRICS[suite]}.json"
     if place.is_file():
         there = json.loads(place.read_text(encoding="utf-8")).get("protocol")
         if there != protocol:
@@ -398,7 +398,7 @@ def _import(
     else:
         measures = {METRICS[reading.suite]: _as_reported(rows, reading, found)}
     keys = {metric: record.make_key(**parts, metric=metric) for metric in measures}
-    kept = stored(records, model, reading.suite, keys)
+    kept = stored(records, model, reading.suite, keys, work=work)
     if len(kept) == len(keys):
         return write(records, keys, kept)
     evidence = Path("understanding") / label(model) / f"{reading.suite}.jsonl"
@@ -410,10 +410,11 @@ def _import(
         "protocol": protocol,
         "protocol_params": {"harness": harness, "version": version, "task": found.task, **found.params},
         "fingerprint": content,
+        "origin": record.place(*found.files, named=True),
         "suite_hash": files.digest_json([harness, version, found.task, sorted(row.id for row in rows)]),
         "evidence": evidence.as_posix(),
     }
-    return write(records, keys, kept, measures, common)
+    return write(records, keys, kept, measures, common, work=work)
 
 
 def run(
@@ -472,12 +473,15 @@ class Options(options.Common):
         None, "results file or folder that the harness wrote", flag="--import", metavar="RESULTS"
     )
     harness: str = option("lmms-eval", "lmms-eval or vlmevalkit", flag="--from", metavar="HARNESS", type=str.lower)
-    model: str | None = option(None, "the name that the records carry")
+    model: str | None = option(None, "the name that the records carry (the same as --name)")
     version: str | None = option(None, "where the files do not tell it", flag="--harness-version", metavar="VERSION")
 
 
 def evaluate(given: Options) -> Outcome:
-    for flag, value in (("--import", given.results), ("--model", given.model)):
+    if given.model and given.name:
+        raise ValueError("--model and --name are the same; give one of them")
+    model = given.model or given.name
+    for flag, value in (("--import", given.results), ("--model", model)):
         if not value:
             raise ValueError(f"{flag} is missing; for example {EXAMPLE}")
-    return run(given.results, **given.passed_to(run))
+    return run(given.results, **given.passed_to(run, model=record.checked_name(model)))

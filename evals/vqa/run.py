@@ -15,6 +15,7 @@ import numpy as np
 
 from evals import judges
 from evals.engine import options
+from evals.engine.api import origin
 from evals.engine.options import option
 from evals.engine.records import Measure, Outcome, stored, write
 from evals.engine.store import WHOLE, Shard, collect, failures
@@ -97,7 +98,7 @@ def run(
     suite_hash = files.digest_json([scenes.WORLD, size, list(asked.items())])
     parts = {"rules": VERSION, "protocol": PROTOCOL, "partial_ok": partial_ok}
     keys = {"accuracy": record.make_key(fingerprint=answerer.fingerprint, suite=suite_hash, **parts)}
-    kept = stored(records, answerer.name, SUITE, keys)
+    kept = stored(records, answerer.name, SUITE, keys, work=work)
     if kept and shard.whole:
         return write(records, keys, kept)
     started = time.monotonic()
@@ -120,11 +121,12 @@ def run(
         "protocol": PROTOCOL,
         "protocol_params": {"questions": QUESTIONS, "size": size, **getattr(answerer, "params", {})},
         "fingerprint": answerer.fingerprint,
+        "origin": origin(answerer),
         "suite_hash": suite_hash,
         "evidence": path.relative_to(work).as_posix(),
         "seconds": round(time.monotonic() - started, 3),
     }
-    return write(records, keys, kept, {"accuracy": _measure(asked, evidence)}, common, partial_ok)
+    return write(records, keys, kept, {"accuracy": _measure(asked, evidence)}, common, partial_ok, work)
 
 
 # ------------------------------------------------------------------------------------------------ the command line
@@ -153,6 +155,6 @@ def evaluate(given: Options) -> Outcome:
             raise ValueError(f"--encoder is for our own VLMs, not for {spec!r}; give --subject vgt:<checkpoint>")
         answerer = with_encoder(answerer, load_tokenizer(given.encoder, device=device()))
     try:
-        return run(answerer, **given.passed_to(run))
+        return run(given.named(answerer), **given.passed_to(run))
     finally:
         model.close()

@@ -7,6 +7,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -27,6 +28,21 @@ def atomic(path: str | Path) -> Iterator[Path]:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def remove_unfinished(path: str | Path) -> None:
+    """Remove the hidden files that ``atomic`` leaves where it is killed in the middle of writing: those of the file
+    ``path``, or all below the folder ``path``.  For one who writes there alone.  Links are not followed."""
+    path = Path(path)
+    if path.is_dir() and not path.is_symlink():
+        left = re.compile(r"\.(?!.*\.lock$).+\.[0-9a-f]{8}(\.[^.]*)?")
+        found = [Path(folder) / name for folder, _, names in os.walk(path) for name in names]
+    else:
+        left = re.compile(rf"\.{re.escape(path.stem)}\.[0-9a-f]{{8}}{re.escape(path.suffix)}")
+        found = [each for each in path.parent.glob(".*") if not each.is_dir()]
+    for each in found:
+        if left.fullmatch(each.name):
+            each.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -129,3 +145,15 @@ def digest_json(value) -> str:
 def digest_file(path: str | Path) -> str:
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def digest_path(path: str | Path) -> str | None:
+    """``digest_file`` of a file; of a folder the hash of the names and contents of all its files, hidden ones left out;
+    None where there is neither."""
+    path = Path(path)
+    if path.is_file():
+        return digest_file(path)
+    if not path.is_dir():
+        return None
+    found = sorted(p for p in path.rglob("[!.]*") if p.is_file())
+    return digest_json([[p.relative_to(path).as_posix(), digest_file(p)] for p in found])

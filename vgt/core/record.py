@@ -2,7 +2,10 @@
 
 ``<root>/<subject>[@<accel>x]/<suite>/<metric>.json``.  A record is reused only while its ``key``, the hash of
 everything that decides its value, is the one expected: delete a file or change an input and just that number is
-computed again.
+computed again.  The file ends with a hash of its own content, so that an edited record is noticed.
+
+A subject's name stands for one model: ``of_two_models`` says where two records under one name are of different ones,
+and ``read`` refuses to put such records together.
 """
 
 from __future__ import annotations
@@ -11,7 +14,8 @@ import datetime
 import json
 import math
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,8 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from vgt.core import env, files
 
+CHECK = "check"  # in a file: the hash of all other entries
+PLACE, NAMED = "place ", "named place "  # begin the origin of images made elsewhere; the latter's name was given
 # Suites of speeds: "bench-b8"; "bench-b1-n8", of the first 8 decode steps; "bench-b8-throughput", without waiting.
 SPEED = re.compile(r"bench-b(?P<batch>\d+)(?:-n(?P<steps>\d+))?(?P<throughput>-throughput)?")
 
@@ -44,10 +50,12 @@ class Record(BaseModel):
     protocol_params: dict[str, Any] = {}
     judge: str | None = None  # model or rule that judged, with its version
     seed: int | None = None
-    fingerprint: str  # content hash of the subject (checkpoint, folder of images)
+    fingerprint: str  # content hash of the subject (checkpoint with its settings, folder of images)
+    origin: str | None = None  # the model alone: hash of its content, or PLACE and a hash of where its images lie
     suite_hash: str  # content hash of prompts or data
     key: str  # content hash of everything that decides the value
     evidence: str | None = None  # per-sample file, relative to the run's folder
+    hashes: dict[str, str] = {}  # content of the files that it was made with: "evidence", "samples"
     note: str | None = None
     extra: dict[str, Any] = {}  # small further results, e.g. standard deviation, curve, points of a plot
     commit: str | None = None
@@ -85,7 +93,7 @@ class Record(BaseModel):
 
     @property
     def path(self) -> Path:
-        return Path(self.model.replace(":", "-").replace("/", "_")) / self.suite / f"{self.metric}.json"
+        return Path(folder_name(self.model)) / _part(self.suite) / f"{_part(self.metric)}.json"
 
     def score(self) -> dict[str, float | int | None]:
         return {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
@@ -110,51 +118,186 @@ def make(**fields: Any) -> Record:
     return Record(**{**stamp, **fields})
 
 
+def folder_name(model: str) -> str:
+    """The folder of a model below any root; where two models would share one, that is refused (``of_another``)."""
+    return _part(model.replace(":", "-"))
+
+
+def _part(name: str) -> str:
+    """``name`` as one part of a path: no separators, nothing unprintable, no leading dot, at most 200 bytes."""
+    plain = "".join("_" if c in "/\\" or not c.isprintable() else c for c in name) or "_"
+    plain = "_" + plain[1:] if plain[0] == "." else plain
+    if len(plain.encode()) <= 200:
+        return plain
+    return f"{plain.encode()[:180].decode(errors='ignore')}-{files.digest(name)[:12]}"
+
+
 def write(record: Record, root: str | Path) -> Path:
-    """Write one record under ``root`` atomically."""
-    return files.write_text(Path(root) / record.path, record.model_dump_json(indent=1) + "\n")
+    """Write one record under ``root`` atomically; what a writer that was killed left of it is removed."""
+    path = Path(root) / record.path
+    files.remove_unfinished(path)
+    data = json.loads(record.model_dump_json())
+    return files.write_json(path, data | {CHECK: files.digest_json(data)})
+
+
+def _parsed(text: str) -> Record:
+    """The record of a file or line.  Raises ValueError where it is none, or was edited since it was written."""
+    try:
+        data = json.loads(text)
+    except RecursionError:
+        raise ValueError("its JSON is nested too deeply") from None
+    check = data.pop(CHECK, None) if isinstance(data, dict) else None
+    found = Record.model_validate(data)
+    if check is not None and check != files.digest_json(data):
+        raise ValueError("it was edited since it was written; delete it and evaluate again")
+    return found
+
+
+def get(root: str | Path, name: str) -> Record | None:
+    """The stored record of that name, else None.  Says on stderr that one is torn or was edited."""
+    model, suite, metric = name.rsplit("/", 2)
+    path = Path(root) / folder_name(model) / _part(suite) / f"{_part(metric)}.json"
+    try:
+        record = _parsed(path.read_text(encoding="utf-8"))
+    except OSError:
+        return None
+    except ValueError as error:
+        print(f"note: {path} is not used: {str(error).splitlines()[0]}", file=sys.stderr)
+        return None
+    return record if record.name == name else None
 
 
 def find(root: str | Path, name: str, key: str) -> Record | None:
-    """The stored record of that name if its key is still right, else None."""
-    model, suite, metric = name.rsplit("/", 2)
-    path = Path(root) / model.replace(":", "-").replace("/", "_") / suite / f"{metric}.json"
-    try:
-        record = Record.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return record if record.key == key else None
+    """The same if its key is still right."""
+    found = get(root, name)
+    return found if found is not None and found.key == key else None
 
 
 def read(roots: str | Path | Iterable[str | Path]) -> list[Record]:
     """All records below the given folders (``*.json`` files and ``*.jsonl`` collections, hidden files left out), sorted
     by name; later roots win.
 
-    Raises ValueError naming a file that is not a record."""
+    Raises ValueError naming a file that is not a record or was edited, and naming both where records of one name are of
+    two models."""
     roots = [roots] if isinstance(roots, (str, Path)) else list(roots)
-    found: dict[str, Record] = {}
+    found: dict[str, tuple[Record, Path]] = {}
     for root in map(Path, roots):
         if not root.exists():
             raise ValueError(f"no records at {root}; run `vgt reproduce tiny` or name a folder with --records")
         paths = [root] if root.is_file() else sorted([*root.rglob("*.jsonl"), *root.rglob("*.json")])
-        paths = [path for path in paths if not path.name.startswith(".")]  # left by a writer that was killed
         for path in paths:
+            if path.name.startswith("."):  # left by a writer that was killed
+                continue
             texts = path.read_text(encoding="utf-8")
             for text in texts.splitlines() if path.suffix == ".jsonl" else [texts]:
                 try:
-                    record = Record.model_validate_json(text)
+                    record = _parsed(text)
                 except ValueError as error:
                     raise ValueError(f"{path} does not hold a record: {str(error).splitlines()[0]}") from error
-                found[record.name] = record
-    return [found[name] for name in sorted(found)]
+                if record.name in found:
+                    _refuse(found[record.name], (record, path))
+                found[record.name] = record, path
+    _refuse_mixtures(found.values())
+    return [found[name][0] for name in sorted(found)]
 
 
 def write_collection(records: Iterable[Record], path: str | Path) -> Path:
     """Many records in one JSON-lines file, sorted by name."""
-    lines = [json.dumps(r.model_dump(exclude_defaults=True)) for r in sorted(records, key=lambda r: r.name)]
-    return files.write_text(path, "".join(line + "\n" for line in lines))
+    lines = []
+    for each in sorted(records, key=lambda r: r.name):
+        data = json.loads(json.dumps(each.model_dump(mode="json", exclude_defaults=True)))
+        lines.append(json.dumps(data | {CHECK: files.digest_json(data)}) + "\n")
+    return files.write_text(path, "".join(lines))
 
 
 def scores(records: Iterable[Record]) -> dict[str, dict]:
     """``{name: {value, low, high, n}}`` for the closing JSON line of a command."""
     return {r.name: r.score() for r in records}
+
+
+# ---------------------------------------------------------------------------------------- whose a name is
+
+
+def place(*paths: str | Path, named: bool = False) -> str:
+    """The origin of images made elsewhere: a hash of where they lie, so that no record tells it.  ``named``: their name
+    was given, and does not come from the place."""
+    return (NAMED if named else PLACE) + files.digest(*(str(Path(path).resolve()) for path in paths))[:32]
+
+
+def of_two_models(a: Record, b: Record) -> bool:
+    """Whether two records of one subject's name are of different models.
+
+    So they are where two models' contents differ; for images made elsewhere, where images of two places differ under a
+    name that only comes from the place ("folder:samples"), or under any name in one and the same score; and where one
+    model sampled by different settings."""
+    if a.subject != b.subject or a.fingerprint == b.fingerprint:
+        return False
+    settings = [r.extra.get("settings") for r in (a, b)]
+    if a.accel == b.accel and None not in settings and settings[0] != settings[1]:
+        return True
+    if a.origin is None or b.origin is None:
+        return a.name == b.name
+    if a.origin == b.origin:
+        return False
+    models = not any(r.origin.startswith((PLACE, NAMED)) for r in (a, b))
+    return models or a.name == b.name or all(r.origin.startswith(PLACE) for r in (a, b))
+
+
+def whose(record: Record) -> str:
+    """A few words on what a record is of."""
+    command = f", from `{record.command}`" if record.command else ""
+    settings = record.extra.get("settings")
+    sampled = f" sampled with {json.dumps(settings, sort_keys=True)}" if settings else ""
+    return f"{record.fingerprint[:12]}{sampled}{command}"
+
+
+def below(root: str | Path, subject: str) -> Iterator[Record]:
+    """The records below ``root`` in the folders of a subject, at every acceleration; broken ones are left out."""
+    name = folder_name(subject)
+    pattern = re.compile(re.escape(name) + r"(@\d+x)?")
+    for folder in sorted(Path(root).iterdir()) if Path(root).is_dir() else ():
+        for path in sorted(folder.glob("*/[!.]*.json")) if pattern.fullmatch(folder.name) else ():
+            try:
+                yield _parsed(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                continue
+
+
+def of_another(there: Iterable[Record], new: Record) -> Record | None:
+    """The first of the records in the place of ``new``'s subject (``below``) that is of another model, if any."""
+    return next((r for r in there if r.subject != new.subject or of_two_models(r, new)), None)
+
+
+def clean(name: str) -> str:
+    """A name made elsewhere (a folder's, a checkpoint's) without what names cannot hold."""
+    return "".join(c if c.isprintable() else "_" for c in name).strip() or "unnamed"
+
+
+def checked_name(name: str) -> str:
+    """A name that somebody gave.  Raises ValueError where it cannot be one."""
+    if not name.strip() or not name.isprintable() or not name.strip("./\\ ") or len(name.encode()) > 150:
+        raise ValueError(f"--name {name!r} cannot be a name; give a printable one of 1 to 150 bytes, for example sdxl")
+    if re.search(r"@\d+x$", name):
+        raise ValueError(f"--name {name!r} ends like an acceleration; leave that out, --accel adds it")
+    return name.strip()
+
+
+def _refuse(a: tuple[Record, Path], b: tuple[Record, Path]) -> None:
+    if of_two_models(a[0], b[0]):
+        raise ValueError(
+            f"{a[0].name} in {a[1]} is of {whose(a[0])}, {b[0].name} in {b[1]} of {whose(b[0])}: two models under the "
+            f"name {a[0].subject!r}; evaluate one of them again with --name, or leave its records out"
+        )
+
+
+def _refuse_mixtures(found: Iterable[tuple[Record, Path]]) -> None:
+    """Raises ValueError naming both where records of one subject are of two models."""
+    kinds: dict[tuple, tuple[Record, Path]] = {}
+    for record, path in found:
+        settings = json.dumps(record.extra.get("settings"), sort_keys=True)
+        kinds.setdefault((record.subject, record.origin, record.accel, settings), (record, path))
+    subjects: dict[str, list[tuple[Record, Path]]] = {}
+    for kind in kinds.values():
+        for other in subjects.setdefault(kind[0].subject, []):
+            _refuse(other, kind)
+        subjects[kind[0].subject].append(kind)

@@ -11,6 +11,7 @@ B, so that the difference of two records of one suite can be jackknifed on commo
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,13 +43,22 @@ def write(samples: Samples, root: str | Path, record: Record) -> Path:
     """Write the samples of one record atomically.  Raises ValueError for ids that repeat or lengths that differ."""
     if len(set(samples.ids)) < len(samples.ids):
         raise ValueError(f"{record.name}: sample ids repeat; a sample needs an id of its own")
+    return files.write_text(path(root, record), _text(samples))
+
+
+def digest(samples: Samples) -> str:
+    """The hash of the file that ``write`` makes."""
+    return hashlib.sha256(_text(samples).encode()).hexdigest()
+
+
+def _text(samples: Samples) -> str:
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
     lines.writerow(COLUMNS)
     groups = samples.groups if samples.groups is not None else [""] * len(samples.ids)
     for row in zip(samples.ids, samples.values, samples.clusters, groups, strict=True):
         lines.writerow([row[0], repr(float(row[1])), row[2], row[3]])
-    return files.write_text(path(root, record), text.getvalue())
+    return text.getvalue()
 
 
 def beside(path: str | Path) -> Path:
