@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from vgt.commands import options
@@ -44,6 +45,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threshold", type=float, default=0.1, help="compare: slower by more than this is a regression"
     )
+    parser.add_argument(
+        "--name", default=None, help="name that the records of one model carry (default: its own, or a unique one)"
+    )
     parser.add_argument("--fresh", action="store_true", help="measure again what stands")
     parser.add_argument("--smoke", action="store_true", help="one round of two images: checks the path")
     options.add_sampling(parser)
@@ -72,6 +76,7 @@ def run(args: argparse.Namespace) -> dict:
 def _works(args: argparse.Namespace) -> list:
     """What is to be timed, models first.  Raises ValueError for sizes, suites and models that are none."""
     from bench import suites
+    from evals.engine.records import settled
 
     named = [s for s in args.subjects if s in suites.SUITES]
     if args.size is not None and args.size not in suites.SIZES:
@@ -82,6 +87,8 @@ def _works(args: argparse.Namespace) -> list:
     for name in args.subjects:
         models += suites.specs(name, size) if name in suites.MODELS else []
         models += [name] if name not in suites.SUITES else []
+    if args.name is not None and (len(args.subjects) != 1 or len(models) != 1):
+        raise ValueError(f"--name {args.name!r} is for one model; bench each of {', '.join(args.subjects)} by itself")
     device = options.device(args.device)
     batches = [SMOKE_BATCH] if args.smoke else args.batch
     common = {"device": device, "dtype": _dtype(args, device), "settings": options.sampling(args)}
@@ -96,6 +103,7 @@ def _works(args: argparse.Namespace) -> list:
         eager=args.against == "eager",
         mode=args.mode,
         steps=args.steps,
+        named=lambda found: replace(found, name=settled(args.out / "records", found, args.name)),
         **common,
     )
     for suite in named:

@@ -160,6 +160,7 @@ class Generation(Workload):
                 weights=found.weights,
             ),
             "fingerprint": found.fingerprint,
+            "origin": found.origin,
             "suite_hash": workload_hash(how.batch * how.flights, how.seed),
             "seed": how.seed,
             "note": "; ".join(filter(None, notes)) or None,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,8 +23,9 @@ from bench import roofline, timing
 from bench.roofline import Limits
 from bench.timing import Call, quartiles
 from bench.workloads import PROTOCOL_REPEATS, Workload, same_conditions
+from evals.engine.records import claim
 from vgt.core import env, files, record
-from vgt.core.record import SPEED, Record
+from vgt.core.record import CHECK, SPEED, Record
 
 ENERGY_SECONDS = 1.0  # of work under the energy counter, at least
 
@@ -311,6 +313,10 @@ def _stored(path: Path, key: str, operations: Iterable[str]) -> dict | None:
     """Evidence on disk if it was gathered under that key and holds these operations."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
+        check = found.pop(CHECK, None)  # an earlier version wrote none
+        if check not in (None, files.digest_json(found)):
+            print(f"note: {path} was changed since it was written; it is measured again", file=sys.stderr)
+            return None
         return found if found["key"] == key and set(operations) <= set(found["operations"]) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -330,8 +336,10 @@ def _evidence(works: list[Workload], work: Path, fresh: bool) -> tuple[dict[str,
             bar.set_postfix_str(", ".join(each.model for each in group)[:60])
             measured = calmer(group, lambda group=group: measure(group, limits, on_call=bar.update))
             for each in group:
-                kept[each.name] = {"key": each.heading["key"], "stamp": stamp(), "operations": measured[each.name]}
-                files.write_json(work / each.evidence, kept[each.name])
+                found = {"key": each.heading["key"], "stamp": stamp(), "operations": measured[each.name]}
+                kept[each.name] = json.loads(json.dumps(found))
+                files.remove_unfinished(work / each.evidence)
+                files.write_json(work / each.evidence, kept[each.name] | {CHECK: files.digest_json(kept[each.name])})
     return kept, {each.name for each in todo}
 
 
@@ -339,11 +347,15 @@ def run(works: Sequence[Workload], work: str | Path, records: str | Path, fresh:
     """The records of all workloads: those that stand are reused, and missing ones made from evidence that stands;
     ``fresh`` measures all again.  Workloads of one group are measured in alternation.
 
-    Raises ValueError before any work for one that is given twice."""
+    Raises ValueError before any work for one that is given twice, and for a name that is another model's below
+    ``records``."""
     names = [each.name for each in works]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"{twice[0]} is asked for twice; give each model, acceleration and batch once")
+    for each in works:
+        told = {name: each.heading.get(name) for name in ("subject", "accel", "suite", "fingerprint", "origin")}
+        claim(records, each.metrics, **told)
     wanted = {f"{each.name}/{metric}": (each, metric) for each in works for metric in each.metrics}
     kept = {n: None if fresh else record.find(records, n, w.heading["key"]) for n, (w, _) in wanted.items()}
     needing = {each.name: each for name, (each, _) in wanted.items() if kept[name] is None}

@@ -29,6 +29,11 @@ from vgt.vlm import known, tokenizer
 RANDOM = "random:"
 
 
+def no_weights(name: str) -> str:
+    """The origin of times in which no trained model has a part."""
+    return files.digest("no weights", name)
+
+
 @dataclass(frozen=True)
 class Subject:
     """A model ready to be timed, in eval mode.  ``decoder`` is the autoencoder: ``loaded`` itself, or the one that a
@@ -38,10 +43,12 @@ class Subject:
     decoder: Loaded
     fingerprint: str
     weights: Literal["checkpoint", "random"]
+    name: str
 
     @property
-    def name(self) -> str:
-        return self.loaded.name
+    def origin(self) -> str:
+        """Whose its records are (vgt.core.record.Record)."""
+        return self.fingerprint if self.weights == "checkpoint" else no_weights(self.name)
 
     @property
     def system(self) -> System:
@@ -91,7 +98,7 @@ def subject(
         loaded = expect(load(spec, runs, device), *registry.names("generator"), *registry.names("tokenizer"))
         tokenizes = registry.get(loaded.system).kind == "tokenizer"
         ae = loaded if tokenizes else paired_autoencoder(loaded, autoencoder, runs, device)
-        found = Subject(loaded, ae, loaded.fingerprint, "checkpoint")
+        found = Subject(loaded, ae, loaded.fingerprint, "checkpoint", loaded.name)
     for module in (found.model, found.ae):
         place(module.eval().requires_grad_(False), device, dtype)
     return found
@@ -141,7 +148,7 @@ def _random(preset: str, device: str) -> Subject:
     loaded = made(preset)
     decoder = loaded if registry.get(values.system).kind == "tokenizer" else made(values.init.autoencoder)
     described = [each.model.config.model_dump(mode="json") for each in (loaded, decoder)]
-    return Subject(loaded, decoder, files.digest_json(["random weights", *described]), "random")
+    return Subject(loaded, decoder, files.digest_json(["random weights", *described]), "random", loaded.name)
 
 
 def random_head(model: VisualLM, device: str) -> FlowHead:

@@ -6,7 +6,7 @@ full-size presets with random weights, which the time does not depend on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,12 +74,14 @@ def models(
     runs: Path | None = None,
     autoencoder: str | None = None,
     dtype: torch.dtype = torch.float32,
+    named: Callable[[Subject], Subject] = lambda found: found,
     **how,
 ) -> list[Workload]:
     """Generators at every acceleration and autoencoders, in batches of each size.
 
     ``subjects``: bundled models, runs below ``runs``, folders, ``random:<preset>``, or what ``bench.subjects.subject``
-    makes of them; ``autoencoder``: that of the generators, if not under its own name; ``how``: the other
+    makes of them; ``autoencoder``: that of the generators, if not under its own name; ``named``: gives a
+    subject the name that its records carry; ``how``: the other
     ``Conditions``.  ``warmup`` defaults to 1 on a CPU and 2 on a GPU.  Raises ValueError for unknown subjects and
     impossible conditions."""
     warmup = warmup if warmup is not None else 1 if device.startswith("cpu") else 2
@@ -88,7 +90,7 @@ def models(
     for each in subjects:
         _check_settings(each, how.get("settings", {}), runs)
     found = [
-        each if isinstance(each, Subject) else subject(each, runs, device, autoencoder, dtype)
+        named(each if isinstance(each, Subject) else subject(each, runs, device, autoencoder, dtype))
         for each in dict.fromkeys(subjects)
     ]
     return [work for each in found for conditions in asked for work in plan(each, conditions, accelerations)]

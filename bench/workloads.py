@@ -134,6 +134,7 @@ class Workload:
     def heading(self) -> dict:
         """The fields that all its records share, the key among them."""
         found = {"accel": None, "seed": None, "note": None, **self.described()}
+        found = {"origin": subjects.no_weights(found["subject"]), **found}
         found["device"] = device_name(self.conditions.device)
         found["key"] = record.make_key(
             **{k: found[k] for k in ("fingerprint", "suite_hash", "protocol", "protocol_params", "device", "seed")},
@@ -160,7 +161,7 @@ class Workload:
     @property
     def evidence(self) -> Path:
         """Relative to the work folder."""
-        return Path("bench") / self.heading["suite"] / f"{self.model.replace(':', '-').replace('/', '_')}.json"
+        return Path("bench") / self.heading["suite"] / f"{record.folder_name(self.model)}.json"
 
 
 def parameters(how: Conditions, **more) -> dict:
@@ -208,6 +209,7 @@ class Autoencoder(Workload):
             "protocol": f"throughput-b{how.batch}",
             "protocol_params": parameters(how, warmup=how.warmup, dtype=precision(found.dtype), weights=found.weights),
             "fingerprint": found.fingerprint,
+            "origin": found.origin,
             "suite_hash": files.digest_json(workload),
             "note": RANDOM_NOTE if found.weights == "random" else None,
         }

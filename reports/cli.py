@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from vgt.commands import options
+from vgt.core import files
+from vgt.core.record import Record
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +25,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     options.add_out(parser, None, "folder of the report (default <work>/report)")
 
 
+def _say_what_changed(found: Iterable[Record], work: Path) -> None:
+    """Says on stderr which records' evidence is not the one that they were made from."""
+    digest = functools.cache(files.digest_file)
+    told = [(r, work / r.evidence) for r in found if r.evidence and "evidence" in r.hashes]
+    changed = [(r, p) for r, p in told if p.is_file() and digest(p) != r.hashes["evidence"]]
+    if changed:
+        first, path = changed[0]
+        print(
+            f"warning: the evidence of {len(changed)} records was changed since they were made, the first {first.name} "
+            f"({path}); evaluate again",
+            file=sys.stderr,
+        )
+
+
 def run(args: argparse.Namespace) -> dict:
     from reports.headline import summary
     from reports.page import render
@@ -30,6 +49,7 @@ def run(args: argparse.Namespace) -> dict:
         raise ValueError(f"--publish {args.publish} must end in .jsonl")
     page = render(roots, args.work, args.out or args.work / "report", args.title)
     found = record.read(roots)
+    _say_what_changed(found, args.work)
     if args.publish:
         record.write_collection(found, args.publish)
     print(summary(found))

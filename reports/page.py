@@ -30,7 +30,7 @@ def render(
     ``work`` is the folder that the records' evidence paths are relative to (None: no images).  The same records give
     the same bytes.  Returns the path of the page; raises ValueError where there are no records."""
     roots = [records_roots] if isinstance(records_roots, (str, Path)) else list(records_roots)
-    found = record.read(roots)
+    found = record.read(roots, samples=True)
     if not found:
         places = ", ".join(map(str, roots))
         raise ValueError(

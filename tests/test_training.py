@@ -285,6 +285,8 @@ def test_a_run_is_published_before_its_end(chain, tmp_path, monkeypatch):
     assert again(chain, "query_ar", out).result.trained == 2
     assert weights(out) == weights(chain / "runs/query_ar")
     assert "* steps 4, batch 2, samples seen 8\n" in (out / "model/README.md").read_text()
+    end = load(out).fingerprint
+    assert end == again(chain, "query_ar", out, publish=True).fingerprint == load(chain / "runs/query_ar").fingerprint
 
 
 def test_a_further_round_continues_the_log(chain, tmp_path):

@@ -109,7 +109,7 @@ def read_judging(path: str | Path, evaluator: str) -> tuple[Judging, dict[Job, d
         images = {(index, sample): name for name, (index, sample) in content.pop("images").items()}
         extra, about, note = tuple(content.pop("extra")), content.pop("about"), content.pop("note")
         judging = Judging(Run(subject, subject.name, **content), judge, path, images, extra, about, note)
-        found = {row["id"]: row for row in read_rows(path)}
+        found = {row["id"]: row for row in read_rows(path, said=True)}
         return judging, {job: found[name] for job, name in images.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         why = f"{type(error).__name__}: {error}"

@@ -126,7 +126,7 @@ def plain(value: float) -> Interval:
 
 # --------------------------------------------------------------------------------------------------------- records
 
-SAMPLES, EVIDENCE = "samples", "evidence"  # what a record's hashes are of
+SAMPLES, EVIDENCE, IMAGE = "samples", "evidence", "image"  # what a record's hashes are of
 
 
 def stored(
@@ -225,9 +225,10 @@ def _changed(
         return "their samples are gone"
     if digest(beside) != found.hashes.get(SAMPLES, digest(beside)):
         return "their samples were changed since they were written"
-    evidence = work / found.evidence if work is not None and found.evidence else None
-    if evidence is not None and evidence.exists() and digest(evidence) != found.hashes.get(EVIDENCE, digest(evidence)):
-        return f"their evidence {found.evidence} was changed since"
+    for what, name in ((EVIDENCE, found.evidence), (IMAGE, found.extra.get("image"))) if work is not None else ():
+        there = digest(work / name) if name else None
+        if there is not None and there != found.hashes.get(what, there):
+            return f"their {what} {name} was changed since it was written"
     return None
 
 
@@ -253,6 +254,9 @@ def write(
             hashes = {SAMPLES: samples.digest(its)} if its is not None else {}
             if work is not None and found.evidence and (content := digest(Path(work) / found.evidence)) is not None:
                 hashes[EVIDENCE] = content
+            image = found.extra.get("image")
+            if work is not None and image and (content := digest(Path(work) / image)) is not None:
+                hashes[IMAGE] = content
             made[metric] = found.model_copy(update={"hashes": hashes}), its
     check_names(root, [new for new, _ in made.values()])
     for new, its in made.values():

@@ -196,7 +196,9 @@ def _collect(run: _Run, todo: Mapping[Path, Measuring], shard: Shard) -> None:
     with exclusive(folder, shard):
         stores = {p: Rows(p, names, shard) if p.suffix == ".jsonl" else Arrays(p) for p in todo}
         work = [(batch, [p for p in todo if _lacks(stores[p], source, batch)]) for batch in batches]
-        work = [(batch, lacking) for batch, lacking in work if lacking]
+        if not _as_shown(folder):
+            (folder / PAIRS).unlink(missing_ok=True)
+        work = [(b, lacking) for b, lacking in work if lacking or (b.start == 0 and not (folder / PAIRS).exists())]
         title = f"{source.name} on {source.suite} ({run.pipeline.id})"
         with tqdm(total=sum(len(b) for b, _ in work), desc=title, unit="image", disable=not work) as bar:
             for batch, lacking in work:
@@ -208,6 +210,12 @@ def _collect(run: _Run, todo: Mapping[Path, Measuring], shard: Shard) -> None:
         for store in stores.values():
             if isinstance(store, Rows):
                 store.finish()
+
+
+def _as_shown(folder: Path) -> bool:
+    """Whether the picture of the first pairs, where there is one, is the one that was made."""
+    picture, told = folder / PAIRS, folder / f"{PAIRS}.hash"
+    return not (picture.exists() and told.exists()) or told.read_text("utf-8").strip() == files.digest_file(picture)
 
 
 def _lacks(store: Rows | Arrays, source: Source, batch: range) -> bool:
@@ -262,3 +270,4 @@ def _show(group: Group, path: Path) -> None:
     pairs = [np.concatenate(pair) for pair in zip(group.originals[:SHOWN], rebuilt, strict=True)]
     with files.atomic(path) as part:
         Image.fromarray(np.concatenate(pairs, axis=1)).save(part)
+    files.write_text(path.with_name(f"{PAIRS}.hash"), files.digest_file(path) + "\n")

@@ -22,12 +22,13 @@ from scipy.optimize import linear_sum_assignment
 
 from reports.figures.style import GREEN, INK, LINE, MUTED, PALETTE, VERMILION
 from reports.measured import GENEVAL, ORACLE, TASKS, Measured, is_reference, label, row_label
-from vgt.core import scenes
+from vgt.core import files, scenes
 from vgt.core.record import Record
 
 SHOWN = 128  # side of an image in the PNG file, pixels
 LARGEST = 256  # larger images are reduced to this side before they are inlined
 SAMPLE = "samples/0000.png"
+HASHES = "images.hashes"  # of the images in a folder, beside them
 STRIPS = {"scenes": 3, "photos": 4}  # data -> how many of its images are shown
 COLORS = (*PALETTE, "#f0e442", INK)  # of clusters
 OVERLAY = 0.5
@@ -129,10 +130,22 @@ def _verdicts(folder: Path) -> dict[str, bool]:
     return {"/".join(Path(row["filename"]).parts[-3:]): bool(row["correct"]) for row in rows}
 
 
-def _cell(folder: Path, index: str, verdicts: dict[str, bool]) -> Cell | None:
+def _hashes(folder: Path) -> dict[str, str]:
+    """``{"00000/samples/0000.png": hash}`` of the files as they were made, where that is told."""
+    return {row["id"]: row["content"] for row in files.read_json_lines(folder / HASHES)}
+
+
+def _check(path: Path, content: str | None) -> None:
+    """Raises ValueError where an image is not the one that was scored; ``content``: the hash of that one's file."""
+    if content is not None and files.digest_file(path) != content:
+        raise ValueError(f"{path} is not the image that was scored; evaluate again, which makes it again")
+
+
+def _cell(folder: Path, index: str, verdicts: dict[str, bool], hashes: dict[str, str]) -> Cell | None:
     path = folder / index / SAMPLE
     if not path.is_file():
         return None
+    _check(path, hashes.get(f"{index}/{SAMPLE}"))
     with Image.open(path) as opened:
         return cell(opened, verdicts.get(f"{index}/{SAMPLE}"))
 
@@ -156,9 +169,9 @@ def samples(measured: Measured, work: Path | None, per_task: int = 2) -> list[Gr
             break
         rows = []
         for name, folder in folders.items():
-            verdicts = _verdicts(folder)
+            verdicts, hashes = _verdicts(folder), _hashes(folder)
             same = {i: listed[name].get(i, {}).get("prompt") == first[i]["prompt"] for i in chosen}
-            rows.append((name, [_cell(folder, i, verdicts) if same[i] else None for i in chosen]))
+            rows.append((name, [_cell(folder, i, verdicts, hashes) if same[i] else None for i in chosen]))
         made.append(Grid(f"samples_{k + 1}", [first[i]["prompt"] for i in chosen], rows))
     return made
 
@@ -184,7 +197,10 @@ def reconstructions(measured: Measured, work: Path | None) -> list[Grid]:
     rebuilt: dict[tuple[str, str], np.ndarray] = {}
     for suite in STRIPS:
         for r in measured.where(suite, "psnr-mean"):
-            pair = strip(inside(work, r.extra.get("image")))
+            path = inside(work, r.extra.get("image"))
+            if path is not None and path.is_file():
+                _check(path, r.hashes.get("image"))
+            pair = strip(path)
             if pair and np.array_equal(originals.setdefault(suite, pair[0]), pair[0]):
                 rebuilt[r.subject, suite] = pair[1]
     if not rebuilt:

@@ -53,6 +53,10 @@ def save(
         shards.write(part, _pack(kept, storage), max_shard_size)
         (part / CONFIG).write_text(json.dumps(header, indent=1) + "\n", encoding="utf-8")
         if tokenizer is not None:
+            backend = getattr(tokenizer, "backend_tokenizer", None)
+            if backend is not None:  # it would save how it was called last, which decides nothing
+                backend.no_padding()
+                backend.no_truncation()
             tokenizer.save_pretrained(part)
         for file, text in texts.items():
             (part / file).write_text(text, encoding="utf-8")

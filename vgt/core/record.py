@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from vgt.core import env, files
 
+SAMPLES = ".samples.csv"  # ends the name of the samples beside a record (vgt/core/samples.py)
 CHECK = "check"  # in a file: the hash of all other entries
 PLACE, NAMED = "place ", "named place "  # begin the origin of images made elsewhere; the latter's name was given
 # Suites of speeds: "bench-b8"; "bench-b1-n8", of the first 8 decode steps; "bench-b8-throughput", without waiting.
@@ -173,12 +174,12 @@ def find(root: str | Path, name: str, key: str) -> Record | None:
     return found if found is not None and found.key == key else None
 
 
-def read(roots: str | Path | Iterable[str | Path]) -> list[Record]:
+def read(roots: str | Path | Iterable[str | Path], samples: bool = False) -> list[Record]:
     """All records below the given folders (``*.json`` files and ``*.jsonl`` collections, hidden files left out), sorted
     by name; later roots win.
 
-    Raises ValueError naming a file that is not a record or was edited, and naming both where records of one name are of
-    two models."""
+    ``samples``: look at the samples beside them too.  Raises ValueError naming a file that is not a record, or was
+    edited since it was written, and naming both where records of one name are of two models."""
     roots = [roots] if isinstance(roots, (str, Path)) else list(roots)
     found: dict[str, tuple[Record, Path]] = {}
     for root in map(Path, roots):
@@ -194,6 +195,10 @@ def read(roots: str | Path | Iterable[str | Path]) -> list[Record]:
                     record = _parsed(text)
                 except ValueError as error:
                     raise ValueError(f"{path} does not hold a record: {str(error).splitlines()[0]}") from error
+                beside = path.with_suffix(SAMPLES)
+                told = record.hashes.get("samples") if samples and path.suffix == ".json" else None
+                if told is not None and beside.exists() and files.digest_file(beside) != told:
+                    raise ValueError(f"{beside} was changed since it was written; evaluate again")
                 if record.name in found:
                     _refuse(found[record.name], (record, path))
                 found[record.name] = record, path
@@ -235,8 +240,8 @@ def of_two_models(a: Record, b: Record) -> bool:
     settings = [r.extra.get("settings") for r in (a, b)]
     if a.accel == b.accel and None not in settings and settings[0] != settings[1]:
         return True
-    if a.origin is None or b.origin is None:
-        return a.name == b.name
+    if a.origin is None or b.origin is None:  # of an earlier version, whose times do not tell the weights alone
+        return a.name == b.name and not SPEED.fullmatch(a.suite)
     if a.origin == b.origin:
         return False
     models = not any(r.origin.startswith((PLACE, NAMED)) for r in (a, b))

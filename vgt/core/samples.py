@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vgt.core import files
-from vgt.core.record import Record
+from vgt.core.record import SAMPLES, Record
 
 COLUMNS = ("id", "value", "cluster", "group")
 REPLICATES = "replicates"
@@ -63,7 +63,7 @@ def _text(samples: Samples) -> str:
 
 def beside(path: str | Path) -> Path:
     """Where the samples of the record at ``path`` lie."""
-    return Path(path).with_suffix(".samples.csv")
+    return Path(path).with_suffix(SAMPLES)
 
 
 def read(root: str | Path, record: Record) -> Samples | None:
