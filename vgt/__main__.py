@@ -12,6 +12,8 @@ import json
 import os
 import sys
 
+from vgt.core import env
+
 # verb -> (module, one line of help, example)
 VERBS = {
     "reproduce": (
@@ -98,12 +100,11 @@ def main(argv: list[str] | None = None) -> int:
     """The ``vgt`` command; returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
     os.environ.setdefault("TQDM_MININTERVAL", "1")
+    env.keep_freed_memory()
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(_usage())
         return 0
     if argv[0] == "--version":
-        from vgt.core import env
-
         print(f"vgt {env.versions().get('vgt', 'source tree')}")
         return 0
     if argv[0] not in VERBS:

@@ -60,7 +60,7 @@ def cell(image: Image.Image, correct: bool | None = None) -> Cell:
     if max(image.size) > LARGEST:
         image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
     out = io.BytesIO()
-    image.save(out, "PNG", optimize=True)
+    image.save(out, "PNG")
     return Cell(out.getvalue(), correct)
 
 
