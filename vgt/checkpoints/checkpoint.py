@@ -156,7 +156,7 @@ def read_header(folder: str | Path) -> dict:
             raise ValueError(header["vgt_format"])
     except FileNotFoundError:
         raise ValueError(f"no checkpoint at {folder}: {CONFIG} is missing; see `vgt list models`") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is not the configuration of a VGT checkpoint ({type(error).__name__})") from error
     if header["system"] not in registry.names():
         raise ValueError(

@@ -150,7 +150,7 @@ def is_backbone(folder: str | Path) -> bool:
     """Whether the folder's config.json is that of a Hugging Face model (and not of one of this project)."""
     try:
         values = json.loads((Path(folder) / checkpoint.CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(values, dict) and "model_type" in values and "vgt_format" not in values
 
@@ -245,4 +245,4 @@ def read_tokenizer(folder: Path):
 
     if not (folder / "tokenizer.json").is_file():
         raise ValueError(f"{folder} has no tokenizer.json; copy or train the checkpoint again")
-    return PreTrainedTokenizerFast.from_pretrained(folder)
+    return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

@@ -57,7 +57,7 @@ def weight_map(folder: Path) -> dict[str, str] | None:
         found = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
         if not found or any(Path(name).name != name or not name.endswith(".safetensors") for name in found.values()):
             raise ValueError("weight_map")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is no index of safetensors files ({type(error).__name__}); {AGAIN}") from error
     return found
 

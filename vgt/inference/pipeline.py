@@ -341,7 +341,7 @@ def check_index(folder: Path) -> None:
     path = folder / INDEX
     try:
         kind = json.loads(path.read_text(encoding="utf-8"))["_class_name"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{path} is no list of a pipeline's components ({type(error).__name__}); copy it again"
         ) from error

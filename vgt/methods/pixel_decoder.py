@@ -71,7 +71,7 @@ def load_decoder(decoder: nn.Module, spec: str) -> str:
     from diffusers import AutoencoderDC
 
     try:
-        state = AutoencoderDC.from_pretrained(spec).decoder.state_dict()
+        state = AutoencoderDC.from_pretrained(spec, trust_remote_code=False).decoder.state_dict()
         decoder.load_state_dict(state)
     except OSError as error:
         fault = str(error).splitlines()[0]

@@ -61,7 +61,7 @@ class VisualLM(Pretrained, nn.Module):
     def __init__(self, config: VisualLMConfig):
         super().__init__()
         self.config = config
-        self.language_model = AutoModel.from_config(AutoConfig.for_model(**config.text))
+        self.language_model = AutoModel.from_config(AutoConfig.for_model(**config.text), trust_remote_code=False)
         width = self.language_model.config.hidden_size
         side = config.query_grid
         self.max_metaquery = nn.Parameter(torch.randn(1, width, side, side) * width**-0.5)

@@ -39,7 +39,7 @@ def _values(folder: Path) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"{folder} has no {CONFIG}; give the directory of a Hugging Face model") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read ({error}); {AGAIN}") from error
     if not is_backbone(folder):
         raise ValueError(f"{path} is not the configuration of a Hugging Face model: it has no model_type")
@@ -148,6 +148,7 @@ def _native(folder: Path, config, layers: int | None, dtype: torch.dtype | None)
                 config=config,
                 dtype="auto" if dtype is None else dtype,
                 local_files_only=True,
+                trust_remote_code=False,
                 use_safetensors=True,
                 ignore_mismatched_sizes=True,  # the check below names them
                 output_loading_info=True,
