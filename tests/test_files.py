@@ -60,20 +60,3 @@ def test_a_folder_that_was_on_its_way_at_a_kill_comes_back(checkpoint):
         raise ZeroDivisionError
     assert (checkpoint / "weights").read_text() == "old"
     assert os.listdir(checkpoint.parent) == ["model"]
-
-
-def test_json_lines(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    assert files.read_json_lines(path) == []
-    path.write_text('{"a": "\u2028"}\n\n{"a": 2}\n{"a": ', encoding="utf-8")  # only a newline ends a line
-    assert files.read_json_lines(path) == [{"a": "\u2028"}, {"a": 2}]
-    path.write_bytes(b'{"a": 1}\n{"a": "\xc3')  # torn within a character
-    assert files.read_json_lines(path) == [{"a": 1}]
-
-
-@pytest.mark.parametrize("bad", [b'{"a": ', b"\x00\x00", b'{"a": "\xff"}'])
-def test_a_bad_line_before_the_last_is_an_error(tmp_path, bad):
-    path = tmp_path / "rows.jsonl"
-    path.write_bytes(b'{"a": 1}\n' + bad + b'\n{"a": 3}\n')
-    with pytest.raises(ValueError, match=r"rows.jsonl, line 2 is not valid JSON"):
-        files.read_json_lines(path)

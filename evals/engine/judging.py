@@ -7,7 +7,6 @@ them.  So every score can be computed again, by other rules too, without an imag
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,8 +17,8 @@ from evals.engine import generation
 from evals.engine.api import Answerer, Detector
 from evals.engine.generation import Run
 from evals.engine.records import Measure, Outcome, stored, write
-from evals.engine.store import WHOLE, Shard, collect, failures, read_rows
-from vgt.core import files, record
+from evals.engine.store import WHOLE, Shard, collect, failures
+from vgt.core import files, record, text
 
 Job = tuple[int, int]  # prompt index, sample
 Rows = Mapping[Job, dict]  # what the judge found in each image, or {"error": why}
@@ -101,15 +100,15 @@ def read_judging(path: str | Path, evaluator: str) -> tuple[Judging, dict[Job, d
         if not each.is_file():
             raise ValueError(f"{path.parent} holds no finished judging: {each} does not exist; {remedy}")
     try:
-        content = json.loads(beside.read_text(encoding="utf-8"))
+        content = text.read_json(beside)
         subject, judge = Named(**content.pop("subject")), Named(**content.pop("judge"))
         images = {(index, sample): name for name, (index, sample) in content.pop("images").items()}
         extra, about, note = tuple(content.pop("extra")), content.pop("about"), content.pop("note")
         judging = Judging(Run(subject, subject.name, **content), judge, path, images, extra, about, note)
-        found = {row["id"]: row for row in read_rows(path)}
+        found = {row["id"]: row for row in text.objects(path)}
         return judging, {job: found[name] for job, name in images.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        why = f"{type(error).__name__}: {error}"
+        why = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise ValueError(f"{path} and {beside.name} hold no finished judging ({why}); {remedy}") from error
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from evals.engine.api import LABELS, PROMPTS
 from evals.engine.precision import PRECISION, full_float32
 from evals.judges.answering import Reply
-from vgt.core import files
+from vgt.core import files, text
 from vgt.inference.generator import ImageGenerator, check_settings, open_generator
 from vgt.inference.images import to_float
 from vgt.inference.load import expect, load
@@ -144,10 +144,13 @@ def generator(path: str, device: str = "cpu", autoencoder: str | None = None, **
 def training_log(path: str) -> tuple[str, str, list[dict], int]:
     """Name, fingerprint, log rows (step, samples, loss, ...) and number of parameters of the checkpoint at ``path``.
 
-    Raises ValueError where the checkpoint came without its log."""
+    Raises ValueError where the checkpoint came without its log, and for rows without numbers."""
     found = load(path, RUNS)
     log = found.folder / "training.jsonl"
     if not log.is_file():
         raise ValueError(f"{found.name} has no training.jsonl beside its weights; it was not trained by `vgt train`")
-    rows = files.read_json_lines(log)
+    rows = text.log_rows(log)
+    for row in rows:
+        for name in ("step", "samples", "loss"):
+            row.number(name)
     return found.name, found.fingerprint, rows, sum(p.numel() for p in found.model.parameters())

@@ -92,26 +92,6 @@ def write_json(path: str | Path, value) -> Path:
     return write_text(path, json.dumps(value, indent=1, sort_keys=False) + "\n")
 
 
-def read_json_lines(path: str | Path) -> list:
-    """The values of a file of JSON lines; [] where there is none.  A last line that was not finished, as a kill leaves
-    it, is left out.
-
-    Raises ValueError naming file and line for any other that is not JSON."""
-    try:
-        *lines, last = Path(path).read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return []
-    found = []
-    for number, line in enumerate([*lines, last], 1):
-        try:
-            found += [json.loads(line.decode())] if line.strip() else []
-        except ValueError as error:
-            if number > len(lines):
-                break
-            raise ValueError(f"{path}, line {number} is not valid JSON ({error}); repair or remove it") from error
-    return found
-
-
 def digest(*parts: str | bytes) -> str:
     """sha256 hex of the parts, each preceded by its length."""
     h = hashlib.sha256()
