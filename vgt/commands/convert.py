@@ -17,7 +17,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, metavar="SRC", help="a .pth or .safetensors file of a released model")
     parser.add_argument("target", type=Path, metavar="DST", help="the folder to write")
     parser.add_argument("--vlm", metavar="DIR", help="folder or hub id of the VLM that it was made from: its tokenizer")
-    parser.add_argument("--ae", type=Path, metavar="FILE", help="the autoencoder's file, if SRC has none in it")
+    parser.add_argument(
+        "--ae", type=Path, metavar="FILE", help="the autoencoder's file; compared where SRC has one in it"
+    )
     parser.add_argument(
         "--weights",
         choices=("auto", "state_dict", "ema_state_dict"),
