@@ -26,7 +26,7 @@ class Options(options.Images):
     texts: Path | None = option(
         None, "its folder of <item_id>.txt, or JSON lines (default: the CSV's text)", flag="--prompts"
     )
-    protocol: str = option("dpg-fixed", "dpg-fixed, dpg-ella, dpg-vgt, several with commas, or all")
+    protocol: str = option("dpg-fixed", "dpg-fixed, dpg-ella, dpg-vgt, dpg-vgt-normalized, several with commas, or all")
     judge: str | None = option(None, f"{judges.JUDGES} (default on scenes-dpg: analytic)")
     judge_python: str | None = option(None, "for mplug: the interpreter that has modelscope", metavar="PYTHON")
     judge_weights: str | None = option(None, "for mplug: a local copy of the model", metavar="DIR")
