@@ -42,9 +42,10 @@ Batches = Callable[[int], dict[str, Tensor]]
 
 class DataConfig(Config):
     """``photos``: share of photo crops among autoencoder images.  ``scenes``: how many training scenes a generator
-    learns from; their latents are encoded as the steps need them, and kept.  ``turns``: questions per image for the VLM; ``relations``: how many times as
-    often as another kind one about a relation is asked; ``places``: how many times one that asks on which side of the
-    image an object is.  ``dense``: share of batches with dense captions.
+    learns from; their latents are encoded as the steps need them, and kept.  ``turns``: questions per image for the
+    VLM; ``relations``: how many times as often as another kind one about a relation is asked; ``places``: how many
+    times one that asks on which side of the image an object is.
+    ``dense``: share of batches with dense captions.
     ``unconditional``: share of captions dropped for guidance (docs/vgt.md 2.5).  ``standardize``: whether a generator
     sees latents with mean 0 and deviation 1 per channel (published models do not), over the first 4096 scenes or
     images, fewer in a short run (``statistics_sample``); both go into the model's config.json.
@@ -169,8 +170,8 @@ PIECE = 256  # scenes that are encoded and stored together: the first step waits
 class SceneLatents:
     """fp16 [N, d] of training scenes 0 .. ``count`` - 1 by a frozen autoencoder, encoded when they are asked for.
 
-    They are kept in ``cache/latents-<hash>/``, a file for each ``piece`` of them, which runs share: of two that
-    need the same at once one makes it and the other waits.  The autoencoder always sees ``batch`` rows, so that a scene's
+    They are kept in ``cache/latents-<hash>/``, a file for each ``piece`` of them, which runs share: of two that need
+    the same at once one makes it and the other waits.  The autoencoder always sees ``batch`` rows, so that a scene's
     latents do not depend on when, or beside which others, it was encoded.  So many ``processes`` draw the scenes."""
 
     def __init__(

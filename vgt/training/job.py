@@ -105,8 +105,8 @@ class Job:
     floating-point ones may be on the meta device); ``config``: what config.json says of the model; ``parents``: what
     the run starts from and with, name -> hash.  ``sample(state, step, out)`` draws images with the model's weights;
     ``data``: what it learns from, for the card; ``skips`` counts bad samples of data that are read from files;
-    ``threads`` make ``ahead`` batches ahead of their use (0: 2 a thread), processes where there are no threads and a GPU
-    would wait.  A ``close()`` of ``batches`` is called at the end.
+    ``threads`` make ``ahead`` batches ahead of their use (0: 2 a thread); where there are no threads and a GPU would
+    wait, processes do.  A ``close()`` of ``batches`` is called at the end.
 
     For the plan: ``parts``: the saved model's components by name (all of it where there are none); ``frozen``: networks
     in memory that never train; ``positions(batch)``: of a row's sequence (latents, for an autoencoder)."""
