@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from vgt.commands import options
-from vgt.core import record, text
+from vgt.core import files, record, text
 
 REPEATS, BATCH, SMOKE_BATCH = 3, 8, 2
 COLUMNS = ("engine_ms", "eager_ms", "ratio", "bound_ms", "of_bound", "images_per_second")
@@ -57,6 +57,7 @@ def run(args: argparse.Namespace) -> dict:
         return _compare(args)
     from bench import run as measuring
 
+    files.check_writable(args.out, folder=True)
     outcome = measuring.run(_works(args), args.out, args.out / "records", args.fresh)
     rows = measuring.rows(outcome.records)
     print("\n".join(lines(rows)))

@@ -353,6 +353,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict:
+    for path in filter(None, (args.json, args.junit)):
+        files.check_writable(path)
     rules = read_policy(args.policy)
     result = gate(pairs.read(args.baseline), pairs.read(args.candidate), rules, args.strict)
     if args.json:

@@ -57,14 +57,16 @@ def run(args: argparse.Namespace) -> dict:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Raises ValueError where DST is something that must not be replaced."""
+    """Raises ValueError where DST is something that must not be replaced, OSError where nothing can be written."""
     from vgt.checkpoints.checkpoint import CONFIG
+    from vgt.core import files
     from vgt.inference.pipeline import INDEX
 
     target: Path = args.target
     ours = (target / CONFIG).is_file() or (target / INDEX).is_file()
     if target.exists() and not ours and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{target} is there and is no checkpoint; choose a new folder")
+    files.check_writable(target, folder=True)
 
 
 def _origin(found, hashes: list[tuple[str, str]]) -> str:

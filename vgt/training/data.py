@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from vgt.checkpoints import shards
 from vgt.core import captions, files, photos, scenes
-from vgt.core.config import Config
+from vgt.core.config import Config, Count, Share, Whole
 from vgt.core.images import ImageError
 from vgt.inference.images import to_float
 from vgt.training.distributed import Team, native_bf16
@@ -56,22 +56,22 @@ class DataConfig(Config):
     ``caption_tokens``: budget of the templated prompt.  ``skip_limit``: largest share of bad samples.  ``workers``:
     threads that decode images ahead, or processes that draw scenes ahead for a GPU (docs/vgt.md 1.11, 2.2, 2.6)."""
 
-    photos: float = 0.25
-    scenes: int = 65_536
-    turns: int = 6
-    relations: int = 1
-    places: int = 0
-    dense: float = 0.2
-    unconditional: float = 0.1
+    photos: Share = 0.25
+    scenes: Count = 65_536
+    turns: Count = 6
+    relations: Count = 1
+    places: Whole = 0
+    dense: Share = 0.2
+    unconditional: Share = 0.1
     standardize: bool = True
     source: str = "scenes"
     image_column: str | None = None
     caption_column: str | None = None
     flip: bool = True
-    min_side: int = 81
-    caption_tokens: int = 256
-    skip_limit: float = 0.1
-    workers: int = 4
+    min_side: Whole = 81
+    caption_tokens: Count = 256
+    skip_limit: Share = 0.1
+    workers: Whole = 4
 
 
 def image_batches(data: DataConfig, batch: int, size: int) -> Batches:
@@ -92,10 +92,6 @@ def conversation_batches(vlm, data: DataConfig, batch: int) -> Batches:
     """Images with some questions and sometimes a request for a description: ``images``, ``ids``, ``targets`` (the
     answers and the ends of their turns; IGNORED elsewhere), ``turns`` (0: the image, k: the k-th question, of which
     each is a first question about the image), ``regions`` (see ``region_words``)."""
-    if data.relations < 1 or data.places < 0:
-        raise ValueError(
-            f"data.relations {data.relations} and data.places {data.places}: choose at least 1 and at least 0"
-        )
     tokenizer = vlm.tokenizer
     kinds = (*range(8), *[captions.RELATION] * (data.relations - 1), *[captions.PLACE] * data.places)
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from vgt.core import config as configs
 from vgt.core import scenes
-from vgt.core.config import Config
+from vgt.core.config import Config, Count
 from vgt.methods import registry
 from vgt.training.data import Batches, DataConfig
 from vgt.training.distributed import Team
@@ -43,7 +43,7 @@ class InitConfig(Config):
     same system to go on from; ``autoencoder``: frozen."""
 
     vlm: str | None = None
-    layers: int | None = None
+    layers: Count | None = None
     decoder: str | None = None
     weights: str | None = None
     autoencoder: str | None = None
@@ -60,7 +60,7 @@ class Preset(Config):
     losses: dict[str, Any] = {}
     data: DataConfig = DataConfig()
     train: TrainConfig
-    repeats: int = 1
+    repeats: Count = 1
 
     @field_validator("system")
     @classmethod
