@@ -31,6 +31,7 @@ RULES = {
     "vgt.training": METHOD | {"vgt.inference", "vgt.training"},
     # The verbs' own option parsing is shared so that --seed, --out and --device mean the same everywhere.
     "evals.engine.options": {"evals", "vgt.core", "vgt.commands.options"},
+    "evals.engine.registry": {"evals", "vgt.core", "vgt.commands.options"},
     "reports.cli": {"reports", "vgt.core", "vgt.commands.options"},
     "reports.measured": {"reports", "vgt.core", "vgt.methods.registry"},
     "evals.subjects.vgt": {"evals", "vgt.core", "vgt.inference", "vgt.methods.registry"},
