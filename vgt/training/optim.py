@@ -30,7 +30,7 @@ class TrainConfig(Config):
 
     steps: Count
     batch: Count
-    micro: Whole = 0
+    micro: int = 0
     lr: NotNegative
     optimizer: Literal["adamw", "muon"] = "adamw"
     rest_lr: NotNegative = 0.0
