@@ -8,7 +8,6 @@ are the better store; grids are read from and written for the official script.
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from pathlib import Path
 
@@ -16,9 +15,10 @@ import numpy as np
 from PIL import Image
 
 from evals.engine.generation import Images, place
-from evals.subjects.folder import SUFFIXES, Folder, folder
-from vgt.core import files, text
-from vgt.core.images import read_image
+from evals.subjects.folder import Folder, folder
+from vgt.core import files, images, text
+from vgt.core.images import ImageError, read_image
+from vgt.core.listing import listed
 from vgt.core.text import Fields
 
 SUITE = "dpg-bench"
@@ -88,8 +88,7 @@ def read_prompts(path: str | Path) -> dict[str, str]:
     Raises ValueError for a path that is neither, for broken lines, and for an item that comes twice."""
     path = Path(path)
     if path.is_dir():
-        texts = [p for p in sorted(path.glob("*.txt")) if p.is_file() and not p.name.startswith(".")]
-        pairs = [(p.name, text.read(p)) for p in texts]
+        pairs = [(p.name, text.read(p)) for p in files.visible(path, "*.txt") if p.is_file()]
     elif path.is_file():
         pairs = [(str(row.need("item_id")), row.text("text")) for row in text.objects(path)]
     else:
@@ -150,7 +149,7 @@ def grid_files(root: Path) -> dict[str, Path]:
     if not root.is_dir():
         raise ValueError(f"image folder {root} does not exist; give a folder of grids as folder:<dir>")
     found: dict[str, Path] = {}
-    for path in sorted(p for p in root.iterdir() if p.is_file() and p.suffix.lower() in SUFFIXES):
+    for path in (root / name for name in listed(root, deep=False).images):
         name = item_name(path.name)
         if name in found:
             raise ValueError(f"{found[name]} and {path} are both grids of item {name}; remove one")
@@ -161,10 +160,11 @@ def grid_files(root: Path) -> dict[str, Path]:
 
 
 def _write_tiles(grid: Path, resolution: int, tile_files: list[Path]) -> None:
-    """Write the tiles of one grid.  A file that is no image is copied in place of each, to be reported there."""
+    """Write the tiles of one grid.  A file that is no image stands in place of each (empty where it cannot be opened),
+    to be reported there."""
     try:
         image = read_image(grid)
-    except (OSError, ValueError):
+    except ImageError:
         tiles = None
     else:
         try:
@@ -174,9 +174,16 @@ def _write_tiles(grid: Path, resolution: int, tile_files: list[Path]) -> None:
     for number, path in enumerate(tile_files):
         path.parent.mkdir(parents=True, exist_ok=True)
         if tiles is None:
-            shutil.copyfile(grid, path)
+            path.write_bytes(_bytes(grid))
         else:
             Image.fromarray(tiles[number]).save(path)
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return images.content(path)
+    except ImageError:
+        return b""
 
 
 def unpack_grids(
@@ -195,8 +202,8 @@ def unpack_grids(
     if not mine:
         raise ValueError(f"folder {root} holds no grid of this suite; their names must be <item_id>.png")
     extra = [path for name, path in sorted(found.items()) if name not in known]
-    content = [[index, prompts[index]["prompt"], files.digest_file(path)] for index, path in sorted(mine.items())]
-    content_hash = files.digest_json([resolution, content, [[path.name, files.digest_file(path)] for path in extra]])
+    content = [[index, prompts[index]["prompt"], images.digest(path)] for index, path in sorted(mine.items())]
+    content_hash = files.digest_json([resolution, content, [[path.name, images.digest(path)] for path in extra]])
     out = Path(work) / "dpg" / "grids" / content_hash[:16]
     if not out.exists():
         with files.atomic_folder(out) as part:
@@ -205,7 +212,7 @@ def unpack_grids(
                 files.write_text(part / f"{index:05d}" / "metadata.jsonl", json.dumps(prompts[index]) + "\n")
             for index, path in enumerate(extra, len(prompts)):
                 (part / place(index, 0)).parent.mkdir(parents=True)
-                shutil.copyfile(path, part / place(index, 0))
+                (part / place(index, 0)).write_bytes(_bytes(path))
     return folder(out, f"folder:{root.resolve().name}")
 
 

@@ -6,6 +6,7 @@ An ``ImageSet`` loads one image at a time, so a folder may be larger than memory
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,12 @@ import numpy as np
 from PIL import Image
 
 from vgt.core import files, tars
+from vgt.core import images as reader
 from vgt.core import photos as photo_crops
 from vgt.core import scenes as world
-from vgt.core.images import convert
+from vgt.core.images import SUFFIXES, ImageError, printable
+from vgt.core.listing import image_files, tell_left_out
 
-EXTENSIONS = (".jpg", ".jpeg", ".png")
 SCENES, PHOTOS = 500, 256  # how many images the full protocol asks for
 
 
@@ -114,28 +116,10 @@ class _File:
         return self.path.name
 
     def read(self) -> bytes:
-        return self.path.read_bytes()
+        return reader.content(self.path)
 
     def digest(self) -> str:
-        return files.digest_file(self.path)
-
-
-def image_files(folder: str | Path) -> dict[str, Path]:
-    """All JPEG and PNG files of a folder or ImageFolder tree: {path inside it without suffix: file}, sorted.
-
-    Raises ValueError for a missing or empty folder and for two files that differ in their suffix alone."""
-    root = Path(folder)
-    if not root.is_dir():
-        raise ValueError(f"there is no folder {root}; give one with JPEG or PNG files")
-    found: dict[str, Path] = {}
-    for path in sorted(p for p in root.rglob("*") if p.suffix.lower() in EXTENSIONS and not p.name.startswith(".")):
-        stem = path.relative_to(root).with_suffix("").as_posix()
-        if stem in found:
-            raise ValueError(f"{found[stem].name} and {path.name} have the same name; keep one of them")
-        found[stem] = path
-    if not found:
-        raise ValueError(f"folder {root} holds no {', '.join(EXTENSIONS)} files")
-    return dict(sorted(found.items()))
+        return reader.digest(self.path)
 
 
 def _tar_members(archives: list[Path]) -> dict[str, tars.Member]:
@@ -145,17 +129,18 @@ def _tar_members(archives: list[Path]) -> dict[str, tars.Member]:
     Raises ValueError naming an archive that cannot be listed (compressed ones among them), has two images for one key,
     or where no shard holds an image."""
     found: dict[str, tars.Member] = {}
+    left_out: Counter[str] = Counter()
     for shard in archives:
-        for member in tars.members(shard):
-            if Path(member.name).suffix.lower() not in EXTENSIONS:
-                continue
-            key = tars.split_key(member.name)[0]
-            key = f"{shard.stem}/{key}" if len(archives) > 1 else key
+        samples, kinds = tars.samples(shard)
+        left_out.update(kinds)
+        for sample in samples:
+            key = printable(f"{shard.stem}/{sample.key}" if len(archives) > 1 else sample.key)
             if key in found:
                 raise ValueError(f"{shard.name} has two images for the key {key}; keep one of them")
-            found[key] = member
+            found[key] = sample.image
+    tell_left_out(archives[0] if len(archives) == 1 else archives[0].parent, left_out)
     if not found:
-        raise ValueError(f"{', '.join(s.name for s in archives)} hold no {', '.join(EXTENSIONS)} images")
+        raise ValueError(f"{', '.join(s.name for s in archives)} hold no {', '.join(SUFFIXES)} images")
     return dict(sorted(found.items()))
 
 
@@ -178,11 +163,14 @@ def folder(path: str | Path, n: int | None = None, size: int = 64, geometry: str
     kinds: dict[int, str | None] = {}
 
     def load(i: int) -> np.ndarray:
-        image, kinds[i] = convert(chosen[i][1].read(), chosen[i][1].name)
+        image, kinds[i] = reader.convert(chosen[i][1].read(), chosen[i][1].name)
+        if size * max(image.size) / min(image.size) * size > Image.MAX_IMAGE_PIXELS:
+            fault = f"{printable(chosen[i][1].name)} is {image.width}x{image.height} pixels, too long for {size} px"
+            raise ImageError(f"{fault}; cut it first", "too long and thin")
         return resize(image, size, geometry)
 
     return ImageSet(
-        name=f"folder-{Path(path).resolve().name.removesuffix('.tar')}",
+        name=f"folder-{printable(Path(path).resolve().name).removesuffix('.tar')}",
         ids=names,
         clusters=names,
         load=load,

@@ -18,7 +18,7 @@ from evals.engine.api import Answerer, Detector
 from evals.engine.generation import Run
 from evals.engine.records import Measure, Outcome, stored, write
 from evals.engine.store import WHOLE, Shard, collect, failures
-from vgt.core import files, record, text
+from vgt.core import files, images, record, text
 
 Job = tuple[int, int]  # prompt index, sample
 Rows = Mapping[Job, dict]  # what the judge found in each image, or {"error": why}
@@ -133,7 +133,7 @@ def judge_images(
     jobs = {shown.name(*job): job for job in sorted(shown.paths)}
     stamps = {
         name: files.digest_json(
-            [files.digest_file(shown.paths[job]), judging.judge.fingerprint, asked(run.prompts[job[0]])]
+            [images.digest(shown.paths[job]), judging.judge.fingerprint, asked(run.prompts[job[0]])]
         )
         for name, job in jobs.items()
     }

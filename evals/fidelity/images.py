@@ -26,6 +26,7 @@ from evals.engine.images import ImageSet
 from evals.metrics.frechet import Gaussian
 from vgt.core import files, record
 from vgt.core.images import ImageError, image_size
+from vgt.core.listing import image_files
 
 SUBJECTS = (
     "vgt:<generator by class>, folder:<dir>, images:<model>[@<accel>x] or an .npz with arr_0 (uint8 [N, H, W, 3])"
@@ -159,7 +160,7 @@ def _common_side(path: str | Path) -> int:
     """The side of a folder's images, read from their headers.  Raises ValueError naming one that is not square or of
     another size."""
     found: tuple[str, int] | None = None
-    for name, file in datasets.image_files(path).items():
+    for name, file in image_files(path).items():
         if _is_grid(name):
             continue
         try:

@@ -20,10 +20,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from evals.engine.api import Tokenizer
-from evals.engine.images import EXTENSIONS, ImageSet, image_files, padded
+from evals.engine.images import ImageSet, padded
 from evals.recon.protocol import Pipeline
 from vgt.core import files
-from vgt.core.images import ImageError, convert, image_size
+from vgt.core import images as reader
+from vgt.core.images import SUFFIXES, ImageError, convert, image_size, printable
+from vgt.core.listing import image_files
 
 QUANTIZERS = ("round", "half-up", "trunc255", "float")
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
@@ -149,15 +151,15 @@ def folders(real_dir: str | Path, recon_dir: str | Path) -> Source:
     if not set(real) & set(rebuilt):
         raise ValueError(
             f"no image of {real_dir} has a counterpart in {recon_dir}: {next(iter(real))}, {next(iter(rebuilt))}, ...; "
-            f"the two folders need files of the same names ({', '.join(EXTENSIONS)})"
+            f"the two folders need files of the same names ({', '.join(SUFFIXES)})"
         )
     ids = sorted({*real, *rebuilt})
 
     def pair(name: str) -> tuple[np.ndarray, np.ndarray, str]:
         for here, there, folder in ((real, rebuilt, recon_dir), (rebuilt, real, real_dir)):
             if name not in there:
-                raise ValueError(f"{here[name].name} has no counterpart in {folder}")
-        read = [convert(side[name].read_bytes(), side[name].name) for side in (real, rebuilt)]
+                raise ValueError(f"{printable(here[name].name)} has no counterpart in {folder}")
+        read = [convert(reader.content(side[name]), side[name].name) for side in (real, rebuilt)]
         a, b = (np.asarray(image) for image, _ in read)
         if a.shape != b.shape:
             sizes = f"{a.shape[1]}x{a.shape[0]} and {b.shape[1]}x{b.shape[0]}"
@@ -181,10 +183,10 @@ def folders(real_dir: str | Path, recon_dir: str | Path) -> Source:
             found.groups.append(Group(list(where), np.stack(originals), np.stack(remade)))
         return found
 
-    hashes = [files.digest_json([(k, files.digest_file(p)) for k, p in found.items()]) for found in (real, rebuilt)]
+    hashes = [files.digest_json([(k, reader.digest(p)) for k, p in found.items()]) for found in (real, rebuilt)]
     side = _common_side(real)
     return Source(
-        name=f"pairs-{Path(recon_dir).resolve().name}",
+        name=f"pairs-{printable(Path(recon_dir).resolve().name)}",
         suite="pairs",
         ids=ids,
         clusters=ids,

@@ -155,6 +155,13 @@ def flush_entry(path: Path) -> None:
         os.close(descriptor)
 
 
+def visible(root: str | Path, pattern: str) -> list[Path]:
+    """The paths below ``root`` that match ``pattern``, sorted, without hidden ones and those in hidden folders: what
+    killed writers (``atomic``), macOS and editors leave is never read."""
+    found = Path(root).glob(pattern)
+    return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(root).parts))
+
+
 def write_text(path: str | Path, text: str) -> Path:
     """Write UTF-8 text atomically."""
     with atomic(path) as part:
