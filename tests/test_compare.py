@@ -224,6 +224,45 @@ def test_verdict_without_a_better_side(tmp_path):
     assert [row.verdict for row in rows] == ["higher"]
 
 
+def test_sampling_settings_are_compared(tmp_path, capsys):
+    """Guidance, steps ... incomparable unless allowed by name, and then shown; unknown ones are a note."""
+    for side, key, settings in (
+        ("a", "1", {"guidance": 3.0}),
+        ("b", "2", {"guidance": 1.0, "steps": 2}),
+        ("c", "3", None),
+    ):
+        extra = {} if settings is None else {"settings": settings}
+        put(tmp_path / side, None, make(low=0.4, high=0.6, key=key, extra=extra))
+    name = "scenes-geneval/overall"
+    status, result, table, _ = call(capsys, "a", "b")
+    assert status == 2 and result["metrics"][name]["verdict"] == "incomparable"  # nothing was compared
+    assert result["metrics"][name]["notes"] == ["guidance 3.0 and 1.0", "steps null and 2"]
+    assert "--allow guidance steps" in table
+    assert call(capsys, "a", "b", "--allow", "guidance")[0] == 2
+    status, result, table, _ = call(capsys, "a", "b", "--allow", "guidance", "steps")
+    assert status == 0 and "guidance 3.0 and 1.0 (allowed)" in result["metrics"][name]["notes"]
+    assert "steps null and 2 (allowed)" in table
+    status, _, table, _ = call(capsys, "a", "c")
+    assert status == 0 and "A has guidance 3.0; those of B are not known" in table
+    status, _, _, err = call(capsys, "a", "b", "--allow", "guidanse")
+    assert status == 2 and "'guidanse'" in err and "guidance" in err
+
+
+def test_nothing_compared_is_never_green(tmp_path, capsys):
+    """Also a pattern that fits records of one side alone; what one side holds alone is listed."""
+    put(tmp_path / "a", None, make(low=0.4, high=0.6, key="1"))
+    put(tmp_path / "b", None, make(low=0.4, high=0.6, key="2"))
+    for i in range(6):
+        put(tmp_path / "a", None, make(metric=f"m{i}", low=0.4, high=0.6))
+    status, _, table, _ = call(capsys, "a", "b")
+    assert status == 0 and "only in a: " in table and "and 2 more" in table
+    for pattern in ("m1", "warmth"):
+        status, _, _, err = call(capsys, "a", "b", "--metric", "overall", pattern)
+        assert status == 2 and f"no metric fits {pattern};" in err and len(err.splitlines()) == 1
+    put(tmp_path / "b", None, make(low=0.4, high=0.6, key="2", judge="another"))
+    assert call(capsys, "a", "b")[0] == 2
+
+
 def test_a_collection_and_a_folder(tmp_path, capsys):
     drawn = two_models(tmp_path / "runs")
     record.write_collection(record.read("runs/records"), "published.jsonl")

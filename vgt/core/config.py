@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +13,8 @@ Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+from vgt.core import text
 
 
 class Config(BaseModel):
@@ -27,33 +28,25 @@ def preset_names() -> list[str]:
     return sorted(p.name[:-5] for p in resources.files("vgt.presets").iterdir() if p.name.endswith(".toml"))
 
 
-def parsed(text: str, what: str) -> dict[str, Any]:
-    """TOML text as a dictionary.  Raises ValueError saying ``what`` is not valid."""
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{what} is not valid TOML: {error}") from error
-
-
 def read_preset(name: str) -> dict[str, Any]:
     """The TOML of a preset by name, or of a file by path, with its ``base`` preset merged in.
 
     Raises ValueError listing the known names for an unknown one."""
     if name.endswith(".toml") and Path(name).is_file():
-        text = Path(name).read_text(encoding="utf-8")
+        content = text.read(name)
     elif name in preset_names():
-        text = (resources.files("vgt.presets") / f"{name}.toml").read_text(encoding="utf-8")
+        content = (resources.files("vgt.presets") / f"{name}.toml").read_text(encoding="utf-8")
     else:
         raise ValueError(f"preset {name!r} is unknown; choose one of {', '.join(preset_names())}, or give a .toml file")
-    values = parsed(text, f"preset {name}")
+    values = text.parse_toml(content, f"preset {name}")
     base = values.pop("base", None)
     return merge(read_preset(base), values) if base else values
 
 
 def preset_header(name: str) -> str:
     """The first comment line of a preset: what it is."""
-    text = (resources.files("vgt.presets") / f"{name}.toml").read_text(encoding="utf-8")
-    first = text.splitlines()[0] if text else ""
+    content = (resources.files("vgt.presets") / f"{name}.toml").read_text(encoding="utf-8")
+    first = content.splitlines()[0] if content else ""
     return first.lstrip("# ").strip() if first.startswith("#") else ""
 
 
@@ -70,15 +63,15 @@ def override(values: dict[str, Any], settings: list[str]) -> dict[str, Any]:
 
     Raises ValueError for a setting without "="."""
     for setting in settings:
-        path, equals, text = setting.partition("=")
+        path, equals, given = setting.partition("=")
         if not equals:
             raise ValueError(
                 f"setting {setting!r} has no '='; write --set key=value, for example --set train.steps=100"
             )
         try:
-            value = json.loads(text)
+            value = json.loads(given)
         except json.JSONDecodeError:
-            value = text
+            value = given
         patch: dict[str, Any] = {}
         leaf = patch
         *parents, last = path.split(".")
@@ -102,4 +95,5 @@ def _fault(error: dict) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if not error["loc"]:
         return message
-    return f"{'.'.join(map(str, error['loc']))}: {message} (got {error['input']!r:.60})"
+    parts = (str(part) if str(part).isprintable() else repr(part) for part in error["loc"])
+    return f"{'.'.join(parts)}: {message} (got {error['input']!r:.60})"
