@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,8 +142,9 @@ def generator(path: str, device: str = "cpu", autoencoder: str | None = None, **
     return GeneratorSubject(own.name + made.settings.suffix(own.model.tokens), content, made)
 
 
-def training_log(path: str) -> tuple[str, str, list[dict], int]:
-    """Name, fingerprint, log rows (step, samples, loss, ...) and number of parameters of the checkpoint at ``path``.
+def training_log(path: str) -> tuple[str, str, list[dict], int, str | None]:
+    """Name, fingerprint, log rows (step, samples, loss, ...), number of parameters and training device (None where its
+    model card does not say) of the checkpoint at ``path``.
 
     Raises ValueError where the checkpoint came without its log, and for rows without numbers."""
     found = load(path, RUNS)
@@ -153,4 +155,8 @@ def training_log(path: str) -> tuple[str, str, list[dict], int]:
     for row in rows:
         for name in ("step", "samples", "loss"):
             row.number(name)
-    return found.name, found.fingerprint, rows, sum(p.numel() for p in found.model.parameters())
+    card = found.folder / "README.md"
+    told = card.read_text(encoding="utf-8") if card.is_file() else ""
+    on = re.search(r"^\* time: .* minutes on (.+) \(", told, re.M)
+    parameters = sum(p.numel() for p in found.model.parameters())
+    return found.name, found.fingerprint, rows, parameters, on and on.group(1)

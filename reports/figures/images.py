@@ -163,6 +163,16 @@ def samples(measured: Measured, work: Path | None, per_task: int = 2) -> list[Gr
     return made
 
 
+def summary(measured: Measured, work: Path | None) -> list[Grid]:
+    """The first grid of samples, without those of 2x and more."""
+    fast = {row_label(s, a) for s in measured.generators() for a in measured.accels(s) if a is not None and a > 1}
+    rows = [
+        (grid, [(name, images) for name, images in grid.rows if name not in fast])
+        for grid in samples(measured, work, per_task=1)
+    ]
+    return [Grid("samples_summary", grid.prompts, kept) for grid, kept in rows if len(kept) > 1]
+
+
 # -------------------------------------------------------------------------------------------------- reconstructions
 
 
