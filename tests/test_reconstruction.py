@@ -261,14 +261,14 @@ def test_pairs_count_what_does_not_fit(two_folders, tmp_path):
             Image.new("RGB", (9, 9) if name == "small" else (64, 32)).save(folder / f"{name}.png")
     _, found = compare(two_folders, tmp_path, metrics=["psnr-mean"])
     one = found["psnr-mean"]
-    assert (one.value, one.n, one.n_failed, one.n_expected) == (None, 2, 5, 7)
+    assert (one.value, one.n, one.n_failed, one.n_expected) == (None, 3, 4, 7), "9 x 9 pixels are enough for PSNR"
     _, found = compare(two_folders, tmp_path, partial_ok=True, metrics=["psnr-mean"])
     assert found["psnr-mean"].value is not None and found["psnr-mean"].partial
     rows = [json.loads(line) for line in (tmp_path / one.evidence).read_text().splitlines()]
     reasons = {row["id"]: row.get("error", "") for row in rows}
     assert "no counterpart in" in reasons["1"] and "no counterpart in" in reasons["extra"]
     assert "48x48 and 48x40" in reasons["2"] and "3.png cannot be read" in reasons["3"]
-    assert "9x9 is too small" in reasons["small"] and reasons["0"] == reasons["wide"] == ""
+    assert reasons["small"] == reasons["0"] == reasons["wide"] == ""
 
 
 def test_pairs_of_other_names_or_nothing_are_refused(two_folders, tmp_path):

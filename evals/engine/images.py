@@ -34,7 +34,8 @@ class ImageSet:
 
     ``ids``: one name per image; ``clusters``: images of one cluster vary together; ``expected``: how many the full
     protocol has; ``fingerprint``: content hash; ``params``: how the images came to their size; ``converted(i)``: what
-    kind of file image i was converted from, None for 8-bit RGB."""
+    kind of file image i was converted from, None for 8-bit RGB; ``floats(i)``: image i as float32 [H, W, 3] in [0, 1]
+    before it was rounded, where its geometry works on floats."""
 
     name: str
     ids: tuple[str, ...]
@@ -44,6 +45,7 @@ class ImageSet:
     fingerprint: str
     params: dict
     converted: Callable[[int], str | None] = _nothing
+    floats: Callable[[int], np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -162,22 +164,23 @@ def folder(path: str | Path, n: int | None = None, size: int = 64, geometry: str
     names = tuple(stem for stem, _ in chosen)
     kinds: dict[int, str | None] = {}
 
-    def load(i: int) -> np.ndarray:
+    def read(i: int) -> Image.Image:
         image, kinds[i] = reader.convert(chosen[i][1].read(), chosen[i][1].name)
         if size * max(image.size) / min(image.size) * size > Image.MAX_IMAGE_PIXELS:
             fault = f"{printable(chosen[i][1].name)} is {image.width}x{image.height} pixels, too long for {size} px"
             raise ImageError(f"{fault}; cut it first", "too long and thin")
-        return resize(image, size, geometry)
+        return image
 
     return ImageSet(
         name=f"folder-{printable(Path(path).resolve().name).removesuffix('.tar')}",
         ids=names,
         clusters=names,
-        load=load,
-        expected=len(found),
+        load=lambda i: resize(read(i), size, geometry),
+        expected=max(n or 0, len(found)),
         fingerprint=files.digest_json([names, hashes, geometry, size]),
         params={"geometry": geometry, "size": size, "cluster": "image"},
         converted=kinds.get,
+        floats=(lambda i: resize_crop_float(read(i), size)) if geometry == "resize-crop" else None,
     )
 
 
@@ -201,17 +204,32 @@ def resize(image: Image.Image, size: int, geometry: str) -> np.ndarray:
 def adm_crop(image: Image.Image, size: int) -> np.ndarray:
     """``adm-crop`` (docs/evaluators.md 1.1): halve with a box filter while the short side is at least 2 x ``size``,
     resize the short side to ``size`` (bicubic), cut the centre.  -> uint8 [size, size, 3]"""
-    while min(image.size) >= 2 * size:
-        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    image = _halved(image, size)
     scale = size / min(image.size)
     image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
     x, y = (image.width - size) // 2, (image.height - size) // 2
     return np.asarray(image.crop((x, y, x + size, y + size)))
 
 
+def shrink(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """As ``adm-crop`` makes an image smaller, to a width and a height, without a crop."""
+    return _halved(image, min(size)).resize(size, Image.Resampling.BICUBIC)
+
+
+def _halved(image: Image.Image, short: int) -> Image.Image:
+    while min(image.size) >= 2 * short:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    return image
+
+
 def resize_crop(image: Image.Image, size: int) -> np.ndarray:
-    """``resize-crop`` (docs/evaluators.md 1.1): short side to ``size`` as torchvision's Resize does on a float tensor
-    (bilinear, antialiased; the long side rounded down), centre crop, then 8 bits.  -> uint8 [size, size, 3]"""
+    """``resize-crop`` (docs/evaluators.md 1.1) in 8 bits, rounded half up.  -> uint8 [size, size, 3]"""
+    return (resize_crop_float(image, size) * 255 + np.float32(0.5)).clip(0, 255).astype(np.uint8)
+
+
+def resize_crop_float(image: Image.Image, size: int) -> np.ndarray:
+    """Short side to ``size`` as torchvision's Resize does on a float tensor (bilinear, antialiased; the long side
+    rounded down), centre crop.  -> float32 [size, size, 3] in [0, 1]"""
     import torch
     from torch.nn import functional
 
@@ -221,8 +239,7 @@ def resize_crop(image: Image.Image, size: int) -> np.ndarray:
     if (height, width) != tuple(x.shape[-2:]):
         x = functional.interpolate(x, (height, width), mode="bilinear", align_corners=False, antialias=True)
     top, left = round((height - size) / 2), round((width - size) / 2)
-    cut = x[0, :, top : top + size, left : left + size].permute(1, 2, 0)
-    return (cut * 255 + 0.5).clamp(0, 255).byte().numpy()
+    return x[0, :, top : top + size, left : left + size].permute(1, 2, 0).contiguous().numpy()
 
 
 def squash(image: Image.Image, size: int) -> np.ndarray:

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from evals import features
 from evals.engine import records as engine
 from evals.engine.generation import Run
-from evals.engine.images import ImageSet, padded
+from evals.engine.images import ImageSet
 from evals.engine.records import Estimate, Outcome
 from evals.engine.store import WHOLE, Arrays, Shard, check_finite, exclusive, remove_unfinished
 from evals.features import Extractor
@@ -393,7 +393,7 @@ class Evidence:
                 working[block].errors[self.images.ids[i]] = str(error)
         if not loaded:
             return
-        found = self.extractor.embed(padded(np.stack([image for _, _, image in loaded]), self.batch))
+        found = features.embed(self.extractor, np.stack([image for _, _, image in loaded]), self.batch)
         ids = [self.images.ids[i] for _, i, _ in loaded]
         for view, values in found.items():
             check_finite(values[: len(ids)], ids, f"{self.extractor.id} features ({view})")

@@ -18,7 +18,7 @@ from vgt.inference.generator import ImageGenerator, check_settings, open_generat
 from vgt.inference.images import to_float
 from vgt.inference.load import expect, load
 from vgt.inference.pipeline import VGTPipeline
-from vgt.inference.tokenizer import encode, indices, reconstruct
+from vgt.inference.tokenizer import encode, indices, reconstruct, reconstruct_float
 from vgt.methods import registry
 
 RUNS = Path("runs")
@@ -33,6 +33,11 @@ class AutoencoderSubject:
     fingerprint: str
     size: int | None
     model: Any
+    takes_floats = True
+
+    def reconstruct_float(self, images: np.ndarray) -> np.ndarray:
+        """uint8, or float32 in [0, 1], [N, H, W, 3] -> float32 [N, H, W, 3] as decoded (evals/recon/source.py)."""
+        return reconstruct_float(self.model, images)
 
     def reconstruct(self, images: np.ndarray) -> np.ndarray:
         return reconstruct(self.model, images)
