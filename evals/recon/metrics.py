@@ -83,7 +83,7 @@ class Metric:
     range: tuple[float | None, float | None] = (0.0, None)
     weights: str | None = None
     smallest: int = 1
-    memory: float = 40
+    memory: float = 80
 
     def definition(self, tools: Tools) -> dict[str, Any]:
         """What the name stands for, resolved; part of a record's protocol.  Raises ValueError where the metric cannot
@@ -412,7 +412,7 @@ def _ssim_metric(protocol: Protocol, definition: str) -> PerImage:
     rows, (variants, smallest) = next(each for each in _SSIM.items() if protocol.id in each[1][0])
     return PerImage(
         name=protocol.id, protocol=protocol, direction=HIGHER, range=(-1.0, 1.0), measure=partial(_ssim, variants),
-        defined=lambda _: {"definition": definition}, column=protocol.id, rows=rows, smallest=smallest, memory=60,
+        defined=lambda _: {"definition": definition}, column=protocol.id, rows=rows, smallest=smallest,
     )  # fmt: skip
 
 

@@ -289,14 +289,13 @@ class Compared:
     @cached_property
     def a(self) -> Tensor:
         """Originals of PSNR, SSIM and LPIPS: float32 [N, 3, h, w], in [0, 1] but for what resampling overshoots."""
-        if self._pillow:
-            return _unit(self.images_a)
-        return self._original if self._original_stays_float else quantize(self._original, self._s["quantize"])
+        return self._original if self._original_stays_float else _unit(self.images_a)
 
     @cached_property
     def b(self) -> Tensor:
         """Reconstructions of PSNR and SSIM: float32 [N, 3, h, w] in [0, 1]."""
-        return _unit(self.images_b) if self._pillow else quantize(self._rebuilt, self._s["quantize"])
+        same = self._s["quantize"] == self._s["features"]
+        return _unit(self.images_b) if same else quantize(self._rebuilt, self._s["quantize"])
 
     @property
     def b_of_lpips(self) -> Tensor:
@@ -363,12 +362,12 @@ def compare(
 def _unit(images: np.ndarray) -> Tensor:
     """[N, H, W, 3], levels or floats -> float32 [N, 3, H, W], black 0 and white 1."""
     x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
-    return x.float() / 255 if images.dtype == np.uint8 else x.float()
+    return x.float().div_(255) if images.dtype == np.uint8 else x.float()
 
 
 def signed(images: np.ndarray) -> Tensor:
     """The same on [-1, 1], as torchvision's ToTensor and Normalize with 0.5 and 0.5 give it."""
-    return (_unit(images) - 0.5) / 0.5
+    return (_unit(images) - 0.5).div_(0.5)
 
 
 def vgt_original(x: Tensor, size: tuple[int, int]) -> Tensor:
