@@ -7,7 +7,6 @@ that decides the time has changed.
 from __future__ import annotations
 
 import datetime
-import json
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -24,6 +23,7 @@ from bench.timing import Call, quartiles
 from bench.workloads import PROTOCOL_REPEATS, Workload, same_conditions
 from vgt.core import env, files, record
 from vgt.core.record import SPEED, Record
+from vgt.core.text import present, read_json
 
 ENERGY_SECONDS = 1.0  # of work under the energy counter, at least
 
@@ -310,7 +310,7 @@ class Outcome:
 def _stored(path: Path, key: str, operations: Iterable[str]) -> dict | None:
     """Evidence on disk if it was gathered under that key and holds these operations."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
         return found if found["key"] == key and set(operations) <= set(found["operations"]) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -427,14 +427,12 @@ def from_benchmark_json(path: str | Path) -> list[Record]:
     Benchmarks of other things than models are left out; a record that needs several operations is made where all of
     them are in the file.  Raises ValueError for a file that is no such JSON, and for
     rounds that are not those that pytest-benchmark clocked."""
+    remedy = f"make it with `pytest bench --benchmark-enable --benchmark-only --benchmark-json={path}`"
+    present(path, "results", remedy)
     try:
-        benchmarks = json.loads(Path(path).read_text(encoding="utf-8"))["benchmarks"]
+        benchmarks = read_json(path)["benchmarks"]
         infos = [(b["extra_info"], b["stats"]["data"], b["name"]) for b in benchmarks]
         infos = [row for row in infos if row[2].startswith(RECORDED)]
-    except FileNotFoundError:
-        raise ValueError(
-            f"no file {path}; make it with `pytest bench --benchmark-enable --benchmark-only --benchmark-json={path}`"
-        ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not the JSON of pytest-benchmark ({type(error).__name__}: {error})") from error
     found: dict[tuple, dict] = {}

@@ -8,7 +8,6 @@ EfficientNet's weights come with packages, so they work offline; its distances a
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from torch.nn import functional
 
 from evals.features import EXTRACTORS, INCEPTION_FILES, Embed
 from evals.judges import checkpoints
+from vgt.core.text import read_json
 from vgt.methods import perceptual
 
 
@@ -141,9 +141,9 @@ CLIP_336 = {"hidden_size": 1024, "num_hidden_layers": 24, "patch_size": 14, "ima
 def _configuration(folder: Path, expected: Mapping[str, Any], strict: bool) -> dict:
     """The vision part of config.json.  Raises ValueError where there is none or where it is another architecture."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "config.json")
         vision = {**config, **config.get("vision_config", {})}
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder} is no folder of a transformers model: config.json cannot be read") from error
     if not list(folder.glob("*.safetensors")):
         raise ValueError(f"{folder} holds no .safetensors file; put model.safetensors beside config.json")

@@ -15,7 +15,6 @@ blocks are added in their order whoever made them.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -40,6 +39,7 @@ from evals.fidelity.metrics import FEATURES, METRICS, MOMENTS, Kind, Measured, P
 from evals.metrics import frechet
 from evals.metrics.frechet import Moments, block_count
 from vgt.core import files, record
+from vgt.core.text import read_json
 
 EFFLITE = ("efflite2",)
 
@@ -413,7 +413,7 @@ class Evidence:
 
     @cached_property
     def _indices(self) -> list[dict]:
-        return [json.loads(self._index_path(b).read_text(encoding="utf-8")) for b in range(self.blocks)]
+        return [read_json(self._index_path(b)) for b in range(self.blocks)]
 
     @property
     def errors(self) -> dict[str, str]:

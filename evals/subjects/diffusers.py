@@ -8,7 +8,6 @@ weights stored as, say, ``*.fp16.safetensors``) decide how it is loaded.  What i
 from __future__ import annotations
 
 import inspect
-import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numpy as np
 
 from evals.subjects.vgt import OUR_PIPELINES
 from vgt.core import files
+from vgt.core.text import read_json
 
 SHORT = {"steps": ("num_inference_steps",), "guidance": ("guidance_scale",), "size": ("height", "width")}
 OURS = ("prompt", "generator", "output_type")  # what the evaluator sets, so what a pipeline must take
@@ -155,9 +155,9 @@ def _index(folder: Path) -> dict[str, Any]:
     """A pipeline's list of components.  Raises ValueError where the folder has none, and where a component is code of
     the folder's own."""
     try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        index = read_json(folder / INDEX)
         own = [entry for entry in index.items() if _has_code(folder, *entry)]
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         raise ValueError(f"{folder} is no diffusers pipeline: {INDEX} is missing or broken") from error
     if own:
         raise ValueError(

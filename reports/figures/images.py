@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import math
 import textwrap
 from collections import Counter
@@ -24,6 +23,7 @@ from reports.figures.style import GREEN, INK, LINE, MUTED, PALETTE, VERMILION
 from reports.measured import GENEVAL, ORACLE, TASKS, Measured, is_reference, label, row_label
 from vgt.core import scenes
 from vgt.core.record import Record
+from vgt.core.text import objects
 
 SHOWN = 128  # side of an image in the PNG file, pixels
 LARGEST = 256  # larger images are reduced to this side before they are inlined
@@ -116,7 +116,7 @@ def prompts_of(folder: Path) -> dict[str, dict]:
     """``{folder name: prompt record}`` of a folder of images, in order."""
     found = {}
     for path in sorted(folder.glob("[0-9]*/metadata.jsonl")):
-        found[path.parent.name] = json.loads(path.read_text(encoding="utf-8").splitlines()[0])
+        found[path.parent.name] = next(objects(path))
     return found
 
 
@@ -125,8 +125,7 @@ def _verdicts(folder: Path) -> dict[str, bool]:
     path = folder / "results.jsonl"
     if not path.is_file():
         return {}
-    rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-    return {"/".join(Path(row["filename"]).parts[-3:]): bool(row["correct"]) for row in rows}
+    return {"/".join(Path(row.text("filename")).parts[-3:]): row.flag("correct") for row in objects(path)}
 
 
 def _cell(folder: Path, index: str, verdicts: dict[str, bool]) -> Cell | None:

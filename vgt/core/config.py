@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from vgt.core import text
+
 Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-from vgt.core import text
 
 
 class Config(BaseModel):
@@ -28,10 +27,13 @@ def preset_names() -> list[str]:
     return sorted(p.name[:-5] for p in resources.files("vgt.presets").iterdir() if p.name.endswith(".toml"))
 
 
-def read_preset(name: str) -> dict[str, Any]:
-    """The TOML of a preset by name, or of a file by path, with its ``base`` preset merged in.
+def read_preset(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The TOML of a preset by name, or of a file by path, with its ``base`` preset merged in; ``above``: the presets
+    whose base this one is.
 
-    Raises ValueError listing the known names for an unknown one."""
+    Raises ValueError listing the known names for an unknown one, and for a preset that is its own base."""
+    if name in above:
+        raise ValueError(f"preset {above[-1]} has the base {name!r}, which comes back to itself; name another one")
     if name.endswith(".toml") and Path(name).is_file():
         content = text.read(name)
     elif name in preset_names():
@@ -40,7 +42,9 @@ def read_preset(name: str) -> dict[str, Any]:
         raise ValueError(f"preset {name!r} is unknown; choose one of {', '.join(preset_names())}, or give a .toml file")
     values = text.parse_toml(content, f"preset {name}")
     base = values.pop("base", None)
-    return merge(read_preset(base), values) if base else values
+    if base is not None and not isinstance(base, str):
+        raise ValueError(f"preset {name}: base is {text.shown(base)}; give the name of a preset or a .toml file")
+    return merge(read_preset(base, (*above, name)), values) if base else values
 
 
 def preset_header(name: str) -> str:
@@ -68,16 +72,12 @@ def override(values: dict[str, Any], settings: list[str]) -> dict[str, Any]:
             raise ValueError(
                 f"setting {setting!r} has no '='; write --set key=value, for example --set train.steps=100"
             )
-        try:
-            value = json.loads(given)
-        except json.JSONDecodeError:
-            value = given
         patch: dict[str, Any] = {}
         leaf = patch
         *parents, last = path.split(".")
         for parent in parents:
             leaf = leaf.setdefault(parent, {})
-        leaf[last] = value
+        leaf[last] = text.setting_value(given)
         values = merge(values, patch)
     return values
 

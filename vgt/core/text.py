@@ -80,6 +80,14 @@ def _check_depth(value: Any, where: str) -> None:
     raise ValueError(_deep(where))
 
 
+def setting_value(content: str) -> Any:
+    """The value in ``key=value`` on a command line: JSON where it is that, else the text itself."""
+    try:
+        return parse_json(content, "setting")
+    except ValueError:
+        return content
+
+
 def read_json(path: str | Path) -> Any:
     """The value in a JSON file.  Raises ValueError naming file and line."""
     return parse_json(read(path), str(path))
@@ -239,6 +247,14 @@ class Fields(dict):
     def number(self, name: str, low: float = -math.inf, high: float = math.inf) -> float:
         """A finite number within ``low``..``high``; see ``number``."""
         return number(self.need(name), self.place(name), low, high)
+
+    def figure(self, name: str) -> float:
+        """A finite number that stands there as text, in a row of a CSV file."""
+        value = self.need(name)
+        try:
+            return number(float(value), self.place(name))
+        except (TypeError, ValueError):
+            raise ValueError(f"{self.place(name)}: {shown(value)} is not a finite number") from None
 
     def whole(self, name: str) -> int:
         """A whole number, also as text and as ``1.0``, which spreadsheets make of 1."""
