@@ -9,6 +9,7 @@ and what is computed with it says so.
 
 from __future__ import annotations
 
+import json
 import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
