@@ -10,7 +10,7 @@ from two_runs import draw, make, names, put, shares
 
 from evals.compare import compare, contrasts, pairs
 from vgt.__main__ import main
-from vgt.core import record
+from vgt.core import record, samples
 from vgt.core.samples import Samples
 from vgt.core.statistics import compare_pairs, fixed_interval, mcnemar
 
@@ -149,6 +149,21 @@ def test_metrics_are_chosen_by_pattern(tmp_path, capsys):
     assert list(result["metrics"]) == ["scenes-geneval/overall", "scenes-geneval/position"]
     status, _, _, err = call(capsys, "a", "b", "--metric", "warmth")
     assert status == 2 and "it has" not in err and "loss, overall, position" in err
+
+
+def test_too_few_clusters_are_not_called_no_common_samples(tmp_path, capsys):
+    """Four images of one prompt on both sides: their samples are common, but show no spread over prompts."""
+    ids, one = [f"p/{i}" for i in range(4)], ["p"] * 4
+    for side, values in (("a", [1.0, 0.0, 1.0, 0.0]), ("b", [1.0, 1.0, 1.0, 0.0])):
+        wilson = {"low": 0.1, "high": 0.9, "n": 4, "n_expected": 4}
+        for metric, fields in (("overall", wilson), ("bare", {"n": 4, "n_expected": 4})):
+            made = put(tmp_path / side, None, make(metric=metric, value=sum(values) / 4, key=side, **fields))
+            samples.write(Samples(ids, values, one), tmp_path / side, made)
+    _, result, _, _ = call(capsys, "a", "b")
+    found = {name.split("/")[1]: entry for name, entry in result["metrics"].items()}
+    assert found["overall"]["how"] == "unpaired"
+    assert found["overall"]["notes"] == ["not paired, for all 4 common samples are of one cluster ('p')"]
+    assert found["bare"]["verdict"] == "incomparable" and "no interval; not paired" in found["bare"]["notes"][0]
 
 
 def test_what_cannot_be_compared_is_said_and_left_out_of_the_correction(tmp_path, capsys):
