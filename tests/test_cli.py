@@ -281,6 +281,73 @@ def test_reconstruct_tiles_or_crops(capsys):
     assert image("c.png").shape == (64, 64, 3)
 
 
+def photographs(*names) -> list[np.ndarray]:
+    """Different images of 64 px under these names."""
+    made = [np.random.default_rng(k).integers(0, 256, (64, 64, 3), dtype=np.uint8) for k in range(len(names))]
+    for name, pixels in zip(names, made, strict=True):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(name)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("inputs", "out", "said"),
+    [
+        (["a/1.png", "b/1.png"], "made", "a/1.png and b/1.png would both be written to made/1.png"),
+        (["a/1.png", "c/1.webp"], "made", "would both be written"),
+        (["a/1.png", "a/1.png"], "made", "would both be written"),
+        (["a/one.png", "b/ONE.png"], "made", "would both be written"),
+        (["a", "b/1.png"], "made", "would both be written"),
+        (["a/1.png", "b/2.png"], "b", "b/2.png is one of the images to read"),
+        (["a/1.png"], "a/1.png", "a/1.png is one of the images to read"),
+        (["a"], "a/made", "lies in a"),
+        (["a/1.png", "b/2.png"], "out.png", "out.png is the name of one image"),
+        (["a/1.png", "b/2.png"], "b/2.png", "the name of one image"),
+    ],
+)
+def test_no_reconstruction_takes_the_place_of_another_file(inputs, out, said, capsys):
+    photographs("a/1.png", "a/one.png", "b/1.png", "b/2.png", "b/ONE.png", "c/1.webp")
+    before = {path: path.read_bytes() for path in Path().rglob("*.*")}
+    status, _, _, err = call(capsys, "reconstruct", *inputs, "-o", out, "--model", "no model is loaded")
+    assert status == 2 and said in err and len(err.splitlines()) == 1
+    assert {path: path.read_bytes() for path in Path().rglob("*.*")} == before
+
+
+def test_reconstructions_of_a_folder_keep_its_names(capsys):
+    photographs("in/1.png", "in/b/1.jpg", "in/v0.5.webp", "single.png")
+    Path("in/._1.png").write_bytes(b"")
+    status, result, _, err = call(capsys, "reconstruct", "in", "single.png", "-o", "made")
+    assert status == 0 and "left out 1 x hidden file" in err
+    assert set(result["files"]) == {"made/1.png", "made/b/1.png", "made/v0.5.png", "made/single.png"}
+    status, result, _, _ = call(capsys, "reconstruct", "in/1.png", "single.png")
+    assert status == 0 and result["files"] == ["out/1.png", "out/single.png"]
+    assert np.array_equal(image("out/1.png"), image("made/1.png"))
+
+
+def test_one_bad_image_loses_no_other(capsys):
+    photographs("good.png")
+    Path("torn.png").write_bytes(Path("good.png").read_bytes()[:200])
+    Path("gone.png").symlink_to("nowhere.png")
+    status, result, text, err = call(capsys, "reconstruct", "torn.png", "good.png", "gone.png", "-o", "made")
+    assert status == 2 and result["files"] == ["made/good.png"] and "good.png" in text
+    assert set(result["failed"]) == {"torn.png", "gone.png"} and "no image at gone.png" in err
+    assert image("made/good.png").shape == (64, 64, 3)
+    status, _, _, err = call(capsys, "reconstruct", "torn.png", "gone.png", "--model", "no model is loaded")
+    assert status == 2 and "2 images, none of which can be read" in err.splitlines()[-1]
+
+
+def test_side_by_side_and_a_word_about_seams(capsys):
+    (pixels,) = photographs("in.png")
+    status, _, text, _ = call(capsys, "reconstruct", "in.png", "-o", "alone.png")
+    assert status == 0 and "seams" not in text
+    assert call(capsys, "reconstruct", "in.png", "--side-by-side", "-o", "both.png")[0] == 0
+    both = image("both.png")
+    assert np.array_equal(both[:, :64], pixels) and np.array_equal(both[:, -64:], image("alone.png"))
+    Image.fromarray(pixels).resize((100, 70)).save("wide.png")
+    assert "seams can show" in call(capsys, "reconstruct", "wide.png", "-o", "w.png")[2]
+    assert "seams" not in call(capsys, "reconstruct", "wide.png", "--fit", "crop", "-o", "w.png")[2]
+
+
 def test_eval_pairs_prints_psnr_mean_first_then_every_ssim(capsys):
     from evals.metrics import pixels
 
