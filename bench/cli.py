@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 
 from vgt.commands import options
-from vgt.core import record, text
+from vgt.core import files, record, text
 
 REPEATS, BATCH, SMOKE_BATCH = 3, 8, 2
 COLUMNS = ("engine_ms", "eager_ms", "ratio", "bound_ms", "of_bound", "images_per_second")
@@ -61,6 +60,7 @@ def run(args: argparse.Namespace) -> dict:
         return _compare(args)
     from bench import run as measuring
 
+    files.check_writable(args.out, folder=True)
     outcome = measuring.run(_works(args), args.out, args.out / "records", args.fresh)
     rows = measuring.rows(outcome.records)
     print("\n".join(lines(rows)))
@@ -143,11 +143,15 @@ def _remarks(row: dict) -> list[str]:
 
 def _compare(args: argparse.Namespace) -> dict:
     from bench.compare import compare
+    from evals.compare import pairs
 
     if len(args.subjects) != 3:
         raise ValueError("compare takes two folders of records: vgt bench compare RECORDS_A RECORDS_B")
-    a, b = (record.read(Path(folder)) for folder in args.subjects[1:])
+    a, b = ([one.record for one in pairs.read(side).stored.values()] for side in args.subjects[1:])
     found = compare(a, b, args.threshold)
     for row in found:
         print("  ".join(f"{key}={value}" for key, value in row.items() if value is not None))
+    if all(row["ratio"] is None for row in found):
+        print(f"nothing compared: {' and '.join(args.subjects[1:])} share no speed that was measured in one way")
+        return {"rows": found, "exit": 2}
     return {"rows": found, "exit": int(any(row["verdict"] == "regression" for row in found))}

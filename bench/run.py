@@ -7,7 +7,6 @@ that decides the time has changed.
 from __future__ import annotations
 
 import datetime
-import json
 import os
 import sys
 import time
@@ -25,7 +24,8 @@ from bench.timing import Call, quartiles
 from bench.workloads import PROTOCOL_REPEATS, Workload, same_conditions
 from evals.engine.records import claim
 from vgt.core import env, files, record
-from vgt.core.record import CHECK, SPEED, Record
+from vgt.core.record import SPEED, Record
+from vgt.core.text import present, read_json
 
 ENERGY_SECONDS = 1.0  # of work under the energy counter, at least
 
@@ -312,9 +312,8 @@ class Outcome:
 def _stored(path: Path, key: str, operations: Iterable[str]) -> dict | None:
     """Evidence on disk if it was gathered under that key and holds these operations."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        check = found.pop(CHECK, None)  # an earlier version wrote none
-        if check not in (None, files.digest_json(found)):
+        found = files.unsealed(read_json(path))
+        if found is None:
             print(f"note: {path} was changed since it was written; it is measured again", file=sys.stderr)
             return None
         return found if found["key"] == key and set(operations) <= set(found["operations"]) else None
@@ -336,10 +335,9 @@ def _evidence(works: list[Workload], work: Path, fresh: bool) -> tuple[dict[str,
             bar.set_postfix_str(", ".join(each.model for each in group)[:60])
             measured = calmer(group, lambda group=group: measure(group, limits, on_call=bar.update))
             for each in group:
-                found = {"key": each.heading["key"], "stamp": stamp(), "operations": measured[each.name]}
-                kept[each.name] = json.loads(json.dumps(found))
+                kept[each.name] = {"key": each.heading["key"], "stamp": stamp(), "operations": measured[each.name]}
                 files.remove_unfinished(work / each.evidence)
-                files.write_json(work / each.evidence, kept[each.name] | {CHECK: files.digest_json(kept[each.name])})
+                files.write_json(work / each.evidence, files.sealed(kept[each.name]))
     return kept, {each.name for each in todo}
 
 
@@ -439,14 +437,12 @@ def from_benchmark_json(path: str | Path) -> list[Record]:
     Benchmarks of other things than models are left out; a record that needs several operations is made where all of
     them are in the file.  Raises ValueError for a file that is no such JSON, and for
     rounds that are not those that pytest-benchmark clocked."""
+    remedy = f"make it with `pytest bench --benchmark-enable --benchmark-only --benchmark-json={path}`"
+    present(path, "results", remedy)
     try:
-        benchmarks = json.loads(Path(path).read_text(encoding="utf-8"))["benchmarks"]
+        benchmarks = read_json(path)["benchmarks"]
         infos = [(b["extra_info"], b["stats"]["data"], b["name"]) for b in benchmarks]
         infos = [row for row in infos if row[2].startswith(RECORDED)]
-    except FileNotFoundError:
-        raise ValueError(
-            f"no file {path}; make it with `pytest bench --benchmark-enable --benchmark-only --benchmark-json={path}`"
-        ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not the JSON of pytest-benchmark ({type(error).__name__}: {error})") from error
     found: dict[tuple, dict] = {}

@@ -168,6 +168,13 @@ def _rows(measured: Measured) -> list[Row]:
     return sorted(rows, key=lambda row: int(row.label[1:]))
 
 
+VERDICTS = Table(
+    "vgt_verdicts",
+    "The paper's claims here",
+    [Column("claim", "Claim", text=True), Column("verdict", "Verdict", text=True)],
+    _rows,
+    row_head="No.",
+)
 CLAIMS = Table(
     "vgt_claims",
     "The paper's claims, read off these records",

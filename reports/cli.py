@@ -42,12 +42,16 @@ def _say_what_changed(found: Iterable[Record], work: Path) -> None:
 def run(args: argparse.Namespace) -> dict:
     from reports.headline import summary
     from reports.page import render
-    from vgt.core import record
+    from vgt.core import files, record
 
     roots = args.records or [args.work / "records"]
     if args.publish and args.publish.suffix != ".jsonl":
         raise ValueError(f"--publish {args.publish} must end in .jsonl")
-    page = render(roots, args.work, args.out or args.work / "report", args.title)
+    out = args.out or args.work / "report"
+    files.check_writable(out, folder=True)
+    if args.publish:
+        files.check_writable(args.publish)
+    page = render(roots, args.work, out, args.title)
     found = record.read(roots)
     _say_what_changed(found, args.work)
     if args.publish:

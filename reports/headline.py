@@ -47,8 +47,8 @@ def _line(name: str, record: Record | None, digits: int, unit: str = "", beside:
 def _reconstruction(measured: Measured) -> Card:
     found = {s: measured.get(s, "photos", "psnr-mean") for s in measured.autoencoders() if not is_reference(s)}
     known = {s: r for s, r in found.items() if r is not None and r.value is not None}
-    ranked = sorted(known, key=lambda s: (s == "pca", -known[s].value))  # the untrained baseline comes last
-    note = "Best first" + ("; then PCA, the untrained baseline of the same size." if "pca" in known else ".")
+    ranked = sorted(known, key=lambda s: -known[s].value)
+    note = "Best first." + (" PCA is an untrained baseline of the same size." if "pca" in known else "")
     return Card("Reconstruction of photographs (PSNR)", [_line(label(s), known[s], 1, " dB") for s in ranked], note)
 
 

@@ -38,8 +38,10 @@ def render(
         )
     measured, out = Measured(found), Path(out)
     made = sections.build(measured, Path(work) if work is not None else None)
-    _write_files(made, out)
-    return files.write_text(out / "index.html", _html(measured, made, title))
+    shown = [section for section in made if section.blocks]
+    absent = [section for section in made if section.without and not section.blocks]
+    _write_files(shown, out)
+    return files.write_text(out / "index.html", _html(measured, shown, absent, title))
 
 
 def _write_files(made: list[Section], out: Path) -> None:
@@ -69,7 +71,7 @@ def _dates(measured: Measured) -> str:
     return " to ".join(dict.fromkeys((days[0], days[-1]))) if days else "undated"
 
 
-def _html(measured: Measured, made: list[Section], title: str) -> str:
+def _html(measured: Measured, made: list[Section], absent: list[Section], title: str) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -82,6 +84,7 @@ def _html(measured: Measured, made: list[Section], title: str) -> str:
     return environment.get_template("page.html.j2").render(
         title=title,
         sections=made,
+        absent=absent,
         cards=cards(measured),
         dates=_dates(measured),
         count=len(measured.records),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import tomllib
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from reports.table import Cell, Column, Filled, Row
+from vgt.core.text import parse_toml, read
 
 PAPERS = Path(__file__).parent / "papers"
 LABEL = "Published numbers: another scale and other data sets; not comparable with ours."
@@ -70,8 +70,8 @@ def load(paper: str) -> Paper:
             f"no published numbers for {paper!r}; there are {sorted(p.stem for p in PAPERS.glob('*.toml'))}"
         )
     try:
-        return Paper.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (tomllib.TOMLDecodeError, ValidationError) as error:
+        return Paper.model_validate(parse_toml(read(path), path.name))
+    except ValueError as error:
         raise ValueError(f"papers/{path.name} is malformed: {error}") from error
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reports import published, tables
-from reports.claims import CLAIMS
+from reports.claims import CLAIMS, VERDICTS
 from reports.figures import images, latents, scores, speed
 from reports.figures.images import Grid
 from reports.figures.style import Figure
@@ -68,8 +68,8 @@ class Grids:
 
 @dataclass(frozen=True)
 class Section:
-    """``short`` stands in the list of sections; ``without`` is said where there is nothing to show ("": the section is
-    left out); ``blocks``: what these records hold of it."""
+    """``short`` stands in the list of sections; a section without blocks is left out, and ``without`` (where it is not
+    empty) says so at the end of the page; ``blocks``: what these records hold of it."""
 
     id: str
     title: str
@@ -81,13 +81,13 @@ class Section:
 
 
 def build(measured: Measured, work: Path | None) -> list[Section]:
-    """All sections with something to show or to say, in reading order."""
+    """All sections in reading order, the summary first; those without blocks have nothing to show."""
     made = []
-    for section in SECTIONS:
+    for section in (SUMMARY, *SECTIONS):
         blocks = [block for part in section.parts for block in part.blocks(measured, work)]
         lead = section.lead(measured) if callable(section.lead) else section.lead
-        made.append(replace(section, lead=lead if blocks else section.without, blocks=blocks))
-    return [section for section in made if section.lead]
+        made.append(replace(section, lead=lead, blocks=blocks))
+    return made
 
 
 def _on_test_prompts(measured: Measured) -> list[Table]:
@@ -115,6 +115,26 @@ def _provenance_lead(measured: Measured) -> str:
 PAPER = published.load("vgt")
 BESIDE = ("table1", "table2", "table6", "table8")  # published tables that stand beside ours
 
+SAMPLES_CAPTION = (
+    "The same prompts and the same seed in every row; the oracle renders what the prompt says. Nothing is selected: "
+    "these are the first prompts of each task, always sample 0. Green: the judge found the image correct; "
+    "orange: it did not."
+)
+SUMMARY = Section(
+    "summary",
+    "Summary",
+    "Summary",
+    "",
+    [
+        Tables([VERDICTS]),
+        Figures(
+            [scores.forest],
+            "Scores with 95 % intervals; gray: the shuffled-prompt baseline and the ceilings, between which every "
+            "score is to be read; open markers: partial records.",
+        ),
+        Grids(images.summary, SAMPLES_CAPTION),
+    ],
+)
 SECTIONS = (
     Section(
         "reconstruction",
@@ -142,10 +162,8 @@ SECTIONS = (
         "visible, and recomputes it at every step. At 4x and 16x several tokens are decoded at once.",
         [
             Figures(
-                [scores.forest, speed.own],
-                "Scores with 95 % intervals (gray: the shuffled-prompt baseline and the ceilings, between which every "
-                "score is to be read; open markers: partial records), generation speed, and speed relative to each "
-                "generator's own 1x.",
+                [speed.own],
+                "Generation speed, and speed relative to each generator's own 1x. Their scores stand in the summary.",
             ),
             Tables(
                 [
@@ -194,23 +212,15 @@ SECTIONS = (
             Tables(_on_test_prompts),
             Tables(_on_other_prompts, folded=lambda table: table.title),
         ],
-        without="Not studied: no record of `vgt eval solvers` was found.",
+        without="not studied: no record of `vgt eval solvers` was found",
     ),
     Section(
         "samples",
         "Samples",
         "Samples",
         "What the generators make of the same prompts at 1x, 4x and 16x.",
-        [
-            Grids(
-                images.samples,
-                "The same prompts and the same seed in every row; the oracle renders what the prompt says. Nothing is "
-                "selected: these are the first prompts of each task, always sample 0. Green: the judge found the image "
-                "correct; orange: it did not.",
-                more="More prompts",
-            ),
-        ],
-        without="No samples: the images behind the scores were not found (they stay in the folder of the run).",
+        [Grids(images.samples, SAMPLES_CAPTION, more="More prompts")],
+        without="the images behind the scores were not found (they stay in the folder of the run)",
     ),
     Section(
         "tradeoff",

@@ -107,7 +107,8 @@ class Column:
     """One column and where its cells come from.
 
     ``digits`` after the point; ``better`` "high" or "low" shows an arrow and sets the best value in bold;
-    ``optional`` columns vanish where no row has a value.  A cell is the record of ``metric`` (by default ``key``) in
+    ``optional`` columns vanish where no row has a value, and those with ``unless`` where no value differs from the
+    column of that key.  A cell is the record of ``metric`` (by default ``key``) in
     ``suite`` (by default the row's) of the row's subject, or of its other subject ``of``; or what ``value`` makes of
     the row, whose ``cells`` are those of the columns before."""
 
@@ -119,6 +120,7 @@ class Column:
     group: str = ""
     text: bool = False
     optional: bool = False
+    unless: str = ""
     suite: str = ""
     metric: str = ""
     of: str = ""
@@ -187,12 +189,20 @@ class Table:
             for column in columns:
                 row = replace(row, cells={**row.cells, column.key: column.cell(measured, row)})
             rows.append(row)
-        columns = [c for c in columns if not c.optional or any(r.cells[c.key].value is not None for r in rows)]
+        columns = [c for c in columns if _wanted(c, rows)]
         if self.compare:
             rows = _odd_marked(columns, rows)
         notes = self.notes(measured, rows) if callable(self.notes) else self.notes
         shown = [*notes, *_interval_notes(rows)]
         return Filled(self.name, self.title, columns, rows, shown, missing=self.missing, row_head=self.row_head)
+
+
+def _wanted(column: Column, rows: Sequence[Row]) -> bool:
+    """Whether a column has something to show that no other has."""
+    values = [row.cells[column.key].value for row in rows]
+    if column.unless and values == [row.cells[column.unless].value for row in rows]:
+        return False
+    return not column.optional or any(value is not None for value in values)
 
 
 def _odd_marked(columns: Sequence[Column], rows: list[Row]) -> list[Row]:

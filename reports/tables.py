@@ -272,10 +272,13 @@ DPG_CATEGORIES = Table(
     [
         Column("dpg", "DPG", "", 1, "high"),
         *(Column(c, c.capitalize(), "", 1, "high", "raw") for c in CATEGORIES),
-        # A question counts only if the questions that it depends on were answered yes.
-        *(Column(f"{c}-adjusted", c.capitalize(), "", 1, "high", "dependency-adjusted") for c in CATEGORIES),
+        *(Column(f"{c}-adjusted", c.capitalize(), "", 1, "high", "dependency-adjusted", unless=c) for c in CATEGORIES),
     ],
     generators(DPG),
+    [
+        "Dependency-adjusted: a question counts only if the questions that it depends on were answered yes; shown "
+        "where that changes a category."
+    ],
     row_head="Generator",
 )
 AS_A_SET = (
@@ -853,7 +856,7 @@ BENCHMARKS = Table(
 def _training_rows(measured: Measured) -> Iterator[Row]:
     for r in measured.where("training", "loss"):
         curve = r.extra.get("curve") or []
-        cells = {"loss": Cell(r.value), "device": Cell(r.device or None)}
+        cells = {"loss": Cell(r.value), "device": Cell(r.extra.get("device"))}
         cells["steps"] = Cell(float(curve[-1][0]) if curve else None)
         for key in ("samples", "minutes", "parameters"):
             value = r.extra.get(key)
@@ -870,7 +873,7 @@ TRAINING = Table(
         Column("samples", "Samples", "", 0, optional=True),
         Column("minutes", "Minutes", "", 1, optional=True),
         Column("parameters", "Parameters", "", 0, optional=True),
-        Column("device", "Device", text=True),
+        Column("device", "Last trained on", text=True, optional=True),
     ],
     _training_rows,
     ["Losses of different kinds of model are not comparable with each other."],

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import shutil
 import sys
 
 import numpy as np
@@ -143,6 +145,74 @@ def test_a_random_model_fails_its_canary_and_a_wrong_folder_is_named(blip_folder
         (tmp_path / name).write_text("{}")
 
 
+class Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def judge_folder(folder, config: str):
+    """A folder that looks whole from outside."""
+    folder.mkdir()
+    tokenizer = {"version": "1.0", "model": {"type": "WordLevel", "vocab": {"a": 0, "?": 1}, "unk_token": "?"}}
+    texts = {"config.json": config, "preprocessor_config.json": "{}", "tokenizer.json": json.dumps(tokenizer)}
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+def test_pickled_objects_of_a_judge_are_not_made(blip_folder, tmp_path):
+    """A pytorch_model.bin that would run code, large enough to pass for weights."""
+    shutil.copytree(blip_folder, tmp_path / "evil")
+    (tmp_path / "evil/model.safetensors").unlink()
+    table = {"a": torch.zeros(10**6), "b": Bomb(tmp_path / "was here")}
+    torch.save(table, tmp_path / "evil/pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"\.bin file is torn or holds more than tensors \(nothing of it") as caught:
+        judges.load(f"blip:{tmp_path / 'evil'}")
+    assert not (tmp_path / "was here").exists() and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ('{"model_type": "qwen2_5_vl"}', r"0.0 MiB of weights are too little for the [\d,]+ parameters of its"),
+        ('{"model_type": "bert"}', "cannot be loaded as AutoModelForImageTextToText: Unrecognized"),
+        ('{"model_type": "no such"}', "cannot be loaded as AutoConfig: "),
+        ('{"model_type": ["qwen2_5_vl"]}', "cannot be loaded as AutoConfig: "),
+        ("null", "cannot be loaded as AutoConfig: "),
+        ("{", "cannot be loaded as AutoConfig: "),
+        ('{"a":' * 20_000, "cannot be loaded as AutoConfig: "),
+    ],
+)
+def test_a_configuration_that_says_too_little(config, words, tmp_path):
+    """One line, before transformers takes memory for a model that nobody has the weights of."""
+    folder = judge_folder(tmp_path / "j", config)
+    (folder / "model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}      ")
+    with pytest.raises(ValueError, match=words) as caught:
+        judges.load(f"vlm:{folder}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["config.json", "tokenizer_config.json", "processor_config.json"])
+def test_code_beside_a_judge_is_not_run_whatever_stdin_says(place, qwen_folder, tmp_path, monkeypatch):
+    """A folder that names Python files of its own for every class: refused or not needed, and nobody is asked."""
+    shutil.copytree(qwen_folder, tmp_path / "evil")
+    path, mark = tmp_path / "evil" / place, tmp_path / "was here"
+    (tmp_path / "evil/own.py").write_text(f"import os\nos.mkdir({str(mark)!r})\n")
+    values = json.loads(path.read_text()) if path.exists() else {}
+    values["auto_map"] = {f"Auto{kind}": "own.Own" for kind in ("Config", "ModelForImageTextToText", "Processor")}
+    values["auto_map"] |= {"AutoTokenizer": ["own.Own", "own.Own"], "AutoImageProcessor": "own.Own"}
+    if place == "config.json":
+        values["model_type"] = "own"
+    path.write_text(json.dumps(values))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    with contextlib.suppress(ValueError):
+        judges.load(f"vlm:{tmp_path / 'evil'}")
+    assert not mark.exists()
+
+
 def test_a_model_judge_scores_a_suite_and_keeps_its_probabilities(qwen_folder, tmp_path):
     judge = judges.load(f"vlm:{qwen_folder}").answerer
     shared = {"work": tmp_path, "records": tmp_path / "r", "suite": "scenes-dpg", "prompts": suites.dpg_prompts(n=1)}
@@ -264,18 +334,18 @@ def test_mplug_runs_in_an_environment_that_has_modelscope(tmp_path, monkeypatch)
         "    return lambda asked: {'text': 'yes' if asked['question'].split()[-1][:-1] == 'red' else 'no'}\n"
     )
     with pytest.raises(ValueError, match="needs modelscope"):
-        mplug.mplug(sys.executable)
+        mplug.mplug(sys.executable, trusted=True)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(mplug, "_has_modelscope", lambda python: True)
     with pytest.raises(ValueError, match="has no configuration.json"):
-        mplug.mplug(weights=str(tmp_path))
+        mplug.mplug(weights=str(tmp_path), trusted=True)
     (tmp_path / "configuration.json").write_text("{}")
-    judge = mplug.mplug(weights=str(tmp_path))
+    judge = mplug.mplug(weights=str(tmp_path), trusted=True)
     try:
         assert judge.answer(IMAGE, "Is it red?") == "yes" and judge.answer(IMAGE, "Is it blue?") == "no"
     finally:
         judge.close()
-    assert judge.name == "mplug" and judge.fingerprint != mplug.mplug().fingerprint
+    assert judge.name == "mplug" and judge.fingerprint != mplug.mplug(trusted=True).fingerprint
     assert dpg.headline("mplug") == "DPG-Bench" and dpg.headline("blip-base") == "DPG[blip-base]"
 
 

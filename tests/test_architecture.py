@@ -31,6 +31,7 @@ RULES = {
     "vgt.training": METHOD | {"vgt.inference", "vgt.training"},
     # The verbs' own option parsing is shared so that --seed, --out and --device mean the same everywhere.
     "evals.engine.options": {"evals", "vgt.core", "vgt.commands.options"},
+    "evals.engine.registry": {"evals", "vgt.core", "vgt.commands.options"},
     "reports.cli": {"reports", "vgt.core", "vgt.commands.options"},
     "reports.measured": {"reports", "vgt.core", "vgt.methods.registry"},
     "evals.subjects.vgt": {"evals", "vgt.core", "vgt.inference", "vgt.methods.registry"},
@@ -190,3 +191,26 @@ def test_no_machine_paths_in_the_tree():
         if found:
             line = text.count("\n", 0, found.start()) + 1
             raise AssertionError(f"{path.relative_to(ROOT)}:{line} names a path of some machine: {found[0]!r}")
+
+
+def test_no_loader_runs_code_of_a_checkpoint():
+    """Every ``from_pretrained`` and ``from_config`` of a foreign class says trust_remote_code=False; transformers' own
+    default asks on the terminal.  Ours are recognised by their arguments."""
+    ours = {
+        "evals/subjects/diffusers.py": ["kind.from_pretrained(folder, dtype=dtype)"],  # one of OUR_PIPELINES
+    }
+    for path in FILES:
+        calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+        loaders = [
+            c for c in calls if isinstance(c.func, ast.Attribute) and c.func.attr in ("from_pretrained", "from_config")
+        ]
+        said = {keyword.arg: ast.unparse(keyword.value) for call in calls for keyword in call.keywords}
+        assert said.get("trust_remote_code", "False") == "False", path
+        silent = [c for c in loaders if "trust_remote_code" not in [k.arg for k in c.keywords]]
+        name = path.relative_to(ROOT).as_posix()
+        assert [ast.unparse(c) for c in silent] == ours.get(name, []), name
+        loads = [
+            c for c in calls if ast.unparse(c.func) in ("torch.load", "pickle.load", "pickle.loads", "joblib.load")
+        ]
+        for call in loads:
+            assert {k.arg: ast.unparse(k.value) for k in call.keywords}.get("weights_only") == "True", name

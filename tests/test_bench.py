@@ -956,6 +956,18 @@ def test_a_regression_is_an_exit_status(tmp_path):
     assert vgt_bench("compare", str(tmp_path / "a"), str(tmp_path / "b"), "--threshold", "0.3")["exit"] == 0
 
 
+def test_compare_reads_the_records_of_a_work_folder(tmp_path, capsys):
+    """And nothing else that lies there; where nothing could be compared the exit status is 2."""
+    for folder, rate in (("a", 10.0), ("b", 8.0)):
+        record.write(speed("q", rate), tmp_path / folder / "records")
+        (tmp_path / folder / "bench").mkdir()
+        (tmp_path / folder / "bench" / "rounds.jsonl").write_text('{"seconds": 1}\n')
+    record.write(speed("other", 8.0), tmp_path / "c" / "records")
+    a, b, c = (str(tmp_path / name) for name in "abc")
+    assert vgt_bench("compare", a, b)["exit"] == 1
+    assert vgt_bench("compare", a, c)["exit"] == 2 and "nothing compared" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "words, message",
     [

@@ -1,6 +1,8 @@
 """The front door: every verb on the bundled models, its closing JSON line, and its refusals."""
 
 import json
+import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -76,6 +78,17 @@ def test_the_front_door_needs_no_torch():
         (["eval", "geneval", "--subject", "magic:wand"], "magic"),
         (["eval", "geneval", "--subject", "fake:oracle", "--suite", "nothing"], "nothing"),
         (["prompts", "poems"], "poems"),
+        (["generate", "a photo \udce9"], "UTF-8"),
+        (["generate", "a photo of a star", "--device", "meta"], "meta"),
+        (["train", "pixel_ae", "--set", "train.steps=-5"], "train.steps"),
+        (["train", "pixel_ae", "--set", "train.lr=NaN"], "train.lr"),
+        (["train", "pixel_ae", "--set", "data.photos=2"], "data.photos"),
+        (["train", "pixel_ae", "--set", "losses.distill=-1"], "distill"),
+        (["train", "pixel_ae", "--processes", "8"], "--processes"),
+        (["train", "pixel_ae", "--throughput", "400"], "--throughput"),
+        (["train", "pixel_ae", "--plan", "--processes", "0"], "--processes 0"),
+        (["train", "pixel_ae", "--plan", "--throughput", "-1"], "--throughput -1"),
+        (["train", "pixel_ae", "--plan", "--fresh", "--out", "x"], "--out, --fresh"),
         (["report", "--records", "no_records"], "no_records"),
         (["bench", "nothing_here"], "nothing_here"),
     ],
@@ -85,6 +98,116 @@ def test_bad_input_is_one_line_and_status_2(argv, named, capsys):
     lines = [line for line in err.splitlines() if line.startswith("vgt")]
     assert status == 2 and result is None
     assert len(lines) == 1 and named in lines[0], err
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["prompts", "scenes-dpg", "-o", "file/p.jsonl"], "file"),
+        (["prompts", "scenes-dpg", "-o", "."], "."),
+        (["generate", "a photo of a star", "-o", "file/star.png"], "file"),
+        (["generate", "a photo of a star", "-o", "folder.png"], "folder.png"),
+        (["generate", "a photo of a star", "-o", f"{'n' * 300}.png"], "too long"),
+        (["generate", "a photo of a star", "-o", "/proc/star.png"], "/proc/star.png"),
+        (["train", "pixel_ae", "-o", "file/run"], "file"),
+        (["eval", "recon", "--subject", f"vgt:{AUTOENCODER}", "-o", "file/work"], "file"),
+        (["eval", "recon", "--subject", f"vgt:{AUTOENCODER}", "-o", "file"], "file"),
+        (["bench", GENERATOR, "-o", "file/work"], "file"),
+        (["reproduce", "tiny", "--smoke", "-o", "file"], "file"),
+        (["report", "--records", ".", "-o", "file/report"], "file"),
+        (["report", "--records", ".", "--publish", "folder.jsonl"], "folder.jsonl"),
+        (["convert", "file", "file/model"], "file"),
+    ],
+)
+def test_where_nothing_can_be_written_is_one_line_before_the_work(argv, named, capsys, monkeypatch):
+    """It was a traceback with exit status 1, often after all the work."""
+    Path("file").touch()
+    for name in ("folder.png", "folder.jsonl"):
+        Path(name).mkdir()
+    monkeypatch.setattr("vgt.inference.load.load", lambda *args: pytest.fail("loaded a model"))
+    status, result, _, err = call(capsys, *argv)
+    assert status == 2 and result is None
+    assert len(err.splitlines()) == 1 and named in err, err
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(28, "No space left on device"), "No space left on device; free some space"),
+        (PermissionError(13, "Permission denied", "place"), "place: Permission denied; choose"),
+        (MemoryError(), "memory is full"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 8 bytes"), "memory is full"),
+        (RecursionError("maximum recursion depth exceeded"), "nested too deeply"),
+        (EOFError("Ran out of input"), "Ran out of input"),
+        (pickle.UnpicklingError("not a pickle"), "not a pickle"),
+        (ModuleNotFoundError("No module named 'abacus'", name="abacus"), "install abacus"),
+        (ValueError("two\n  lines"), "two; lines"),
+    ],
+)
+def test_what_the_machine_or_the_input_refuses_is_one_line(error, said, capsys, monkeypatch):
+    monkeypatch.setattr("vgt.commands.list.run", lambda args: (_ for _ in ()).throw(error))
+    status, _, _, err = call(capsys, "list", "suites")
+    assert status == 2 and len(err.splitlines()) == 1 and said in err
+    monkeypatch.setenv("VGT_TRACEBACK", "1")
+    with pytest.raises(type(error)):
+        main(["list", "suites"])
+
+
+@pytest.mark.parametrize("error", [TypeError("x"), ModuleNotFoundError("No module named 'vgt.x'", name="vgt.x")])
+def test_an_error_of_the_program_keeps_its_traceback(error, monkeypatch):
+    monkeypatch.setattr("vgt.commands.list.run", lambda args: (_ for _ in ()).throw(error))
+    with pytest.raises(type(error)):
+        main(["list", "suites"])
+
+
+def shell(line: str, unbuffered: bool = False) -> tuple[int, str]:
+    """Exit status of the first command of a shell line in which VGT stands for ours, and everything printed."""
+    vgt = f"{sys.executable} {'-u ' if unbuffered else ''}-m vgt"
+    line = line.replace("VGT", vgt) + "; exit ${PIPESTATUS[0]}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists() or shutil.which("bash") is None, reason="a system without them")
+@pytest.mark.parametrize(
+    ("line", "status", "said"),
+    [
+        ("VGT list suites | head -1", 0, "scenes-geneval"),
+        ("VGT list suites | true", 0, ""),
+        ("VGT list nothing 2>&1 | true", 2, ""),
+        ("VGT list suites >/dev/full", 2, "vgt list: stdout cannot be written (No space left on device)"),
+        ("VGT prompts --help >/dev/full", 2, "stdout cannot be written"),
+        ("VGT prompts scenes-dpg >&-", 2, "stdout cannot be written"),
+        ("VGT list suites 2>&-", 0, "scenes-geneval"),
+        ("VGT nothing 2>/dev/full", 2, ""),
+        ("VGT prompts scenes-dpg --count 1 -o p.jsonl >&- 2>&- <&-; cat p.jsonl", 0, "dense-000"),
+        ("VGT prompts scenes-dpg --count 1 -o /dev/stdout > p.txt; cat p.txt", 0, '"n": 1}'),
+    ],
+)
+@pytest.mark.parametrize("unbuffered", [False, True])
+def test_closed_full_and_unread_streams(line, status, said, unbuffered):
+    found, text = shell(line, unbuffered)
+    assert found == status, text
+    assert said in text and "Traceback" not in text and "Exception ignored" not in text
+
+
+def test_a_failing_verb_fails_whoever_reads_its_output(monkeypatch):
+    """`vgt gate ... | true` ended with 0."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    monkeypatch.setattr("vgt.commands.list.run", lambda args: print("text", flush=True) or {"exit": 1})
+    with open(writer, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert main(["list", "suites"]) == 1
+
+
+@pytest.mark.parametrize("argv", [["generate", "--foo"], ["eval", "geneval", "--foo"], ["eval"], ["list", "things"]])
+def test_a_usage_error_is_one_line_with_a_hint(argv, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(argv)
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and len(err.splitlines()) == 1
+    assert err.startswith(f"vgt {argv[0]}") and "--help`" in err
 
 
 def test_unreadable_checkpoint(tmp_path, capsys):
@@ -156,6 +279,73 @@ def test_reconstruct_tiles_or_crops(capsys):
     assert image("t.png").shape == (70, 100, 3)
     assert call(capsys, "reconstruct", "photo.jpg", "--fit", "crop", "-o", "c.png")[0] == 0
     assert image("c.png").shape == (64, 64, 3)
+
+
+def photographs(*names) -> list[np.ndarray]:
+    """Different images of 64 px under these names."""
+    made = [np.random.default_rng(k).integers(0, 256, (64, 64, 3), dtype=np.uint8) for k in range(len(names))]
+    for name, pixels in zip(names, made, strict=True):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(name)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("inputs", "out", "said"),
+    [
+        (["a/1.png", "b/1.png"], "made", "a/1.png and b/1.png would both be written to made/1.png"),
+        (["a/1.png", "c/1.webp"], "made", "would both be written"),
+        (["a/1.png", "a/1.png"], "made", "would both be written"),
+        (["a/one.png", "b/ONE.png"], "made", "would both be written"),
+        (["a", "b/1.png"], "made", "would both be written"),
+        (["a/1.png", "b/2.png"], "b", "b/2.png is one of the images to read"),
+        (["a/1.png"], "a/1.png", "a/1.png is one of the images to read"),
+        (["a"], "a/made", "lies in a"),
+        (["a/1.png", "b/2.png"], "out.png", "out.png is the name of one image"),
+        (["a/1.png", "b/2.png"], "b/2.png", "the name of one image"),
+    ],
+)
+def test_no_reconstruction_takes_the_place_of_another_file(inputs, out, said, capsys):
+    photographs("a/1.png", "a/one.png", "b/1.png", "b/2.png", "b/ONE.png", "c/1.webp")
+    before = {path: path.read_bytes() for path in Path().rglob("*.*")}
+    status, _, _, err = call(capsys, "reconstruct", *inputs, "-o", out, "--model", "no model is loaded")
+    assert status == 2 and said in err and len(err.splitlines()) == 1
+    assert {path: path.read_bytes() for path in Path().rglob("*.*")} == before
+
+
+def test_reconstructions_of_a_folder_keep_its_names(capsys):
+    photographs("in/1.png", "in/b/1.jpg", "in/v0.5.webp", "single.png")
+    Path("in/._1.png").write_bytes(b"")
+    status, result, _, err = call(capsys, "reconstruct", "in", "single.png", "-o", "made")
+    assert status == 0 and "left out 1 x hidden file" in err
+    assert set(result["files"]) == {"made/1.png", "made/b/1.png", "made/v0.5.png", "made/single.png"}
+    status, result, _, _ = call(capsys, "reconstruct", "in/1.png", "single.png")
+    assert status == 0 and result["files"] == ["out/1.png", "out/single.png"]
+    assert np.array_equal(image("out/1.png"), image("made/1.png"))
+
+
+def test_one_bad_image_loses_no_other(capsys):
+    photographs("good.png")
+    Path("torn.png").write_bytes(Path("good.png").read_bytes()[:200])
+    Path("gone.png").symlink_to("nowhere.png")
+    status, result, text, err = call(capsys, "reconstruct", "torn.png", "good.png", "gone.png", "-o", "made")
+    assert status == 2 and result["files"] == ["made/good.png"] and "good.png" in text
+    assert set(result["failed"]) == {"torn.png", "gone.png"} and "no image at gone.png" in err
+    assert image("made/good.png").shape == (64, 64, 3)
+    status, _, _, err = call(capsys, "reconstruct", "torn.png", "gone.png", "--model", "no model is loaded")
+    assert status == 2 and "2 images, none of which can be read" in err.splitlines()[-1]
+
+
+def test_side_by_side_and_a_word_about_seams(capsys):
+    (pixels,) = photographs("in.png")
+    status, _, text, _ = call(capsys, "reconstruct", "in.png", "-o", "alone.png")
+    assert status == 0 and "seams" not in text
+    assert call(capsys, "reconstruct", "in.png", "--side-by-side", "-o", "both.png")[0] == 0
+    both = image("both.png")
+    assert np.array_equal(both[:, :64], pixels) and np.array_equal(both[:, -64:], image("alone.png"))
+    Image.fromarray(pixels).resize((100, 70)).save("wide.png")
+    assert "seams can show" in call(capsys, "reconstruct", "wide.png", "-o", "w.png")[2]
+    assert "seams" not in call(capsys, "reconstruct", "wide.png", "--fit", "crop", "-o", "w.png")[2]
 
 
 def test_eval_pairs_prints_psnr_mean_first_then_every_ssim(capsys):

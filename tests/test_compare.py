@@ -10,7 +10,7 @@ from two_runs import draw, make, names, put, shares
 
 from evals.compare import compare, contrasts, pairs
 from vgt.__main__ import main
-from vgt.core import record
+from vgt.core import record, samples
 from vgt.core.samples import Samples
 from vgt.core.statistics import compare_pairs, fixed_interval, mcnemar
 
@@ -151,6 +151,21 @@ def test_metrics_are_chosen_by_pattern(tmp_path, capsys):
     assert status == 2 and "it has" not in err and "loss, overall, position" in err
 
 
+def test_too_few_clusters_are_not_called_no_common_samples(tmp_path, capsys):
+    """Four images of one prompt on both sides: their samples are common, but show no spread over prompts."""
+    ids, one = [f"p/{i}" for i in range(4)], ["p"] * 4
+    for side, values in (("a", [1.0, 0.0, 1.0, 0.0]), ("b", [1.0, 1.0, 1.0, 0.0])):
+        wilson = {"low": 0.1, "high": 0.9, "n": 4, "n_expected": 4}
+        for metric, fields in (("overall", wilson), ("bare", {"n": 4, "n_expected": 4})):
+            made = put(tmp_path / side, None, make(metric=metric, value=sum(values) / 4, key=side, **fields))
+            samples.write(Samples(ids, values, one), tmp_path / side, made)
+    _, result, _, _ = call(capsys, "a", "b")
+    found = {name.split("/")[1]: entry for name, entry in result["metrics"].items()}
+    assert found["overall"]["how"] == "unpaired"
+    assert found["overall"]["notes"] == ["not paired, for all 4 common samples are of one cluster ('p')"]
+    assert found["bare"]["verdict"] == "incomparable" and "no interval; not paired" in found["bare"]["notes"][0]
+
+
 def test_what_cannot_be_compared_is_said_and_left_out_of_the_correction(tmp_path, capsys):
     rng = np.random.default_rng(2)
     values = draw(rng, shares(rng))
@@ -222,6 +237,45 @@ def test_verdict_without_a_better_side(tmp_path):
     put(tmp_path / "b", None, make(value=9.0, low=8.9, high=9.1, **values))
     rows = compare.compare(pairs.read(str(tmp_path / "a")), pairs.read(str(tmp_path / "b")))
     assert [row.verdict for row in rows] == ["higher"]
+
+
+def test_sampling_settings_are_compared(tmp_path, capsys):
+    """Guidance, steps ... incomparable unless allowed by name, and then shown; unknown ones are a note."""
+    for side, key, settings in (
+        ("a", "1", {"guidance": 3.0}),
+        ("b", "2", {"guidance": 1.0, "steps": 2}),
+        ("c", "3", None),
+    ):
+        extra = {} if settings is None else {"settings": settings}
+        put(tmp_path / side, None, make(low=0.4, high=0.6, key=key, extra=extra))
+    name = "scenes-geneval/overall"
+    status, result, table, _ = call(capsys, "a", "b")
+    assert status == 2 and result["metrics"][name]["verdict"] == "incomparable"  # nothing was compared
+    assert result["metrics"][name]["notes"] == ["guidance 3.0 and 1.0", "steps null and 2"]
+    assert "--allow guidance steps" in table
+    assert call(capsys, "a", "b", "--allow", "guidance")[0] == 2
+    status, result, table, _ = call(capsys, "a", "b", "--allow", "guidance", "steps")
+    assert status == 0 and "guidance 3.0 and 1.0 (allowed)" in result["metrics"][name]["notes"]
+    assert "steps null and 2 (allowed)" in table
+    status, _, table, _ = call(capsys, "a", "c")
+    assert status == 0 and "A has guidance 3.0; those of B are not known" in table
+    status, _, _, err = call(capsys, "a", "b", "--allow", "guidanse")
+    assert status == 2 and "'guidanse'" in err and "guidance" in err
+
+
+def test_nothing_compared_is_never_green(tmp_path, capsys):
+    """Also a pattern that fits records of one side alone; what one side holds alone is listed."""
+    put(tmp_path / "a", None, make(low=0.4, high=0.6, key="1"))
+    put(tmp_path / "b", None, make(low=0.4, high=0.6, key="2"))
+    for i in range(6):
+        put(tmp_path / "a", None, make(metric=f"m{i}", low=0.4, high=0.6))
+    status, _, table, _ = call(capsys, "a", "b")
+    assert status == 0 and "only in a: " in table and "and 2 more" in table
+    for pattern in ("m1", "warmth"):
+        status, _, _, err = call(capsys, "a", "b", "--metric", "overall", pattern)
+        assert status == 2 and f"no metric fits {pattern};" in err and len(err.splitlines()) == 1
+    put(tmp_path / "b", None, make(low=0.4, high=0.6, key="2", judge="another"))
+    assert call(capsys, "a", "b")[0] == 2
 
 
 def test_a_collection_and_a_folder(tmp_path, capsys):

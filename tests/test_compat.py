@@ -6,15 +6,19 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from conftest import CAPTIONS, FAMILIES, IMAGE
+from transformers import AttentionInterface
 
 from vgt.checkpoints import reference
-from vgt.equations import solvers
+from vgt.checkpoints.pretrained import place
+from vgt.equations import flow, solvers
 from vgt.inference import generator
+from vgt.inference.engine import Engine
 from vgt.methods import query_ar
 from vgt.methods.pixel_decoder import DecoderConfig
 from vgt.methods.sampling import Sampling
@@ -96,9 +100,22 @@ def test_it_differs_where_the_spec_says_so(visual_lms, one_start, vlms, family):
 # ------------------------------------------------------------------------------- against plain sequences
 
 
-def plain_conditions(model, ids, mask, u, order, m: int, mode: str) -> list[torch.Tensor]:
+def by_hand(module, query, key, value, attention_mask, scaling, **_):
+    """Softmax attention as printed; a row that may attend to nothing gives zeros."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    scores = (query @ key.mT * scaling).masked_fill(attention_mask < 0, -torch.inf)
+    return (scores.softmax(-1).nan_to_num(0) @ value).transpose(1, 2), None
+
+
+AttentionInterface.register("by_hand", by_hand)
+
+
+def plain_conditions(model, ids, mask, u, order, m: int, mode: str, attention: str) -> list[torch.Tensor]:
     """Per row, conditions [N, D] in decode order.  Each step is one full pass over all that was fed so far; step 0
-    hides the pads, later tokens see everything before them."""
+    hides the pads, later tokens see everything before them.  Pad rows see the text (dense) or nothing (flash)."""
+    model = copy.deepcopy(model)
+    model.language_model.set_attn_implementation("by_hand")
     conditions = []
     queries, places = model.queries(), model.position_embeddings()
     embed = model.language_model.get_input_embeddings()
@@ -127,6 +144,8 @@ def plain_conditions(model, ids, mask, u, order, m: int, mode: str) -> list[torc
                 for j in range(i + 1):
                     if born[i] == 0 and real <= j < length:
                         continue
+                    if attention == "flash" and real <= i < length:
+                        continue
                     allowed[i, j] = 1
             blocked = (1 - allowed) * torch.finfo(torch.float32).min
             hidden = model.language_model(
@@ -139,19 +158,80 @@ def plain_conditions(model, ids, mask, u, order, m: int, mode: str) -> list[torc
     return conditions
 
 
-@pytest.mark.parametrize("mode", ["cumulative", "padded_len"])
-@pytest.mark.parametrize("m", [1, 4])
+@pytest.mark.parametrize(
+    ("mode", "attention", "m"),
+    [
+        ("cumulative", "flash", 1),
+        ("padded_len", "flash", 4),
+        ("cumulative", "dense", 4),
+        ("padded_len", "dense", 1),
+        ("cumulative", None, 1),
+    ],
+)
 @torch.no_grad()
-def test_conditions_are_those_of_a_plain_sequence(visual_lms, vlms, family, m, mode, monkeypatch):
-    """Three prompts of three lengths and their unconditional rows: kept queries, attended pads, shifted positions."""
+def test_conditions_are_those_of_a_plain_sequence(visual_lms, vlms, family, m, mode, attention, monkeypatch):
+    """Three prompts of three lengths and their unconditional rows: kept queries, attended pads, shifted positions.
+    Without a word on attention it is that of the released models."""
     model = visual_lms[family]
     ids, mask = tokenize(vlms[family].tokenizer, [*CAPTIONS, None, None, None])
-    how = published(m, 2.0, position_mode=mode)
+    how = published(m, 2.0, position_mode=mode, attention=attention)
     found, u = conditions_of(model, ids, mask, how, monkeypatch)
     order = orders_and_noise(SEEDS, N, how.table.draws, model.config.d_z, "cpu")[0][0]  # the first image's, for all
-    expected = plain_conditions(model, ids, mask, u, order, m, mode)
+    expected = plain_conditions(model, ids, mask, u, order, m, mode, attention or "flash")
     for row, wanted in enumerate(expected):
         assert torch.allclose(found[row], wanted, atol=3e-5), row
+
+
+@torch.no_grad()
+def test_the_two_attentions_differ_where_there_are_pads(visual_lms, vlms, family):
+    model, words = visual_lms[family], vlms[family].tokenizer
+    for captions, differ in ([CAPTIONS[0]], False), (list(CAPTIONS), True):
+        rows = tokenize(words, captions)
+        both = [
+            reference.generate(model, *rows, SEEDS[: len(captions)], published(4, attention=how))
+            for how in ("flash", "dense")
+        ]
+        assert bool((both[0] - both[1]).abs().max() > 1e-2) is differ
+    assert not any(layer.self_attn.o_proj._forward_pre_hooks for layer in model.language_model.layers)
+
+
+def test_flash_attention_of_an_unknown_language_model(visual_lms):
+    model = copy.deepcopy(visual_lms["internvl"])
+    model.config = model.config.model_copy(update={"text": {**model.config.text, "model_type": "odd"}})
+    model.language_model.layers[0].self_attn.o_proj = None
+    with (
+        pytest.raises(ValueError, match="attention 'flash' is not known for a language model of type 'odd'; give"),
+        reference.zero_rows(model, torch.ones(1, 3, dtype=torch.bool)),
+    ):
+        pass
+
+
+@torch.no_grad()
+def test_sampled_latents_are_rounded_before_they_are_normalised(visual_lms, vlms, monkeypatch):
+    """With bf16 weights the sampler's result is bf16, and so is its norm (docs/vgt.md 2.9); the time is bf16 too."""
+    model = place(copy.deepcopy(visual_lms["internvl"]), "cpu", torch.bfloat16)
+    rows = tokenize(vlms["internvl"].tokenizer, [CAPTIONS[0]])
+    seen, norm = set(), reference.position_norm
+    monkeypatch.setattr(reference, "position_norm", lambda z: seen.add(z.dtype) or norm(z))
+    z = reference.generate(model, *rows, SEEDS[:1], published(4))
+    assert seen == {torch.bfloat16}
+    assert z.dtype == torch.float32 and torch.allclose(z, z.bfloat16().float(), atol=1e-5)
+    assert torch.equal(z, reference.generate(model, *rows, SEEDS[:1], published(4, head_inputs="bf16")))
+    assert not torch.equal(z, reference.generate(model, *rows, SEEDS[:1], published(4, head_inputs="fp32")))
+
+
+@pytest.mark.parametrize("decode", ["reference", "correct", "engine"])
+@torch.no_grad()
+def test_guidance_falls_by_groups(decode, visual_lms, vlms, monkeypatch):
+    """1 + (w - 1)(1 - g / G), also where groups are of two sizes: 16 tokens at 3 a step are 5 groups, one of them of
+    4 (docs/vgt.md 2.9, 2.11)."""
+    model, seen, scale = visual_lms["internvl"], [], flow.cfg_scale
+    monkeypatch.setattr(flow, "cfg_scale", lambda *given: seen.append(scale(*given)) or seen[-1])
+    rows = tokenize(vlms["internvl"].tokenizer, [CAPTIONS[0], None])
+    how = {"reference": published(3, 4.0), "correct": settings(3, 4.0), "engine": settings(3, 4.0)}[decode]
+    run = {"reference": reference.generate, "correct": query_ar.generate}.get(decode)
+    (partial(run, model) if run else Engine(model))(*rows, SEEDS[:1], how)
+    assert seen == pytest.approx([4.0, 3.4, 2.8, 2.2, 1.6])
 
 
 @torch.no_grad()
@@ -257,7 +337,7 @@ def test_mar_has_no_published_mode(visual_lms, vlms, pixel_autoencoder):
         generator.generate(model, pixel_autoencoder, vlms["internvl"].tokenizer, ["a"], [1], published())
 
 
-@pytest.mark.parametrize("field", [{"position_mode": "padded_len"}, {"head_inputs": "bf16"}])
+@pytest.mark.parametrize("field", [{"position_mode": "padded_len"}, {"head_inputs": "bf16"}, {"attention": "flash"}])
 def test_options_of_the_published_mode_need_it(field):
     ((name, value),) = field.items()
     with pytest.raises(ValueError, match=f"{name} '{value}' is for compat 'reference'; give both or neither"):
@@ -300,6 +380,7 @@ def test_the_command_line_says_what_belongs_together():
         ({}, "query_ar_internvl"),
         ({"compat": "reference"}, "query_ar_internvl+reference"),
         ({"compat": "reference", "position_mode": "padded_len"}, "query_ar_internvl+reference-padded_len"),
+        ({"compat": "reference", "attention": "dense"}, "query_ar_internvl+reference-dense"),
         ({"flow_steps": 8}, "query_ar_internvl+sde-8"),
         ({"sampler": "ab2"}, "query_ar_internvl+ab2-15"),
         ({"sampler": "ab2", "flow_steps": 8, "time_schedule": "power:0.7"}, "query_ar_internvl+ab2-8-power0.7"),

@@ -91,3 +91,25 @@ def test_every_preset_says_what_it_is_and_is_valid():
             assert parent is None or parent in names or parent in known.KNOWN, (
                 f"preset {name} starts from {parent}, which no preset makes"
             )
+
+
+def test_files_that_lead_nowhere_are_one_line(tmp_path):
+    """A preset that is its own base, a base that is no name, nesting beyond any use, text that is not UTF-8."""
+    a, b = tmp_path / "a.toml", tmp_path / "b.toml"
+    a.write_text(f'base = "{b}"\n')
+    b.write_text(f'base = "{a}"\n')
+    with pytest.raises(ValueError, match=r"b.toml has the base '.*a.toml', which comes back to itself"):
+        config.read_preset(str(a))
+    a.write_text("base = [1]\n")
+    with pytest.raises(ValueError, match=r"a.toml: base is \[1\]; give the name of a preset"):
+        config.read_preset(str(a))
+    a.write_text(f"seed = {'[' * 5000}{']' * 5000}\n")
+    with pytest.raises(ValueError, match="preset .*a.toml: nested more than 100 levels deep"):
+        config.read_preset(str(a))
+    a.write_bytes(b'\xef\xbb\xbfname = "x"\n')
+    assert config.read_preset(str(a)) == {"name": "x"}
+    a.write_bytes(b'name = "\xff"\n')
+    with pytest.raises(ValueError, match="a.toml is not UTF-8"):
+        config.read_preset(str(a))
+    deep = "[" * 100_000
+    assert config.override({}, [f"a={deep}", "b=1e3", "c=" + "9" * 5000]) == {"a": deep, "b": 1e3, "c": "9" * 5000}

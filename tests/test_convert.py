@@ -117,6 +117,23 @@ def test_an_autoencoder_from_a_second_file(made, family, tmp_path):
     assert all(f"`{name}`, sha256 `" in card for name in ("bare.pth", "ae.pth"))
 
 
+def test_a_redundant_autoencoder_is_compared_and_named(made, tmp_path, capsys):
+    """The command of README and docs, with a file that already has its autoencoder."""
+    vlm, source = made["internvl"] / "vlm", made["internvl"] / "a.pth"
+    ae = {k.removeprefix("vgt_ae."): v for k, v in torch.load(source).items() if k.startswith("vgt_ae.")}
+    torch.save(ae, tmp_path / "ae.pth")
+    plain = run(source, tmp_path / "plain", "--vlm", vlm)
+    result = run(source, tmp_path / "both", "--vlm", vlm, "--ae", tmp_path / "ae.pth")
+    assert (result["kept"], result["dropped"]) == (plain["kept"], plain["dropped"])
+    told = "autoencoder: that of ae.pth, bit for bit"
+    assert told in capsys.readouterr().out and told in (tmp_path / "both/README.md").read_text()
+    parts = [checkpoint.read_state(tmp_path / name / "autoencoder", None) for name in ("plain", "both")]
+    assert all(torch.equal(value, parts[1][key]) for key, value in parts[0].items())
+    with pytest.raises(ValueError, match="differs from .*leave out --ae to take its own"):
+        run(source, tmp_path / "wrong", "--vlm", vlm, "--ae", made["internvl"] / "ae.pth")
+    assert not (tmp_path / "wrong").exists()
+
+
 @pytest.mark.parametrize("storage", ["bf16", "fp32", "fp16"])
 def test_storage(storage, made, tmp_path):
     source = made["internvl"] / "ae.pth"

@@ -251,7 +251,7 @@ def test_shards_are_read_by_offset_in_the_order_of_their_names(tmp_path, pieces)
     shard(tmp_path / "sets/b.tar", [("2.png", pieces[2]), ("1.cls", b"7"), ("1.png", pieces[1])])
     shard(tmp_path / "sets/a.tar", [("x/3.seg.png", pieces[3]), ("x/0.json", b"{}"), (".hidden.png", b"")])
     found = data.folder(tmp_path / "sets", size=32)
-    assert found.ids == ("a/x/3", "b/1", "b/2") and found.name == "folder-sets" and found.expected == 3
+    assert found.ids == ("a/x/3.seg", "b/1", "b/2") and found.name == "folder-sets" and found.expected == 3
     for i, k in enumerate((3, 1, 2)):
         with Image.open(io.BytesIO(pieces[k])) as opened:
             np.testing.assert_array_equal(found.load(i), data.adm_crop(opened.convert("RGB"), 32))

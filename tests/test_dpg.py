@@ -213,12 +213,22 @@ def test_a_dangling_parent_drops_the_item_only_where_it_is_looked_at():
     assert dpg_rules.score_tile({1: "no", 2: "yes"}, graph, ella)[1] == {1: 0, 2: 0}
 
 
-def test_exact_match_is_ellas_alone():
+def test_the_published_scripts_match_exactly():
     assert dpg_rules.verdict("Yes.") is True and dpg_rules.verdict("Yes.", "exact") is None
     raw = {
         name: dpg_rules.score_tile({1: "Yes."}, [question(1)], rules)[0][1] for name, rules in dpg_rules.RULES.items()
     }
-    assert raw == {"dpg-fixed": 1.0, "dpg-ella": 0.0, "dpg-vgt": 1.0}
+    assert raw == {"dpg-fixed": 1.0, "dpg-ella": 0.0, "dpg-vgt": 0.0, "dpg-vgt-normalized": 1.0}
+
+
+def test_only_a_literal_lower_case_yes_counts_in_the_papers_protocol():
+    prompts = [{"id": str(i), "questions": [question(1)]} for i in range(5)]
+    evidence = {(i, 0): tile(words) for i, words in enumerate(("yes", "Yes", "yes.", " yes", "no"))}
+    shares = {
+        name: mean(dpg_rules.measures(prompts, 1, evidence, None, dpg_rules.RULES[name])["dpg"])
+        for name in ("dpg-vgt", "dpg-vgt-normalized")
+    }
+    assert shares == {"dpg-vgt": pytest.approx(1 / 5), "dpg-vgt-normalized": pytest.approx(4 / 5)}
 
 
 def mean(measure) -> float:
@@ -262,7 +272,9 @@ def test_a_run_computes_all_protocols_from_the_same_answers_and_rescoring_needs_
     every = list(dpg_rules.RULES)
     outcome = dpg.run(fake.Oracle(), JUDGE, **options(tmp_path, protocols=every))
     scores = {r.metric: r for r in outcome.records}
-    assert {scores[m].protocol for m in ("dpg", "dpg-ella", "dpg-vgt")} == set(every)
+    assert {scores[m].protocol for m in ("dpg", *(f"dpg{x}" for x in ("-ella", "-vgt", "-vgt-normalized")))} == set(
+        every
+    )
     assert scores["dpg-vgt"].n == 6 and scores["dpg-vgt"].protocol_params["tiles"] == 1
     assert len(scores) == len(outcome.records) and scores["dpg"].extra["samples"] == 6
     samples = (tmp_path / "records" / scores["entity-ella"].path).with_suffix(".samples.csv")

@@ -77,16 +77,45 @@ def test_a_csv_without_a_column_names_it(tmp_path, column):
 @pytest.mark.parametrize(
     ("rows", "why"),
     [
-        (changed(1, proposition_id="1"), "line 3: item partiprompts0 has question 1 twice"),
-        (changed(1, proposition_id="two"), "line 3: proposition_id is 'two'"),
-        (changed(2, dependency="1;2"), "line 4: dependency is '1;2'"),
-        ([*ROWS, ROWS[0]], "line 6: item partiprompts0 comes a second time"),
+        (changed(1, proposition_id="two"), "line 3, field 'proposition_id': 'two' is not a whole number"),
+        (changed(1, proposition_id="1.5"), "line 3, field 'proposition_id': '1.5' is not a whole number"),
+        (changed(1, proposition_id="nan"), "line 3, field 'proposition_id': 'nan' is not a whole number"),
+        (changed(2, dependency="1;2"), "line 4, field 'dependency': '1;2' is not a whole number"),
+        (changed(2, dependency=""), "line 4, field 'dependency': '' is not a whole number"),
+        (changed(2, item_id=" "), "line 4, field 'item_id': ' ' names no item"),
+        ([*ROWS, (*ROWS[0], "more")], "line 6: 10 cells, the header has 9"),
+        (changed(2, text="a\0b"), "line 4: holds a NUL byte"),
         ([], "has no questions"),
     ],
 )
 def test_broken_rows_are_named(tmp_path, rows, why):
     with pytest.raises(ValueError, match=why):
         dpg_data.load(write_csv(tmp_path / "bad.csv", rows))
+
+
+def test_rows_are_taken_as_the_official_reader_takes_them(tmp_path, capsys):
+    """Ids as spreadsheets write them; a repeated question takes the place of the first; rows apart replace the item."""
+    numbers = [
+        (f"{r[0]}.0" if r[0] == "7" else r[0], *r[1:3], f"{r[3]}.0", r[4].replace("1,2", "1.0, 2.0"), *r[5:])
+        for r in ROWS
+    ]
+    assert dpg_data.load(write_csv(tmp_path / "numbers.csv", numbers)) == dpg_data.load(write_csv(tmp_path / "q.csv"))
+    assert capsys.readouterr().err == ""
+    again = (*ROWS[1][:8], "Another table?")
+    items = dpg_data.load(write_csv(tmp_path / "again.csv", [*ROWS[:3], again, ROWS[3]]))
+    assert [q["question"] for q in items[0]["questions"]] == ["Is it there?", "Another table?", "On?"]
+    assert "1 row(s) of item partiprompts0 come again" in capsys.readouterr().err
+    items = dpg_data.load(write_csv(tmp_path / "apart.csv", [*ROWS, ROWS[0]]))
+    assert [(i["id"], len(i["questions"])) for i in items] == [("partiprompts0", 1), ("7", 1)]
+    assert "3 row(s) of item partiprompts0 come again" in capsys.readouterr().err
+
+
+def test_a_first_row_that_comes_again_is_not_lost_by_skipping_it(tmp_path):
+    """The official script skips the first row of the file, not the first question of the first item."""
+    ella = dpg_rules.RULES["dpg-ella"]
+    for rows, scored in ((ROWS, 2), ([ROWS[0], *ROWS[:3], ROWS[3]], 3), ([*ROWS, ROWS[0]], 1)):
+        items = dpg_data.load(write_csv(tmp_path / "q.csv", rows))
+        assert len(dpg_rules.scored_questions(items, 0, ella)) == scored
 
 
 def test_dangling_dependencies_name_item_and_question(tmp_path):
@@ -289,8 +318,10 @@ def test_the_command_says_what_is_missing(tmp_path, capsys):
         (["--csv", str(tmp_path / "q.csv")], "--judge is missing"),
         (["--csv", str(tmp_path / "no.csv"), "--judge", "analytic"], "no.csv does not exist"),
         (["--judge", "oracle"], "judge 'oracle' is unknown"),
-        (["--judge", "mplug"], "needs modelscope"),
-        (["--judge", "mplug", "--judge-python", "nopython"], "'nopython' is not an interpreter"),
+        (["--judge", "mplug"], "if you trust both, give --trust-judge-code"),
+        (["--judge", "mplug", "--trust-judge-code"], "needs modelscope"),
+        (["--judge", "mplug", "--trust-judge-code", "--judge-python", "nopython"], "'nopython' is not an interpreter"),
+        (["--judge", "analytic", "--trust-judge-code"], "are for judge mplug, not analytic"),
         (["--judge", f"blip:{tmp_path}"], "has no config.json"),
         (["--judge", "process:nothing-there"], "'nothing-there' is not found"),
         (["--resolution", "8"], "is for a folder of grids"),

@@ -62,18 +62,55 @@ def test_a_folder_that_was_on_its_way_at_a_kill_comes_back(checkpoint):
     assert os.listdir(checkpoint.parent) == ["model"]
 
 
-def test_json_lines(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    assert files.read_json_lines(path) == []
-    path.write_text('{"a": "\u2028"}\n\n{"a": 2}\n{"a": ', encoding="utf-8")  # only a newline ends a line
-    assert files.read_json_lines(path) == [{"a": "\u2028"}, {"a": 2}]
-    path.write_bytes(b'{"a": 1}\n{"a": "\xc3')  # torn within a character
-    assert files.read_json_lines(path) == [{"a": 1}]
+def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path):
+    """Its temporary file has a longer one."""
+    for name in ("n" * 251 + ".txt", "ä" * 120 + ".txt", "a." + "n" * 250):
+        files.check_writable(tmp_path / name)
+        assert files.write_text(tmp_path / name, "text").read_text() == "text"
+    with pytest.raises(OSError, match="too long"):
+        files.check_writable(tmp_path / ("n" * 256))
 
 
-@pytest.mark.parametrize("bad", [b'{"a": ', b"\x00\x00", b'{"a": "\xff"}'])
-def test_a_bad_line_before_the_last_is_an_error(tmp_path, bad):
-    path = tmp_path / "rows.jsonl"
-    path.write_bytes(b'{"a": 1}\n' + bad + b'\n{"a": 3}\n')
-    with pytest.raises(ValueError, match=r"rows.jsonl, line 2 is not valid JSON"):
-        files.read_json_lines(path)
+def test_devices_and_pipes_are_written_to_and_not_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        files.check_writable(pipe)
+        files.write_text(pipe, "text")
+        assert os.read(reader, 10) == b"text"
+    finally:
+        os.close(reader)
+    assert os.listdir(tmp_path) == ["pipe"] and pipe.is_fifo()
+    files.write_text("/dev/null", "text")
+    assert Path("/dev/null").is_char_device()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a system without it")
+def test_a_full_disk_is_named(tmp_path):
+    with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
+        files.write_text("/dev/full", "text")
+    with pytest.raises(OSError, match="model'$"), files.atomic_folder(tmp_path / "model") as part:
+        (part / "config.json").write_text("{}")
+        raise OSError(28, "No space left on device")  # as it comes from a write: without a name
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_cannot_be_written_is_said_before_the_work(tmp_path):
+    (tmp_path / "file").touch()
+    files.check_writable(tmp_path / "file")
+    files.check_writable(tmp_path / "new/place/file")
+    files.check_writable(tmp_path / "new/place", folder=True)
+    for path, folder, error in (
+        ("file/below", False, NotADirectoryError),
+        ("file/below", True, NotADirectoryError),
+        ("file", True, NotADirectoryError),
+        ("", False, IsADirectoryError),
+    ):
+        with pytest.raises(error):
+            files.check_writable(tmp_path / path, folder)
+    with pytest.raises(IsADirectoryError):
+        files.write_text(tmp_path, "text")
+    with pytest.raises(OSError, match="/proc/folder"):
+        files.check_writable("/proc/folder", folder=True)
+    assert os.listdir(tmp_path) == ["file"]

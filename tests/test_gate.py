@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from two_runs import draw, make, names, put, shares
 
-from evals.compare import contrasts, pairs
+from evals.compare import compare, contrasts, pairs
 from evals.compare import gate as gates
 from evals.compare.gate import FAIL, INCOMPARABLE, INCONCLUSIVE, PASS
 from vgt.__main__ import main
@@ -84,6 +84,7 @@ def test_a_better_candidate_passes_and_lower_can_be_better(tmp_path, capsys):
         ({"accel": 4}, "accel None and 4"),
         ({"n_expected": 2212}, "candidate is partial: 480 of 2212 samples"),
         ({"n_failed": 2}, "2 samples failed"),
+        ({"extra": {"settings": {"guidance": 3.0}}}, "B has guidance 3.0; those of A are not known"),
         ({"extra": {"n_extra": 3}}, "3 samples that nobody asked for"),
     ],
 )
@@ -98,7 +99,8 @@ def test_a_subset_is_gated_only_where_the_policy_says_so(tmp_path, capsys):
     values = draw(rng, shares(rng))
     for side, fields in (("base", {}), ("cand", {"fingerprint": "g"})):
         put(tmp_path / side, values, make(n_expected=2212, **fields))
-    assert call(capsys, "--policy", write(tmp_path, POLICY.format(0.5)))[0] == 2
+    status, _, table, _ = call(capsys, "--policy", write(tmp_path, POLICY.format(0.5)))
+    assert status == 2 and "--policy subset" in table
     allowed = write(tmp_path, "allow_partial = true\n" + POLICY.format(0.5))
     assert call(capsys, "--policy", allowed)[0] == 0
     put(tmp_path / "cand", values[:240], make(fingerprint="g", n=240, n_expected=2212))
@@ -113,12 +115,89 @@ def test_settings_may_differ_where_the_policy_says_so(tmp_path, capsys):
     assert call(capsys, "--policy", allowed)[0] == 0
 
 
+SETTINGS = {"acceleration": 1, "guidance": 3.0, "flow_steps": 15, "cfg_schedule": None}
+
+
+@pytest.mark.parametrize(
+    ("changed", "named", "words"),
+    [
+        ({"guidance": 1.0}, "guidance", "guidance 3.0 and 1.0"),
+        ({"flow_steps": 2}, "flow_steps", "flow_steps 15 and 2"),
+        ({"cfg_schedule": "rising"}, "cfg_schedule", "cfg_schedule null and rising"),
+        ({"time_schedule": "shift:3"}, "time_schedule", "time_schedule null and shift:3"),
+    ],
+)
+def test_sampling_settings_are_part_of_what_is_compared(tmp_path, capsys, changed, named, words):
+    """They stand in ``extra.settings``; the policy may allow them by name, and then they are shown."""
+    rng = np.random.default_rng(0)
+    base = draw(rng, shares(rng))
+    put(tmp_path / "base", base, make(extra={"settings": SETTINGS}))
+    put(tmp_path / "cand", base, make(fingerprint="g", seed=1, extra={"settings": SETTINGS | changed}))
+    status, result, table, _ = call(capsys, "--policy", write(tmp_path, POLICY.format(0.5)))
+    assert (status, result["verdict"]) == (2, INCOMPARABLE) and words in table
+    assert f'allow_different = ["{named}"]' in table  # the remedy
+    other = write(tmp_path, 'allow_different = ["batch", "settings"]\n' + POLICY.format(0.5))
+    assert call(capsys, "--policy", other)[0] == 2
+    allowed = write(tmp_path, f'allow_different = ["{named}"]\n' + POLICY.format(0.5))
+    status, _, table, _ = call(capsys, "--policy", allowed, "--json", "g.json")
+    assert status == 0 and f"{words} (allowed)" in table
+    assert f"{words} (allowed)" in json.loads((tmp_path / "g.json").read_text())["metrics"][0]["warnings"]
+
+
+def test_the_settings_acceleration_is_the_records(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    base = draw(rng, shares(rng))
+    for side, accel in (("base", 1), ("cand", 4)):
+        put(
+            tmp_path / side, base, make(accel=accel, seed=accel, extra={"settings": SETTINGS | {"acceleration": accel}})
+        )
+    status, _, table, _ = call(capsys, "--policy", write(tmp_path, POLICY.format(0.5)))
+    assert status == 2 and "accel 1 and 4" in table and "acceleration" not in table
+    allowed = write(tmp_path, 'allow_different = ["accel"]\n' + POLICY.format(0.5))
+    status, _, table, _ = call(capsys, "--policy", allowed)
+    assert status == 0 and "seeds 1 and 4" in table
+
+
+def test_a_pattern_without_a_record_never_passes(tmp_path, capsys):
+    runs(tmp_path)
+    file = write(tmp_path, "[metrics]\noverall = { margin = 0.5 }\noverrall = { margin = 0.02 }\n")
+    status, result, table, _ = call(capsys, "--policy", file, "--junit", "g.xml")
+    assert (status, result["verdict"], result[PASS], result[INCOMPARABLE]) == (2, INCOMPARABLE, 1, 1)
+    assert "overrall" in table and "did you mean overall?" in table
+    assert "overrall" in (tmp_path / "g.xml").read_text()
+    put(tmp_path / "cand", None, make(metric="overrall", low=0.4, high=0.6))  # the baseline's is missing all the same
+    assert call(capsys, "--policy", file)[0] == 2
+
+
+def test_an_optional_pattern_without_a_record_is_said(tmp_path, capsys):
+    runs(tmp_path)
+    put(tmp_path / "base", None, make(metric="position", low=0.4, high=0.6))
+    put(tmp_path / "cand", None, make(metric="dpg", low=0.4, high=0.6))
+    rules = "[metrics]\noverall = {{ margin = 0.5 }}\ndpg = {{ margin = 0.5{} }}\n"
+    status, _, table, _ = call(
+        capsys, "--policy", write(tmp_path, rules.format(", optional = true")), "--json", "g.json"
+    )
+    assert status == 0 and "not in the baseline: dpg (optional" in table
+    assert "only in the candidate: scenes-geneval/dpg" in table
+    assert "not gated, for no pattern fits: scenes-geneval/position" in table
+    assert len(json.loads((tmp_path / "g.json").read_text())["notes"]) == 3
+    assert call(capsys, "--policy", write(tmp_path, rules.format("")))[0] == 2
+
+
 def test_a_missing_or_unmeasured_metric_is_incomparable(tmp_path, capsys):
     runs(tmp_path)
     put(tmp_path / "base", None, make(metric="overall-2", value=0.5, low=0.4, high=0.6))
     file = write(tmp_path, '[metrics]\n"overall*" = { margin = 0.2 }\n')
     status, result, table, _ = call(capsys, "--policy", file)
     assert (status, result[PASS], result[INCOMPARABLE]) == (2, 1, 1) and "no such record" in table
+    for i in range(9):
+        put(tmp_path / "base", None, make(metric=f"overall-a{i}", low=0.4, high=0.6))
+    _, result, table, _ = call(capsys, "--policy", file)
+    lines = [line for line in table.splitlines() if "no such record" in line]  # one line however many
+    assert result[INCOMPARABLE] == 10 and len(lines) == 1
+    assert "10 times" in lines[0] and "overall-2" in lines[0] and "and 6 more" in lines[0]
+    for path in (tmp_path / "base").rglob("overall-a*"):
+        path.unlink()
     put(tmp_path / "cand", None, make(metric="overall-2", value=None, note="the judge is missing"))
     status, _, table, _ = call(capsys, "--policy", file)
     assert status == 2 and "candidate has no value: the judge is missing" in table
@@ -213,6 +292,23 @@ def test_metrics_without_a_better_side_need_a_direction(tmp_path, capsys):
         ("[metrics]\noverall = {}\n", "either margin or relative"),
         ('[metrics]\noverall = { margin = 0.1, direction = "up" }\n', "direction"),
         ("[metrics]\nwarmth = { margin = 0.1 }\n", "nothing to gate"),
+        ("[metrics]\noverall = { margin = nan }\n", "margin"),
+        ("[metrics]\noverall = { relative = inf }\n", "relative"),
+        ("[metrics]\noverall = { margin = true }\n", "margin"),
+        ('[metrics]\noverall = { margin = "0.1" }\n', "margin"),
+        ("[metrics]\noverall = 0.1\n", "overall"),
+        ("metrics = 3\n", "metrics"),
+        ("alpha = nan\n" + POLICY.format(0.1), "alpha"),
+        ("power = 1\n" + POLICY.format(0.1), "power"),
+        ('allow_partial = "yes"\n' + POLICY.format(0.1), "allow_partial"),
+        ('allow_different = "batch"\n' + POLICY.format(0.1), "allow_different"),
+        ("allow_different = [1]\n" + POLICY.format(0.1), "allow_different"),
+        ('"a\\nb" = 1\n' + POLICY.format(0.1), "'a\\nb'"),
+        ("alpha = " + "9" * 5000 + "\n" + POLICY.format(0.1), "not valid TOML"),
+        ("x = " + "[" * 5000 + "]" * 5000 + "\n" + POLICY.format(0.1), "nested more than"),
+        ("a" + ".a" * 20000 + " = 1\n" + POLICY.format(0.1), "nested more than"),
+        ('[metrics]\n"*" = { margin = 0.5 }\noverall = { margin = 0.02 }\n', "'overall' decides nothing after '*'"),
+        ('[metrics]\n"*" = { margin = 0.5 }\n"m/s/o*" = { margin = 0.02 }\n', "decides nothing after '*'"),
     ],
 )
 def test_wrong_policies_are_one_line_and_status_2(tmp_path, capsys, text, named):
@@ -231,14 +327,38 @@ def test_wrong_inputs_are_one_line_and_status_2(tmp_path, capsys):
     ):
         status, result, _, err = call(capsys, "--policy", write(tmp_path, POLICY.format(0.1)), **options)
         assert status == 2 and result is None and named in err and len(err.splitlines()) == 1, err
-    status, _, _, err = call(capsys, "--policy", "strictest")
-    assert status == 2 and "default, subset" in err
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    for policy, named in (
+        ("strictest", "default, subset"),
+        ("empty", "default, subset"),
+        ("binary.toml", "binary.toml"),
+    ):
+        status, _, _, err = call(capsys, "--policy", policy)
+        assert status == 2 and named in err and len(err.splitlines()) == 1, err
+
+
+@pytest.mark.parametrize("option", ["--json", "--junit"])
+@pytest.mark.parametrize(("loss", "verdict"), [(0.0, PASS), (0.4, FAIL)])
+def test_a_file_that_cannot_be_written_is_one_line_after_the_verdict(tmp_path, capsys, option, loss, verdict):
+    runs(tmp_path, loss)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    file = write(tmp_path, POLICY.format(0.05))
+    for path in ("folder", "file/below"):
+        status = main(["gate", "--baseline", "base", "--candidate", "cand", "--policy", str(file), option, path])
+        out, err = capsys.readouterr()
+        assert status == 2 and f"gate: {verdict}" in out
+        assert f"{option} {path} cannot be written" in err and len(err.splitlines()) == 1
+    status, _, _, err = call(capsys, "--policy", file, "--json", "one", "--junit", "./one")
+    assert status == 2 and "a file of its own" in err
 
 
 def test_bundled_policies_are_whole():
     assert set(gates.bundled_policies()) >= {"default", "subset"}
     for name in gates.bundled_policies():
-        assert gates.read_policy(name).rule(make())[0] == "*geneval/overall"
+        policy = gates.read_policy(name)
+        assert policy.rule(make())[0] == "*geneval/overall"
+        assert all(rule.optional for rule in policy.metrics.values())  # they go with whatever was measured
     assert not gates.read_policy("default").allow_partial
 
 
@@ -342,12 +462,22 @@ def test_false_alarms_on_identical_models_over_seeds():
 
 
 def test_a_loss_of_the_margin_seldom_passes_and_a_detectable_loss_is_found():
-    """What the bounds promise: a pass is wrong with probability alpha, and the stated power is reached."""
+    """What the bounds promise: a pass is wrong with probability alpha, and the power is the simulated one that the
+    table states."""
     rng, rules = np.random.default_rng(4), gates.Policy(metrics={"overall": {"margin": 0.0}})
     least = np.mean([simulate(rng, 0.0, rules)[0].detectable for _ in range(20)])
-    assert 0.68 <= np.mean([simulate(rng, least, rules)[0].verdict == FAIL for _ in range(200)]) <= 0.92
+    assert 0.68 <= np.mean([simulate(rng, least, rules)[0].verdict == FAIL for _ in range(200)]) <= 0.82
     lenient = gates.Policy(metrics={"overall": {"margin": 0.1}})
     assert np.mean([simulate(rng, 0.1, lenient)[0].verdict == PASS for _ in range(200)]) <= 0.09
+
+
+@pytest.mark.slow
+def test_the_power_that_the_table_states():
+    """71 to 77 % for yes/no images, not the 80 % of the formula."""
+    rng, rules = np.random.default_rng(5), gates.Policy(metrics={"overall": {"margin": 0.0}})
+    least = np.mean([simulate(rng, 0.0, rules)[0].detectable for _ in range(200)])
+    power = np.mean([simulate(rng, least, rules)[0].verdict == FAIL for _ in range(2000)])
+    assert 0.71 <= power <= 0.77 and "71 to 77 %" in compare.POWER_NOTE
 
 
 def test_the_gate_needs_no_torch(tmp_path):

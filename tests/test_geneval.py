@@ -82,6 +82,28 @@ def test_cap_and_suppression():
     assert rules.select(same, "colors", strict) == {"star": [0], "heart": [2]}
 
 
+def test_of_equal_scores_the_last_comes_first():
+    stars = [found("star", s) for s in (0.5, 0.9, 0.9, 0.5, 0.7)]
+    assert rules.select(stars, "colors")["star"] == [2, 1, 4, 3, 0]
+    assert rules.select(stars, "colors", rules.Thresholds(max_objects=1))["star"] == [2]
+
+
+def test_scores_are_kept_as_they_are(tmp_path):
+    """One float step above the threshold counts; rounded to six digits it would be on the other side."""
+    above = float(np.nextafter(0.3, 1))
+
+    class Judge(AnalyticJudge):
+        def detect(self, image):
+            return [Detection("star", above, (0.0, 0.0, 9.0, 9.0), np.ones(image.shape[:2], bool))]
+
+    prompts = [{"tag": "single_object", "include": [{"class": "star", "count": 1}], "prompt": "a photo of a star"}]
+    given = options(tmp_path, prompts=prompts, suite="mine", images_per_prompt=1, check_judge=lambda judge: None)
+    outcome = geneval.run(fake.Noise(), Judge(), **given)
+    evidence = tmp_path / outcome.records[0].evidence
+    assert json.loads(evidence.read_text())["detections"][0]["score"] == above > 0.3
+    assert {r.metric: r.value for r in outcome.records}["images-correct"] == 1.0
+
+
 def test_overlap_is_inclusive():
     assert rules.overlap((0, 0, 9, 9), (0, 0, 9, 9)) == 1.0
     assert rules.overlap((0, 0, 9, 9), (9, 0, 18, 9)) == pytest.approx(10 / 190)  # they share one column

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -116,12 +117,120 @@ def test_broken_official_files_are_refused(imported, tmp_path):
     refused([{**lines[0], "filename": "a/00553/samples/0000.png"}], "none of the 553 x 4 images")
     refused([{**lines[0], "filename": "cat.png"}], "none of the 553 x 4")
     refused([{**lines[0], "filename": lines[4]["filename"]}], "is not number 1 of suite 'geneval'")
-    refused([{k: v for k, v in lines[0].items() if k != "details"}], "the key 'details' is missing")
-    refused("{not json", "line 1: not a result")
-    refused([{**lines[0], "details": "{'cat': 1"}], "line 1: not a result")
-    refused([{**lines[0], "details": '{"cat": [[1, 2, 3, 4]]}'}], "line 1: .*not .x1, y1, x2, y2, score")
-    with pytest.raises(ValueError, match="do not exist"):
+    refused([{k: v for k, v in lines[0].items() if k != "details"}], "line 1: the field 'details' is missing")
+    refused("{not json", "line 1: not valid JSON")
+    refused([{**lines[0], "details": "{'cat': 1"}], "line 1, field 'details': not valid JSON")
+    refused(
+        [{**lines[0], "details": '{"cat": [[1, 2, 3, 4]]}'}],
+        "line 1, field 'details', class 'cat': .*not .x1, y1, x2, y2, score",
+    )
+    with pytest.raises(ValueError, match="does not exist"):
         geneval.import_results(tmp_path / "absent.jsonl", **options)
+
+
+BOX = '{"bench": [[%s, %s]]}'
+
+
+@pytest.mark.parametrize(
+    "changed, fault",
+    [
+        ({"correct": "true"}, "'correct': 'true' is not true or false"),
+        ({"correct": None}, "'correct': None is not true or false"),
+        ({"correct": 1}, "'correct': 1 is not true or false"),
+        ({"correct": float("nan")}, "'correct': nan is not true or false"),
+        ({"filename": None}, "'filename': None is not text"),
+        ({"tag": 3}, "'tag': 3 is not text"),
+        ({"reason": ["x"]}, "'reason': .'x'. is not text"),
+        ({"metadata": "[]"}, "'metadata': .. is no JSON object"),
+        ({"details": "[]"}, "'details': .. is no JSON object"),
+        ({"details": None}, "'details': None is no JSON object"),
+        ({"details": '{"bench": 5}'}, "class 'bench': 5 is not .x1"),
+        ({"details": BOX % ("0, 0, 9, 9", "NaN")}, "score of .*: nan is not a finite number"),
+        ({"details": BOX % ("0, 0, 9, 9", "1e999")}, "score of .*: inf is not a finite number"),
+        ({"details": BOX % ("0, 0, 9, 9", "1.5")}, "score of .*: 1.5 is outside 0..1"),
+        ({"details": BOX % ("0, 0, 9, 9", "-0.5")}, "score of .*: -0.5 is outside 0..1"),
+        ({"details": BOX % ("0, 0, 9, 9", '"0.5"')}, "score of .*: '0.5' is not a finite number"),
+        ({"details": BOX % ("0, 0, 9, 9", "true")}, "score of .*: True is not a finite number"),
+        ({"details": BOX % ("0, 0, Infinity, 9", "0.5")}, "box .*: inf is not a finite number"),
+        ({"details": BOX % ("-5, 0, 9, 9", "0.5")}, "box .*: -5 is outside 0..100000"),
+        ({"details": BOX % ("0, 0, 1e12, 9", "0.5")}, "box .*: 1000000000000.0 is outside 0..100000"),
+        ({"details": BOX % ("9, 0, 0, 9", "0.5")}, "the box .9, 0, 0, 9. ends before it begins"),
+        ({"details": "[" * 9999 + "]" * 9999}, "'details': nested more than 100 levels deep"),
+    ],
+)
+def test_values_of_official_files_are_checked(imported, tmp_path, changed, fault):
+    (tmp_path / "r.jsonl").write_text("\n" + json.dumps({**imported[1][0], **changed}) + "\n")
+    options = {"work": tmp_path, "records": tmp_path / "records", "suite": "geneval", "prompts": OFFICIAL}
+    with pytest.raises(ValueError, match=f"r.jsonl, line 2, field .*{fault}.*give the official scorer"):
+        geneval.import_results(tmp_path / "r.jsonl", **options)
+
+
+def test_a_file_as_other_programs_save_it_is_the_same_file(imported, tmp_path):
+    """A byte order mark, Windows' line ends, blank lines, a reason that became null."""
+    lines = [{**line, "reason": line["reason"] or None} for line in imported[1]]
+    content = "\r\n".join(["", *(json.dumps(line) for line in lines), "", ""])
+    (tmp_path / "r.jsonl").write_bytes(b"\xef\xbb\xbf" + content.encode())
+    options = {"work": tmp_path, "records": tmp_path / "records", "suite": "geneval", "prompts": OFFICIAL}
+    assert values(geneval.import_results(tmp_path / "r.jsonl", **options)) == values(imported[2])
+
+
+def test_an_import_keeps_the_order_of_equal_scores():
+    """The line names its best box first; read back, the rules must take the same one."""
+    prompt = {"tag": "colors", "include": [{"class": "star", "count": 1, "color": "red"}], "prompt": "a red star"}
+    boxes = [[0, 0, 9, 9, 0.5], [20, 0, 29, 9, 0.5], [40, 0, 49, 9, 0.4]]
+    again = official.result("x", prompt, official.row_of(prompt, {"details": {"star": boxes}, "reason": ""}))
+    assert json.loads(again["details"]) == {"star": boxes} and again["correct"]
+
+
+def test_verdicts_that_are_not_those_of_the_boxes_are_refused(imported, tmp_path, capsys):
+    """Rows that lost their boxes would score 0 though most call themselves right."""
+    path = tmp_path / "r.jsonl"
+    right = [k % 5 < 3 for k in range(len(imported[1]))]
+    lines = [{**x, "correct": r, "reason": "", "details": "{}"} for x, r in zip(imported[1], right, strict=True)]
+    path.write_text(official.to_lines(lines))
+    shares = [np.mean([r for x, r in zip(lines, right, strict=True) if x["tag"] == task]) for task in TASKS]
+    assert main(["eval", "geneval", "-o", str(tmp_path / "w"), "--import", str(path)]) == 2
+    told = capsys.readouterr().err
+    assert f"give {np.mean(shares):.4f} overall, its boxes 0.0000; 1328 of 2212 verdicts differ" in told
+    assert "line 1: right there, wrong by the boxes (expected bench>=1, found 0)" in told
+    assert "1328 images are called right without a box" in told and told.count("\n") == 1
+    assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(
+    "task, settings, doubt",
+    [
+        (None, {"threshold": 0.6}, "none of .* boxes scores below 0.6.*, as with a higher threshold than 0.3"),
+        ("counting", {"counting_threshold": 0.95}, "none of .* as with a higher counting_threshold than 0.9"),
+        (None, {"threshold": 0.25, "counting_threshold": 0.3}, "boxes score 0.9 or less, as with a lower counting_"),
+    ],
+)
+def test_other_thresholds_are_doubted_aloud(tmp_path, capsys, task, settings, doubt):
+    """``random_image`` scores evenly from 0.25 (0.85 in counting) up; only what the settings keep is in the file."""
+    rng, lines = np.random.default_rng(0), []
+    prompts = [p for p in OFFICIAL if task in (None, p["tag"])][:: 1 if task else 3]
+    for index, prompt in enumerate(prompts):
+        for sample in range(4):
+            found = random_image(prompt, rng)
+            stored = [{"class": n, "score": s, "box": list(b), "color": c} for n, s, b, c in found]
+            name = f"{index:05d}/samples/{sample}.png"
+            lines.append(official.result(name, prompt, {"detections": stored}, Thresholds(**settings)))
+    (tmp_path / "r.jsonl").write_text(official.to_lines(lines))
+    options = {"work": tmp_path, "records": tmp_path / "records", "suite": "mine", "prompts": prompts}
+    if settings.get("threshold", 1) < 0.3:  # what passed there does not pass here
+        with pytest.raises(ValueError, match=f"verdicts differ.*{doubt}"):
+            geneval.import_results(tmp_path / "r.jsonl", **options)
+        return
+    outcome = geneval.import_results(tmp_path / "r.jsonl", **options)
+    assert re.search(f"doubtful: {doubt}", outcome.records[0].note)
+    told = capsys.readouterr().err
+    assert re.search(f"warning: .*r.jsonl was probably not judged with the official settings: {doubt}", told)
+
+
+def test_official_settings_are_not_doubted(imported):
+    assert "doubtful" not in imported[2].records[0].note
+    many = [{"tag": "colors", "details": {"cat": [[0, 0, 9, 9, 0.31 + k / 100] for k in range(17)]}}]
+    assert official.doubts(many) == ["17 boxes of one class, as with a larger max_objects than 16"]
 
 
 def test_an_incomplete_import_withholds_its_values(imported, tmp_path):
@@ -165,6 +274,30 @@ def test_rescoring_gives_the_very_records(judged, tmp_path):
     (copy / "detections.run.json").unlink()
     with pytest.raises(ValueError, match="holds no finished judging"):
         geneval.rescore(copy, work=tmp_path, records=tmp_path / "records")
+
+
+@pytest.mark.parametrize(
+    "detection, fault",
+    [
+        ({"score": float("nan")}, "field 'score': nan is not a finite number"),
+        ({"score": 2}, "field 'score': 2 is outside 0..1"),
+        ({"score": "high"}, "field 'score': 'high' is not a finite number"),
+        ({"box": [0, 0, 9]}, "is not .x1, y1, x2, y2"),
+        ({"box": [0, 0, 9, float("nan")]}, "nan is not a finite number"),
+        ({"class": 5}, "field 'class': 5 is not text"),
+        ({"color": "mauve"}, "field 'color': 'mauve' is not one of red"),
+    ],
+)
+def test_stored_detections_are_checked(judged, tmp_path, detection, fault):
+    shutil.copy(judged[2] / "detections.run.json", tmp_path)
+    rows = [json.loads(line) for line in (judged[2] / "detections.jsonl").read_text().splitlines()]
+    rows[1]["detections"][0] |= detection
+    (tmp_path / "detections.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match=f"detections.jsonl, line 2, .*{fault}"):
+        geneval.rescore(tmp_path, work=tmp_path, records=tmp_path / "records")
+    (tmp_path / "detections.jsonl").write_text((judged[2] / "detections.jsonl").read_text()[:-9])
+    with pytest.raises(ValueError, match="detections.jsonl, line 48: not valid JSON"):
+        geneval.rescore(tmp_path, work=tmp_path, records=tmp_path / "records")
 
 
 def test_other_thresholds_are_another_suite(judged):
@@ -336,7 +469,7 @@ def test_agreement_needs_the_same_images(imported, judged, tmp_path):
     (other / "detections.jsonl").write_text("".join(map(row_line, entries)))
     with pytest.raises(ValueError, match="another image"):
         agreement.pair(*(agreement.read_results(f / "results.jsonl") for f in (judged[2], other)))
-    with pytest.raises(ValueError, match="line 1: not a result"):
+    with pytest.raises(ValueError, match="line 1: .. is no JSON object"):
         fewer.write_text("[]\n")
         agreement.read_results(fewer)
 

@@ -238,3 +238,38 @@ def test_errors_of_ssim():
         pixels.ssim_batch(*(torch.zeros(1, 3, 16, 16),) * 2, ["ssim"])
     with pytest.raises(ValueError, match="64x10"):
         pixels.ssim_batch(*(torch.zeros(1, 3, 10, 64),) * 2)
+
+
+def test_large_images_are_measured_by_parts_with_the_same_result(monkeypatch):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (1, 90, 70, 3), np.uint8)
+    a = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    b = (a + 0.1 * torch.from_numpy(rng.normal(size=a.shape)).float()).clamp(0, 1)
+    whole, error = pixels.ssim_batch(a, b), pixels.squared_errors(a, b)
+    seen, sizes = pixels._moments, []
+
+    def moments(x, *others):
+        sizes.append(x[0, 0].numel())
+        return seen(x, *others)
+
+    monkeypatch.setattr(pixels, "PART", 70 * 13)
+    monkeypatch.setattr(pixels, "_moments", moments)
+    parts = pixels.ssim_batch(a, b)
+    for variant in pixels.SSIM:
+        assert float(parts[variant]) == pytest.approx(float(whole[variant]), abs=1e-6)
+    assert len(sizes) >= 3 * 6 and max(sizes) <= (13 + 10) * (70 + 10)
+    assert float(pixels.squared_errors(a, b)) == pytest.approx(float(error), rel=1e-12)
+
+
+def test_a_variant_does_not_depend_on_the_others_and_needs_its_own_window_alone():
+    rng = np.random.default_rng(1)
+    a, b = (torch.from_numpy(rng.random((1, 3, 8, 40))).float() for _ in range(2))
+    assert float(pixels.ssim_batch(a, b, ["ssim-sk"])["ssim-sk"]) < 1
+    with pytest.raises(ValueError, match="40x8 is too small for SSIM's 11x11"):
+        pixels.ssim_batch(a, b, ["ssim-wang"])
+    drawing = torch.zeros(1, 3, 64, 64)
+    drawing[..., 32:] = 1
+    noisy = (drawing + 0.01 * torch.from_numpy(rng.normal(size=drawing.shape)).float()).clamp(0, 1)
+    for a, b in ((drawing, noisy), (noisy, noisy.flip(-1))):
+        together = pixels.ssim_batch(a, b)
+        assert all(torch.equal(pixels.ssim_batch(a, b, [v])[v], together[v]) for v in pixels.SSIM)

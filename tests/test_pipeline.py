@@ -387,7 +387,7 @@ def test_evaluators_drive_it_as_a_diffusers_pipeline(pipe, tmp_path):
     rngs = [torch.Generator().manual_seed(seed) for seed in (4, 5)]
     wanted = pipe(list(CAPTIONS[:2]), generator=rngs, **FAST).images
     assert np.array_equal(subject.generate(CAPTIONS[:2], [4, 5]), pixels(wanted))
-    with pytest.raises(ValueError, match="VGTPipeline has no setting 'steps'; it has acceleration, batch_size"):
+    with pytest.raises(ValueError, match="no setting 'steps'; it has acceleration, attention, batch_size"):
         diffusers.generator(str(folder), settings={"steps": 3})
 
 

@@ -65,18 +65,19 @@ class Encoder(nn.Module):
 def test_latents_are_encoded_in_bf16_only_where_that_is_native(native, tmp_path, monkeypatch):
     monkeypatch.setattr(env, "cpu_multiplies_bf16", lambda: native)
     ae, dtype = Encoder(), torch.bfloat16 if native else torch.float32
-    latents = data.cached_latents(ae, "mark", 8, 32, tmp_path, batch=4)
+    latents = data.SceneLatents(ae, "mark", 8, 32, tmp_path, batch=4).take(range(8))
     assert latents.shape == (8, 16, 3) and latents.dtype == torch.float16 and ae.seen == [dtype] * 2
     exact = ae.encode(data.to_float(data.scenes.images("train", range(8), 32))).flatten(2).mT
     error = (latents.float() - exact).abs().max() / exact.abs().max()
     assert error < 1e-3 if dtype == torch.float32 else 1e-3 < error < 2e-2
-    (path,) = tmp_path.glob("latents-*.safetensors")
+    (path,) = tmp_path.glob("latents-*/piece-*.safetensors")
     assert torch.equal(load_file(path)["latents"], latents)
-    drawn = data.cached_latents(ae, "mark", 8, 32, tmp_path / "drawn by processes", batch=4, processes=2)
-    assert torch.equal(drawn, latents)
+    drawn = data.SceneLatents(ae, "mark", 8, 32, tmp_path / "drawn by processes", batch=4, processes=2)
+    assert torch.equal(drawn.take(range(8)), latents)
     ae.seen.clear()
     monkeypatch.setattr(env, "cpu_multiplies_bf16", lambda: not native)
-    assert torch.equal(data.cached_latents(ae, "mark", 8, 32, tmp_path, batch=4), latents) and not ae.seen
+    again = data.SceneLatents(ae, "mark", 8, 32, tmp_path, batch=4)
+    assert torch.equal(again.take(range(8)), latents) and not ae.seen
     monkeypatch.setattr(env, "cpu_multiplies_bf16", lambda: native)
     at = data.image_batches(data.DataConfig(photos=0.0), 4, 32)
     assert data.source_statistics(ae, at, 8) == data.statistics(latents)

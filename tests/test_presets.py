@@ -8,9 +8,11 @@ from importlib import resources
 import pytest
 
 from vgt.core import config as configs
+from vgt.inference.load import bundled
 from vgt.methods.vgt_ae import AELossConfig, VGTAEConfig
 from vgt.training.job import Preset
 from vgt.training.optim import learning_rate, micro_rows
+from vgt.training.run import run
 from vgt.vlm import known
 
 FULL = sorted(
@@ -140,3 +142,19 @@ def test_the_pixel_only_arm_has_no_backbone():
 )  # fmt: skip
 def test_what_cannot_be_set_is_said(name, missing):
     assert missing in text(name)
+
+
+@pytest.mark.parametrize("name", [name for name in configs.preset_names() if name.startswith("smoke_")])
+def test_smoke_presets_need_nothing_that_is_not_bundled(name):
+    init = preset(name).init
+    assert {init.vlm, init.weights, init.autoencoder} <= {None, *bundled()} and init.decoder is None
+
+
+def test_a_smoke_preset_runs_on_a_fresh_install(tmp_path):
+    done = run("smoke_query_ar_internvl", ["train.steps=1", "train.batch=2"], None, tmp_path)
+    assert done.result.step == 1 and done.folder == tmp_path / "smoke_query_ar_internvl" / "model"
+
+
+def test_a_parent_that_is_not_trained_is_named_with_its_command(tmp_path):
+    with pytest.raises(ValueError, match="not trained yet and not bundled; run `vgt train vgt_ae_qwen_stage1` first"):
+        run("vgt_ae_qwen", [], None, tmp_path)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from parity.recon import published_vgt
 from PIL import Image
 from torch.nn import functional
 
@@ -81,25 +82,74 @@ def test_rounding_of_exact_levels():
         quantize(LEVELS, "ceil")
 
 
-def test_vgt_is_bilinear_in_bfloat16_and_its_truncation_feeds_the_networks(pair):
+def test_vgt_is_the_published_chain_of_steps(pair):
+    """The original in bfloat16 on [-1, 1], the reconstruction in float32, clamped after it was resampled."""
     found = compare(resolve("vgt", 56), *pair)
     assert found.a.shape == (3, 3, 32, 32) and found.images_b.shape == (3, 32, 32, 3)
-    b = torch.from_numpy(pair[1]).permute(0, 3, 1, 2).float() / 255
-    wanted = functional.interpolate(b.bfloat16().double(), (32, 32), mode="bilinear", align_corners=False)
-    wanted = wanted.bfloat16().float()
-    torch.testing.assert_close(found.b, wanted, rtol=0, atol=0)
-    truncated = (wanted.double() * 255).floor().permute(0, 2, 3, 1).numpy()
-    assert np.abs(found.images_b - truncated).max() <= 1 and (found.images_b <= wanted.amax().item() * 255).all()
+    original, rebuilt, levels = published_vgt(*pair, 32)
+    torch.testing.assert_close(found.a, original, rtol=0, atol=1e-6)
+    torch.testing.assert_close(found.b, rebuilt, rtol=0, atol=1e-6)
+    for ours, theirs in zip((found.images_a, found.images_b), levels, strict=True):
+        assert (ours != theirs).mean() < 1e-3, "float noise at whole levels alone"
     same = compare(resolve("vgt", 56), pair[0], pair[0])
     caps = [pixels.psnr(float(e)) for e in pixels.squared_errors(same.a, same.b)]
     assert all(50 < cap < 75 for cap in caps), caps
 
 
+def test_vgt_white_falls_below_a_level_in_the_original_alone():
+    """White goes through ImageNet's statistics in float32, and truncation does the rest."""
+    white = np.full((1, 56, 56, 3), 255, np.uint8)
+    found = compare(resolve("vgt", 56), white, white)
+    mean, std = (torch.tensor(v).view(3) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    wanted = (((1 - mean) / std * std + mean) * 255).byte().tolist()
+    assert found.images_a[0, 0, 0].tolist() == wanted and found.images_b.min() == 255
+
+
 def test_vgt_originals_in_bfloat16_cap_psnr_near_67_db(pair):
     """docs/evaluators.md 1.2, before any resizing."""
+    seen = recon_source.vgt_original(recon_source.signed(pair[0]), (56, 56))
     x = torch.from_numpy(pair[0]).permute(0, 3, 1, 2).float() / 255
-    seen = recon_source.normalized_and_back(x)
     assert pixels.psnr(float(pixels.squared_errors(x, seen).mean())) == pytest.approx(67, abs=3)
+
+
+@pytest.mark.parametrize(("name", "side", "kernel"), [("vgt", 56, "bilinear"), ("llamagen", 512, "bicubic")])
+def test_an_overshooting_decoder_is_clamped_after_resampling(pair, name, side, kernel):
+    rng = np.random.default_rng(1)
+    originals = rng.integers(0, 256, (1, side, side, 3)).astype(np.uint8)
+    rebuilt = (originals / 255 + rng.normal(0, 0.3, originals.shape)).astype(np.float32)
+    found = compare(resolve(name, side), originals, rebuilt)
+    x = torch.from_numpy(2 * rebuilt - 1).permute(0, 3, 1, 2)
+    late = functional.interpolate(x, found.size, mode=kernel).clamp(-1, 1)
+    early = functional.interpolate(x.clamp(-1, 1), found.size, mode=kernel)
+    wanted = (late + 1) / 2 if name == "vgt" else (127.5 * late + 128).clamp(0, 255).floor() / 255
+    torch.testing.assert_close(found.b, wanted, rtol=0, atol=1.01 / 255 if name == "llamagen" else 1e-6)
+    assert (found.b - wanted).abs().mean() < 1e-5 < 0.01 < ((early + 1) / 2 - wanted).abs().mean()
+
+
+def test_llamagen_above_256_compares_with_floats_and_crops_references_anew(pair):
+    noise = np.random.default_rng(0).integers(0, 256, (1, 384, 384, 3), dtype=np.uint8)
+    found = compare(resolve("llamagen", 384), noise, noise)
+    x = (torch.from_numpy(noise).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
+    wanted = (functional.interpolate(x, (256, 256), mode="bicubic") + 1) / 2
+    torch.testing.assert_close(found.a, wanted, rtol=0, atol=1e-5)
+    assert wanted.min() < -0.01, "the original is not clamped"
+    own = images.adm_crop(Image.fromarray(noise[0]), 256)
+    np.testing.assert_array_equal(found.images_a[0], own)
+    given = np.zeros_like(own)[None]
+    assert compare(resolve("llamagen", 384), noise, noise, given).images_a is given
+    assert not np.array_equal(compare(resolve("llamagen", 256), noise, noise).images_a[:, :256, :256], own)
+
+
+def test_lightningdit_rounds_for_psnr_and_networks_alone(pair):
+    floats = (pair[0] / 255 * 0.9 + 0.0517).astype(np.float32)
+    beyond = (pair[1] / 255 * 1.4 - 0.2).astype(np.float32)
+    found = compare(resolve("lightningdit", 56), floats, beyond)
+    at = [torch.from_numpy(x).permute(0, 3, 1, 2) for x in (floats, beyond)]
+    assert found.whole and torch.equal(found.a, at[0]) and torch.equal(found.b, at[1].clamp(0, 1))
+    assert torch.equal(found.b_of_lpips, at[1]) and found.b_of_lpips.min() < 0
+    half_up = np.floor(floats.astype(np.float64) * 255 + 0.5)
+    assert np.abs(found.images_a - half_up).max() <= 1 and (found.images_a != half_up).mean() < 1e-3
+    assert "lpips-vgg-v0.1" in PIPELINES["lightningdit"]["own"]
 
 
 def test_results_do_not_depend_on_the_number_of_threads():
@@ -113,15 +163,6 @@ def test_results_do_not_depend_on_the_number_of_threads():
         torch.set_num_threads(before)
     for one, two in zip(*found, strict=True):
         assert bool((one.a == two.a).all()) and bool((one.b == two.b).all())
-
-
-def test_llamagen_is_bicubic_without_antialias(pair):
-    pipeline = resolve("llamagen", 512)
-    big = pair[0].repeat(8, 1).repeat(8, 2)[:1, :448, :448]
-    found = compare(pipeline, big, big)
-    x = torch.from_numpy(big).permute(0, 3, 1, 2).float() / 255
-    wanted = functional.interpolate(x, (224, 224), mode="bicubic", align_corners=False).clamp(0, 1)
-    assert (found.a - wanted).abs().max() <= 0.51 / 255 and torch.equal(found.a, found.b)
 
 
 def test_vfmtok_resizes_uint8_with_pillow(pair):

@@ -91,7 +91,7 @@ def killed(work, until):
 def test_a_killed_run_goes_on_where_it_was(tmp_path, whole):
     killed(tmp_path, 4)
     rows = {p.name: len(p.read_text().splitlines()) for p in (tmp_path / "recon" / "dim").rglob("*.jsonl")}
-    assert rows["images.jsonl"] == rows["pixels.jsonl"] == rows["ssim.jsonl"] == 3 * BATCH
+    assert rows["images.jsonl"] == rows["pixels.jsonl"] == rows["ssim-gaussian.jsonl"] == 3 * BATCH
     killed(tmp_path, 2)
     model = Dim()
     outcome = score(tmp_path, model)
@@ -185,13 +185,13 @@ def test_one_metric_more_measures_only_that(tmp_path):
     model = Dim()
     score(tmp_path, model, metrics=["psnr-mean"])
     assert len(model.batches) == 7
-    assert not list(tmp_path.rglob("ssim.jsonl")), "nobody asked"
+    assert not list(tmp_path.rglob("ssim*.jsonl")), "nobody asked"
     score(tmp_path, model, metrics=["psnr-mean", "psnr-global"])
     assert len(model.batches) == 7, "both come from the same rows"
     score(tmp_path, model, metrics=["psnr-mean", "ssim-wang"])
     assert len(model.batches) == 14
-    score(tmp_path, model, metrics=["ssim-taming", "ssim-wang"])
-    assert len(model.batches) == 14, "all variants come from the same rows"
+    score(tmp_path, model, metrics=["ssim-tm", "ssim-wang"])
+    assert len(model.batches) == 14, "variants that share their windows come from the same rows"
     score(tmp_path, model, metrics=["fd-efflite2"])
     assert len(model.batches) == 21
     assert len(record.read(tmp_path / "records")) == 5

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import subprocess
 import sys
 
@@ -195,3 +197,17 @@ def test_image_seeds():
     assert len(set(made)) == 60 and all(0 <= s < 2**63 for s in made)
     assert seeds.image_seed(0, "a", 1) == seeds.image_seed(0, "a", 1) != seeds.image_seed(1, "a", 1)
     assert seeds.image_seed(0, "a", 11) != seeds.image_seed(0, "a1", 1)
+
+
+def test_freed_memory_is_kept_unless_the_user_has_set_the_allocator(monkeypatch):
+    """Run in a process of its own: the setting holds for the whole process."""
+    code = "from vgt.core import env; print(env.keep_freed_memory())"
+
+    def told(**more: str) -> str:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+        return subprocess.run([sys.executable, "-c", code], env=clean | more, capture_output=True, text=True).stdout
+
+    assert told(MALLOC_ARENA_MAX="2") == "False\n"
+    assert told() == f"{platform.libc_ver()[0] == 'glibc'}\n"
+    monkeypatch.setattr(env.ctypes, "CDLL", lambda name: object())  # another C library
+    assert env.keep_freed_memory() is False

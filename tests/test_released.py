@@ -214,8 +214,40 @@ def test_an_autoencoder_in_a_file_of_its_own(family, sizes, folders, tmp_path):
     with pytest.raises(ValueError, match="holds a whole generator; give with --ae"):
         torch.save(rc.drawn(rc.whole(family, sizes)), tmp_path / "b.pth")
         released.load(tmp_path / "a.pth", folders[family], ae=tmp_path / "b.pth")
-    with pytest.raises(ValueError, match="has an autoencoder of its own; leave out --ae"):
-        released.load(tmp_path / "b.pth", folders[family], ae=tmp_path / "ae.pth")
+
+
+def test_a_file_with_its_autoencoder_and_the_same_one_once_more(family, sizes, folders, tmp_path):
+    """As the published class saves it: the copy inside is compared, and is the one that is taken."""
+    whole, alone = tmp_path / "a.pth", tmp_path / "ae.pth"
+    table = rc.drawn(rc.whole(family, sizes) | rc.ballast(family, sizes))
+    ae = {k.removeprefix("vgt_ae."): v for k, v in table.items() if k.startswith("vgt_ae.")}
+    torch.save(table, whole)
+    plain = released.load(whole, folders[family])
+    fine = {k: v.float() + (v.float() * 2**-12) for k, v in ae.items()}  # rounds to the bf16 inside
+    for stored, how in ((ae, "bit for bit"), (fine, "but for rounding to another precision")):
+        torch.save(stored, alone)
+        found = released.load(whole, folders[family], ae=alone)
+        assert (found.taken, found.dropped, len(found.reports)) == (plain.taken, plain.dropped, 1)
+        assert found.reports[0].notes[-1] == f"autoencoder: that of ae.pth, {how}"
+        key = "decoder.conv_in.bias"
+        assert torch.equal(found.autoencoder.state[key], table[f"vgt_ae.{key}"])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: change_one(t, "down_mlp.3.bias"), "differs from .*other.pth in 1 tensors, first down_mlp.3.bias;"),
+        (lambda t: t.pop("decoder.conv_in.bias"), "differs from .*other.pth in 1 tensors, first decoder.conv_in.bias;"),
+        (lambda t: t.update({"down_mlp.0.bias": torch.zeros(7)}), "in 1 tensors, first down_mlp.0.bias;"),
+    ],
+)
+def test_another_autoencoder_than_the_one_inside(change, words, sizes, folders, family, tmp_path):
+    table = rc.drawn(rc.whole(family, sizes))
+    torch.save(table, tmp_path / "a.pth")
+    torch.save({k.removeprefix("vgt_ae."): v for k, v in table.items() if k.startswith("vgt_ae.")}, tmp_path / "ae.pth")
+    other = damaged(tmp_path / "ae.pth", change)
+    with pytest.raises(ValueError, match=words + " leave out --ae to take its own"):
+        released.load(tmp_path / "a.pth", folders[family], ae=other)
 
 
 # ------------------------------------------------------------------------------------------ training files

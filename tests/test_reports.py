@@ -216,6 +216,39 @@ def test_figures_are_files_too(report):
             assert min(image.size) > 200
 
 
+def test_the_summary_stands_open_and_sections_unfold_by_their_links(report):
+    html = (report / "index.html").read_text(encoding="utf-8")
+    main = html[html.index("<main>") :]
+    assert main.index('id="summary"') < main.index("table-vgt_verdicts") < main.index("<details")
+    targets = set(re.findall(r'<a href="#([^"]+)"', html))
+    assert targets == {"summary", *re.findall(r'</summary>\s*<div id="([^"]+)"', html)} and len(targets) > 5
+
+
+def test_a_section_without_records_has_no_place_but_is_named(tmp_path):
+    record.write(make("vgt_ae_internvl", "photos", "psnr-mean", 20.0), tmp_path / "records")
+    html = page.render(tmp_path / "records", None, tmp_path / "out").read_text(encoding="utf-8")
+    assert 'href="#sampler"' not in html and "<h2>Sampler</h2>" not in html
+    assert "Not in this report: Sampler (not studied" in html
+
+
+def test_adjusted_categories_are_shown_where_they_differ():
+    def shown(adjusted: float) -> list[str]:
+        values = {"dpg": 80.0, "entity": 70.0, "entity-adjusted": adjusted}
+        records = [make("oracle", "scenes-dpg", metric, value) for metric, value in values.items()]
+        return [column.key for column in tables.DPG_CATEGORIES.fill(Measured(records)).columns]
+
+    assert "entity-adjusted" in shown(65.0) and "entity-adjusted" not in shown(70.0)
+
+
+def test_models_name_the_device_that_trained_them():
+    def trained(**extra) -> Filled:
+        return tables.TRAINING.fill(Measured([make("m", "training", "loss", 0.1, extra=extra)]))
+
+    assert trained(device="NVIDIA H100").rows[0].cells["device"].value == "NVIDIA H100"
+    # Where it is not known, the device that read the log is not put in its place.
+    assert "device" not in [column.key for column in trained().columns]
+
+
 def test_no_records_is_a_clear_error(tmp_path):
     with pytest.raises(ValueError, match="no records below .*vgt reproduce tiny"):
         page.render(tmp_path, tmp_path, tmp_path / "out")

@@ -371,6 +371,10 @@ def test_prefetched_batches_are_the_same_in_any_order_and_made_once():
             ahead(9)
         assert len(made) == len(set(made)) and set(made) <= set(range(1, 19, 2))
         assert int(ahead(4)["x"]) == 4 and int(ahead(4)["x"]) == 4  # somewhere else, and again
+    made.clear()
+    with Prefetch(batches, 1, stride=2, ahead=4, end=4) as ahead:
+        assert [int(ahead(k)["x"]) for k in (1, 3)] == [1, 3]
+    assert made == [1, 3]  # a run's last step has no next one
     for settings in ((0, 1), (1, 0), (1, 1, -1)):
         with pytest.raises(ValueError, match="prefetch of"):
             Prefetch(batches, *settings)

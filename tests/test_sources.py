@@ -307,7 +307,7 @@ def test_shard_errors(tmp_path, tars, images):
     with pytest.raises(ValueError, match="1 shards hold no .jpg"):
         open_source(f"webdataset:{tmp_path / 'none.tar'}", tmp_path)
     shard(tmp_path / "twice.tar", ("1.png", images[0]), ("1.jpg", images[0]))
-    with pytest.raises(ValueError, match="twice.tar has two files of one kind for the key 1"):
+    with pytest.raises(ValueError, match="twice.tar has two images for the key 1"):
         open_source(f"webdataset:{tmp_path / 'twice.tar'}", tmp_path)
     with tarfile.open(tmp_path / "packed.tar", "w:gz") as archive:
         archive.add(tmp_path / "bare.tar", "1.png")

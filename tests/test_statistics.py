@@ -1,5 +1,7 @@
 """Intervals and comparisons against closed forms, other implementations and simulated coverage."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy import optimize, stats
@@ -224,6 +226,32 @@ def test_power_at_the_smallest_detectable_difference():
     assert 0.72 <= np.mean(seen) <= 0.88
     assert minimum_detectable(1.0, sides=1) == pytest.approx(2.4865, abs=1e-3)
     assert minimum_detectable(1.0) == pytest.approx(2.8016, abs=1e-3)
+
+
+@pytest.mark.parametrize(("prompts", "low", "high"), [(30, 0.45, 0.6), (120, 0.6, 0.75)])
+def test_power_of_the_exact_test_of_one_image_a_prompt(prompts, low, high):
+    """McNemar's test finds the smallest detectable difference less often than the formula says."""
+    rng = np.random.default_rng(19)
+
+    def pair(loss):
+        shares = loss + (1 - loss) * rng.beta(0.6, 0.4, prompts)
+        return rng.random(prompts) < shares, rng.random(prompts) < shares - loss
+
+    spread = [np.subtract(*map(np.float64, pair(0.0))).std(ddof=1) / prompts**0.5 for _ in range(300)]
+    least = minimum_detectable(np.mean(spread), prompts - 1, sides=1)
+    assert low <= np.mean([mcnemar(*pair(least)[::-1], "less")[2] <= 0.05 for _ in range(1500)]) <= high
+
+
+def test_which_n_finds_which_loss():
+    """The table of docs/gate.md from the closed form: GenEval's prompts, or equal tasks of fewer."""
+    page = (Path(__file__).parents[1] / "docs" / "gate.md").read_text(encoding="utf-8")
+    for count, prompts in ((553, [99, 80, 80, 94, 100, 100]), (240, [40] * 6), (120, [20] * 6), (60, [10] * 6)):
+        errors = [overall_variance([0.56] * 6, prompts, images, 0.64) ** 0.5 for images in (1, 4)]
+        cells = [f"{minimum_detectable(error * (2 * (1 - 0.5)) ** 0.5, sides=1):.3f}" for error in errors]
+        assert f"| {count} | {' | '.join(cells)} |" in page
+    for images, found in ((22, "0.27"), (100, "0.12"), (1000, "0.04")):
+        assert f"{minimum_detectable(0.5 / images**0.5, sides=1):.2f}" == found
+        assert f"{images} find {found} dB" in page or f"{images} images find {found} dB" in page
 
 
 def test_question_a_and_question_b():

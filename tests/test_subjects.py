@@ -330,3 +330,22 @@ def test_a_live_model_and_the_folder_of_its_images_give_the_same_records(kind, p
     other = score(folder(made), tmp_path / "folder")
     assert one["records"] == other["records"] and one["samples"] == other["samples"]
     assert one["names"].isdisjoint(other["names"]) and len(one["names"]) == 1
+
+
+@pytest.mark.parametrize("entry", [["own", "Own"], ["transformers", "AutoTokenizer"]])
+def test_code_in_a_pipelines_folder_is_refused(entry, tmp_path, monkeypatch):
+    """A class in a Python file of the folder, by name or by transformers' auto_map."""
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "tokenizer/own.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'was here')!r})\n")
+    auto = {"auto_map": {"AutoTokenizer": ["own.Own", None]}}
+    (tmp_path / "tokenizer/tokenizer_config.json").write_text(json.dumps(auto))
+    index = {"_class_name": "StableDiffusionPipeline", "tokenizer": entry}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    with pytest.raises(ValueError, match="component 'tokenizer' asks for code of the folder's own, which is never run"):
+        load_generator(f"diffusers:{tmp_path}")
+    assert not (tmp_path / "was here").exists()
+    for broken in ("[]", "null", "[" * 20_000):
+        (tmp_path / "model_index.json").write_text(broken)
+        with pytest.raises(ValueError, match="is no diffusers pipeline: model_index.json is missing or broken"):
+            load_generator(f"diffusers:{tmp_path}")

@@ -174,6 +174,8 @@ def test_training_log_becomes_one_record(tmp_path):
     assert record.extra["curve"][0] == [1, 1.0] and len(record.extra["curve"]) == 40
     assert training.run("net", "mark", rows, 7, records=tmp_path).reused == 1
     assert training.run("net", "mark", rows[:30], 7, records=tmp_path).computed == 1
+    (record,) = training.run("net", "mark", rows, 7, "a GPU", records=tmp_path).records
+    assert record.extra["device"] == "a GPU"
 
 
 def test_an_empty_log_is_refused(tmp_path):

@@ -6,7 +6,6 @@ scores with a paired interval.  Publish it before comparing numbers of different
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,10 +22,11 @@ from evals.engine.store import read_rows
 from evals.geneval.official import place_of
 from evals.geneval.run import ROWS
 from evals.judges.answering import label
-from vgt.core import files, geneval_prompts, record
+from vgt.core import files, geneval_prompts, record, text
 from vgt.core.samples import Samples
 from vgt.core.scenes import TASKS
 from vgt.core.statistics import Interval, cluster_interval, compare_pairs, jackknife_interval
+from vgt.core.text import Fields
 
 VERSION = 1
 DRAWS, LEVEL = 2000, 0.95
@@ -133,27 +133,17 @@ def _key(filename: str) -> str:
 def read_results(path: str | Path, name: str | None = None) -> Verdicts:
     """A results file of either scorer; ``name`` of the judge: by default what the evidence beside it says, or the
     file's stem.  Raises ValueError for lines that are no results and images that come twice."""
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(
-            f"results {path} do not exist; give a results.jsonl of `vgt eval geneval` or the official scorer"
-        )
+    path = text.present(path, "results", "give a results.jsonl of `vgt eval geneval` or the official scorer")
     lines: dict[str, dict] = {}
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            line = json.loads(text)
-            key, _ = _key(line["filename"]), (line["tag"], line["prompt"], line["correct"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{path}, line {number}: not a result of GenEval ({type(error).__name__}: {error})"
-            ) from error
+    for line in text.objects(path):
+        key, _ = _key(line.text("filename")), (line.text("tag"), line.text("prompt"), line.flag("correct"))
         if key in lines:
-            raise ValueError(f"{path}, line {number}: image {key} comes twice; each image counts once")
+            raise ValueError(f"{line.where}: image {key} comes twice; each image counts once")
         lines[key] = line
     rows = path.with_name(ROWS)
     images = {_key(row["id"]): row["image"] for row in read_rows(rows, said=True) if "image" in row}
     if name is None and (beside := rows.with_suffix(".run.json")).is_file():
-        name = json.loads(beside.read_text(encoding="utf-8"))["judge"]["name"]
+        name = Fields.of(text.read_json(beside), str(beside)).object("judge").text("name")
     return Verdicts(name or path.stem, path, lines, images)
 
 

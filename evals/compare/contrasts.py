@@ -152,7 +152,7 @@ def _one_binary_per_cluster(found: Matched) -> bool:
 def paired(
     found: Matched, record: Record, sign: int = 1, level: float = 0.95, alternative: Alternative = "two-sided"
 ) -> Contrast | None:
-    """B minus A, times ``sign``, from the samples that both have; None for a single cluster."""
+    """B minus A, times ``sign``, from the samples that both have; None where clusters are too few to show a spread."""
     if len(set(zip(found.groups or found.clusters, found.clusters, strict=True))) < 2:
         return None
     a, b = sign * found.a, sign * found.b
@@ -200,13 +200,18 @@ def contrast(
         ours, theirs = (np.multiply(sign, side) for side in left_out)
         comparison = compare_replicates(sign * b.record.value, sign * a.record.value, theirs, ours, level, alternative)
         return Contrast(comparison, BLOCKS, comparison.clusters)
+    lacking = "without samples on both sides" if left is None or right is None else "no common samples"
+    if found is not None:
+        lacking = f"not paired, for all {len(found.a)} common samples are of one cluster ({found.clusters[0]!r})"
     for one in (a.record, b.record):
         if one.low is None or one.high is None:
-            raise ValueError(f"{one.model} has neither samples that both sides share nor an interval")
+            why = (
+                "neither samples that both sides share nor an interval" if found is None else f"no interval; {lacking}"
+            )
+            raise ValueError(f"{one.model} has {why}")
         if "quartiles" in (one.interval or ""):
             raise ValueError(f"{one.model} has {one.interval}, which are no interval")
     comparison = compare_intervals(_interval(b.record, sign), _interval(a.record, sign), level, alternative)
-    lacking = "no common samples" if left and right else "without samples on both sides"
     return Contrast(comparison, UNPAIRED, 0, (lacking,))
 
 

@@ -6,14 +6,19 @@ of another protocol, judge, prompt set, setting or n, or that miss samples, are 
 
 Many metrics: one failure fails the gate, so a failure must also be significant after Holm's correction over all gated
 metrics; all must pass for the gate to pass, which needs no correction.
+
+A pattern of the policy that fits no record of the baseline is ``incomparable`` too, unless its rule is optional: a gate
+that compares less than it says must not pass.
 """
 
 from __future__ import annotations
 
 import argparse
+import difflib
+import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from importlib import resources
@@ -21,14 +26,14 @@ from pathlib import Path
 from typing import Annotated, Literal
 from xml.etree import ElementTree
 
-from pydantic import Field, model_validator
+from pydantic import Field, StrictBool, StrictFloat, StrictStr, model_validator
 
 from evals.compare import contrasts, pairs
-from evals.compare.compare import figures
+from evals.compare.compare import POWER_NOTE, figures, several
 from evals.compare.contrasts import Contrast
 from evals.compare.pairs import Pair, Side
 from vgt.core import files, text
-from vgt.core.config import Config, parsed, validated
+from vgt.core.config import Config, validated
 from vgt.core.record import Record
 from vgt.core.statistics import holm, holm_level, minimum_detectable
 
@@ -36,13 +41,14 @@ PASS, FAIL, INCONCLUSIVE, INCOMPARABLE = "pass", "fail", "inconclusive", "incomp
 # The verdict on everything is the first of these that any metric has: a broken comparison must be repaired first.
 SEVERITY = (INCOMPARABLE, FAIL, INCONCLUSIVE, PASS)
 DECIDING = ("torch", "numpy", "transformers")  # packages whose versions move borderline answers
-WARNED = 4  # metrics named in one line of warnings
+ABSENT = "the candidate has no such record"
 
 
 # ----------------------------------------------------------------------------------------------------------- the policy
 
-Share = Annotated[float, Field(gt=0, lt=1)]
-Margin = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Number = StrictFloat  # no text, no yes or no; whole numbers too
+Share = Annotated[Number, Field(gt=0, lt=1)]
+Margin = Annotated[Number, Field(ge=0, allow_inf_nan=False)]
 
 
 class Rule(Config):
@@ -51,6 +57,7 @@ class Rule(Config):
     margin: Margin | None = None
     relative: Margin | None = None
     direction: Literal["higher", "lower"] | None = None  # what is better; by default as ``contrasts.better`` says
+    optional: StrictBool = False  # gated where it was measured: no record of the baseline need fit
 
     @model_validator(mode="after")
     def _one_margin(self) -> Rule:
@@ -64,22 +71,42 @@ class Rule(Config):
 
 class Policy(Config):
     """``metrics`` maps patterns to rules; the first that fits a record decides, and records that none fits are not
-    gated.  A pattern is of the metric, of ``suite/metric`` or of ``model/suite/metric``."""
+    gated.  A pattern is of the metric, of ``suite/metric`` or of ``model/suite/metric``.
 
-    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    Raises ValueError for a pattern that comes after one which fits all that it fits."""
+
+    alpha: Annotated[Number, Field(gt=0, lt=0.5)] = 0.05
     power: Share = 0.8
     inconclusive: Literal["warn", "fail"] = "warn"
-    allow_partial: bool = False  # a part of the benchmark may be gated, where both sides cover the same n
-    allow_different: tuple[str, ...] = ()  # settings that may differ: keys of protocol_params, or "accel"
+    allow_partial: StrictBool = False  # a part of the benchmark may be gated, where both sides cover the same n
+    allow_different: tuple[StrictStr, ...] = ()  # names of what may differ, see ``pairs.differences``
     metrics: Annotated[dict[str, Rule], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _all_reachable(self) -> Policy:
+        before: list[str] = []
+        for pattern in self.metrics:
+            for earlier in before:
+                if _covers(earlier, pattern):
+                    raise ValueError(f"metrics: {pattern!r} decides nothing after {earlier!r}; put it before")
+            before.append(pattern)
+        return self
 
     def rule(self, record: Record) -> tuple[str, Rule] | None:
         """The pattern that decides for a record, and its rule."""
-        for pattern, rule in self.metrics.items():
-            name = (record.metric, f"{record.suite}/{record.metric}", record.name)[min(pattern.count("/"), 2)]
-            if fnmatchcase(name, pattern):
-                return pattern, rule
-        return None
+        return next(((pattern, rule) for pattern, rule in self.metrics.items() if _fits(record, pattern)), None)
+
+
+def _fits(record: Record, pattern: str) -> bool:
+    name = (record.metric, f"{record.suite}/{record.metric}", record.name)[min(pattern.count("/"), 2)]
+    return fnmatchcase(name, pattern)
+
+
+def _covers(earlier: str, later: str) -> bool:
+    """Whether a pattern fits every record that a later one fits; told for patterns of ``*`` and letters alone."""
+    if set(earlier) & set("?[]") or (depth := earlier.count("/")) > min(later.count("/"), 2):
+        return False
+    return fnmatchcase(later if depth >= 2 else "/".join(later.split("/")[-depth - 1 :]), earlier)
 
 
 def bundled_policies() -> list[str]:
@@ -91,13 +118,15 @@ def bundled_policies() -> list[str]:
 
 def read_policy(name: str) -> Policy:
     """A policy by name or by path.  Raises ValueError naming the unknown key or the wrong value."""
-    if Path(name).is_file():
-        source = Path(name)
-    elif name in bundled_policies():
-        source = resources.files("evals.compare") / "policies" / f"{name}.toml"
-    else:
-        raise ValueError(f"policy {name!r} is no file and none of {', '.join(bundled_policies())}")
-    return validated(Policy, parsed(source.read_text(encoding="utf-8"), f"policy {name}"), f"policy {name}")
+    bundled = resources.files("evals.compare") / "policies" / f"{name}.toml"
+    source = bundled if name in bundled_policies() and not Path(name).is_file() else Path(name)
+    try:
+        content = source.read_text(encoding="utf-8-sig")
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise ValueError(f"policy {name!r} is no file and none of {', '.join(bundled_policies())}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"policy {name!r} cannot be read: {error}") from error
+    return validated(Policy, text.parse_toml(content, f"policy {name}"), f"policy {name}")
 
 
 # --------------------------------------------------------------------------------------------------------- the decision
@@ -128,12 +157,14 @@ class GatedMetric:
 
 @dataclass(frozen=True)
 class Result:
-    """All gated metrics; ``verdict`` is the gravest; ``exit`` is 0, 1 or 2; ``warnings`` belong to no single metric."""
+    """All gated metrics; ``verdict`` is the gravest; ``exit`` is 0, 1 or 2; ``warnings`` belong to no single metric,
+    ``notes`` say what was not gated."""
 
     metrics: tuple[GatedMetric, ...]
     verdict: str
     exit: int
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def decide(gain: float, low: float, high: float, margin: float, adjusted: float, alpha: float) -> tuple[str, str]:
@@ -150,7 +181,7 @@ def decide(gain: float, low: float, high: float, margin: float, adjusted: float,
 def _prepare(pair: Pair, rule: Rule, policy: Policy) -> Contrast | list[str]:
     """Candidate - baseline, signed so that larger is better, or why the two are incomparable."""
     if pair.b is None:
-        return ["the candidate has no such record"]
+        return [ABSENT]
     a, b = pair.a.record, pair.b.record
     reasons = pairs.differences(a, b, policy.allow_different)
     reasons += [*pairs.gaps("baseline", a, policy.allow_partial), *pairs.gaps("candidate", b, policy.allow_partial)]
@@ -179,10 +210,11 @@ def _judged(pair: Pair, rule: Rule, policy: Policy, made: Contrast, adjusted: fl
         verdict, reason = decide(d.value, d.low, d.high, margin, adjusted, policy.alpha)
     least = minimum_detectable(result.error, result.freedom, level, policy.power, sides=1)
     small = ("the margin is below the smallest loss that this n finds reliably",) if margin < least else ()
+    allowed = pairs.permitted(pair.a.record, pair.b.record, policy.allow_different)
     return GatedMetric(
         name=pair.name, verdict=verdict, reasons=(reason,), baseline=baseline, candidate=pair.b.record.value,
         margin=margin, gain=d.value, low=d.low, high=d.high, p=result.p_value, adjusted=adjusted, detectable=least,
-        how=made.how, pairs=made.pairs, warnings=(*made.notes, *small),
+        how=made.how, pairs=made.pairs, warnings=(*made.notes, *small, *allowed),
     )  # fmt: skip
 
 
@@ -207,21 +239,61 @@ def gate(baseline: Side, candidate: Side, policy: Policy, strict: bool = False) 
 
     Exit status: 0 pass, 1 fail, 2 incomparable; inconclusive is 0, or 1 where ``strict`` or the policy says so.
     Raises ValueError where the policy names none of the baseline's records."""
+    matched = pairs.match(baseline, candidate)
+    there = [pair.a.record for pair in matched if pair.a is not None]
     gated = [
-        (pair, found[1])
-        for pair in pairs.match(baseline, candidate)
-        if pair.a is not None and (found := policy.rule(pair.a.record)) is not None
+        (pair, found[1]) for pair in matched if pair.a is not None and (found := policy.rule(pair.a.record)) is not None
     ]
     if not gated:
-        names = sorted({s.record.metric for s in baseline.stored.values()})
+        names = sorted({one.metric for one in there})
         raise ValueError(
             f"nothing to gate: {baseline.label} has {', '.join(names)}, the policy names {', '.join(policy.metrics)}"
         )
+    idle = [p for p in policy.metrics if not any(_fits(one, p) for one in there)]
     metrics = conclude(gated, [_prepare(pair, rule, policy) for pair, rule in gated], policy)
+    metrics += [
+        GatedMetric(pattern, INCOMPARABLE, (_no_record(pattern, there),))
+        for pattern in idle
+        if not policy.metrics[pattern].optional
+    ]
     verdict = min((metric.verdict for metric in metrics), key=SEVERITY.index)
     unsure = int(strict or policy.inconclusive == "fail")
     status = {INCOMPARABLE: 2, FAIL: 1, INCONCLUSIVE: unsure, PASS: 0}[verdict]
-    return Result(tuple(metrics), verdict, status, tuple(_versions([pair for pair, _ in gated])))
+    warnings = _versions([pair for pair, _ in gated])
+    notes = _ungated(matched, idle, policy) + _remedies([pair for pair, _ in gated], policy)
+    return Result(tuple(metrics), verdict, status, tuple(warnings), tuple(notes))
+
+
+def _no_record(pattern: str, there: Sequence[Record]) -> str:
+    """Why a pattern makes the gate incomparable, with what it may have meant."""
+    depth = min(pattern.count("/"), 2)
+    names = sorted({(one.metric, f"{one.suite}/{one.metric}", one.name)[depth] for one in there})
+    near = difflib.get_close_matches(pattern, names, 1)
+    meant = f"; did you mean {near[0]}?" if near else ", remove it or mark it optional"
+    return f"no record of the baseline fits this pattern{meant}"
+
+
+def _ungated(matched: Sequence[Pair], idle: Sequence[str], policy: Policy) -> list[str]:
+    """What the two sides hold that this gate says nothing about."""
+    optional = [pattern for pattern in idle if policy.metrics[pattern].optional]
+    new = [p.name for p in matched if p.a is None and policy.rule(p.b.record) is not None]
+    free = [p.name for p in matched if p.a is not None and policy.rule(p.a.record) is None]
+    notes = [f"not in the baseline: {', '.join(optional)} (optional in the policy)"] if optional else []
+    notes += [f"only in the candidate: {several(new)}"] if new else []
+    return notes + ([f"not gated, for no pattern fits: {several(free)}"] if free else [])
+
+
+def _remedies(gated: Sequence[Pair], policy: Policy) -> list[str]:
+    """What a policy could allow that makes records incomparable here."""
+    both = [(pair.a.record, pair.b.record) for pair in gated if pair.b is not None]
+    partial = any(one.partial and not pairs.gaps("", one, True) for pair in both for one in pair)
+    names = sorted({name for pair in both for name in pairs.varying(*pair)} - set(policy.allow_different))
+    found = []
+    if partial and not policy.allow_partial:
+        found = ["parts of a benchmark are gated with --policy subset, or allow_partial = true in a policy of your own"]
+    if names:
+        found.append(f"settings that may differ are named in a policy: allow_different = {json.dumps(names)}")
+    return found
 
 
 def _versions(gated: Sequence[Pair]) -> list[str]:
@@ -264,15 +336,18 @@ def _cells(metric: GatedMetric) -> list[str]:
 
 
 def table(result: Result, policy: Policy) -> str:
-    """Table, warnings, and the verdict in the last line."""
+    """Table, warnings, and the verdict in the last line; records that the candidate lacks are one line."""
     found = ", ".join(f"{n} {verdict}" for verdict, n in counts(result).items())
+    absent = [metric.name for metric in result.metrics if ABSENT in metric.reasons]
+    shown = [_cells(metric) for metric in result.metrics if ABSENT not in metric.reasons]
     return "\n".join(
         [
-            text.table(map(_cells, result.metrics), align="l" + 8 * "r" + "l", header=_HEADING),
-            "",
+            *([text.table(shown, align="l" + 8 * "r" + "l", header=_HEADING), ""] if shown else []),
+            *([f"{INCOMPARABLE}: {ABSENT}, {len(absent)} times: {several(absent)}"] if absent else []),
             *_warnings(result),
+            *(f"note: {note}" for note in result.notes),
             f"gain: candidate - baseline, larger is better, with one-sided {100 * (1 - policy.alpha):g} % bounds",
-            f"detectable: the smallest loss found with {100 * policy.power:g} % power",
+            f"detectable: the smallest loss found with about {100 * policy.power:g} % power, {POWER_NOTE}",
             "p: of a loss, adjusted for all gated metrics (Holm)",
             f"gate: {result.verdict} ({found})",
         ]
@@ -287,8 +362,7 @@ def _warnings(result: Result) -> list[str]:
             about.setdefault(warning, []).append(metric.name)
     lines = []
     for warning, names in about.items():
-        more = f" and {len(names) - WARNED} more" if len(names) > WARNED else ""
-        lines.append(f"warning: {', '.join(names[:WARNED])}{more}: {warning}")
+        lines.append(f"warning: {several(names)}: {warning}")
     return lines + [f"warning: {warning}" for warning in result.warnings]
 
 
@@ -300,6 +374,7 @@ def as_json(result: Result, policy: Policy, baseline: str, candidate: str) -> di
         "candidate": candidate,
         "policy": policy.model_dump(exclude_none=True),
         "warnings": list(result.warnings),
+        "notes": list(result.notes),
         "metrics": [asdict(metric) for metric in result.metrics],
     }
 
@@ -353,11 +428,26 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict:
+    """Raises ValueError, after the verdict is printed, where a file cannot be written."""
     rules = read_policy(args.policy)
+    if args.json and args.junit and args.json.absolute() == args.junit.absolute() and not args.json.is_char_device():
+        raise ValueError(f"--json and --junit both name {args.json}; give each a file of its own")
     result = gate(pairs.read(args.baseline), pairs.read(args.candidate), rules, args.strict)
-    if args.json:
-        files.write_json(args.json, as_json(result, rules, args.baseline, args.candidate))
-    if args.junit:
-        files.write_text(args.junit, junit(result))
+    outputs: dict[str, tuple[Path | None, Callable[[Path], object]]] = {
+        "--json": (
+            args.json,
+            lambda path: files.write_json(path, as_json(result, rules, args.baseline, args.candidate)),
+        ),
+        "--junit": (args.junit, lambda path: files.write_text(path, junit(result))),
+    }
+    failed = []
+    for option, (path, write) in outputs.items():
+        try:
+            if path is not None:
+                write(path)
+        except OSError as error:
+            failed.append(f"{option} {path} cannot be written: {error.strerror or error}; give the path of a file")
     print(table(result, rules))
+    if failed:
+        raise ValueError("; ".join(failed))
     return {"verdict": result.verdict, "exit": result.exit, **counts(result)}

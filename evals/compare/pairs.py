@@ -10,6 +10,7 @@ from pathlib import Path
 from vgt.core import record, samples
 from vgt.core.record import Record
 
+SETTINGS = "settings"  # where one side does not tell the settings of its sampler
 TIMED = ("images/s", "ms", "s", "MiB")  # units of measurements that belong to one machine
 
 
@@ -108,25 +109,53 @@ def _short(value: object) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
+def settings(one: Record) -> dict | None:
+    """The sampling settings of a generator's record, without the acceleration, which is a field of its own; None where
+    the images came without them."""
+    found = one.extra.get("settings")
+    return {k: v for k, v in found.items() if k != "acceleration"} if isinstance(found, dict) else None
+
+
+def varying(a: Record, b: Record) -> dict[str, str]:
+    """What two measurements of one protocol differ in, by name: the acceleration, a key of ``protocol_params`` or of
+    the sampling settings; "settings" where one side does not tell its own."""
+    found = {"accel": f"accel {a.accel} and {b.accel}"} if a.accel != b.accel else {}
+    chosen = settings(a), settings(b)
+    sides = [(a.protocol_params, b.protocol_params)]
+    if None not in chosen:
+        sides.append(chosen)
+    elif chosen != (None, None):
+        known, unknown = ("A", "B") if chosen[1] is None else ("B", "A")
+        told = ", ".join(f"{name} {_short(value)}" for name, value in (chosen[0] or chosen[1] or {}).items())
+        found[SETTINGS] = f"settings of the sampler: {known} has {told}; those of {unknown} are not known"
+    for left, right in sides:
+        for name in sorted({*left, *right}):
+            if left.get(name) != right.get(name):
+                found[name] = f"{name} {_short(left.get(name))} and {_short(right.get(name))}"
+    return found
+
+
 def differences(a: Record, b: Record, allowed: Collection[str] = ()) -> list[str]:
     """Why B must not be compared with A: another protocol, setting, judge, prompt set or unit (docs/evaluators.md 7.5).
 
-    ``allowed``: names of settings (keys of ``protocol_params``, or "accel") that may differ."""
+    ``allowed``: names of what may differ (keys of ``protocol_params`` or of the sampling settings, "accel", or
+    "settings" where one side does not tell them)."""
     reasons = []
     for field, what in (("protocol", "protocol"), ("unit", "unit"), ("judge", "judge")):
         if getattr(a, field) != getattr(b, field):
             reasons.append(f"{what} {getattr(a, field)!r} and {getattr(b, field)!r}")
     if a.suite_hash != b.suite_hash:
         reasons.append(f"other prompts or data: hashes {a.suite_hash[:8]} and {b.suite_hash[:8]}")
-    if a.accel != b.accel and "accel" not in allowed:
-        reasons.append(f"accel {a.accel} and {b.accel}")
-    for name in sorted({*a.protocol_params, *b.protocol_params} - set(allowed)):
-        values = (a.protocol_params.get(name), b.protocol_params.get(name))
-        if values[0] != values[1]:
-            reasons.append(f"{name} {_short(values[0])} and {_short(values[1])}")
+    reasons += [words for name, words in varying(a, b).items() if name not in allowed]
     if a.unit in TIMED and a.device != b.device:
         reasons.append(f"measured on {a.device!r} and {b.device!r}")
     return reasons
+
+
+def permitted(a: Record, b: Record, allowed: Collection[str]) -> list[str]:
+    """What differs between two records and may: the ``allowed`` settings, and the seed."""
+    found = [f"{words} (allowed)" for name, words in varying(a, b).items() if name in allowed]
+    return found + ([f"seeds {a.seed} and {b.seed}"] if None not in (a.seed, b.seed) and a.seed != b.seed else [])
 
 
 def gaps(side: str, one: Record, allow_partial: bool) -> list[str]:

@@ -17,7 +17,7 @@ from evals.engine.records import Outcome
 EXAMPLE = (
     "vgt eval dpg --subject vgt:query_ar_internvl --accel 4\n"
     "  vgt eval dpg --csv dpg_bench.csv --prompts prompts/ --subject folder:grids --resolution 512 "
-    "--judge mplug --judge-python mplug/bin/python --protocol dpg-fixed,dpg-ella,dpg-vgt"
+    "--judge mplug --judge-python mplug/bin/python --trust-judge-code --protocol dpg-fixed,dpg-ella,dpg-vgt"
 )
 
 
@@ -26,10 +26,11 @@ class Options(options.Images):
     texts: Path | None = option(
         None, "its folder of <item_id>.txt, or JSON lines (default: the CSV's text)", flag="--prompts"
     )
-    protocol: str = option("dpg-fixed", "dpg-fixed, dpg-ella, dpg-vgt, several with commas, or all")
+    protocol: str = option("dpg-fixed", "dpg-fixed, dpg-ella, dpg-vgt, dpg-vgt-normalized, several with commas, or all")
     judge: str | None = option(None, f"{judges.JUDGES} (default on scenes-dpg: analytic)")
     judge_python: str | None = option(None, "for mplug: the interpreter that has modelscope", metavar="PYTHON")
     judge_weights: str | None = option(None, "for mplug: a local copy of the model", metavar="DIR")
+    trust_judge_code: bool = option(False, "for mplug: let modelscope and code beside its model run, with your rights")
     against: str | None = option(None, "ask a second judge too, and record how far the two agree", metavar="JUDGE")
     answers: Path | None = option(None, "score a stored answers.jsonl; no subject, no judge")
     resolution: int | None = option(None, "a folder: subject holds 2x2 grids <item_id>.png of tiles of this size")
@@ -71,10 +72,11 @@ def evaluate(given: Options) -> Outcome:
     if given.judge is None and given.csv is not None:
         raise ValueError("--judge is missing; DPG-Bench needs one, for example --judge blip:<folder>")
     dpg_rules.chosen(given.protocols, prompts)
-    asked = [
-        judges.load(spec, given.on, given.judge_python, given.judge_weights)
-        for spec in filter(None, (given.judge or "analytic", given.against))
-    ]
+    specs = [spec for spec in (given.judge or "analytic", given.against) if spec]
+    mplug = {"python": given.judge_python, "weights": given.judge_weights, "trusted": given.trust_judge_code}
+    if any(mplug.values()) and "mplug" not in specs:
+        raise ValueError(f"--judge-python, --judge-weights and --trust-judge-code are for judge mplug, not {specs[0]}")
+    asked = [judges.load(spec, given.on, **mplug) for spec in specs]
     generator, accel = _subject(given, prompts, whole)
     generator = given.named(generator, accel)
     images = {"suite": suite, "prompts": prompts, "accel": accel}

@@ -7,78 +7,79 @@ are the better store; grids are read from and written for the official script.
 
 from __future__ import annotations
 
-import csv
 import json
-import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from evals.engine.generation import Images, place
-from evals.subjects.folder import SUFFIXES, Folder, folder
-from vgt.core import files, record
-from vgt.core.images import read_image
+from evals.subjects.folder import Folder, folder
+from vgt.core import files, images, record, text
+from vgt.core.images import ImageError, read_image
+from vgt.core.listing import listed
+from vgt.core.text import Fields
 
 SUITE = "dpg-bench"
 ITEMS = 1065  # prompts of the benchmark
 TILES = 4  # of a grid
 COLUMNS = ("item_id", "text", "proposition_id", "dependency", "tuple", "question_natural_language")  # those read
+REMEDY = "give DPG-Bench's dpg_bench.csv"
 
 
-def item_name(text: str) -> str:
+def item_name(word: str) -> str:
     """An item's id, as files carry it: up to the first dot."""
-    return text.strip().split(".")[0]
+    return word.strip().split(".")[0]
 
 
-def _number(text: str, what: str, where: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"{where}: {what} is {text!r}, not a whole number") from None
-
-
-def _question(row: dict[str, str], where: str) -> dict:
+def _question(row: Fields) -> dict:
     """One row as a question record."""
+    parts = [part.strip() for part in row["dependency"].split(",")]
+    numbers = [text.whole(part, row.place("dependency")) for part in parts]
     return {
-        "proposition_id": _number(row["proposition_id"], "proposition_id", where),
-        "dependency": [
-            number for part in row["dependency"].split(",") if (number := _number(part.strip(), "dependency", where))
-        ],
+        "proposition_id": row.whole("proposition_id"),
+        "dependency": [number for number in numbers if number],
         "tuple": row["tuple"],
         "question": row["question_natural_language"].strip(),
     }
 
 
+def _item(row: Fields) -> str:
+    name = item_name(row["item_id"])
+    if not name:
+        raise ValueError(f"{row.place('item_id')}: {text.shown(row['item_id'])} names no item")
+    return name
+
+
 def read_questions(path: str | Path) -> list[dict]:
     """The items of ``dpg_bench.csv`` in file order: {"id", "prompt", "questions"}.
 
-    Raises ValueError for a file that is absent or empty, a column that is missing, a number that is none, an item
-    whose rows are apart, and a question that an item has twice."""
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"questions file {path} does not exist; give DPG-Bench's dpg_bench.csv with --csv")
+    As the official reader does (docs/evaluators.md 3.1), ids may be written ``1.0``, a row that repeats a question
+    takes its place, and the rows of an item that stand apart take the place of its earlier ones; what is left out is
+    said on stderr.  Raises ValueError for a file that is absent or empty, a column that is missing and a number that is
+    none."""
     items: dict[str, dict] = {}
-    last = None
-    with open(path, encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines, restval="")
-        missing = [c for c in COLUMNS if c not in (reader.fieldnames or ())]
-        if missing:
-            found = ", ".join(reader.fieldnames or ()) or "none"
-            raise ValueError(f"{path} has no column {missing[0]!r} (found: {found}); give DPG-Bench's dpg_bench.csv")
-        for row in reader:
-            where = f"{path}, line {reader.line_num}"
-            name, question = item_name(row["item_id"]), _question(row, where)
-            if name in items and name != last:
-                raise ValueError(f"{where}: item {name} comes a second time; the rows of an item stand together")
-            item = items.setdefault(name, {"id": name, "prompt": row["text"].strip(), "questions": []})
-            if any(q["proposition_id"] == question["proposition_id"] for q in item["questions"]):
-                raise ValueError(f"{where}: item {name} has question {question['proposition_id']} twice")
-            item["questions"].append(question)
-            last = name
+    first = last = None  # the first row's question; the last row's item
+    replaced: dict[str, int] = {}
+    for row in text.csv_rows(text.present(path, "questions file", f"{REMEDY} with --csv"), COLUMNS):
+        name, question = _item(row), _question(row)
+        if name != last:
+            replaced[name] = replaced.get(name, 0) + len(items.get(name, {"questions": ()})["questions"])
+            items[name] = {"id": name, "prompt": row["text"].strip(), "questions": {}}
+        replaced[name] += question["proposition_id"] in items[name]["questions"]
+        items[name]["questions"][question["proposition_id"]] = question
+        first, last = first or question, name
     if not items:
-        raise ValueError(f"{path} has no questions; give DPG-Bench's dpg_bench.csv")
-    return list(items.values())
+        raise ValueError(f"{path} has no questions; {REMEDY}")
+    for name, count in replaced.items():
+        if count:
+            remark = "come again farther down; the later ones count, as in the official reader"
+            print(f"note: {path}: {count} row(s) of item {name} {remark}", file=sys.stderr)
+    found = [{**item, "questions": list(item["questions"].values())} for item in items.values()]
+    if found[0]["questions"][0] is not first:
+        found[0]["first_row_repeated"] = True  # a reader that skips the first row loses nothing
+    return found
 
 
 def read_prompts(path: str | Path) -> dict[str, str]:
@@ -87,20 +88,16 @@ def read_prompts(path: str | Path) -> dict[str, str]:
     Raises ValueError for a path that is neither, for broken lines, and for an item that comes twice."""
     path = Path(path)
     if path.is_dir():
-        pairs = [(p.name, p.read_text(encoding="utf-8")) for p in sorted(path.glob("*.txt"))]
+        pairs = [(p.name, text.read(p)) for p in files.visible(path, "*.txt") if p.is_file()]
     elif path.is_file():
-        try:
-            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-            pairs = [(str(row["item_id"]), row["text"]) for row in rows]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is not JSON lines with item_id and text: {error!r}") from error
+        pairs = [(str(row.need("item_id")), row.text("text")) for row in text.objects(path)]
     else:
         raise ValueError(f"prompts {path} are neither a folder of <item_id>.txt nor a file of JSON lines")
     found: dict[str, str] = {}
-    for name, text in pairs:
+    for name, prompt in pairs:
         if item_name(name) in found:
             raise ValueError(f"{path} has two prompts for item {item_name(name)}; remove one")
-        found[item_name(name)] = text.strip()
+        found[item_name(name)] = prompt.strip()
     if not found:
         raise ValueError(f"{path} holds no prompts; expected <item_id>.txt files or JSON lines")
     return found
@@ -152,7 +149,7 @@ def grid_files(root: Path) -> dict[str, Path]:
     if not root.is_dir():
         raise ValueError(f"image folder {root} does not exist; give a folder of grids as folder:<dir>")
     found: dict[str, Path] = {}
-    for path in sorted(p for p in root.iterdir() if p.is_file() and p.suffix.lower() in SUFFIXES):
+    for path in (root / name for name in listed(root, deep=False).images):
         name = item_name(path.name)
         if name in found:
             raise ValueError(f"{found[name]} and {path} are both grids of item {name}; remove one")
@@ -163,10 +160,11 @@ def grid_files(root: Path) -> dict[str, Path]:
 
 
 def _write_tiles(grid: Path, resolution: int, tile_files: list[Path]) -> None:
-    """Write the tiles of one grid.  A file that is no image is copied in place of each, to be reported there."""
+    """Write the tiles of one grid.  A file that is no image stands in place of each (empty where it cannot be opened),
+    to be reported there."""
     try:
         image = read_image(grid)
-    except (OSError, ValueError):
+    except ImageError:
         tiles = None
     else:
         try:
@@ -176,9 +174,16 @@ def _write_tiles(grid: Path, resolution: int, tile_files: list[Path]) -> None:
     for number, path in enumerate(tile_files):
         path.parent.mkdir(parents=True, exist_ok=True)
         if tiles is None:
-            shutil.copyfile(grid, path)
+            path.write_bytes(_bytes(grid))
         else:
             Image.fromarray(tiles[number]).save(path)
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return images.content(path)
+    except ImageError:
+        return b""
 
 
 def unpack_grids(
@@ -197,8 +202,8 @@ def unpack_grids(
     if not mine:
         raise ValueError(f"folder {root} holds no grid of this suite; their names must be <item_id>.png")
     extra = [path for name, path in sorted(found.items()) if name not in known]
-    content = [[index, prompts[index]["prompt"], files.digest_file(path)] for index, path in sorted(mine.items())]
-    content_hash = files.digest_json([resolution, content, [[path.name, files.digest_file(path)] for path in extra]])
+    content = [[index, prompts[index]["prompt"], images.digest(path)] for index, path in sorted(mine.items())]
+    content_hash = files.digest_json([resolution, content, [[path.name, images.digest(path)] for path in extra]])
     out = Path(work) / "dpg" / "grids" / content_hash[:16]
     if not out.exists():
         with files.atomic_folder(out) as part:
@@ -207,7 +212,7 @@ def unpack_grids(
                 files.write_text(part / f"{index:05d}" / "metadata.jsonl", json.dumps(prompts[index]) + "\n")
             for index, path in enumerate(extra, len(prompts)):
                 (part / place(index, 0)).parent.mkdir(parents=True)
-                shutil.copyfile(path, part / place(index, 0))
+                (part / place(index, 0)).write_bytes(_bytes(path))
     return folder(out, f"folder:{root.resolve().name}", record.place(root))
 
 

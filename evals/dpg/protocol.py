@@ -6,6 +6,15 @@ _VQA_JUDGE = (
     "the judge decides the level: DPG[judge] compares only with the same judge; the bare name means mPLUG-large"
 )
 
+_VGT = {
+    "tiles": 1,
+    "skip_first_row": False,
+    "match": "exact",
+    "zeroing": "file",
+    "category_tiles": "all",
+    "adjusted": False,
+}
+
 PROTOCOLS: tuple[Protocol, ...] = (
     Protocol(
         "dpg-fixed",
@@ -42,18 +51,20 @@ PROTOCOLS: tuple[Protocol, ...] = (
     Protocol(
         "dpg-vgt",
         "dpg",
-        "VGT's copy of the script: no row skipped, only the top-left tile, categories over tiles",
-        {
-            "tiles": 1,
-            "skip_first_row": False,
-            "match": "normalized",
-            "zeroing": "file",
-            "category_tiles": "all",
-            "adjusted": False,
-        },
+        "VGT's copy of the script: no row skipped, only the top-left tile, categories over tiles, exact 'yes'",
+        _VGT,
         ("VGT (arXiv 2511.23469)",),
         "3.3",
         f"one image an item: a wider interval than four; {_VQA_JUDGE}",
+    ),
+    Protocol(
+        "dpg-vgt-normalized",
+        "dpg",
+        "dpg-vgt with answers in upper case or with a full stop counted too",
+        {**_VGT, "match": "normalized"},
+        ("this harness",),
+        "3.3",
+        f"the published copy counts the literal answer yes only: no number of the paper's; {_VQA_JUDGE}",
     ),
     Protocol(
         "dpg-agreement",

@@ -161,9 +161,11 @@ def score_tile(
 
 
 def scored_questions(prompts: list[dict], index: int, rules: Rules) -> list[dict]:
-    """The questions of an item that the rules know of: D1 skips the first row, the first question of the first item."""
+    """The questions of an item that the rules know of: D1 skips the first row, the first question of the first item
+    unless a later row repeats it."""
     questions = prompts[index]["questions"]
-    return questions[1:] if rules.skip_first_row and index == 0 else questions
+    lost = rules.skip_first_row and index == 0 and not prompts[0].get("first_row_repeated")
+    return questions[1:] if lost else questions
 
 
 # ---------------------------------------------------------------------------------------------------- the measures

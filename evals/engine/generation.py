@@ -32,7 +32,7 @@ from evals.engine.api import LABELS, PROMPTS, Answerer, Detector, Generator, con
 from evals.engine.store import WHOLE, Rows, Shard, exclusive, read_rows
 from evals.subjects.folder import Folder
 from vgt.core import env, files, record, suites
-from vgt.core.images import is_whole
+from vgt.core.images import is_whole, printable
 from vgt.core.seeds import image_seed
 
 IMAGES_PER_PROMPT = 4  # what GenEval and DPG ask for
@@ -54,7 +54,7 @@ class Images:
     def name(self, index: int, sample: int) -> str:
         """A file's place below the root; for a missing one the place where it should be."""
         path = self.paths.get((index, sample))
-        return path.relative_to(self.root).as_posix() if path else place(index, sample)
+        return printable(path.relative_to(self.root).as_posix()) if path else place(index, sample)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ An ``ImageSet`` loads one image at a time, so a folder may be larger than memory
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,12 @@ import numpy as np
 from PIL import Image
 
 from vgt.core import files, tars
+from vgt.core import images as reader
 from vgt.core import photos as photo_crops
 from vgt.core import scenes as world
-from vgt.core.images import convert
+from vgt.core.images import SUFFIXES, ImageError, printable
+from vgt.core.listing import image_files, tell_left_out
 
-EXTENSIONS = (".jpg", ".jpeg", ".png")
 SCENES, PHOTOS = 500, 256  # how many images the full protocol asks for
 
 
@@ -32,7 +34,8 @@ class ImageSet:
 
     ``ids``: one name per image; ``clusters``: images of one cluster vary together; ``expected``: how many the full
     protocol has; ``fingerprint``: content hash; ``params``: how the images came to their size; ``converted(i)``: what
-    kind of file image i was converted from, None for 8-bit RGB."""
+    kind of file image i was converted from, None for 8-bit RGB; ``floats(i)``: image i as float32 [H, W, 3] in [0, 1]
+    before it was rounded, where its geometry works on floats."""
 
     name: str
     ids: tuple[str, ...]
@@ -42,6 +45,7 @@ class ImageSet:
     fingerprint: str
     params: dict
     converted: Callable[[int], str | None] = _nothing
+    floats: Callable[[int], np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -114,28 +118,10 @@ class _File:
         return self.path.name
 
     def read(self) -> bytes:
-        return self.path.read_bytes()
+        return reader.content(self.path)
 
     def digest(self) -> str:
-        return files.digest_file(self.path)
-
-
-def image_files(folder: str | Path) -> dict[str, Path]:
-    """All JPEG and PNG files of a folder or ImageFolder tree: {path inside it without suffix: file}, sorted.
-
-    Raises ValueError for a missing or empty folder and for two files that differ in their suffix alone."""
-    root = Path(folder)
-    if not root.is_dir():
-        raise ValueError(f"there is no folder {root}; give one with JPEG or PNG files")
-    found: dict[str, Path] = {}
-    for path in sorted(p for p in root.rglob("*") if p.suffix.lower() in EXTENSIONS and not p.name.startswith(".")):
-        stem = path.relative_to(root).with_suffix("").as_posix()
-        if stem in found:
-            raise ValueError(f"{found[stem].name} and {path.name} have the same name; keep one of them")
-        found[stem] = path
-    if not found:
-        raise ValueError(f"folder {root} holds no {', '.join(EXTENSIONS)} files")
-    return dict(sorted(found.items()))
+        return reader.digest(self.path)
 
 
 def _tar_members(archives: list[Path]) -> dict[str, tars.Member]:
@@ -145,17 +131,18 @@ def _tar_members(archives: list[Path]) -> dict[str, tars.Member]:
     Raises ValueError naming an archive that cannot be listed (compressed ones among them), has two images for one key,
     or where no shard holds an image."""
     found: dict[str, tars.Member] = {}
+    left_out: Counter[str] = Counter()
     for shard in archives:
-        for member in tars.members(shard):
-            if Path(member.name).suffix.lower() not in EXTENSIONS:
-                continue
-            key = tars.split_key(member.name)[0]
-            key = f"{shard.stem}/{key}" if len(archives) > 1 else key
+        samples, kinds = tars.samples(shard)
+        left_out.update(kinds)
+        for sample in samples:
+            key = printable(f"{shard.stem}/{sample.key}" if len(archives) > 1 else sample.key)
             if key in found:
                 raise ValueError(f"{shard.name} has two images for the key {key}; keep one of them")
-            found[key] = member
+            found[key] = sample.image
+    tell_left_out(archives[0] if len(archives) == 1 else archives[0].parent, left_out)
     if not found:
-        raise ValueError(f"{', '.join(s.name for s in archives)} hold no {', '.join(EXTENSIONS)} images")
+        raise ValueError(f"{', '.join(s.name for s in archives)} hold no {', '.join(SUFFIXES)} images")
     return dict(sorted(found.items()))
 
 
@@ -177,19 +164,23 @@ def folder(path: str | Path, n: int | None = None, size: int = 64, geometry: str
     names = tuple(stem for stem, _ in chosen)
     kinds: dict[int, str | None] = {}
 
-    def load(i: int) -> np.ndarray:
-        image, kinds[i] = convert(chosen[i][1].read(), chosen[i][1].name)
-        return resize(image, size, geometry)
+    def read(i: int) -> Image.Image:
+        image, kinds[i] = reader.convert(chosen[i][1].read(), chosen[i][1].name)
+        if size * max(image.size) / min(image.size) * size > Image.MAX_IMAGE_PIXELS:
+            fault = f"{printable(chosen[i][1].name)} is {image.width}x{image.height} pixels, too long for {size} px"
+            raise ImageError(f"{fault}; cut it first", "too long and thin")
+        return image
 
     return ImageSet(
-        name=f"folder-{Path(path).resolve().name.removesuffix('.tar')}",
+        name=f"folder-{printable(Path(path).resolve().name).removesuffix('.tar')}",
         ids=names,
         clusters=names,
-        load=load,
-        expected=len(found),
+        load=lambda i: resize(read(i), size, geometry),
+        expected=max(n or 0, len(found)),
         fingerprint=files.digest_json([names, hashes, geometry, size]),
         params={"geometry": geometry, "size": size, "cluster": "image"},
         converted=kinds.get,
+        floats=(lambda i: resize_crop_float(read(i), size)) if geometry == "resize-crop" else None,
     )
 
 
@@ -213,17 +204,32 @@ def resize(image: Image.Image, size: int, geometry: str) -> np.ndarray:
 def adm_crop(image: Image.Image, size: int) -> np.ndarray:
     """``adm-crop`` (docs/evaluators.md 1.1): halve with a box filter while the short side is at least 2 x ``size``,
     resize the short side to ``size`` (bicubic), cut the centre.  -> uint8 [size, size, 3]"""
-    while min(image.size) >= 2 * size:
-        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    image = _halved(image, size)
     scale = size / min(image.size)
     image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
     x, y = (image.width - size) // 2, (image.height - size) // 2
     return np.asarray(image.crop((x, y, x + size, y + size)))
 
 
+def shrink(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """As ``adm-crop`` makes an image smaller, to a width and a height, without a crop."""
+    return _halved(image, min(size)).resize(size, Image.Resampling.BICUBIC)
+
+
+def _halved(image: Image.Image, short: int) -> Image.Image:
+    while min(image.size) >= 2 * short:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    return image
+
+
 def resize_crop(image: Image.Image, size: int) -> np.ndarray:
-    """``resize-crop`` (docs/evaluators.md 1.1): short side to ``size`` as torchvision's Resize does on a float tensor
-    (bilinear, antialiased; the long side rounded down), centre crop, then 8 bits.  -> uint8 [size, size, 3]"""
+    """``resize-crop`` (docs/evaluators.md 1.1) in 8 bits, rounded half up.  -> uint8 [size, size, 3]"""
+    return (resize_crop_float(image, size) * 255 + np.float32(0.5)).clip(0, 255).astype(np.uint8)
+
+
+def resize_crop_float(image: Image.Image, size: int) -> np.ndarray:
+    """Short side to ``size`` as torchvision's Resize does on a float tensor (bilinear, antialiased; the long side
+    rounded down), centre crop.  -> float32 [size, size, 3] in [0, 1]"""
     import torch
     from torch.nn import functional
 
@@ -233,8 +239,7 @@ def resize_crop(image: Image.Image, size: int) -> np.ndarray:
     if (height, width) != tuple(x.shape[-2:]):
         x = functional.interpolate(x, (height, width), mode="bilinear", align_corners=False, antialias=True)
     top, left = round((height - size) / 2), round((width - size) / 2)
-    cut = x[0, :, top : top + size, left : left + size].permute(1, 2, 0)
-    return (cut * 255 + 0.5).clamp(0, 255).byte().numpy()
+    return x[0, :, top : top + size, left : left + size].permute(1, 2, 0).contiguous().numpy()
 
 
 def squash(image: Image.Image, size: int) -> np.ndarray:

@@ -7,7 +7,6 @@ them.  So every score can be computed again, by other rules too, without an imag
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,7 @@ from evals.engine.api import Answerer, Detector, origin
 from evals.engine.generation import Run
 from evals.engine.records import Measure, Outcome, claim, stored, write
 from evals.engine.store import WHOLE, Shard, collect, failures, read_rows
-from vgt.core import files, record
+from vgt.core import files, images, record, text
 
 Job = tuple[int, int]  # prompt index, sample
 Rows = Mapping[Job, dict]  # what the judge found in each image, or {"error": why}
@@ -104,7 +103,7 @@ def read_judging(path: str | Path, evaluator: str) -> tuple[Judging, dict[Job, d
         if not each.is_file():
             raise ValueError(f"{path.parent} holds no finished judging: {each} does not exist; {remedy}")
     try:
-        content = json.loads(beside.read_text(encoding="utf-8"))
+        content = text.read_json(beside)
         subject, judge = Named(**content.pop("subject")), Named(**content.pop("judge"))
         images = {(index, sample): name for name, (index, sample) in content.pop("images").items()}
         extra, about, note = tuple(content.pop("extra")), content.pop("about"), content.pop("note")
@@ -112,7 +111,7 @@ def read_judging(path: str | Path, evaluator: str) -> tuple[Judging, dict[Job, d
         found = {row["id"]: row for row in read_rows(path, said=True)}
         return judging, {job: found[name] for job, name in images.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        why = f"{type(error).__name__}: {error}"
+        why = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise ValueError(f"{path} and {beside.name} hold no finished judging ({why}); {remedy}") from error
 
 
@@ -137,7 +136,7 @@ def judge_images(
     jobs = {shown.name(*job): job for job in sorted(shown.paths)}
     stamps = {
         name: files.digest_json(
-            [files.digest_file(shown.paths[job]), judging.judge.fingerprint, asked(run.prompts[job[0]])]
+            [images.digest(shown.paths[job]), judging.judge.fingerprint, asked(run.prompts[job[0]])]
         )
         for name, job in jobs.items()
     }

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from itertools import groupby
 from pathlib import Path
 
 from evals.engine.protocol import Protocol
 from evals.engine.registry import protocols
 from vgt.core import files
+from vgt.core.text import read_json
 
 HERE = Path(__file__).parents[1]
 PAGE, TOLERANCES = HERE / "PROTOCOLS.md", HERE / "tolerances.json"
@@ -23,7 +23,7 @@ measured by `python -m parity`. Never edit it by hand.
 def tolerances() -> dict[str, list[dict]]:
     """Protocol id -> what ``python -m parity`` measured for it."""
     found: dict[str, list[dict]] = {}
-    for row in json.loads(TOLERANCES.read_text(encoding="utf-8")) if TOLERANCES.exists() else []:
+    for row in read_json(TOLERANCES) if TOLERANCES.exists() else []:
         found.setdefault(row["protocol"], []).append(row)
     return found
 

@@ -16,7 +16,8 @@ from evals.engine import launch
 from evals.engine.protocol import Protocol
 from evals.engine.records import Outcome
 from evals.engine.store import Shard
-from vgt.core import record, text
+from vgt.commands import options
+from vgt.core import files, record, text
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def _import(module: str):
 # --------------------------------------------------------------------------------------------------------- the verb
 
 
-class _Parser(argparse.ArgumentParser):
+class _Parser(options.Parser):
     """A parser of one evaluator, which gets its flags when it is used: the others are not imported."""
 
     fill: Callable[[], None] | None = None
@@ -114,7 +115,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
             name,
             help=evaluator.help,
             description=f"{evaluator.help[0].upper()}{evaluator.help[1:]}.",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         each.fill = lambda each=each, module=evaluator.module: _fill(each, _import(module))
 
@@ -125,6 +125,8 @@ def _fill(parser: argparse.ArgumentParser, module) -> None:
 
 
 def run(args: argparse.Namespace) -> dict | None:
+    if not args.out.is_dir():
+        files.check_writable(args.out, folder=True)
     outcome = _outcome(args)
     if outcome is None:  # a process of several that is not the first one: what it made lies on disk
         return None

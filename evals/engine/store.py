@@ -37,7 +37,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from vgt.core import files
+from vgt.core import files, text
 from vgt.core.images import ImageError
 
 T = TypeVar("T")
@@ -86,13 +86,13 @@ class Shard:
 WHOLE = Shard()
 
 
-def parse_shard(text: str | None) -> Shard:
+def parse_shard(given: str | None) -> Shard:
     """ "2/4" -> the second of four; None -> WHOLE (under ``accelerate launch`` evals.engine.launch divides it)."""
-    if text is None:
+    if given is None:
         return WHOLE
-    index, _, count = text.partition("/")
+    index, _, count = given.partition("/")
     if not (index.isdigit() and count.isdigit()):
-        raise ValueError(f"--shards {text!r} is not of the form k/n, for example 2/4")
+        raise ValueError(f"--shards {given!r} is not of the form k/n, for example 2/4")
     return Shard(int(index) - 1, int(count))
 
 
@@ -142,35 +142,26 @@ def exclusive(path: str | Path, shard: Shard = WHOLE) -> Iterator[None]:
 # ---------------------------------------------------------------------------------------------------------- rows
 
 
-CHECK = "check"  # in a row and in a file of arrays: the hash of all else
-
-
 def row_line(row: Mapping) -> str:
     """A row as a line of its file."""
-    plain = json.loads(json.dumps(row))
-    return json.dumps({**plain, CHECK: files.digest_json(plain)[:16]}) + "\n"
+    return json.dumps(files.sealed(dict(row))) + "\n"
 
 
 def read_rows(path: str | Path, said: bool = False) -> list[dict]:
     """The whole lines of a file of rows, none where there is no file; those that are torn, or were changed since they
     were written, are left out.  ``said``: how many, on stderr."""
     path = Path(path)
-    found: list[tuple[dict, str | None]] = []
     lines = [line for line in path.read_bytes().split(b"\n") if line.strip()] if path.exists() else []
+    found = []
     for line in lines:
-        with contextlib.suppress(ValueError, RecursionError):
-            row = json.loads(line.decode())
-            if isinstance(row, dict):
-                check = row.pop(CHECK, None)
-                found.append((row, check))
-    checked = any(check is not None for _, check in found)  # an earlier version wrote none
-    rows = [row for row, check in found if not checked or check == files.digest_json(row)[:16]]
+        with contextlib.suppress(ValueError):
+            found.append(text.parse_json(line, str(path)))
+    found = [row for row in found if isinstance(row, dict)]
+    must = any(files.CHECK in row for row in found)  # an earlier version wrote none
+    rows = [row for row in (files.unsealed(row, must) for row in found) if row is not None]
     if said and len(rows) < len(lines):
-        count = len(lines) - len(rows)
-        print(
-            f"note: {count} of {len(lines)} lines of {path} are torn or were changed; they are made again",
-            file=sys.stderr,
-        )
+        lost = f"{len(lines) - len(rows)} of {len(lines)} lines"
+        print(f"note: {lost} of {path} are torn or were changed; they are made again", file=sys.stderr)
     return rows
 
 
@@ -233,9 +224,9 @@ class Rows:
 
     def finish(self) -> dict[str, dict]:
         """Put the file in order; the rows by id.  A whole run removes the files of its parts."""
-        text = self._text(self.ids)
-        if not self.own.exists() or self.own.read_bytes() != text.encode():
-            files.write_text(self.own, text)
+        content = self._text(self.ids)
+        if not self.own.exists() or self.own.read_bytes() != content.encode():
+            files.write_text(self.own, content)
         for part in self._parts if self.shard.whole else ():
             part.unlink()
         return {name: self.kept[name] for name in self.ids}
@@ -272,7 +263,7 @@ def write_arrays(path: str | Path, **arrays: np.ndarray) -> Path:
     """Write a ``.npz`` atomically, with the hash of its content."""
     held = {name: np.asarray(array) for name, array in arrays.items()}
     with files.atomic(path) as part:
-        np.savez(part, **held, **{CHECK: np.array(_digest(held))})
+        np.savez(part, **held, **{files.CHECK: np.array(_digest(held))})
     return Path(path)
 
 
@@ -281,7 +272,7 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as stored:
             held = dict(stored)
-        check = held.pop(CHECK, None)  # an earlier version wrote none
+        check = held.pop(files.CHECK, None)  # an earlier version wrote none
         if check is not None and str(check) != _digest(held):
             raise ValueError("it was changed since it was written")
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from evals.engine.images import padded
 from evals.engine.precision import PRECISION, full_float32
 from vgt.core import files
 
@@ -77,6 +78,8 @@ USERS: Mapping[str, tuple[str, ...]] = {
     "dinov2": ("FD-DINOv2",),
     "clip": ("CMMD",),
 }
+
+LARGE = 2**23  # pixels of a batch (32 images of 512 x 512); images of larger ones pass a network one at a time
 
 # uint8 [N, H, W, 3] -> {view: float [N, d]}
 Embed = Callable[[np.ndarray], dict[str, np.ndarray]]
@@ -182,7 +185,7 @@ def digest(path: Path) -> str:
     """sha256 of a file; of a folder, that of the names and hashes of its configuration and safetensors files."""
     if path.is_file():
         return _digest_file(path, path.stat().st_mtime_ns)
-    parts = sorted([*path.glob("config.json"), *path.glob("*.safetensors")])
+    parts = [*files.visible(path, "config.json"), *files.visible(path, "*.safetensors")]
     return files.digest_json([[p.name, _digest_file(p, p.stat().st_mtime_ns)] for p in parts])
 
 
@@ -248,6 +251,15 @@ def protocol(name: str, weights: str | Path | None = None, *, any_weights: bool 
     """What decides the features besides the images; part of a record's protocol.  Reads the weights, builds nothing."""
     found = _source(name)
     return found.protocol(found.checksum(found.find(weights), any_weights), any_weights)
+
+
+def embed(extractor: Extractor, images: np.ndarray, batch: int) -> dict[str, np.ndarray]:
+    """At most ``batch`` images of one size, uint8 [N, H, W, 3], through the network in one padded shape, so that no
+    feature depends on how many there are; large ones one at a time, which keeps memory small."""
+    if batch * images.shape[1] * images.shape[2] <= LARGE:
+        return {view: found[: len(images)] for view, found in extractor.embed(padded(images, batch)).items()}
+    parts = [extractor.embed(image[None]) for image in images]
+    return {view: np.concatenate([part[view] for part in parts]) for view in parts[0]}
 
 
 def extract(name: str | Extractor, images: np.ndarray, batch: int = 32) -> np.ndarray:

@@ -8,7 +8,6 @@ EfficientNet's weights come with packages, so they work offline; its distances a
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,8 @@ from torch import nn
 from torch.nn import functional
 
 from evals.features import EXTRACTORS, INCEPTION_FILES, Embed
+from evals.judges import checkpoints
+from vgt.core.text import read_json
 from vgt.methods import perceptual
 
 
@@ -140,12 +141,12 @@ CLIP_336 = {"hidden_size": 1024, "num_hidden_layers": 24, "patch_size": 14, "ima
 def _configuration(folder: Path, expected: Mapping[str, Any], strict: bool) -> dict:
     """The vision part of config.json.  Raises ValueError where there is none or where it is another architecture."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        config = read_json(folder / "config.json")
+        vision = {**config, **config.get("vision_config", {})}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder} is no folder of a transformers model: config.json cannot be read") from error
     if not list(folder.glob("*.safetensors")):
         raise ValueError(f"{folder} holds no .safetensors file; put model.safetensors beside config.json")
-    vision = {**config, **config.get("vision_config", {})}
     wrong = {key: vision.get(key) for key, value in expected.items() if vision.get(key) != value}
     if strict and wrong:
         key = next(iter(wrong))
@@ -173,8 +174,7 @@ def dinov2(name: str, folder: Path, device: str, strict: bool) -> tuple[Embed, M
     from transformers import Dinov2Model
 
     _configuration(folder, DINOV2_LARGE, strict)
-    model = Dinov2Model.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32)
-    model = model.eval().requires_grad_(False).to(device)
+    model = checkpoints.load(Dinov2Model, folder, device, part=True)
     side = EXTRACTORS[name]["side"]
 
     @torch.inference_mode()
@@ -189,10 +189,7 @@ def clip(name: str, folder: Path, device: str, strict: bool) -> tuple[Embed, Map
     from transformers import CLIPVisionModelWithProjection
 
     _configuration(folder, CLIP_336, strict)
-    model = CLIPVisionModelWithProjection.from_pretrained(
-        folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
-    )
-    model = model.eval().requires_grad_(False).to(device)
+    model = checkpoints.load(CLIPVisionModelWithProjection, folder, device, part=True)
     side = model.config.image_size
 
     @torch.inference_mode()

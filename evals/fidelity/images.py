@@ -26,6 +26,8 @@ from evals.engine.images import ImageSet
 from evals.metrics.frechet import Gaussian
 from vgt.core import files, record
 from vgt.core.images import ImageError, image_size
+from vgt.core.listing import image_files
+from vgt.core.text import parse_json, read_json
 
 SUBJECTS = (
     "vgt:<generator by class>, folder:<dir>, images:<model>[@<accel>x] or an .npz with arr_0 (uint8 [N, H, W, 3])"
@@ -117,7 +119,7 @@ def _judged(model: str, work: str | Path) -> set[Path]:
 
 def _prompts(folder: Path) -> tuple:
     """What the images in a folder were made for."""
-    about = json.loads((folder / "subject.json").read_text(encoding="utf-8"))
+    about = read_json(folder / "subject.json")
     return tuple(about.get(key) for key in ("suite", "suite_hash", "seed"))
 
 
@@ -170,7 +172,7 @@ def _common_side(path: str | Path) -> int:
     """The side of a folder's images, read from their headers.  Raises ValueError naming one that is not square or of
     another size."""
     found: tuple[str, int] | None = None
-    for name, file in datasets.image_files(path).items():
+    for name, file in image_files(path).items():
         if _is_grid(name):
             continue
         try:
@@ -299,7 +301,7 @@ def read_statistics(path: str | Path) -> Reference:
         fingerprint = None
         if "fingerprint" in held:
             try:
-                fingerprint = Fingerprint(**json.loads(str(stored["fingerprint"])))
+                fingerprint = Fingerprint(**parse_json(str(stored["fingerprint"]), "fingerprint"))
             except (TypeError, ValueError) as error:
                 raise ValueError(f"{path.name} has a damaged fingerprint: {error}; export it again") from error
     content = [[view, g.mean.tobytes().hex(), files.digest(g.covariance.tobytes())] for view, g in gaussians.items()]

@@ -15,7 +15,6 @@ blocks are added in their order whoever made them.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -29,9 +28,9 @@ from tqdm import tqdm
 from evals import features
 from evals.engine import records as engine
 from evals.engine.generation import Run
-from evals.engine.images import ImageSet, padded
+from evals.engine.images import ImageSet
 from evals.engine.records import Estimate, Outcome
-from evals.engine.store import CHECK, WHOLE, Arrays, Shard, check_finite, exclusive
+from evals.engine.store import WHOLE, Arrays, Shard, check_finite, exclusive
 from evals.features import Extractor
 from evals.fidelity import images as sets
 from evals.fidelity import metrics as metrics_of
@@ -40,6 +39,7 @@ from evals.fidelity.metrics import FEATURES, METRICS, MOMENTS, Kind, Measured, P
 from evals.metrics import frechet
 from evals.metrics.frechet import Moments, block_count
 from vgt.core import files, record
+from vgt.core.text import read_json
 
 EFFLITE = ("efflite2",)
 
@@ -407,7 +407,7 @@ class Evidence:
                 working[block].errors[self.images.ids[i]] = str(error)
         if not loaded:
             return
-        found = self.extractor.embed(padded(np.stack([image for _, _, image in loaded]), self.batch))
+        found = features.embed(self.extractor, np.stack([image for _, _, image in loaded]), self.batch)
         ids = [self.images.ids[i] for _, i, _ in loaded]
         for view, values in found.items():
             check_finite(values[: len(ids)], ids, f"{self.extractor.id} features ({view})")
@@ -421,19 +421,16 @@ class Evidence:
         for view, rows in found.rows.items():
             values = np.array(rows, np.float32).reshape(len(rows), self.extractor.dims[view])
             self._arrays((FEATURES, view)).add(block, values=values)
-        index = json.loads(json.dumps(found.index))
-        files.write_json(self._index_path(block), {**index, CHECK: files.digest_json(index)})
+        files.write_json(self._index_path(block), files.sealed(found.index))
 
     # ------------------------------------------------------------------------------------------ reading
 
     def _index(self, block: int) -> dict | None:
         """The index of a block, None where there is none that is whole and as it was written."""
         try:
-            found = json.loads(self._index_path(block).read_text(encoding="utf-8"))
-            check = found.pop(CHECK, None)  # an earlier version wrote none
-        except (OSError, ValueError, AttributeError):
+            return files.unsealed(read_json(self._index_path(block)))
+        except (ValueError, AttributeError):
             return None
-        return found if check in (None, files.digest_json(found)) else None
 
     @cached_property
     def _indices(self) -> list[dict]:

@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from evals.engine.judging import Job
 from evals.geneval.rules import OFFICIAL, Box, Thresholds, judge_image, select
+from vgt.core import text
+from vgt.core.scenes import COLORS
+from vgt.core.text import Fields
 
-FIELDS = ("filename", "tag", "prompt", "correct", "reason", "metadata", "details")
+SIDE = 100_000  # pixels: no image is larger, so no box reaches farther
+REMEDY = "give the official scorer's results.jsonl"
 JUDGE = "m2f-mmdet"  # the official detector
 _PLACE = re.compile(r"(?:^|[/\\])(\d+)[/\\]samples[/\\](\d+)\.png$")
 
@@ -84,7 +90,8 @@ def told_colors(prompt: dict, reason: str, number: dict[str, int]) -> dict[str, 
 
 
 def row_of(prompt: dict, line: dict) -> dict:
-    """The row of one image from a line of results, without masks."""
+    """The row of one image from a line of results, without masks.  A line has the best box first, the rules take the
+    last one of equal scores first: so the last box comes first here, and the line's order holds."""
     details = line["details"]
     colors = told_colors(prompt, line["reason"], {name: len(boxes) for name, boxes in details.items()})
     return {
@@ -97,55 +104,100 @@ def row_of(prompt: dict, line: dict) -> dict:
                 "mask": None,
             }
             for name, boxes in details.items()
-            for i, box in enumerate(boxes)
+            for i, box in reversed(list(enumerate(boxes)))
         ]
     }
 
 
-def _line(text: str, number: int, path: Path) -> dict:
-    """One result, its JSON strings read.  Raises ValueError naming the line for anything else."""
-    try:
-        line = json.loads(text)
-        lost = [k for k in FIELDS if k not in line]
-        if not lost:
-            line = {**line, "metadata": json.loads(line["metadata"]), "details": json.loads(line["details"])}
-            boxes = [box for found in line["details"].values() for box in found]
-            if not all(len(box) == 5 and all(isinstance(v, (int, float)) for v in box) for box in boxes):
-                raise ValueError("details hold a box that is not [x1, y1, x2, y2, score]")
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}, line {number}: not a result ({error}); give the scorer's results.jsonl") from error
-    if lost:
-        raise ValueError(f"{path}, line {number}: the key {lost[0]!r} is missing; give the scorer's results.jsonl")
-    return line
+def check_box(box: Any, where: str) -> None:
+    """Raises ValueError for a box that is not [x1, y1, x2, y2] in pixels, the first corner top left."""
+    if not (isinstance(box, list) and len(box) == 4):
+        raise ValueError(f"{where}: {text.shown(box)} is not [x1, y1, x2, y2]")
+    for value in box:
+        text.number(value, f"{where}, box {text.shown(box)}", 0, SIDE)
+    if box[0] > box[2] or box[1] > box[3]:
+        raise ValueError(f"{where}: the box {text.shown(box)} ends before it begins")
 
 
-def read(path: str | Path, suite: str, prompts: list[dict], images_per_prompt: int) -> dict[Job, dict]:
+def check_row(row: Fields) -> None:
+    """Raises ValueError, naming file and line, for a stored row whose detections cannot be scored."""
+    found = row.need("detections")
+    for detection in found if isinstance(found, list) else [found]:
+        each = Fields.of(detection, row.place("detections"))
+        each.text("class")
+        each.number("score", 0, 1)
+        check_box(each.need("box"), each.where)
+        if each.need("color") is not None and each["color"] not in COLORS:
+            raise ValueError(f"{each.place('color')}: {text.shown(each['color'])} is not one of {', '.join(COLORS)}")
+
+
+def _line(told: Fields) -> Fields:
+    """One result, its JSON strings read and its values checked.  Raises ValueError naming line and field."""
+    details = told.object("details")
+    for name, boxes in details.items():
+        where = f"{told.place('details')}, class {name!r}"
+        for box in boxes if isinstance(boxes, list) else [boxes]:
+            if not (isinstance(box, list) and len(box) == 5):
+                raise ValueError(f"{where}: {text.shown(box)} is not [x1, y1, x2, y2, score]")
+            check_box(box[:4], where)
+            text.number(box[4], f"{where}, score of {text.shown(box)}", 0, 1)
+    reason = "" if told.need("reason") is None else told.text("reason")  # pandas reads an empty text as nothing
+    words = {name: told.text(name) for name in ("filename", "tag", "prompt")}
+    checked = {"correct": told.flag("correct"), "reason": reason, "metadata": told.object("metadata")}
+    return Fields({**words, **checked, "details": details}, told.where)
+
+
+def read(path: str | Path, suite: str, prompts: list[dict], images_per_prompt: int) -> dict[Job, Fields]:
     """(prompt index, sample) -> line of an official results file, its JSON strings read.
 
     Raises ValueError for lines that are no results, images that come twice or are not the suite's, and prompts that
     differ from it."""
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"results {path} do not exist; give the official scorer's results.jsonl")
-    found: dict[Job, dict] = {}
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        line = _line(text, number, path)
+    text.present(path, "results", REMEDY)
+    found: dict[Job, Fields] = {}
+    try:
+        lines = [_line(told) for told in text.objects(path)]
+    except ValueError as error:
+        raise ValueError(f"{error}; {REMEDY}") from error
+    for line in lines:
         where = place_of(line["filename"])
         if where is None or where[0] >= len(prompts) or where[1] >= images_per_prompt:
             raise ValueError(
-                f"{path}, line {number}: {line['filename']!r} is none of the {len(prompts)} x {images_per_prompt} "
+                f"{line.where}: {line['filename']!r} is none of the {len(prompts)} x {images_per_prompt} "
                 f"images of suite {suite!r}; name images <00000>/samples/<0000>.png"
             )
         if where in found:
-            raise ValueError(f"{path}, line {number}: {line['filename']!r} comes twice; each image counts once")
+            raise ValueError(f"{line.where}: {line['filename']!r} comes twice; each image counts once")
         mine = prompts[where[0]]
         if any(line["metadata"].get(key) != mine.get(key) for key in ("tag", "include", "exclude", "prompt")):
             raise ValueError(
-                f"{path}, line {number}: the prompt {line['prompt']!r} is not number {where[0]} of suite {suite!r}, "
+                f"{line.where}: the prompt {line['prompt']!r} is not number {where[0]} of suite {suite!r}, "
                 f"{mine['prompt']!r}; give the suite that was judged with --suite"
             )
         found[where] = line
     return found
+
+
+def doubts(lines: Iterable[dict], rules: Thresholds = OFFICIAL) -> list[str]:
+    """What in results shows that they were judged with other settings than these (docs/evaluators.md 2.3): boxes that
+    these would not have kept, or none where these would have kept many."""
+    told = []
+    scores: dict[str, list[float]] = {"threshold": [], "counting_threshold": []}
+    most = 0
+    for line in lines:
+        kind = "counting_threshold" if line["tag"] == "counting" else "threshold"
+        for boxes in line["details"].values():
+            scores[kind] += [box[4] for box in boxes]
+            most = max(most, len(boxes))
+    for kind, found in scores.items():
+        least, lowest = getattr(rules, kind), min(found, default=1.0)
+        if lowest <= least and found:
+            told.append(f"{sum(score <= least for score in found)} boxes score {least} or less, as with a lower {kind}")
+        # If only a tenth of the scores lay evenly above the threshold, a gap this wide would be a matter of chance.
+        elif (1 - 0.1 * (lowest - least) / (1 - least)) ** len(found) < 1e-6:
+            told.append(f"none of {len(found)} boxes scores below {lowest:.4g}, as with a higher {kind} than {least}")
+    if most > rules.max_objects:
+        told.append(f"{most} boxes of one class, as with a larger max_objects than {rules.max_objects}")
+    return told
 
 
 # ---------------------------------------------------------------------------------------------------------- masks

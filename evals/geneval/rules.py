@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 
 from vgt.core.scenes import COLORS, RELATIONS, TASKS, relations
 
-VERSION = 1  # of the rules below: raise it when a change to them can change a score
+VERSION = 2  # of the rules below: raise it when a change to them can change a score
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,10 @@ def overlap(a: Sequence[float], b: Sequence[float]) -> float:
 
 def select(detections: Sequence[Detected], tag: str, rules: Thresholds = OFFICIAL) -> dict[str, list[int]]:
     """Class -> indices of the detections that count, best first (docs/evaluators.md 2.3): score above the task's
-    threshold, at most ``max_objects``, then greedy suppression."""
+    threshold, at most ``max_objects``, then greedy suppression.  Of equal scores the last detection comes first."""
     least = rules.counting_threshold if tag == "counting" else rules.threshold
     chosen: dict[str, list[int]] = {}
-    for i in sorted(range(len(detections)), key=lambda i: -detections[i].score):
+    for i in sorted(range(len(detections)), key=lambda i: (detections[i].score, i), reverse=True):
         if detections[i].score > least:
             chosen.setdefault(detections[i].label, []).append(i)
     for label, indices in chosen.items():

@@ -8,7 +8,8 @@ official rules or with other thresholds: a labelled variant.  ``import_results``
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -27,11 +28,14 @@ from evals.subjects.folder import Folder
 from vgt.core import files, geneval_prompts, record, suites
 from vgt.core.images import read_image
 from vgt.core.scenes import TASKS
+from vgt.core.text import Fields
 
 KEPT = 0.05  # detections with less are not even stored (docs/evaluators.md 2.7)
 SUITE = "geneval"  # the benchmark's own prompts
 SCENES_JUDGE = "judge-analytic"  # its rows lie beside the images; another judge's in a folder of its own
 ROWS = "detections.jsonl"
+ROWS_VERSION = 2  # of these rows: raise it when what is stored of an image changes
+DIFFER = 0.001  # of the verdicts of an imported file, which may differ from ours by the rounding of scores
 STORED_DOWN_TO = Thresholds(KEPT, KEPT, 10**6, 1.0, 0.0)  # the loosest settings that these rows can be scored with
 
 # ---------------------------------------------------------------------------------------------------- the measures
@@ -192,7 +196,7 @@ def detections(detector: Detector, path: Path, prompt: dict) -> dict:
         "detections": [
             {
                 "class": d.label,
-                "score": round(float(d.score), 6),
+                "score": float(d.score),  # as it is: rounded, one just above a threshold would be lost
                 "box": [float(v) for v in d.box],
                 "color": detector.color(image, d) if d.label in wanted else None,
                 "mask": official.encode_mask(d.mask),
@@ -236,9 +240,12 @@ def run(
     _check_classes(detector, prompts)
     judging = judging_of(job, detector, work, variant)
 
+    def asked(prompt: dict) -> list:
+        return [ROWS_VERSION, *colored_classes(prompt)]
+
     def findings() -> tuple[Judging, Rows]:
         check_judge(detector)
-        return judge_images(judging, work, "geneval", partial(detections, detector), colored_classes, shard)
+        return judge_images(judging, work, "geneval", partial(detections, detector), asked, shard)
 
     shared = {"work": work, "records": records, "partial_ok": partial_ok, "shard": shard}
     return score(judging, [scoring(judging, rules)], findings, **shared)
@@ -257,8 +264,43 @@ def rescore(
     Official rules give the very records of ``run``; other thresholds give those of suite ``<suite>+<what differs>``.
     Raises ValueError for a folder without a finished judging."""
     judging, rows = read_judging(Path(stored) / ROWS, "geneval")
+    for row in rows.values():
+        if "error" not in row:
+            official.check_row(row)
     shared = {"work": work, "records": records, "partial_ok": partial_ok}
     return score(judging, [scoring(judging, rules)], lambda: (judging, rows), **shared)
+
+
+def _overall(lines: Iterable[Mapping[str, Any]]) -> float:
+    """Mean over tasks of the share of right images (docs/evaluators.md 2.7)."""
+    tasks: dict[str, list[bool]] = {}
+    for line in lines:
+        tasks.setdefault(line["tag"], []).append(line["correct"])
+    return sum(sum(verdicts) / len(verdicts) for verdicts in tasks.values()) / len(tasks)
+
+
+def _bracketed(reason: str) -> str:
+    return f" ({reason.splitlines()[0]})" if reason else ""
+
+
+def _check_verdicts(path: str | Path, prompts: list[dict], lines: Mapping[Job, Fields], rows: Rows) -> int:
+    """How many verdicts of an imported file differ from those of its boxes by the official rules.
+
+    Raises ValueError, with both scores, where these are more than rounding explains."""
+    ours = {job: official.result(line["filename"], prompts[job[0]], rows[job]) for job, line in lines.items()}
+    differ = [job for job, line in lines.items() if line["correct"] != ours[job]["correct"]]
+    if len(differ) > DIFFER * len(lines):
+        theirs, first = lines[differ[0]], ours[differ[0]]
+        verdicts = ["right" if line["correct"] else "wrong" for line in (theirs, first)]
+        empty = sum(lines[job]["correct"] and not any(lines[job]["details"].values()) for job in differ)
+        seen = [f"{empty} images are called right without a box in details"] if empty else []
+        raise ValueError(
+            f"{path}: its own verdicts give {_overall(lines.values()):.4f} overall, its boxes "
+            f"{_overall(ours.values()):.4f}; {len(differ)} of {len(lines)} verdicts differ, the first at "
+            f"{theirs.where}: {verdicts[0]} there, {verdicts[1]} by the boxes{_bracketed(first['reason'])}; "
+            f"{'; '.join([*seen, *official.doubts(lines.values()), official.REMEDY])}, judged with its own settings"
+        )
+    return len(differ)
 
 
 def import_results(
@@ -278,18 +320,24 @@ def import_results(
     """Records of an official results file, under the judge's id ``official:<judge>``, and its rows below ``work``.
 
     ``subject``: whose images they are (default ``import:<file's name>``).  Coverage counts as for our own judging.
-    Raises ValueError as ``official.read`` does, and for thresholds looser than the official ones."""
+    Raises ValueError as ``official.read`` does, for a file whose own verdicts are not those of its boxes, and for
+    thresholds looser than the official ones."""
     check_prompts(suite, prompts)
     lines = official.read(path, suite, prompts, images_per_prompt)
     content = files.digest_file(path)
     by = Named(f"import:{Path(path).stem}", content, origin=record.place(path, named=subject is not None))
     name = settled(records, by, subject)
     rows = {job: official.row_of(prompts[job[0]], line) for job, line in sorted(lines.items())}
-    differ = sum(
-        official.result(line["filename"], prompts[job[0]], rows[job])["correct"] != line["correct"]
-        for job, line in lines.items()
+    differ = _check_verdicts(path, prompts, lines, rows)
+    doubts = official.doubts(lines.values())
+    note = "; ".join(
+        [
+            f"judged elsewhere, colors as its reasons tell; {differ} of {len(lines)} verdicts differ when scored here",
+            *(f"doubtful: {doubt}" for doubt in doubts),
+        ]
     )
-    note = f"judged elsewhere, colors as its reasons tell; {differ} of {len(lines)} verdicts differ when scored here"
+    for doubt in doubts:
+        print(f"warning: {path} was probably not judged with the official settings: {doubt}", file=sys.stderr)
     # Seed and batch of images made elsewhere are not known.
     made = Run(replace(by, name=name), name, None, suite, prompts, images_per_prompt, None, None)
     by = Named(f"official:{judge}", content)

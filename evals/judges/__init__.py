@@ -33,12 +33,13 @@ def load(
     python: str | None = None,
     weights: str | None = None,
     instruction: str = YES_NO,
+    trusted: bool = False,
 ) -> Judge:
     """The judge that ``spec`` names.
 
     ``device``: called where torch is needed, after files were looked for; ``python``: the interpreter that has
-    modelscope, and ``weights``: a local copy of the model, both for ``mplug``; ``instruction``: what a chat model is
-    told after each question.
+    modelscope, ``weights``: a local copy of the model, and ``trusted``: whether foreign code may run, all for
+    ``mplug``; ``instruction``: what a chat model is told after each question.
     Raises ValueError for an unknown judge and for one whose files are missing."""
     from evals.judges import answering, canary, checkpoints
 
@@ -50,7 +51,7 @@ def load(
     if spec == "mplug":
         from evals.judges.mplug import mplug
 
-        return Judge(mplug(python, weights), canary.check_plain)
+        return Judge(mplug(python, weights, trusted), canary.check_plain)
     if kind == "process" and rest:
         return Judge(answering.process(rest), canary.check_plain)
     if kind == "scripted" and rest:

@@ -1,12 +1,13 @@
-"""Folders of transformers checkpoints that judges are made of: looked at before torch is imported, loaded strictly."""
+"""Folders of transformers checkpoints that judges are made of: looked at before torch is imported, loaded strictly.
+
+No code of a folder is run: neither Python files that its configuration names, nor what a pickle would call."""
 
 from __future__ import annotations
 
+import pickle
 import re
 from pathlib import Path
 from typing import Any
-
-from safetensors import SafetensorError
 
 from vgt.core import files
 
@@ -37,6 +38,51 @@ def fingerprint_all(folder: Path, *parts: str) -> str:
     """Content hash of a checkpoint's files and of how it is used."""
     present = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
     return files.digest_json([[p.name, files.digest_file(p)] for p in present if p.suffix != ".md"] + list(parts))
+
+
+def opened(kind: Any, folder: Path, **how: Any) -> Any:
+    """``kind.from_pretrained`` of a class of transformers: nothing is fetched, no code of the folder is run.
+
+    Raises ValueError, in one line, for whatever is wrong with its files."""
+    try:
+        return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **how)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{folder} cannot be loaded: its .bin file is torn or holds more than tensors (nothing of it was run); "
+            "give a folder with .safetensors files"
+        ) from error
+    except Exception as error:  # parsers in three languages raise what they like for a file that they cannot read
+        raise ValueError(f"{folder} cannot be loaded as {kind.__name__}: {_line(error)}") from error
+
+
+def opened_model(kind: Any, folder: Path, **how: Any) -> tuple[Any, dict[str, Any]]:
+    """A model, its weights read as tensors only, and what did not fit (``missing_keys``, ...).
+
+    Raises ValueError as ``opened`` does, and before memory is taken where the weights cannot fill the model that the
+    configuration asks for."""
+    import torch
+    from transformers import AutoConfig
+
+    automatic = kind.__name__.startswith("Auto")
+    config = opened(AutoConfig if automatic else kind.config_class, folder)
+    try:
+        with torch.device("meta"):
+            bare = kind.from_config(config, trust_remote_code=False) if automatic else kind(config)
+    except Exception as error:  # whatever a model's own code makes of sizes that do not go together
+        raise ValueError(f"{folder} cannot be loaded as {kind.__name__}: {_line(error)}") from error
+    asked = sum(p.numel() for p in bare.parameters())
+    stored = sum(p.stat().st_size for suffix in ("safetensors", "bin") for p in folder.glob(f"*.{suffix}"))
+    if 2 * stored < asked:  # half a byte a number is the least that checkpoints take
+        raise ValueError(
+            f"{folder} does not hold a {kind.__name__}: {stored / 2**20:.1f} MiB of weights are too little for the "
+            f"{asked:,} parameters of its config.json; download or copy it again"
+        )
+    with torch.random.fork_rng(devices=[]):
+        return opened(kind, folder, weights_only=True, output_loading_info=True, **how)
+
+
+def _line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 # ------------------------------------------------------------------ published weights, by folder or by hub id
@@ -82,17 +128,13 @@ def fingerprint(folder: Path, names: tuple[str, ...]) -> str:
     return files.digest_json({name: files.digest_file(folder / name) for name in names})
 
 
-def load(model_class: Any, folder: Path, device: str) -> Any:
-    """A transformers model in float32 and eval mode, every parameter of it from the folder.
+def load(model_class: Any, folder: Path, device: str, part: bool = False) -> Any:
+    """A transformers model in float32 and eval mode, every parameter of it from the folder.  ``part``: the folder may
+    hold a larger model, of which the class is a part.
 
     Raises ValueError for weights that do not fit the class."""
-    try:
-        model, report = model_class.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype="float32", output_loading_info=True
-        )
-    except (OSError, RuntimeError, KeyError, ValueError, SafetensorError) as error:
-        raise ValueError(f"{folder} does not hold a {model_class.__name__}: {str(error).splitlines()[0]}") from error
-    for kind in ("missing_keys", "unexpected_keys"):
+    model, report = opened_model(model_class, folder, use_safetensors=True, dtype="float32")
+    for kind in ("missing_keys",) if part else ("missing_keys", "unexpected_keys"):
         wrong = sorted(key for key in report[kind] if not IDLE.search(key))
         if wrong:
             raise ValueError(

@@ -153,7 +153,7 @@ def load_colors(folder: Path, device: str) -> ClipColors:
     """From a folder with CLIP_NEEDED.  Raises ValueError for weights that do not fit."""
     from transformers import CLIPModel, CLIPTokenizer
 
-    tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = checkpoints.opened(CLIPTokenizer, folder)
     return ClipColors(
         checkpoints.load(CLIPModel, folder, device), tokenizer, checkpoints.fingerprint(folder, CLIP_NEEDED)
     )

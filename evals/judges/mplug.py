@@ -1,6 +1,8 @@
 """Judge ``mplug``: DPG-Bench's official one, mPLUG-large VQA through modelscope (docs/evaluators.md 3.4).
 
-Its dependencies are old and pinned, so it runs in an environment of its own, as a child process."""
+Its dependencies are old and pinned, so it runs in an environment of its own, as a child process.  That process runs
+code which is not this project's, and may run code that came with the model, so it is started only for those who say
+that they trust it."""
 
 from __future__ import annotations
 
@@ -20,6 +22,11 @@ INSTALL = (
     "on recent Pythons a fork of fairseq is needed) and name its interpreter with --judge-python mplug/bin/python"
 )
 
+TRUST = (
+    "judge mplug runs modelscope's code, and code that may lie in the model's folder, in a process with all your "
+    "rights; if you trust both, give --trust-judge-code"
+)
+
 
 def _has_modelscope(python: str) -> bool:
     if python == sys.executable:
@@ -28,9 +35,14 @@ def _has_modelscope(python: str) -> bool:
     return looked.returncode == 0
 
 
-def mplug(python: str | None = None, weights: str | None = None) -> ProcessAnswerer:
+def mplug(python: str | None = None, weights: str | None = None, trusted: bool = False) -> ProcessAnswerer:
     """The judge, in the environment of ``python`` (default: this one), from the local folder ``weights`` (default: what
-    modelscope finds or downloads).  Raises ValueError where modelscope or the weights are missing."""
+    modelscope finds or downloads).
+
+    Raises ValueError where its code is not ``trusted``, before anything of it runs, and where modelscope or the weights
+    are missing."""
+    if not trusted:
+        raise ValueError(TRUST)
     interpreter = python or sys.executable
     if shutil.which(interpreter) is None:
         raise ValueError(f"--judge-python {interpreter!r} is not an interpreter; give the path of one")

@@ -1,6 +1,6 @@
 """The mPLUG-large VQA judge as a program of its own: JSON lines in, JSON lines out (see evals/judges/answering.py).
 
-Runs in an environment that has modelscope and its dependencies; imports nothing of this project:
+Runs in an environment that has modelscope and its dependencies, whose code it trusts; imports nothing of this project:
 
     <python> mplug_child.py <model id or local folder>
 """

@@ -18,7 +18,7 @@ from PIL import Image
 from evals.engine.precision import PRECISION, full_float32
 from evals.judges import YES_NO
 from evals.judges.answering import Reply
-from evals.judges.checkpoints import checked, fingerprint_all
+from evals.judges.checkpoints import checked, fingerprint_all, opened, opened_model
 
 WORDS = 10  # new tokens an answer may have
 
@@ -113,12 +113,8 @@ def _loaded(make, folder: Path, device: str, dtype: torch.dtype):
     """Model and processor from a folder alone.  Raises ValueError for a checkpoint of another kind."""
     from transformers import AutoProcessor
 
-    try:
-        with torch.random.fork_rng(devices=[]):
-            model, report = make.from_pretrained(folder, dtype=dtype, local_files_only=True, output_loading_info=True)
-        processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ValueError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from error
+    model, report = opened_model(make, folder, dtype=dtype)
+    processor = opened(AutoProcessor, folder)
     if report["missing_keys"] or report["mismatched_keys"]:
         lost = sorted([*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])])
         raise ValueError(

@@ -9,7 +9,7 @@ Shapes: N pairs, C channels, H x W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -34,15 +34,20 @@ def squared_error(original: np.ndarray, reconstruction: np.ndarray) -> float:
 def squared_errors(a: Tensor, b: Tensor) -> Tensor:
     """The same for many pairs -> float64 [N]: uint8 of any layout, without rounding anywhere, or float in [0, 1].
 
-    Image by image, in the processor's cache.  Raises ValueError where shapes or dtypes differ."""
+    Image by image and a part of it at a time, whatever its size.  Raises ValueError where shapes or dtypes differ."""
     if a.shape != b.shape or a.dtype != b.dtype or a.ndim != 4:
         kinds = f"{a.dtype} {tuple(a.shape)} and {b.dtype} {tuple(b.shape)}"
         raise ValueError(f"images are {kinds}; give two batches of one kind")
     # Differences of levels and their squares are whole numbers below 2^24: exact in float32.
     whole = a.dtype == torch.uint8
+    longest = int(np.argmax(a.shape[1:]))
+    rows = max(1, 3 * PART * a.shape[1 + longest] // max(1, a[:1].numel()))
     sums = [
-        (x.float() - y.float() if whole else x.double() - y.double()).square_().sum(dtype=torch.float64)
-        for x, y in zip(a, b, strict=True)
+        sum(
+            (x.float() - y.float() if whole else x.double() - y.double()).square_().sum(dtype=torch.float64)
+            for x, y in zip(one.split(rows, longest), other.split(rows, longest), strict=True)
+        )
+        for one, other in zip(a, b, strict=True)
     ]
     if not sums:
         return torch.zeros(0, dtype=torch.float64)
@@ -58,9 +63,14 @@ def psnr(mse: float) -> float:
 
 # --------------------------------------------------------------------------------------------------------------- SSIM
 
-# Their definitions are rows of evals.recon.metrics.
+# Variants that share their local moments.  Their definitions are rows of evals.recon.metrics.
+GAUSSIAN = ("ssim-wang", "ssim-tm", "ssim-tm-signed")
+UNIFORM = ("ssim-taming", "ssim-sk")
+LUMA = ("ssim-y",)
 SSIM = ("ssim-wang", "ssim-taming", "ssim-sk", "ssim-tm", "ssim-tm-signed", "ssim-y")
 SMALLEST = 11  # pixels; the side of the larger window
+SMALLEST_UNIFORM = 7
+PART = 2**18  # pixels of an image that are worked on at a time; an image of up to so many is one part
 _RIM = SMALLEST // 2
 _LUMA = (65.481 / 255, 128.553 / 255, 24.966 / 255)  # ITU-R BT.601, studio range: black is 16/255, white 235/255
 _BLACK = 16 / 255
@@ -79,10 +89,10 @@ def luma(image: np.ndarray) -> np.ndarray:
     return image @ np.array(_LUMA) + _BLACK
 
 
-def check_sides(height: int, width: int) -> None:
+def check_sides(height: int, width: int, smallest: int = SMALLEST) -> None:
     """Raises ValueError for an image that is smaller than the window."""
-    if min(height, width) < SMALLEST:
-        raise ValueError(f"an image of {width}x{height} is too small for SSIM's {SMALLEST}x{SMALLEST} window")
+    if min(height, width) < smallest:
+        raise ValueError(f"an image of {width}x{height} is too small for SSIM's {smallest}x{smallest} window")
 
 
 # ------------------------------------------------------------------------------------------------ many at once
@@ -147,14 +157,11 @@ def _signed(moments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return 2 * mean_a - 1, 2 * mean_b - 1, 4 * variances, 4 * covariance, cancelled
 
 
-def _in_doubt(moments: tuple[Tensor, ...]) -> bool:
-    """Whether rounding in float32 may have moved SSIM by about 1e-5: what cancelled, against the variances and C2."""
+def _doubt(moments: tuple[Tensor, ...]) -> Tensor:
+    """Mean relative error of the variances that rounding in float32 may have brought in: what cancelled, against the
+    variances and C2."""
     _, _, variances, _, cancelled = moments
-    return bool((cancelled / (variances.clamp(min=0) + _K2**2)).mean() * (2.0**-25 / 255**2) > _DOUBT)
-
-
-def _average(ssim_map: Tensor) -> Tensor:
-    return ssim_map.double().mean((1, 2, 3))
+    return (cancelled / (variances.clamp(min=0) + _K2**2)).mean() * (2.0**-25 / 255**2)
 
 
 @torch.inference_mode()
@@ -162,47 +169,90 @@ def ssim_batch(a: Tensor, b: Tensor, variants: Sequence[str] = SSIM) -> dict[str
     """SSIM of every pair in each of the ``variants``: float [N, 3, H, W] in [0, 1] twice -> {variant: float64 [N]}.
 
     float32 agrees with scikit-image to 1e-5: a pair whose flat regions lie too far from its mean for that (drawings in
-    black and white) is computed again in float64.  Image by image, which keeps the local moments in the processor's
-    cache.  Raises ValueError for shapes that differ or are too small and for an unknown variant."""
+    black and white) is computed again in float64.  Image by image, large ones by parts of PART pixels, so that memory
+    is that of a part.  A variant's value does not depend on which others are asked for.
+
+    Raises ValueError for shapes that differ or are too small and for an unknown variant."""
     if a.shape != b.shape or a.ndim != 4 or a.dtype not in _GAUSSIAN or a.dtype != b.dtype:
         kinds = f"{a.dtype} {tuple(a.shape)} and {b.dtype} {tuple(b.shape)}"
         raise ValueError(f"images are {kinds}; give two batches [N, 3, H, W], float32 or float64")
-    check_sides(*a.shape[-2:])
     unknown = [v for v in variants if v not in SSIM]
     if unknown:
         raise ValueError(f"SSIM variant {unknown[0]!r} is unknown; choose one of {', '.join(SSIM)}")
-    pairs = [_pair(a[i : i + 1], b[i : i + 1], frozenset(variants)) for i in range(len(a))]
-    return {v: torch.cat([p[v] for p in pairs]) if pairs else torch.zeros(0, dtype=torch.float64) for v in variants}
+    check_sides(*a.shape[-2:], SMALLEST_UNIFORM if set(variants) <= set(UNIFORM) else SMALLEST)
+    families = [(parts, group) for group, parts in _FAMILIES.items() if set(group) & set(variants)]
+    found: dict[str, list[float]] = {v: [] for v in SSIM}
+    for i in range(len(a)):
+        for parts, _ in families:
+            for variant, value in _averaged(parts, a[i : i + 1], b[i : i + 1]).items():
+                found[variant].append(value)
+    return {v: torch.tensor(found[v], dtype=torch.float64) for v in variants}
 
 
-def _pair(a: Tensor, b: Tensor, variants: frozenset[str]) -> dict[str, Tensor]:
-    """{variant: [1]} of one pair [1, 3, H, W]."""
-    found, gaussian = {}, []
-    if variants & {"ssim-taming", "ssim-sk"}:
-        moments = _moments(a, b, _uniform, 49)
-        for variant, data_range in (("ssim-taming", 2.0), ("ssim-sk", 1.0)):
-            if variant in variants:
-                found[variant] = _average(_map(moments, data_range, 49 / 48))
-    if variants & {"ssim-wang", "ssim-tm", "ssim-tm-signed"}:
-        # ssim-wang is the inside of ssim-tm: windows that touch no reflected pixel.
-        rim = _RIM if variants & {"ssim-tm", "ssim-tm-signed"} else 0
-        padded = [functional.pad(x, [rim] * 4, mode="reflect") if rim else x for x in (a, b)]
+# Of a part of a pair: its moments, and the SSIM maps of the variants that follow from them.
+_Part = tuple[tuple[Tensor, ...], dict[str, Tensor]]
+
+
+def _averaged(parts: Callable[[Tensor, Tensor, torch.dtype], Iterator[_Part]], a: Tensor, b: Tensor) -> dict:
+    """{variant: mean over all windows} of one pair [1, 3, H, W]."""
+    means: dict[str, list[tuple[float, int]]] = {}
+    for dtype in (a.dtype, torch.float64):
+        doubts: list[tuple[float, int]] = []
+        means = {}
+        for moments, maps in parts(a, b, dtype):
+            doubts.append((float(_doubt(moments)), moments[0].numel()))
+            for variant, values in maps.items():
+                means.setdefault(variant, []).append((float(values.double().mean()), values.numel()))
+        if dtype == torch.float64 or _weighted(doubts) <= _DOUBT:
+            break
+    return {variant: _weighted(found) for variant, found in means.items()}
+
+
+def _uniform_parts(a: Tensor, b: Tensor, dtype: torch.dtype) -> Iterator[_Part]:
+    for first, last in _rows(a, SMALLEST_UNIFORM):
+        moments = _moments(*(x[..., first : last + 6, :].to(dtype) for x in (a, b)), _uniform, 49)
+        ranges = (("ssim-taming", 2.0), ("ssim-sk", 1.0))
+        yield moments, {variant: _map(moments, data_range, 49 / 48) for variant, data_range in ranges}
+
+
+def _gaussian_parts(a: Tensor, b: Tensor, dtype: torch.dtype) -> Iterator[_Part]:
+    """On images reflected by the rim; ``ssim-wang`` is the inside, whose windows touch no reflected pixel."""
+    height = a.shape[-2]
+    for first, last in _rows(a, 1):
+        at = torch.arange(first - _RIM, last + _RIM).abs()
+        at = torch.where(at < height, at, 2 * (height - 1) - at)
+        padded = [functional.pad(x[..., at, :].to(dtype), [_RIM, _RIM, 0, 0], mode="reflect") for x in (a, b)]
         moments = _moments(*padded, _gaussian, 1)
-        gaussian.append(moments)
         whole = _map(moments, 1.0)
-        found["ssim-tm"] = _average(whole)
-        found["ssim-wang"] = _average(whole[..., rim : whole.shape[-2] - rim, rim : whole.shape[-1] - rim])
-        if "ssim-tm-signed" in variants:
-            found["ssim-tm-signed"] = _average(_map(_signed(moments), 2.0))
-    if "ssim-y" in variants:
-        weights = a.new_tensor(_LUMA).view(1, 3, 1, 1)
-        y = [(x * weights).sum(1, keepdim=True) + _BLACK for x in (a, b)]
-        moments = _moments(*y, _gaussian, 1)
-        gaussian.append(moments)
-        found["ssim-y"] = _average(_map(moments, 1.0))
-    if a.dtype == torch.float32 and any(map(_in_doubt, gaussian)):
-        return _pair(a.double(), b.double(), variants)
-    return found
+        maps = {"ssim-tm": whole, "ssim-tm-signed": _map(_signed(moments), 2.0)}
+        inside = slice(max(0, _RIM - first), min(last, height - _RIM) - first)
+        if inside.stop > inside.start:
+            maps["ssim-wang"] = whole[..., inside, _RIM : whole.shape[-1] - _RIM]
+        yield moments, maps
+
+
+def _luma_parts(a: Tensor, b: Tensor, dtype: torch.dtype) -> Iterator[_Part]:
+    for first, last in _rows(a, SMALLEST):
+        strips = [x[..., first : last + 2 * _RIM, :].to(dtype) for x in (a, b)]
+        weights = strips[0].new_tensor(_LUMA).view(1, 3, 1, 1)
+        moments = _moments(*((x * weights).sum(1, keepdim=True) + _BLACK for x in strips), _gaussian, 1)
+        yield moments, {"ssim-y": _map(moments, 1.0)}
+
+
+_FAMILIES = {UNIFORM: _uniform_parts, GAUSSIAN: _gaussian_parts, LUMA: _luma_parts}
+
+
+def _rows(image: Tensor, window: int) -> Iterator[tuple[int, int]]:
+    """The rows (first, last + 1) of windows of an image [..., H, W], by parts of PART pixels."""
+    count, step = image.shape[-2] - window + 1, max(1, PART // image.shape[-1])
+    return ((first, min(first + step, count)) for first in range(0, count, step))
+
+
+def _weighted(found: Sequence[tuple[float, int]]) -> float:
+    """The mean of all from (mean, count) of parts."""
+    if len(found) == 1:
+        return found[0][0]
+    return sum(mean * count for mean, count in found) / sum(count for _, count in found)
 
 
 # ------------------------------------------------------------------------------------------------- scikit-image

@@ -36,6 +36,7 @@ class Options(options.Count, options.Coverage, options.Common):
         [], f"weights file of {', '.join(WEIGHTS)} (default: by name in $VGT_WEIGHTS)", metavar="ID=PATH"
     )
     any_weights: bool = option(False, "accept other Inception weights, under a label")
+    memory: float = option(8.0, "GB that a metric may take for one image", metavar="GB")
 
 
 def weights(given: list[str]) -> dict[str, Path]:

@@ -41,6 +41,7 @@ Measuring = Callable[["Group", "Compared"], list[dict] | np.ndarray]
 Columns = Callable[["Compared"], Mapping[str, Sequence[float]]]
 
 IMAGES = "images.jsonl"  # evidence of every run: which pixels were compared
+SMALLEST = 11  # pixels; the side of SSIM's larger window
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ class Evidence:
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """One metric.  ``name``: of its records; ``range``: of its values; ``weights``: id of the weights that it needs."""
+    """One metric.  ``name``: of its records; ``range``: of its values; ``weights``: id of the weights that it needs;
+    ``smallest``: side in pixels below which it is not defined; ``memory``: bytes that it takes per pixel."""
 
     name: str
     protocol: Protocol
@@ -80,6 +82,8 @@ class Metric:
     unit: str = ""
     range: tuple[float | None, float | None] = (0.0, None)
     weights: str | None = None
+    smallest: int = 1
+    memory: float = 80
 
     def definition(self, tools: Tools) -> dict[str, Any]:
         """What the name stands for, resolved; part of a record's protocol.  Raises ValueError where the metric cannot
@@ -155,8 +159,8 @@ def share(rows: list[dict], column: str) -> tuple[Interval, dict]:
 @dataclass(frozen=True, kw_only=True)
 class PerImage(Metric):
     """A number per image and, by ``summary``, one of all of them.  ``defined(tools)``: see ``definition``;
-    ``measure(tools)`` gives a function of the two images; ``rows``: the file that it fills, where several metrics have
-    their columns there; ``means``: whether the value is the mean of the numbers, which then lie beside the record."""
+    ``measure(tools)`` gives a function of the two images; ``rows``: the file that it fills, where metrics that share
+    work have their columns; ``means``: whether the value is their mean; they then lie beside the record."""
 
     measure: Callable[[Tools], Columns]
     defined: Callable[[Tools], dict[str, Any]]
@@ -187,7 +191,7 @@ class PerImage(Metric):
     def estimate(self, tools: Tools, evidence: Evidence) -> Estimate:
         rows = [row for row in read_rows(self.place(tools, evidence.folder)) if "error" not in row]
         if not rows:
-            return self._estimate(evidence, None, 0, note="no image could be read")
+            return self._estimate(evidence, None, 0, note="no image could be compared")
         interval, extra = self.summary(rows, self.column)
         kept = None
         if self.means:
@@ -202,20 +206,19 @@ def _psnr(tools: Tools) -> Columns:
     from evals.metrics import pixels
 
     def columns(seen: Compared) -> dict[str, list]:
-        levels = (torch.from_numpy(seen.images_a), torch.from_numpy(seen.images_b))
-        errors = pixels.squared_errors(*(levels if seen.same else (seen.a, seen.b))).tolist()
-        size = seen.a.shape[-2] * seen.a.shape[-1]
+        images = [torch.from_numpy(x) for x in (seen.images_a, seen.images_b)] if seen.whole else [seen.a, seen.b]
+        errors = pixels.squared_errors(*images).tolist()
+        size = seen.size[0] * seen.size[1]
         return {"pixels": [size] * len(errors), "mse": errors, "psnr": [pixels.psnr(mse) for mse in errors]}
 
     return columns
 
 
-def _ssim(tools: Tools) -> Columns:
-    """All variants at once: they share their local moments, and where one is computed again in float64 all are, so a
-    variant's last bits would otherwise depend on which others were asked for."""
+def _ssim(variants: Sequence[str], tools: Tools) -> Columns:
+    """The variants that share their local moments, at once."""
     from evals.metrics import pixels
 
-    return lambda seen: pixels.ssim_batch(seen.a, seen.b)
+    return lambda seen: pixels.ssim_batch(seen.a, seen.b, variants)
 
 
 def _lpips(net: str, tools: Tools) -> Columns:
@@ -226,8 +229,12 @@ def _lpips(net: str, tools: Tools) -> Columns:
     distance = lpips.load(net, tools.weights.get(f"lpips-{net}"), tools.device)
 
     def columns(seen: Compared) -> dict[str, list]:
-        n = len(seen.a)  # batches of one padded shape
-        a, b = (torch.cat([x, x[-1:].expand(max(0, tools.batch - n), -1, -1, -1)]) for x in (seen.a, seen.b))
+        n = len(seen.a)
+        if tools.batch * seen.size[0] * seen.size[1] > features.LARGE:  # one at a time, however many there are
+            pairs = zip(seen.a.split(1), seen.b_of_lpips.split(1), strict=True)
+            return {"value": [float(distance(a, b)) for a, b in pairs]}
+        # batches of one padded shape
+        a, b = (torch.cat([x, x[-1:].expand(max(0, tools.batch - n), -1, -1, -1)]) for x in (seen.a, seen.b_of_lpips))
         return {"value": distance(a, b)[:n].tolist()}
 
     return columns
@@ -274,16 +281,13 @@ class Frechet(Metric):
         return folder / f"{self.features}-{self._hash(tools)}"
 
     def measuring(self, tools: Tools, evidence: Evidence) -> dict[Path, Measuring]:
-        from evals.engine.images import padded
-
         network = features.load(
             self.features, tools.weights.get(self.features), any_weights=tools.any_weights, device=tools.device
         )
 
         def of(side: str) -> Measuring:
             def measure(_: Group, seen: Compared) -> np.ndarray:
-                images = getattr(seen, side)
-                return np.asarray(network.embed(padded(images, tools.batch))["pool"][: len(images)], np.float32)
+                return np.asarray(features.embed(network, getattr(seen, side), tools.batch)["pool"], np.float32)
 
             return measure
 
@@ -396,10 +400,19 @@ def _psnr_metric(name: str, column: str, summary, means: bool, protocol: Protoco
     )  # fmt: skip
 
 
+# Rows of evidence that share their local moments (evals/metrics/pixels.py): name -> variants, smallest side.
+_SSIM = {
+    "ssim-gaussian": (("ssim-wang", "ssim-tm", "ssim-tm-signed"), SMALLEST),
+    "ssim-uniform": (("ssim-taming", "ssim-sk"), 7),
+    "ssim-luma": (("ssim-y",), SMALLEST),
+}
+
+
 def _ssim_metric(protocol: Protocol, definition: str) -> PerImage:
+    rows, (variants, smallest) = next(each for each in _SSIM.items() if protocol.id in each[1][0])
     return PerImage(
-        name=protocol.id, protocol=protocol, direction=HIGHER, range=(-1.0, 1.0), measure=_ssim,
-        defined=lambda _: {"definition": definition}, column=protocol.id, rows="ssim",
+        name=protocol.id, protocol=protocol, direction=HIGHER, range=(-1.0, 1.0), measure=partial(_ssim, variants),
+        defined=lambda _: {"definition": definition}, column=protocol.id, rows=rows, smallest=smallest,
     )  # fmt: skip
 
 
@@ -409,6 +422,7 @@ def _lpips_metric(net: str, backbone: str) -> PerImage:
     return PerImage(
         name=f"lpips-{net}-v0.1", protocol=_about(f"lpips-{net}-v0.1", summary, settings, "1.5", caution=caution),
         direction=LOWER, weights=f"lpips-{net}", measure=partial(_lpips, net), defined=partial(_lpips_defined, net),
+        smallest={"alex": 31, "vgg": 16}[net], memory={"alex": 200, "vgg": 2000}[net],
     )  # fmt: skip
 
 
@@ -542,10 +556,16 @@ def chosen(names: Sequence[str] | None, tools: Tools) -> tuple[dict[str, dict], 
     return wanted, absent
 
 
-def coverage_note(path: Path) -> str | None:
-    """One line on the images that failed and those that were converted, None where all were 8-bit RGB."""
-    rows = read_rows(path)
-    errors = [row["error"] for row in rows if "error" in row]
+def smallest(names: Sequence[str] | None) -> int:
+    """Side in pixels that an image must have for all of these metrics, by default all."""
+    return max((METRICS[name].smallest for name in names or () if name in METRICS), default=SMALLEST)
+
+
+def coverage_note(folder: Path, place: Path) -> str | None:
+    """One line on the images that failed for the metric at ``place`` and those that were converted, None where all
+    were 8-bit RGB and measured."""
+    rows = read_rows(folder / IMAGES)
+    errors = [row["error"] for row in (read_rows(place) if place.suffix == ".jsonl" else rows) if "error" in row]
     kinds = Counter(row["converted"] for row in rows if "converted" in row)
     parts = [f"{len(errors)} failed, the first {errors[0]}"] if errors else []
     parts += [f"{count} converted from {kind}" for kind, count in sorted(kinds.items())]

@@ -8,6 +8,7 @@ Records of a protocol other than "default" have a suite of their own, ``<data>@<
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +24,6 @@ from evals.engine import records as engine
 from evals.engine.api import Tokenizer
 from evals.engine.records import Estimate, Outcome
 from evals.engine.store import WHOLE, Arrays, Rows, Shard, check_finite, exclusive
-from evals.metrics import pixels
 from evals.recon import metrics as recon_metrics
 from evals.recon import source as recon_source
 from evals.recon.metrics import IMAGES, METRICS, Agreement, Evidence, Measuring, Tools
@@ -33,6 +33,7 @@ from vgt.core import files, record
 
 PAIRS = "pairs.png"  # the first originals, and their reconstructions below
 SHOWN = 12
+MEMORY = 8.0  # GB that a metric may take for one image
 
 
 def run(
@@ -51,6 +52,7 @@ def run(
     weights: Mapping[str, Path] | None = None,
     any_weights: bool = False,
     device: str = "cpu",
+    memory: float = MEMORY,
     shard: Shard = WHOLE,
     partial_ok: bool = False,
 ) -> Outcome:
@@ -59,20 +61,25 @@ def run(
 
     ``n``: fewer images (the records are then partial); ``size``: side for a tokenizer that takes any; ``agreement``
     with ``judge`` (its name and version) adds judge agreement on scenes; ``weights``: features or LPIPS net -> file.
-    Records that stand are reused; missing ones are made from evidence that stands.  ``shard``: measure this part of
+    Records that stand are reused; missing ones are made from evidence that stands.  ``memory``: GB that a metric may
+    take for one image; images that need more are refused.  ``shard``: measure this part of
     the batches and make no records; a whole run afterwards does the rest.  A value is withheld where images failed,
     unless ``partial_ok``.  Raises ValueError for what cannot be measured, before any work."""
     if agreement is not None and not judge:
         raise ValueError("agreement comes without a judge; name it with its version, for it decides the number")
     if size is not None and tokenizer.size not in (None, size):
         raise ValueError(f"{tokenizer.name} takes {tokenizer.size} px images; leave the size {size} out")
-    pipeline = resolve(protocol, tokenizer.size or size)
-    assert pipeline.model_res is not None
-    images = datasets.image_set(data, n, pipeline.model_res, pipeline.settings["geometry"])
-    source = recon_source.reconstructed(tokenizer, images, pipeline.settings["quantize"] != "round")
+    pipeline = resolve(protocol, tokenizer.size or size, smallest=recon_metrics.smallest(metrics))
+    assert pipeline.model_res is not None and pipeline.eval_res is not None
+    geometry = pipeline.settings["geometry"]
+    images = datasets.image_set(data, n, pipeline.model_res, geometry)
+    references = None
+    if pipeline.resizes and pipeline.settings["reference"] and images.name.startswith("folder-"):
+        references = datasets.image_set(data, n, pipeline.eval_res, geometry)
+    source = recon_source.reconstructed(tokenizer, images, pipeline.settings, references)
     codes = tokenizer.codebook_size if isinstance(tokenizer, Quantized) else None
     tools = Tools(weights or {}, any_weights, device, agreement, judge, codes, images.name == "scenes", batch)
-    return _score(_Run(source, pipeline, tools, Path(work), Path(records), partial_ok), metrics, shard)
+    return _score(_Run(source, pipeline, tools, Path(work), Path(records), partial_ok, memory), metrics, shard)
 
 
 def pairs(
@@ -87,6 +94,7 @@ def pairs(
     weights: Mapping[str, Path] | None = None,
     any_weights: bool = False,
     device: str = "cpu",
+    memory: float = MEMORY,
     shard: Shard = WHOLE,
     partial_ok: bool = False,
     name: str | None = None,
@@ -101,7 +109,7 @@ def pairs(
     source = replace(source, name=engine.settled(records, source, name))
     pipeline = resolve(protocol, source.size, given=True)
     tools = Tools(weights or {}, any_weights, device, batch=batch)
-    return _score(_Run(source, pipeline, tools, Path(work), Path(records), partial_ok), metrics, shard)
+    return _score(_Run(source, pipeline, tools, Path(work), Path(records), partial_ok, memory), metrics, shard)
 
 
 @dataclass(frozen=True)
@@ -112,6 +120,7 @@ class _Run:
     work: Path
     records: Path
     partial_ok: bool
+    memory: float
 
     @property
     def suite(self) -> str:
@@ -142,14 +151,30 @@ def _score(run: _Run, names: Sequence[str] | None, shard: Shard) -> Outcome:
     missing = [name for name in wanted if name not in kept]
     started = time.perf_counter()
     if missing:
+        _check_memory(run, missing)
         todo: dict[Path, Measuring] = {}
+        smallest: dict[Path, int] = {}
         for name in missing:
-            todo |= METRICS[name].measuring(run.tools, run.evidence)
-        _collect(run, todo, shard)
+            found = METRICS[name].measuring(run.tools, run.evidence)
+            todo |= found
+            smallest |= dict.fromkeys(found, METRICS[name].smallest)
+        _collect(run, todo, smallest, shard)
     if not shard.whole:
         return Outcome.none()
     measures = {name: _estimate(run, name, headings[name], started) for name in missing}
     return engine.write(run.records, keys, kept, measures, common, run.partial_ok, run.work)
+
+
+def _check_memory(run: _Run, names: Sequence[str]) -> None:
+    """Raises ValueError where one image would take more memory than allowed."""
+    largest, pixels = run.source.largest
+    for name in names:
+        need = METRICS[name].memory * pixels / 1e9
+        if need > run.memory:
+            raise ValueError(
+                f"{largest} has {pixels / 1e6:.0f} million pixels, for which {name} takes about {need:.0f} GB of "
+                f"memory; leave the metric out with --metrics, or allow it with --memory {math.ceil(need)}"
+            )
 
 
 def _heading(run: _Run, name: str, definition: Mapping[str, Any]) -> dict[str, Any]:
@@ -172,23 +197,28 @@ def _estimate(run: _Run, name: str, heading: Mapping[str, Any], started: float) 
     """What the evidence says, with the fields of the record that are its own."""
     metric, evidence = METRICS[name], run.evidence
     found = metric.estimate(run.tools, evidence)
-    note = "; ".join(filter(None, [found.note, recon_metrics.coverage_note(evidence.folder / IMAGES)])) or None
+    path = metric.place(run.tools, evidence.folder)
+    note = "; ".join(filter(None, [found.note, recon_metrics.coverage_note(evidence.folder, path)])) or None
     extra = dict(found.extra)
     if name == "psnr-mean" and (evidence.folder / PAIRS).exists():
         extra["image"] = (evidence.folder / PAIRS).relative_to(run.work).as_posix()
-    place = metric.place(run.tools, evidence.folder).relative_to(run.work).as_posix()
-    fields = {**heading, "evidence": place, "seconds": round(time.perf_counter() - started, 3)}
+    fields = {
+        **heading,
+        "evidence": path.relative_to(run.work).as_posix(),
+        "seconds": round(time.perf_counter() - started, 3),
+    }
     return replace(found, note=note, extra=extra, fields=fields)
 
 
 # --------------------------------------------------------------------------------------------------------- evidence
 
 
-def _collect(run: _Run, todo: Mapping[Path, Measuring], shard: Shard) -> None:
+def _collect(run: _Run, todo: Mapping[Path, Measuring], smallest: Mapping[Path, int], shard: Shard) -> None:
     """Measure what the places of ``todo`` lack: ``<name>.jsonl`` -> rows, any other path -> a folder of arrays.
 
-    A shard takes every n-th batch.  Raises ValueError where another process works on the same part, where a tokenizer
-    changes shapes, and naming an image whose features are not finite; what was measured before stays."""
+    ``smallest``: the side that an image must have there.  A shard takes every n-th batch.  Raises ValueError where
+    another process works on the same part, where a tokenizer changes shapes, and naming an image whose features are
+    not finite; what was measured before stays."""
     source, folder, size = run.source, run.evidence.folder, run.tools.batch
     todo = {folder / IMAGES: _hashes, **todo}
     batches = shard.take([range(s, min(s + size, len(source.ids))) for s in range(0, len(source.ids), size)])
@@ -202,14 +232,31 @@ def _collect(run: _Run, todo: Mapping[Path, Measuring], shard: Shard) -> None:
         title = f"{source.name} on {source.suite} ({run.pipeline.id})"
         with tqdm(total=sum(len(b) for b, _ in work), desc=title, unit="image", disable=not work) as bar:
             for batch, lacking in work:
-                found, seen = _compared(run, batch)
+                found = source.batch(batch, size)
+                measured: dict[Path, list[_Measured]] = {place: [] for place in lacking}
+                for group in found.groups:
+                    _show(group, folder / PAIRS, batch)
+                    seen = recon_source.compare(run.pipeline, group.originals, group.rebuilt, group.references)
+                    for place in lacking:
+                        measured[place].append(_measured(run, group, seen, todo[place], smallest.get(place, 1)))
+                    bar.update(len(group.positions))
                 for place in lacking:
-                    measured = [(group, todo[place](group, compared)) for group, compared in seen]
-                    _keep(stores[place], source, batch, found, measured)
-                bar.update(len(batch))
+                    _keep(stores[place], source, batch, found, measured[place])
+                bar.update(len(found.errors))
         for store in stores.values():
             if isinstance(store, Rows):
                 store.finish()
+
+
+# Positions of images, and their rows, lines of an array, or the reason why they have none.
+_Measured = tuple[list[int], list[dict] | np.ndarray | str]
+
+
+def _measured(run: _Run, group: Group, seen: Compared, measure: Measuring, smallest: int) -> _Measured:
+    height, width = seen.size
+    if min(height, width) >= smallest:
+        return group.positions, measure(group, seen)
+    return group.positions, f"{width}x{height} pixels are too few, {smallest} a side are needed"
 
 
 def _as_shown(folder: Path) -> bool:
@@ -224,35 +271,18 @@ def _lacks(store: Rows | Arrays, source: Source, batch: range) -> bool:
     return bool(store.lacks(source.ids[i] for i in batch))
 
 
-def _compared(run: _Run, batch: range) -> tuple[Batch, list[tuple[Group, Compared]]]:
-    """A batch's originals and reconstructions, and the images that the pipeline makes of them."""
-    found = run.source.batch(batch, run.tools.batch)
-    seen: list[tuple[Group, Compared]] = []
-    for group in found.groups:
-        compared = recon_source.compare(run.pipeline, group.originals, group.rebuilt)
-        try:
-            pixels.check_sides(*compared.a.shape[-2:])
-        except ValueError as error:
-            found.errors |= {i: f"{run.source.ids[i]}: {error}" for i in group.positions}
-            continue
-        seen.append((group, compared))
-    if seen and batch.start == 0 and not (run.evidence.folder / PAIRS).exists():
-        _show(seen[0][0], run.evidence.folder / PAIRS)
-    return found, seen
-
-
-def _keep(
-    store: Rows | Arrays, source: Source, batch: range, found: Batch, measured: list[tuple[Group, list | np.ndarray]]
-) -> None:
+def _keep(store: Rows | Arrays, source: Source, batch: range, found: Batch, measured: list[_Measured]) -> None:
     """Rows or arrays of one batch to where they belong."""
+    values = [(positions, one) for positions, one in measured if not isinstance(one, str)]
     if isinstance(store, Arrays):
-        positions = [i for group, _ in measured for i in group.positions]
-        values = np.concatenate([v for _, v in measured]) if measured else np.zeros((0, 0), np.float32)
-        check_finite(values, [source.ids[i] for i in positions], f"{store.folder.name} features")
-        store.add(batch.start, positions=np.array(positions, np.int64), values=values)
+        where = [i for positions, _ in values for i in positions]
+        array = np.concatenate([one for _, one in values]) if values else np.zeros((0, 0), np.float32)
+        check_finite(array, [source.ids[i] for i in where], f"{store.folder.name} features")
+        store.add(batch.start, positions=np.array(where, np.int64), values=array)
         return
-    rows = {i: row for group, values in measured for i, row in zip(group.positions, values, strict=True)}
-    rows |= {i: {"error": reason} for i, reason in found.errors.items()}
+    rows = {i: row for positions, one in values for i, row in zip(positions, one, strict=True)}
+    small = {i: f"{source.ids[i]}: {one}" for positions, one in measured if isinstance(one, str) for i in positions}
+    rows |= {i: {"error": reason} for i, reason in {**small, **found.errors}.items()}
     if store.path.name == IMAGES:
         rows |= {i: {**rows[i], "converted": kind} for i, kind in found.converted.items()}
     store.add({source.ids[i]: {"cluster": source.clusters[i], **rows[i]} for i in sorted(rows)})
@@ -263,11 +293,11 @@ def _hashes(group: Group, seen: Compared) -> list[dict]:
     return [{"pixels": hashlib.sha256(image.tobytes()).hexdigest()} for image in seen.images_a]
 
 
-def _show(group: Group, path: Path) -> None:
-    rebuilt = group.rebuilt[:SHOWN]
-    if rebuilt.dtype != np.uint8:
-        rebuilt = np.rint(255 * rebuilt.clip(0, 1)).astype(np.uint8)
-    pairs = [np.concatenate(pair) for pair in zip(group.originals[:SHOWN], rebuilt, strict=True)]
+def _show(group: Group, path: Path, batch: range) -> None:
+    """The first images, where they are not large, as originals above reconstructions."""
+    if batch.start > 0 or path.exists() or group.originals[0].size > 3 * recon_source.GROUP_PIXELS:
+        return
+    shown = [recon_source.levels(images[:SHOWN], "round") for images in (group.originals, group.rebuilt)]
     with files.atomic(path) as part:
-        Image.fromarray(np.concatenate(pairs, axis=1)).save(part)
+        Image.fromarray(np.concatenate([np.concatenate(pair) for pair in zip(*shown, strict=True)], axis=1)).save(part)
     files.write_text(path.with_name(f"{PAIRS}.hash"), files.digest_file(path) + "\n")

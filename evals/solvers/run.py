@@ -33,6 +33,7 @@ from vgt.core import files, record, samples, suites, text
 from vgt.core.record import Record
 from vgt.core.scenes import TASKS
 from vgt.core.statistics import holm, minimum_detectable
+from vgt.core.text import log_rows
 
 SPLITS = ("validation", "test")
 PROTOCOL, METRIC, SCORE = "solver-study", "evaluations-needed", "overall"
@@ -110,12 +111,7 @@ class Timed:
     @property
     def seconds_per_image(self) -> float | None:
         """The median batch's; None before any."""
-        batches = []
-        for line in self.log.read_text(encoding="utf-8").splitlines() if self.log.exists() else []:
-            try:
-                batches.append(json.loads(line))
-            except ValueError:
-                continue  # cut short by a kill
+        batches = log_rows(self.log)
         return float(np.median([b["seconds"] / b["images"] for b in batches])) if batches else None
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from evals.subjects import fake
 from evals.subjects.folder import Folder, folder
+from vgt.core.text import setting_value
 
 if TYPE_CHECKING:
     from evals.engine.api import Generator, Tokenizer
@@ -24,10 +24,7 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
         key, equals, text = pair.partition("=")
         if not (equals and key.isidentifier()) or key in found:
             raise ValueError(f"setting {pair!r} is not of the form key=value, or comes twice; for example steps=20")
-        try:
-            found[key] = json.loads(text)
-        except ValueError:
-            found[key] = text
+        found[key] = setting_value(text)
     return found
 
 

@@ -8,7 +8,6 @@ weights stored as, say, ``*.fp16.safetensors``) decide how it is loaded.  What i
 from __future__ import annotations
 
 import inspect
-import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numpy as np
 
 from evals.subjects.vgt import OUR_PIPELINES
 from vgt.core import files
+from vgt.core.text import read_json
 
 SHORT = {"steps": ("num_inference_steps",), "guidance": ("guidance_scale",), "size": ("height", "width")}
 OURS = ("prompt", "generator", "output_type")  # what the evaluator sets, so what a pipeline must take
@@ -102,6 +102,7 @@ def _load(kind: type, folder: Path, index: Mapping[str, Any], settings: Mapping[
                 torch_dtype=dtype,
                 variant=settings.get("variant"),
                 local_files_only=True,
+                trust_remote_code=False,
                 **({"safety_checker": None} if "safety_checker" in index else {}),
             )
     except (OSError, ValueError, RuntimeError, AttributeError, ImportError) as error:
@@ -153,11 +154,30 @@ def _folder(path: str) -> Path:
 
 
 def _index(folder: Path) -> dict[str, Any]:
-    """A pipeline's list of components.  Raises ValueError where the folder has none."""
+    """A pipeline's list of components.  Raises ValueError where the folder has none, and where a component is code of
+    the folder's own."""
     try:
-        return json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        index = read_json(folder / INDEX)
+        own = [entry for entry in index.items() if _has_code(folder, *entry)]
+    except (OSError, ValueError, AttributeError) as error:
         raise ValueError(f"{folder} is no diffusers pipeline: {INDEX} is missing or broken") from error
+    if own:
+        raise ValueError(
+            f"{folder}: component {own[0][0]!r} asks for code of the folder's own, which is never run; give a pipeline "
+            "of diffusers' and transformers' classes"
+        )
+    return index
+
+
+def _has_code(folder: Path, name: str, entry: Any) -> bool:
+    """Whether a component is a class in a Python file of the folder, or one that transformers looks up there."""
+    if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(part, str) for part in entry)):
+        return False
+    library, kind = entry
+    if any((place / f"{library}.py").is_file() for place in (folder, folder / name)):
+        return True
+    configs = (folder / name).glob("*.json") if library == "transformers" and kind.startswith("Auto") else ()
+    return any('"auto_map"' in path.read_text(encoding="utf-8") for path in configs)
 
 
 def _line(error: Exception) -> str:

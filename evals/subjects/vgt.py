@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,12 @@ import numpy as np
 from evals.engine.api import LABELS, PROMPTS
 from evals.engine.precision import PRECISION, full_float32
 from evals.judges.answering import Reply
-from vgt.core import files
+from vgt.core import files, text
 from vgt.inference.generator import ImageGenerator, check_settings, open_generator
 from vgt.inference.images import to_float
 from vgt.inference.load import expect, load
 from vgt.inference.pipeline import VGTPipeline
-from vgt.inference.tokenizer import encode, indices, reconstruct
+from vgt.inference.tokenizer import encode, indices, reconstruct, reconstruct_float
 from vgt.methods import registry
 
 RUNS = Path("runs")
@@ -32,6 +33,11 @@ class AutoencoderSubject:
     fingerprint: str
     size: int | None
     model: Any
+    takes_floats = True
+
+    def reconstruct_float(self, images: np.ndarray) -> np.ndarray:
+        """uint8, or float32 in [0, 1], [N, H, W, 3] -> float32 [N, H, W, 3] as decoded (evals/recon/source.py)."""
+        return reconstruct_float(self.model, images)
 
     def reconstruct(self, images: np.ndarray) -> np.ndarray:
         return reconstruct(self.model, images)
@@ -146,13 +152,21 @@ def generator(path: str, device: str = "cpu", autoencoder: str | None = None, **
     return GeneratorSubject(own.name + made.settings.suffix(own.model.tokens), content, made)
 
 
-def training_log(path: str) -> tuple[str, str, list[dict], int]:
-    """Name, fingerprint, log rows (step, samples, loss, ...) and number of parameters of the checkpoint at ``path``.
+def training_log(path: str) -> tuple[str, str, list[dict], int, str | None]:
+    """Name, fingerprint, log rows (step, samples, loss, ...), number of parameters and training device (None where its
+    model card does not say) of the checkpoint at ``path``.
 
-    Raises ValueError where the checkpoint came without its log."""
+    Raises ValueError where the checkpoint came without its log, and for rows without numbers."""
     found = load(path, RUNS)
     log = found.folder / "training.jsonl"
     if not log.is_file():
         raise ValueError(f"{found.name} has no training.jsonl beside its weights; it was not trained by `vgt train`")
-    rows = files.read_json_lines(log)
-    return found.name, found.fingerprint, rows, sum(p.numel() for p in found.model.parameters())
+    rows = text.log_rows(log)
+    for row in rows:
+        for name in ("step", "samples", "loss"):
+            row.number(name)
+    card = found.folder / "README.md"
+    told = card.read_text(encoding="utf-8") if card.is_file() else ""
+    on = re.search(r"^\* time: .* minutes on (.+) \(", told, re.M)
+    parameters = sum(p.numel() for p in found.model.parameters())
+    return found.name, found.fingerprint, rows, parameters, on and on.group(1)

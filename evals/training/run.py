@@ -27,14 +27,17 @@ def evaluate(given: Options) -> Outcome:
     return run(name, *log, records=given.records)
 
 
-def run(name: str, fingerprint: str, rows: list[dict], parameters: int, *, records: str | Path) -> Outcome:
+def run(
+    name: str, fingerprint: str, rows: list[dict], parameters: int, device: str | None = None, *, records: str | Path
+) -> Outcome:
     """One record from log rows with ``step``, ``samples``, ``loss``; nothing is measured again.
 
-    The value is the mean loss over the last tenth of the log; ``extra.curve`` holds [step, loss] pairs."""
+    The value is the mean loss over the last tenth of the log; ``extra.curve`` holds [step, loss] pairs, ``device`` is
+    what it was trained on (in its last round)."""
     if not rows:
         raise ValueError(f"the training log of {name} is empty")
     log_hash = files.digest_json(rows)
-    keys = {METRIC: record.make_key(fingerprint=fingerprint, log=log_hash)}
+    keys = {METRIC: record.make_key(fingerprint=fingerprint, log=log_hash, device=device)}
     there = record.find(records, f"{name}/{SUITE}/{METRIC}", keys[METRIC])
     kept = {} if there is None else {METRIC: there}
     tail = [row["loss"] for row in rows[-max(1, len(rows) // 10) :]]
@@ -44,6 +47,8 @@ def run(name: str, fingerprint: str, rows: list[dict], parameters: int, *, recor
         "samples": rows[-1]["samples"],
         "parameters": parameters,
     }
+    if device is not None:
+        extra["device"] = device
     if "minutes" in rows[-1]:
         extra["minutes"] = sum(row.get("minutes", 0.0) for row in rows)  # one of the rows of each round
     loss = Estimate(

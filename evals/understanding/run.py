@@ -122,7 +122,8 @@ def lmms_eval(root: Path, tasks: Mapping[str, tuple[str, ...]]) -> tuple[str | N
     """(version, those of ``tasks`` that a run of lmms-eval has); ``tasks``: task -> names of its metric.
 
     Raises ValueError for files that are absent, ambiguous or broken, and where samples were not logged."""
-    path = root if root.is_file() else _one(sorted(root.rglob("*_results.json")), root, "results files *_results.json")
+    reports = [root] if root.is_file() else files.visible(root, "**/*_results.json")
+    path = _one(reports, root, "results files *_results.json")
     told = read_json(path)
     if not isinstance(told, dict) or not isinstance(told.get("results"), dict):
         raise ValueError(f"{path} has no results; give the *_results.json that lmms-eval wrote")
@@ -153,7 +154,7 @@ def lmms_eval(root: Path, tasks: Mapping[str, tuple[str, ...]]) -> tuple[str | N
 
 
 def _tables(root: Path, pattern: str) -> list[Path]:
-    return sorted(p for p in root.rglob(pattern) if p.suffix in TABLES)
+    return [p for p in files.visible(root, f"**/{pattern}") if p.suffix in TABLES]
 
 
 def _only_format(paths: list[Path]) -> list[Path]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import math
 import textwrap
 from collections import Counter
@@ -24,6 +23,7 @@ from reports.figures.style import GREEN, INK, LINE, MUTED, PALETTE, VERMILION
 from reports.measured import GENEVAL, ORACLE, TASKS, Measured, is_reference, label, row_label
 from vgt.core import files, scenes
 from vgt.core.record import Record
+from vgt.core.text import objects
 
 SHOWN = 128  # side of an image in the PNG file, pixels
 LARGEST = 256  # larger images are reduced to this side before they are inlined
@@ -61,7 +61,7 @@ def cell(image: Image.Image, correct: bool | None = None) -> Cell:
     if max(image.size) > LARGEST:
         image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
     out = io.BytesIO()
-    image.save(out, "PNG", optimize=True)
+    image.save(out, "PNG")
     return Cell(out.getvalue(), correct)
 
 
@@ -117,7 +117,7 @@ def prompts_of(folder: Path) -> dict[str, dict]:
     """``{folder name: prompt record}`` of a folder of images, in order."""
     found = {}
     for path in sorted(folder.glob("[0-9]*/metadata.jsonl")):
-        found[path.parent.name] = json.loads(path.read_text(encoding="utf-8").splitlines()[0])
+        found[path.parent.name] = next(objects(path))
     return found
 
 
@@ -126,8 +126,7 @@ def _verdicts(folder: Path) -> dict[str, bool]:
     path = folder / "results.jsonl"
     if not path.is_file():
         return {}
-    rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-    return {"/".join(Path(row["filename"]).parts[-3:]): bool(row["correct"]) for row in rows}
+    return {"/".join(Path(row.text("filename")).parts[-3:]): row.flag("correct") for row in objects(path)}
 
 
 def _hashes(folder: Path) -> dict[str, str]:
@@ -174,6 +173,16 @@ def samples(measured: Measured, work: Path | None, per_task: int = 2) -> list[Gr
             rows.append((name, [_cell(folder, i, verdicts, hashes) if same[i] else None for i in chosen]))
         made.append(Grid(f"samples_{k + 1}", [first[i]["prompt"] for i in chosen], rows))
     return made
+
+
+def summary(measured: Measured, work: Path | None) -> list[Grid]:
+    """The first grid of samples, without those of 2x and more."""
+    fast = {row_label(s, a) for s in measured.generators() for a in measured.accels(s) if a is not None and a > 1}
+    rows = [
+        (grid, [(name, images) for name, images in grid.rows if name not in fast])
+        for grid in samples(measured, work, per_task=1)
+    ]
+    return [Grid("samples_summary", grid.prompts, kept) for grid, kept in rows if len(kept) > 1]
 
 
 # -------------------------------------------------------------------------------------------------- reconstructions

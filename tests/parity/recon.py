@@ -142,6 +142,67 @@ def resize_clean_fid() -> float:
     return float(np.abs(source._pillow(images, (64, 64)).astype(int) - theirs).max())
 
 
+def published_vgt(originals: np.ndarray, rebuilt: np.ndarray, side: int):
+    """VGT's reconstruction script from the decoder's output on, step by step with the libraries that it uses: originals
+    and reconstructions uint8 [N, H, W, 3] -> both as PSNR and SSIM see them, and as the feature network does."""
+    import torch
+    from torch.nn.functional import interpolate
+    from torchvision.transforms.functional import normalize
+
+    x, y = (torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255 for images in (originals, rebuilt))
+    half, mean, std = [0.5] * 3, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    real = interpolate(normalize(x, half, half).bfloat16(), (side, side), mode="bilinear").float()
+    real = normalize((real + 1) / 2, mean, std)
+    real = real * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)
+    made = (interpolate(normalize(y, half, half), (side, side), mode="bilinear").clamp(-1, 1) + 1) / 2
+    return real, made, tuple((255 * z).to(torch.uint8).permute(0, 2, 3, 1).numpy() for z in (real, made))
+
+
+def _at_448() -> tuple[np.ndarray, np.ndarray]:
+    originals = photos.images("test", range(4), 448)
+    noise = np.random.default_rng(5).normal(0, 9, originals.shape)
+    return originals, np.clip(originals + noise, 0, 255).astype(np.uint8)
+
+
+def vgt_published(metric: str) -> float:
+    from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+    from evals.metrics import pixels
+    from evals.recon.protocol import resolve
+    from evals.recon.source import compare
+
+    pair = _at_448()
+    seen, (real, made, levels) = compare(resolve("vgt", 448), *pair), published_vgt(*pair, 256)
+    if metric == "levels":
+        sides = zip((seen.images_a, seen.images_b), levels, strict=True)
+        return float(max((ours != theirs).mean() for ours, theirs in sides))
+    theirs = [[x.permute(1, 2, 0).numpy() for x in two] for two in zip(made, real, strict=True)]
+    if metric == "psnr":
+        ours = [pixels.psnr(float(error)) for error in pixels.squared_errors(seen.a, seen.b)]
+        wanted = [peak_signal_noise_ratio(*two) for two in theirs]
+    else:
+        ours = pixels.ssim_batch(seen.a, seen.b, ["ssim-taming"])["ssim-taming"].tolist()
+        wanted = [structural_similarity(*two, data_range=2.0, channel_axis=-1) for two in theirs]
+    return float(np.abs(np.subtract(ours, wanted)).max())
+
+
+def lightningdit_torchmetrics() -> float:
+    """SSIM of floats on [-1, 1] that overshoot, which torchmetrics clamps."""
+    import torch
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    from evals.metrics import pixels
+    from evals.recon.protocol import resolve
+    from evals.recon.source import compare
+
+    a = photos.images("test", range(4), 96).astype(np.float32) / 255
+    b = (a + np.random.default_rng(6).normal(0, 0.1, a.shape)).astype(np.float32)
+    seen = compare(resolve("lightningdit", 96), a, b)
+    x, y = (torch.from_numpy(2 * z - 1).permute(0, 3, 1, 2) for z in (a, b))
+    theirs = structural_similarity_index_measure(y, x, data_range=(-1.0, 1.0), reduction="none")
+    return float((pixels.ssim_batch(seen.a, seen.b, ["ssim-tm-signed"])["ssim-tm-signed"] - theirs).abs().max())
+
+
 def rfid_direct() -> float:
     """Fréchet distance from stored batches of features against scipy's matrix square root on all at once, relative."""
     import tempfile
@@ -188,6 +249,13 @@ CHECKS: tuple[Check, ...] = (
               partial(lpips_torchmetrics, net), slow=net == "vgg")
         for net in ("alex", "vgg")
     ),
+    *(
+        Check("vgt", f"the published steps with torchvision, torch and scikit-image: {metric}",
+              "4 photo crops of 448 px with noise", unit, limit, partial(vgt_published, metric))
+        for metric, unit, limit in (("psnr", "dB", 1e-4), ("ssim", "SSIM", 1e-5), ("levels", "share", 2e-3))
+    ),
+    Check("lightningdit", "torchmetrics structural_similarity_index_measure", "4 photo crops with noise, as floats",
+          "SSIM", 1e-5, lightningdit_torchmetrics),
     Check("vfmtok", "clean-fid make_resizer (PIL, bicubic)", "2 random images of 84 px to 64", "levels", 0.0,
           resize_clean_fid),
     Check("rfid-tf-compat", "scipy.linalg.sqrtm", "200 x 12 features in 7 batches", "relative", 1e-9, rfid_direct),

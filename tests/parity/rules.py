@@ -40,7 +40,7 @@ def verdict(found: list[tuple], prompt: dict) -> bool:
     """docs/evaluators.md 2.3 and 2.4 by definition; ``found``: (class, score, box, color)."""
     least = 0.9 if prompt["tag"] == "counting" else 0.3
     counted = {}
-    for name, score, box, color in sorted(found, key=lambda d: d[1], reverse=True):
+    for name, score, box, color in sorted(found[::-1], key=lambda d: d[1], reverse=True):
         if score > least and len(counted.setdefault(name, [])) < 16:
             counted[name].append((box, color))
     groups: list = []

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from vgt.checkpoints import int6, shards
 from vgt.core import files
+from vgt.core.text import read_json
 from vgt.methods import registry
 
 CONFIG, WEIGHTS, CARD = "config.json", shards.WEIGHTS, "README.md"
@@ -154,12 +155,12 @@ def _packed_key(key: str) -> str:
 def read_header(folder: str | Path) -> dict:
     """The parsed config.json.  Raises ValueError where the folder is not a checkpoint of this project."""
     path = Path(folder) / CONFIG
+    if not path.exists():
+        raise ValueError(f"no checkpoint at {folder}: {CONFIG} is missing; see `vgt list models`")
     try:
-        header = json.loads(path.read_text(encoding="utf-8"))
+        header = read_json(path)
         if header["vgt_format"] != FORMAT or not all(key in header for key in ENTRIES):
             raise ValueError(header["vgt_format"])
-    except FileNotFoundError:
-        raise ValueError(f"no checkpoint at {folder}: {CONFIG} is missing; see `vgt list models`") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not the configuration of a VGT checkpoint ({type(error).__name__})") from error
     if header["system"] not in registry.names():

@@ -4,7 +4,6 @@ place out.  The files themselves are checkpoint.py's; which class a folder holds
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +16,7 @@ from torch import nn
 from vgt.checkpoints import checkpoint, shards
 from vgt.core import files
 from vgt.core.config import Config, validated
+from vgt.core.text import read_json
 from vgt.methods import registry
 
 STORAGE = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
@@ -149,7 +149,7 @@ def is_hub_id(spec: str | Path) -> bool:
 def is_backbone(folder: str | Path) -> bool:
     """Whether the folder's config.json is that of a Hugging Face model (and not of one of this project)."""
     try:
-        values = json.loads((Path(folder) / checkpoint.CONFIG).read_text(encoding="utf-8"))
+        values = read_json(Path(folder) / checkpoint.CONFIG)
     except (OSError, ValueError):
         return False
     return isinstance(values, dict) and "model_type" in values and "vgt_format" not in values
@@ -245,4 +245,4 @@ def read_tokenizer(folder: Path):
 
     if not (folder / "tokenizer.json").is_file():
         raise ValueError(f"{folder} has no tokenizer.json; copy or train the checkpoint again")
-    return PreTrainedTokenizerFast.from_pretrained(folder)
+    return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

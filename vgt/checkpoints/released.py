@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from vgt.checkpoints import checkpoint, shards
 from vgt.checkpoints.pretrained import locate
-from vgt.checkpoints.released_keys import INTERNVL, QWEN, ConversionReport, Sorted, sort
+from vgt.checkpoints.released_keys import INTERNVL, QWEN, ConversionReport, Sorted, same, sort
 from vgt.core.config import Config
 from vgt.methods import registry
 from vgt.methods.flow_head import FlowHeadConfig
@@ -101,20 +101,21 @@ def load(
     channels and the KL variant are read from its tensors.
 
     ``vlm``: folder or hub id of the VLM that it was made from (its tokenizer, its number of heads), by default the
-    table of the published ones; ``ae``: an autoencoder's file, for a generator's without one; ``weights``: see
-    ``read_table``.  Raises ValueError, in one line, for whatever does not fit."""
+    table of the published ones; ``ae``: an autoencoder's file, for a generator's without one, or the one that it has in
+    it; ``weights``: see ``read_table``.  Raises ValueError, in one line, for whatever does not fit."""
     whole = Path(path)
-    sorted_ = read(whole, weights)
+    sorted_ = second = read(whole, weights)
     reports = [sorted_.report]
     if ae is not None:
-        if sorted_.autoencoder:
-            raise ValueError(f"{whole} has an autoencoder of its own; leave out --ae {ae}")
         second = read(ae, "auto")
         if second.generator:
             raise ValueError(f"{ae} holds a whole generator; give with --ae a file of the autoencoder alone")
-        reports.append(second.report)
-    else:
-        second = sorted_
+        if sorted_.autoencoder:
+            how = _check_same_autoencoder(sorted_, second, whole, ae)
+            sorted_.report.notes.append(f"autoencoder: that of {Path(ae).name}, {how}")
+            second, ae = sorted_, None
+        else:
+            reports.append(second.report)
     if not second.autoencoder:
         raise ValueError(f"{whole} has no autoencoder (vgt_ae.*); give its file with --ae")
     backbone = Backbone.of(vlm, sorted_.language or second.tower, whole) if vlm is not None else None
@@ -128,6 +129,24 @@ def load(
         if part is not None:
             part.build()
     return Released(generator, autoencoder, tuple(reports), backbone.tokenizer if backbone is not None else None)
+
+
+def _check_same_autoencoder(own: Sorted, other: Sorted, whole: Path, ae: str | Path) -> str:
+    """How far the autoencoder in a generator's file is that of ``ae``.  Raises ValueError where it is another one: by
+    its tensors, their shapes, or values that differ by more than the rounding to the narrower of two precisions."""
+    a, b = own.autoencoder, other.autoencoder
+    wrong, rounded = sorted(a.keys() ^ b.keys()), False
+    for key in sorted(a.keys() & b.keys()):
+        first, second = sorted((a[key], b[key]), key=lambda t: t.dtype.itemsize)
+        rounded |= first.dtype != second.dtype
+        if first.shape != second.shape or not same(first, second.to(first.dtype)):
+            wrong.append(key)
+    if own.tower != other.tower or wrong:
+        first_wrong = f" in {len(wrong)} tensors, first {wrong[0]}" if wrong else ""
+        raise ValueError(
+            f"{whole} has an autoencoder in it, which differs from {ae}{first_wrong}; leave out --ae to take its own"
+        )
+    return "but for rounding to another precision" if rounded else "bit for bit"
 
 
 def read(path: str | Path, weights: str = "auto") -> Sorted:

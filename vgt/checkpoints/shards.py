@@ -16,6 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from vgt.core.text import read_json
+
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 AGAIN = "download, copy or train it again"
 
@@ -54,7 +56,7 @@ def weight_map(folder: Path) -> dict[str, str] | None:
     if (folder / WEIGHTS).exists() or not path.exists():
         return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        found = read_json(path)["weight_map"]
         if not found or any(Path(name).name != name or not name.endswith(".safetensors") for name in found.values()):
             raise ValueError("weight_map")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -17,7 +17,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, metavar="SRC", help="a .pth or .safetensors file of a released model")
     parser.add_argument("target", type=Path, metavar="DST", help="the folder to write")
     parser.add_argument("--vlm", metavar="DIR", help="folder or hub id of the VLM that it was made from: its tokenizer")
-    parser.add_argument("--ae", type=Path, metavar="FILE", help="the autoencoder's file, if SRC has none in it")
+    parser.add_argument(
+        "--ae", type=Path, metavar="FILE", help="the autoencoder's file; compared where SRC has one in it"
+    )
     parser.add_argument(
         "--weights",
         choices=("auto", "state_dict", "ema_state_dict"),
@@ -55,14 +57,16 @@ def run(args: argparse.Namespace) -> dict:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Raises ValueError where DST is something that must not be replaced."""
+    """Raises ValueError where DST is something that must not be replaced, OSError where nothing can be written."""
     from vgt.checkpoints.checkpoint import CONFIG
+    from vgt.core import files
     from vgt.inference.pipeline import INDEX
 
     target: Path = args.target
     ours = (target / CONFIG).is_file() or (target / INDEX).is_file()
     if target.exists() and not ours and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{target} is there and is no checkpoint; choose a new folder")
+    files.check_writable(target, folder=True)
 
 
 def _origin(found, hashes: list[tuple[str, str]]) -> str:

@@ -27,19 +27,21 @@ def run(args: argparse.Namespace) -> dict:
     import numpy as np
     from tqdm import tqdm
 
+    from vgt.core import files
     from vgt.core.seeds import image_seed
     from vgt.inference.generator import open_generator
     from vgt.inference.images import check_name, grid, write_png
     from vgt.vlm.prompts import prompt_list
 
-    check_name(args.out)
-    prompt_list(args.prompt)
+    files.check_writable(check_name(args.out))
+    prompt = options.utf8(args.prompt)
+    prompt_list(prompt)
     if args.count < 1 or args.scale < 1:
         raise ValueError(f"--count {args.count} and --scale {args.scale} must be 1 or more")
     settings = options.sampling(args) | {"acceleration": args.accel}
     made = open_generator(args.model, settings, options.RUNS, options.device(args.device), args.autoencoder)
-    asked = made.read(args.prompt)
-    seeds = [image_seed(args.seed, args.prompt, k) for k in range(args.count)]
+    asked = made.read(prompt)
+    seeds = [image_seed(args.seed, prompt, k) for k in range(args.count)]
     with tqdm(total=made.loaded.model.tokens, desc="tokens", file=sys.stderr) as bar:
         images = made.generate([asked] * args.count, seeds, lambda done, total, _: bar.update(done - bar.n))
     sheet = grid(list(images), args.count) if args.count > 1 else images[0]

@@ -13,6 +13,17 @@ from pydantic import BaseModel
 
 from vgt.methods import registry
 
+
+class Parser(argparse.ArgumentParser):
+    """argparse's, with a usage error in one line."""
+
+    def __init__(self, **settings):
+        super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter, **settings})
+
+    def error(self, message: str) -> typing.NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see `{self.prog} --help`\n")
+
+
 RUNS = Path("runs")
 WORK = RUNS / "tiny"
 
@@ -38,12 +49,27 @@ def device(name: str) -> str:
         rank = os.environ.get("LOCAL_RANK")  # one of several processes that torchrun launched
         return "cpu" if not torch.cuda.is_available() else "cuda" if rank is None else f"cuda:{rank}"
     try:
-        kind = torch.device(name).type
+        asked = torch.device(name)
     except RuntimeError:
         raise ValueError(f"device {name!r} is unknown; use cpu or cuda") from None
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {name!r} is not there: torch sees no GPU; use --device cpu")
+    if asked.type == "cuda":  # counted, not tried: processes that are forked later must find no CUDA context
+        count = torch.cuda.device_count()
+        if (asked.index or 0) >= count:
+            raise ValueError(f"device {name!r} is not there: torch sees {count or 'no'} GPU; use --device cpu")
+        return name
+    try:
+        torch.empty(1, device=asked).cpu()
+    except Exception as error:  # each kind of device has its own way of not being there
+        raise ValueError(f"device {name!r} is not there ({str(error).splitlines()[0]:.80}); use cpu or cuda") from None
     return name
+
+
+def utf8(text: str) -> str:
+    """An argument as UTF-8 text whatever the locale; as it is where it is none."""
+    try:
+        return os.fsencode(text).decode("utf-8")
+    except UnicodeError:
+        return text
 
 
 def integers(text: str) -> list[int]:

@@ -12,6 +12,7 @@ import sys
 import time
 
 from vgt.commands import options
+from vgt.core import files
 
 TRAINING = (
     "vlm_internvl", "pixel_ae", "vgt_ae_internvl_stage1", "vgt_ae_internvl", "query_ar_internvl", "mar_internvl",
@@ -55,6 +56,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict:
     from vgt.__main__ import dispatch
 
+    files.check_writable(args.out, folder=True)
     began = time.monotonic()
     common = ["--device", args.device]
     steps = [["train", name, *common] for name in TRAINING] if args.train else []

@@ -23,13 +23,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     dry.add_argument(
         "--plan", action="store_true", help="train nothing: print parameters, memory, work, time, and what is missing"
     )
-    dry.add_argument("--processes", type=int, default=1, help="plan for so many processes, a device each (default 1)")
+    dry.add_argument(
+        "--processes", type=int, default=None, help="plan for so many processes, a device each (default 1)"
+    )
     dry.add_argument(
         "--throughput", type=float, default=None, metavar="TFLOPS", help="plan with a measured TFLOP/s of one device"
     )
 
 
 def run(args: argparse.Namespace) -> dict:
+    _refuse_idle(args)
     settings = [*args.set, *([f"train.seed={args.seed}"] if args.seed is not None else [])]
     if args.plan:
         return _plan(args, settings)
@@ -37,6 +40,8 @@ def run(args: argparse.Namespace) -> dict:
     from vgt.training.run import run as train
 
     device = options.device(args.device)
+    if args.out is not None:
+        files.check_writable(args.out, folder=True)
     done = train(args.preset, settings, args.out, options.RUNS, device, args.fresh, args.publish)
     print(f"{done.folder}: step {done.result.step}, loss {done.result.loss:.4f}")
     return {
@@ -48,11 +53,27 @@ def run(args: argparse.Namespace) -> dict:
     }
 
 
+def _refuse_idle(args: argparse.Namespace) -> None:
+    """Raises ValueError for options that would do nothing."""
+    of_plan = {"--processes": args.processes is not None, "--throughput": args.throughput is not None}
+    of_training = {"--out": args.out is not None, "--fresh": args.fresh, "--publish": args.publish}
+    idle = [name for name, given in (of_training if args.plan else of_plan).items() if given]
+    if idle and args.plan:
+        raise ValueError(f"{', '.join(idle)}: a plan trains and writes nothing; leave --plan or that out")
+    if idle:
+        raise ValueError(
+            f"{', '.join(idle)}: for a plan only; add --plan, and train with several processes by torchrun or "
+            "`accelerate launch` (docs/training.md)"
+        )
+    if (args.processes is not None and args.processes < 1) or (args.throughput is not None and not args.throughput > 0):
+        raise ValueError(f"--processes {args.processes} must be 1 or more, --throughput {args.throughput} above 0")
+
+
 def _plan(args: argparse.Namespace, settings: list[str]) -> dict:
     from vgt.training.job import read
     from vgt.training.plan import plan, render
 
     device = "h100" if args.device == "auto" else args.device
-    found = plan(read(args.preset, settings), options.RUNS, args.processes, device, args.throughput)
+    found = plan(read(args.preset, settings), options.RUNS, args.processes or 1, device, args.throughput)
     print(render(found))
     return found.to_json()

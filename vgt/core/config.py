@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from vgt.core import text
+
+Count = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Config(BaseModel):
@@ -22,33 +27,30 @@ def preset_names() -> list[str]:
     return sorted(p.name[:-5] for p in resources.files("vgt.presets").iterdir() if p.name.endswith(".toml"))
 
 
-def parsed(text: str, what: str) -> dict[str, Any]:
-    """TOML text as a dictionary.  Raises ValueError saying ``what`` is not valid."""
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{what} is not valid TOML: {error}") from error
+def read_preset(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The TOML of a preset by name, or of a file by path, with its ``base`` preset merged in; ``above``: the presets
+    whose base this one is.
 
-
-def read_preset(name: str) -> dict[str, Any]:
-    """The TOML of a preset by name, or of a file by path, with its ``base`` preset merged in.
-
-    Raises ValueError listing the known names for an unknown one."""
+    Raises ValueError listing the known names for an unknown one, and for a preset that is its own base."""
+    if name in above:
+        raise ValueError(f"preset {above[-1]} has the base {name!r}, which comes back to itself; name another one")
     if name.endswith(".toml") and Path(name).is_file():
-        text = Path(name).read_text(encoding="utf-8")
+        content = text.read(name)
     elif name in preset_names():
-        text = (resources.files("vgt.presets") / f"{name}.toml").read_text(encoding="utf-8")
+        content = (resources.files("vgt.presets") / f"{name}.toml").read_text(encoding="utf-8")
     else:
         raise ValueError(f"preset {name!r} is unknown; choose one of {', '.join(preset_names())}, or give a .toml file")
-    values = parsed(text, f"preset {name}")
+    values = text.parse_toml(content, f"preset {name}")
     base = values.pop("base", None)
-    return merge(read_preset(base), values) if base else values
+    if base is not None and not isinstance(base, str):
+        raise ValueError(f"preset {name}: base is {text.shown(base)}; give the name of a preset or a .toml file")
+    return merge(read_preset(base, (*above, name)), values) if base else values
 
 
 def preset_header(name: str) -> str:
     """The first comment line of a preset: what it is."""
-    text = (resources.files("vgt.presets") / f"{name}.toml").read_text(encoding="utf-8")
-    first = text.splitlines()[0] if text else ""
+    content = (resources.files("vgt.presets") / f"{name}.toml").read_text(encoding="utf-8")
+    first = content.splitlines()[0] if content else ""
     return first.lstrip("# ").strip() if first.startswith("#") else ""
 
 
@@ -65,21 +67,17 @@ def override(values: dict[str, Any], settings: list[str]) -> dict[str, Any]:
 
     Raises ValueError for a setting without "="."""
     for setting in settings:
-        path, equals, text = setting.partition("=")
+        path, equals, given = setting.partition("=")
         if not equals:
             raise ValueError(
                 f"setting {setting!r} has no '='; write --set key=value, for example --set train.steps=100"
             )
-        try:
-            value = json.loads(text)
-        except json.JSONDecodeError:
-            value = text
         patch: dict[str, Any] = {}
         leaf = patch
         *parents, last = path.split(".")
         for parent in parents:
             leaf = leaf.setdefault(parent, {})
-        leaf[last] = value
+        leaf[last] = text.setting_value(given)
         values = merge(values, patch)
     return values
 
@@ -97,4 +95,5 @@ def _fault(error: dict) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if not error["loc"]:
         return message
-    return f"{'.'.join(map(str, error['loc']))}: {message} (got {error['input']!r:.60})"
+    parts = (str(part) if str(part).isprintable() else repr(part) for part in error["loc"])
+    return f"{'.'.join(parts)}: {message} (got {error['input']!r:.60})"

@@ -3,31 +3,105 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import hashlib
 import json
 import os
 import re
 import shutil
+import sys
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+CHECK = "check"  # the entry of ``sealed`` that is the hash of all others
 OLD = ".old"  # ends the name of a folder that another one is taking the place of
+
+
+DEVICES = (Path("/dev"), Path("/dev/fd"))  # what lies right in there is written to and never replaced
+_STEM = 40  # characters of a name that its temporary file keeps: a name may be as long as the file system allows
 
 
 @contextlib.contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` (same suffix); it is flushed and renamed onto ``path`` on success only."""
+    """Yield a temporary path beside ``path`` (same suffix); it is flushed and renamed onto ``path`` on success only.
+    Devices and pipes (``/dev/stdout``) are written to.  Raises OSError naming ``path`` where the disk refuses."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")
+    with _naming(path):
+        if _device(path):
+            with tempfile.TemporaryDirectory() as folder:
+                part = Path(folder, path.name)
+                yield part
+                with open(part, "rb") as source, _opened(path) as target:
+                    shutil.copyfileobj(source, target)
+            return
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        suffix = path.suffix if len(path.suffix) <= _STEM else ""
+        part = path.with_name(f".{path.stem[:_STEM]}.{uuid.uuid4().hex[:8]}{suffix}")
+        try:
+            yield part
+            flush_entry(part)
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def _device(path: Path) -> bool:
+    """Whether ``path`` stands for a device or a pipe."""
+    place = path.absolute()
+    if place.parent in DEVICES or place.is_relative_to("/proc"):
+        return not place.is_dir()
+    return place.exists() and not (place.is_file() or place.is_dir())
+
+
+def _opened(device: Path):
+    """A device for writing; stdout under another name goes on where it is, also where that is a file."""
     try:
-        yield part
-        flush_entry(part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+        out = os.fstat(1)
+        if os.path.samestat(out, os.stat(device)):
+            sys.stdout.flush()
+            return open(os.dup(1), "wb")
+    except OSError:  # stdout is closed
+        pass
+    return open(device, "ab")
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """An error of the system names ``path``, not its temporary file nor, as where a disk is full, nothing at all."""
+    try:
+        yield
+    except OSError as error:
+        name = error.filename
+        temporary = isinstance(name, str) and name.startswith(str(path.with_name(f".{path.stem[:_STEM]}.")))
+        if error.errno is not None and (name is None or temporary):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
+def check_writable(path: str | Path, folder: bool = False) -> None:
+    """Raises OSError, as writing would, where no file (``folder``: no folder) can be made at ``path``.  To be called
+    before the work whose result goes there; leaves nothing behind."""
+    path = Path(path)
+    if _device(path):
+        open(path, "ab").close()
+        return
+    if path.exists() and path.is_dir() != folder:
+        code = errno.ENOTDIR if folder else errno.EISDIR
+        raise OSError(code, os.strerror(code), str(path))
+    place = path if folder else path.parent
+    while not os.path.lexists(place):
+        place = place.parent
+    if not place.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
+    try:
+        tempfile.TemporaryFile(dir=place).close()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def remove_unfinished(path: str | Path) -> None:
@@ -56,7 +130,8 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     part, old = path.with_name(f".{path.name}.{mark}"), path.with_name(f".{path.name}.{mark}{OLD}")
     part.mkdir()
     try:
-        yield part
+        with _naming(path):
+            yield part
         flush(part)
         if path.exists():
             os.replace(path, old)
@@ -97,6 +172,13 @@ def flush_entry(path: Path) -> None:
         os.close(descriptor)
 
 
+def visible(root: str | Path, pattern: str) -> list[Path]:
+    """The paths below ``root`` that match ``pattern``, sorted, without hidden ones and those in hidden folders: what
+    killed writers (``atomic``), macOS and editors leave is never read."""
+    found = Path(root).glob(pattern)
+    return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(root).parts))
+
+
 def write_text(path: str | Path, text: str) -> Path:
     """Write UTF-8 text atomically."""
     with atomic(path) as part:
@@ -106,26 +188,6 @@ def write_text(path: str | Path, text: str) -> Path:
 
 def write_json(path: str | Path, value) -> Path:
     return write_text(path, json.dumps(value, indent=1, sort_keys=False) + "\n")
-
-
-def read_json_lines(path: str | Path) -> list:
-    """The values of a file of JSON lines; [] where there is none.  A last line that was not finished, as a kill leaves
-    it, is left out.
-
-    Raises ValueError naming file and line for any other that is not JSON."""
-    try:
-        *lines, last = Path(path).read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return []
-    found = []
-    for number, line in enumerate([*lines, last], 1):
-        try:
-            found += [json.loads(line.decode())] if line.strip() else []
-        except ValueError as error:
-            if number > len(lines):
-                break
-            raise ValueError(f"{path}, line {number} is not valid JSON ({error}); repair or remove it") from error
-    return found
 
 
 def digest(*parts: str | bytes) -> str:
@@ -140,6 +202,20 @@ def digest(*parts: str | bytes) -> str:
 def digest_json(value) -> str:
     """sha256 hex of the canonical JSON of ``value``."""
     return digest(json.dumps(value, sort_keys=True, separators=(",", ":")))
+
+
+def sealed(data: dict) -> dict:
+    """The entries with the hash of all of them, as they will be read again from JSON: see ``unsealed``."""
+    plain = json.loads(json.dumps(data))
+    return {**plain, CHECK: digest_json(plain)}
+
+
+def unsealed(data: dict, must: bool = False) -> dict | None:
+    """The entries without their hash; None where they were changed since they were ``sealed``.  ``must``: without a
+    hash too, which those of an earlier version lack."""
+    plain = {key: value for key, value in data.items() if key != CHECK}
+    whole = data[CHECK] == digest_json(plain) if CHECK in data else not must
+    return plain if whole else None
 
 
 def digest_file(path: str | Path) -> str:

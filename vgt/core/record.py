@@ -21,10 +21,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from vgt.core import env, files
+from vgt.core import env, files, text
 
 SAMPLES = ".samples.csv"  # ends the name of the samples beside a record (vgt/core/samples.py)
-CHECK = "check"  # in a file: the hash of all other entries
 PLACE, NAMED = "place ", "named place "  # begin the origin of images made elsewhere; the latter's name was given
 # Suites of speeds: "bench-b8"; "bench-b1-n8", of the first 8 decode steps; "bench-b8-throughput", without waiting.
 SPEED = re.compile(r"bench-b(?P<batch>\d+)(?:-n(?P<steps>\d+))?(?P<throughput>-throughput)?")
@@ -137,20 +136,18 @@ def write(record: Record, root: str | Path) -> Path:
     """Write one record under ``root`` atomically; what a writer that was killed left of it is removed."""
     path = Path(root) / record.path
     files.remove_unfinished(path)
-    data = json.loads(record.model_dump_json())
-    return files.write_json(path, data | {CHECK: files.digest_json(data)})
+    return files.write_json(path, files.sealed(json.loads(record.model_dump_json())))
 
 
-def _parsed(text: str) -> Record:
+def _parsed(content: str) -> Record:
     """The record of a file or line.  Raises ValueError where it is none, or was edited since it was written."""
-    try:
-        data = json.loads(text)
-    except RecursionError:
-        raise ValueError("its JSON is nested too deeply") from None
-    check = data.pop(CHECK, None) if isinstance(data, dict) else None
-    found = Record.model_validate(data)
-    if check is not None and check != files.digest_json(data):
-        raise ValueError("it was edited since it was written; delete it and evaluate again")
+    data = text.parse_json(content, "it")
+    if not isinstance(data, dict):
+        raise ValueError("it is no JSON object")
+    plain = files.unsealed(data)
+    found = Record.model_validate(plain if plain is not None else {k: v for k, v in data.items() if k != files.CHECK})
+    if plain is None:
+        raise ValueError(f"{found.name} was edited since it was written; delete it and evaluate again")
     return found
 
 
@@ -189,10 +186,10 @@ def read(roots: str | Path | Iterable[str | Path], samples: bool = False) -> lis
         for path in paths:
             if path.name.startswith("."):  # left by a writer that was killed
                 continue
-            texts = path.read_text(encoding="utf-8")
-            for text in texts.splitlines() if path.suffix == ".jsonl" else [texts]:
+            content = path.read_text(encoding="utf-8")
+            for part in filter(str.strip, content.split("\n")) if path.suffix == ".jsonl" else [content]:
                 try:
-                    record = _parsed(text)
+                    record = _parsed(part)
                 except ValueError as error:
                     raise ValueError(f"{path} does not hold a record: {str(error).splitlines()[0]}") from error
                 beside = path.with_suffix(SAMPLES)
@@ -208,11 +205,8 @@ def read(roots: str | Path | Iterable[str | Path], samples: bool = False) -> lis
 
 def write_collection(records: Iterable[Record], path: str | Path) -> Path:
     """Many records in one JSON-lines file, sorted by name."""
-    lines = []
-    for each in sorted(records, key=lambda r: r.name):
-        data = json.loads(json.dumps(each.model_dump(mode="json", exclude_defaults=True)))
-        lines.append(json.dumps(data | {CHECK: files.digest_json(data)}) + "\n")
-    return files.write_text(path, "".join(lines))
+    told = [r.model_dump(mode="json", exclude_defaults=True) for r in sorted(records, key=lambda r: r.name)]
+    return files.write_text(path, "".join(json.dumps(files.sealed(each)) + "\n" for each in told))
 
 
 def scores(records: Iterable[Record]) -> dict[str, dict]:

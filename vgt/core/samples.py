@@ -19,6 +19,7 @@ from pathlib import Path
 
 from vgt.core import files
 from vgt.core.record import SAMPLES, Record
+from vgt.core.text import csv_rows
 
 COLUMNS = ("id", "value", "cluster", "group")
 REPLICATES = "replicates"
@@ -75,14 +76,10 @@ def read_file(where: Path) -> Samples | None:
     """The samples in one file; see ``read``."""
     if not where.exists():
         return None
-    with open(where, encoding="utf-8", newline="") as lines:
-        rows = list(csv.reader(lines))
-    if not rows or tuple(rows[0]) != COLUMNS:
-        raise ValueError(f"{where} does not hold samples; delete it and evaluate again")
-    body = rows[1:]
     try:
-        values = [float(row[1]) for row in body]
-        groups = [row[3] for row in body]
-    except (ValueError, IndexError) as error:
-        raise ValueError(f"{where} has a broken line: {error}; delete it and evaluate again") from error
-    return Samples([r[0] for r in body], values, [r[2] for r in body], groups if any(groups) else None)
+        rows = list(csv_rows(where, COLUMNS))
+        values = [row.figure("value") for row in rows]
+    except ValueError as error:
+        raise ValueError(f"{error}; delete these samples and evaluate again") from error
+    ids, clusters, groups = ([row[name] for row in rows] for name in ("id", "cluster", "group"))
+    return Samples(ids, values, clusters, groups if any(groups) else None)

@@ -293,6 +293,15 @@ def split_of(scene: Scene) -> str:
     return (("train",) * 8 + ("val", "test"))[zlib.crc32(text.encode()) % 10]
 
 
+def task(split: str, index: int) -> str:
+    """The kind of scene ``index`` of ``split``, one of TASKS or "dense", without laying it out."""
+    return _task(Draws(split, index, "any"))
+
+
+def _task(draws: Draws) -> str:
+    return draws.choice((*TASKS, "dense"))
+
+
 def scene(split: str, index: int, task: str | None = None) -> Scene:
     """Scene ``index`` (>= 0) of ``split``; ``task`` restricts the kind.  Training scenes hold no held-out pair."""
     if split not in SPLITS:
@@ -300,7 +309,7 @@ def scene(split: str, index: int, task: str | None = None) -> Scene:
     if index < 0:
         raise ValueError(f"index {index} is negative")
     draws = Draws(split, index, task or "any")
-    kind = task or draws.choice((*TASKS, "dense"))
+    kind = task or _task(draws)
     while True:
         drawn = draw_scene(draws, kind, seen_only=split == "train")
         if split_of(drawn) == split:

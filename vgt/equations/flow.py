@@ -35,7 +35,8 @@ CFG_SCHEDULES = ("falling", "rising", "constant")
 
 
 def cfg_scale(schedule: str, w: float, before: int, after: int, total: int) -> float:
-    """Guidance of one decode step that goes from ``before`` to ``after`` known tokens of ``total``.
+    """Guidance of one decode step that goes from ``before`` to ``after`` of ``total``: finished groups for QueryAR
+    (docs/vgt.md 2.9), known tokens for MAR (docs/mar.md 1.3).
 
     falling (QueryAR): 1 + (w - 1)(1 - before/total); rising (MAR): 1 + (w - 1) after/total; or constant w."""
     if schedule == "falling":

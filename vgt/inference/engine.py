@@ -306,14 +306,15 @@ class QueryARLoop:
         here = torch.arange(len(batch.u), device=engine.device)[:, None]
         pending = engine.queries.new_zeros(len(batch.real), 0, engine.queries.shape[1])
         done = final = 0  # image tokens; places behind the prefix that stay as they are
-        for m in self.sizes(n, settings):
+        schedule, groups = settings.cfg_schedule or query_ar.CFG_SCHEDULE, self.sizes(n, settings)
+        for step, m in enumerate(groups):
             p = pending.shape[1]
             chosen = batch.orders[:, done : done + m]
             offsets = torch.arange(final, final + p + m, device=engine.device)
             slots = prefix + offsets
             offsets[p:] = 2 * done  # all queries of a group stand at one position
             mask = self._mask(engine, visible, prefix + final, p, m)
-            w = flow.cfg_scale(settings.cfg_schedule or query_ar.CFG_SCHEDULE, settings.guidance, done, done + m, n)
+            w = flow.cfg_scale(schedule, settings.guidance, step, step + 1, len(groups))
             sampled, pending = engine.run(
                 (m, copies, table),
                 lambda *tensors, m=m: self.step(engine, m, copies, table, *tensors),

@@ -10,6 +10,7 @@ import torch
 
 from vgt.checkpoints import checkpoint, pretrained
 from vgt.checkpoints.pretrained import Loaded, is_backbone, is_hub_id
+from vgt.core.config import preset_names
 from vgt.methods import registry
 from vgt.methods.registry import System
 
@@ -43,6 +44,8 @@ def locate(spec: str | Path, runs: Path | None = None) -> Path:
             return folder
     if is_hub_id(spec):
         return pretrained.locate(spec)
+    if spec in preset_names():
+        raise ValueError(f"{spec} is not trained yet and not bundled; run `vgt train {spec}` first")
     known = ", ".join(bundled()) or "none"
     raise ValueError(f"no checkpoint {spec!r}: neither a folder, nor a trained run, nor a bundled model ({known})")
 

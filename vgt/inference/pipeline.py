@@ -7,7 +7,6 @@ Shapes: B images of a batch, N image tokens, d latent channels, h x w latent gri
 from __future__ import annotations
 
 import inspect
-import json
 import secrets
 import sys
 import warnings
@@ -28,6 +27,7 @@ from vgt.checkpoints import checkpoint, pretrained, reference
 from vgt.core import files
 from vgt.core.config import Config, validated
 from vgt.core.seeds import image_seed
+from vgt.core.text import read_json
 from vgt.inference.engine import Engine
 from vgt.inference.generator import latents as sample_latents
 from vgt.inference.generator import pixels
@@ -340,7 +340,7 @@ def check_index(folder: Path) -> None:
     """Raises ValueError where ``folder``'s model_index.json is broken or another pipeline's."""
     path = folder / INDEX
     try:
-        kind = json.loads(path.read_text(encoding="utf-8"))["_class_name"]
+        kind = read_json(path)["_class_name"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} is no list of a pipeline's components ({type(error).__name__}); copy it again"

@@ -20,6 +20,17 @@ def reconstruct(ae, images: np.ndarray, batch: int = 32) -> np.ndarray:
 
 
 @torch.no_grad()
+def reconstruct_float(ae, images: np.ndarray, batch: int = 32) -> np.ndarray:
+    """uint8, or float32 in [0, 1], [N, H, W, 3] -> float32 [N, H, W, 3], black 0 and white 1, as the decoder gives
+    them: neither clamped nor rounded."""
+    parts = []
+    for i in range(0, len(images), batch):
+        x = to_float(images[i : i + batch] if images.dtype == np.uint8 else images[i : i + batch] * 255, _device(ae))
+        parts.append(((ae(x).float() + 1) / 2).permute(0, 2, 3, 1).cpu().numpy())
+    return np.concatenate(parts)
+
+
+@torch.no_grad()
 def encode(ae, images: np.ndarray, batch: int = 32) -> np.ndarray:
     """uint8 [N, H, W, 3] -> float32 latents [N, T, d], raster order; of a discrete tokenizer its codebook's vectors."""
     parts = []

@@ -92,7 +92,7 @@ class FeatureNetwork(nn.Module):
         """The feature maps at strides 2, 4, ... of the first ``count`` resolutions."""
         x = (images * 255 - 127) / 128  # how the Lite family was trained
         x = x.contiguous(memory_format=torch.channels_last)
-        x = nn.functional.relu6(self.stem(x))  # N C H/2 W/2
+        x = nn.functional.relu6(self.stem(x), inplace=True)  # N C H/2 W/2
         maps: list[Tensor] = []
         for i in range(self.taps[count - 1] + 1):
             x = self.blocks[i](x)
@@ -102,12 +102,13 @@ class FeatureNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
         maps = self.stages(images)
-        pooled = nn.functional.relu6(self.head(maps[-1])).mean((2, 3))  # N d
+        pooled = nn.functional.relu6(self.head(maps[-1]), inplace=True).mean((2, 3))  # N d
         return maps, pooled
 
 
 def _fold(block: nn.Module) -> nn.Module:
     """Fold the batch norms of one inverted bottleneck into its convolutions (exact in eval mode, and faster)."""
+    block._swish.inplace = True  # ReLU6, in this family
     for conv, norm in (("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2")):
         if hasattr(block, conv):
             fused = fuse_conv_bn_eval(getattr(block, conv), getattr(block, norm))

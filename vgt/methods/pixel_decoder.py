@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from vgt.checkpoints.pretrained import is_hub_id
 from vgt.core import files
 from vgt.core.config import Config
 
@@ -71,13 +72,13 @@ def load_decoder(decoder: nn.Module, spec: str) -> str:
     from diffusers import AutoencoderDC
 
     try:
-        state = AutoencoderDC.from_pretrained(spec).decoder.state_dict()
+        state = AutoencoderDC.from_pretrained(spec, trust_remote_code=False).decoder.state_dict()
         decoder.load_state_dict(state)
     except OSError as error:
         fault = str(error).splitlines()[0]
-        raise ValueError(
-            f"init.decoder {spec!r} cannot be had ({fault}); name a folder with an AutoencoderDC"
-        ) from error
+        fetch = f"fetch it where there is a network with `hf download {spec} --local-dir DIR`, and give DIR instead"
+        remedy = fetch if is_hub_id(spec) else "name a folder with an AutoencoderDC"
+        raise ValueError(f"init.decoder {spec!r} cannot be had ({fault}); {remedy}") from error
     except RuntimeError as error:
         fault = str(error).splitlines()[-1].strip()
         raise ValueError(f"init.decoder {spec!r} does not fit model.decoder: {fault}") from error

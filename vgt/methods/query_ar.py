@@ -72,8 +72,8 @@ def generate(model: VisualLM, ids: Tensor, mask: Tensor, seeds: list[int], setti
     u = torch.zeros(b, n, model.config.d_z, device=ids.device)
     pending = queries.new_zeros(len(ids), 0, queries.shape[-1])  # tokens of the previous group, not yet in the cache
     pending_at = base[:, :0]
-    done = 0
-    for m in sizes(n, settings):
+    done, groups = 0, sizes(n, settings)
+    for step, m in enumerate(groups):
         group = orders[:, done : done + m]  # [B, m]
         asked = queries[group.repeat(copies, 1)]  # [rows, m, D]
         layout = group_mask(keys, pending.shape[1], m)
@@ -81,7 +81,7 @@ def generate(model: VisualLM, ids: Tensor, mask: Tensor, seeds: list[int], setti
         inputs = torch.cat([pending, asked], 1)
         hidden = model.read(inputs, additive(layout, inputs.dtype), where, cache)[:, -m:]
         c = model.conditions(hidden).flatten(0, 1)  # [rows m, D]
-        w = flow.cfg_scale(settings.cfg_schedule or CFG_SCHEDULE, settings.guidance, done, done + m, n)
+        w = flow.cfg_scale(settings.cfg_schedule or CFG_SCHEDULE, settings.guidance, step, step + 1, len(groups))
         sampled = model.image_head.sample(c, w, noise[:, done : done + m].flatten(0, 1), settings.table)
         sampled = model.renormalise(sampled).view(b, m, -1)
         u[rows, group] = sampled

@@ -49,7 +49,7 @@ class SamplingOptions(Config):
 
 
 # Fields that only the reference's way of decoding has.
-REFERENCE_ONLY = ("position_mode", "head_inputs")
+REFERENCE_ONLY = ("attention", "position_mode", "head_inputs")
 # How models of few tokens sample, as the bundled ones.  Larger ones: the defaults below, those of the published GenEval
 # scores (docs/vgt.md 6.2).
 TINY = {"guidance": 3.0, "flow_steps": 15, "sampler": "sde"}
@@ -60,9 +60,10 @@ class Sampling(SamplingOptions):
     """Of QueryAR and MAR.  ``cfg_schedule`` None takes the method's own (QueryAR falling, MAR rising).
 
     ``compat`` "reference" decodes as the published code does, its defects included (vgt/checkpoints/reference.py;
-    docs/vgt.md 3.3); then ``position_mode`` None takes that of the model's family, and ``head_inputs`` "bf16" rounds
-    what the flow head reads.  Raises ValueError for either of them without ``compat``, and for a sampler, steps and
-    schedule that do not go together."""
+    docs/vgt.md 3.3); then ``attention`` None is "flash", as the released models have it, ``position_mode`` None takes
+    that of the model's family, and ``head_inputs`` "bf16" rounds what the flow head reads (None: as the weights are).
+    Raises ValueError for any of them without ``compat``, and for a sampler, steps and schedule that do not go
+    together."""
 
     guidance: float = Field(4.5, description="classifier-free guidance scale; 1 turns it off")
     cfg_schedule: Literal["falling", "rising", "constant"] | None = Field(
@@ -78,10 +79,15 @@ class Sampling(SamplingOptions):
         "cosine", description="MAR: tokens revealed per step (default cosine)"
     )
     compat: Literal["none", "reference"] = Field("none", description="reference: decode as the published code does")
+    attention: Literal["flash", "dense"] | None = Field(
+        None, description="reference: which attention's pad rows (default flash, as the released models)"
+    )
     position_mode: Literal["cumulative", "padded_len"] | None = Field(
         None, description="reference: if not the family's own"
     )
-    head_inputs: Literal["fp32", "bf16"] | None = Field(None, description="reference: precision of the head's inputs")
+    head_inputs: Literal["fp32", "bf16"] | None = Field(
+        None, description="reference: precision of the head's inputs (default: that of the weights)"
+    )
 
     @model_validator(mode="after")
     def _suits_compat(self) -> Self:

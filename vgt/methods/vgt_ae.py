@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vgt.checkpoints.pretrained import Pretrained
-from vgt.core.config import Config
+from vgt.core.config import Config, NotNegative, Whole
 from vgt.equations import adversarial
 from vgt.equations.latents import add_noise, batch_norm, position_norm
 from vgt.methods.discriminator import Discriminator, DiscriminatorConfig
@@ -150,18 +150,18 @@ class AELossConfig(Config):
     discriminator and its term are on.  ``encoder_lr``: learning-rate factor of the vision tower.  ``kl``: of a KL
     autoencoder."""
 
-    reconstruction: float = 1.0
-    perceptual: float = 1.0
+    reconstruction: NotNegative = 1.0
+    perceptual: NotNegative = 1.0
     perceptual_network: str = "efflite0"
-    distill: float = 1.0
-    adversarial: float = 0.1
-    adversarial_start: int = 30_000
-    lecam: float = 0.001
-    kl: float = 1e-6
-    noise: float = 0.0
+    distill: NotNegative = 1.0
+    adversarial: NotNegative = 0.1
+    adversarial_start: Whole = 30_000
+    lecam: NotNegative = 0.001
+    kl: NotNegative = 1e-6
+    noise: NotNegative = 0.0
     noise_mode: Literal["fixed", "uniform_max"] = "uniform_max"
     freeze_encoder: bool = False
-    encoder_lr: float = 0.5
+    encoder_lr: NotNegative = 0.5
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
 
 

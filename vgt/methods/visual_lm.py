@@ -61,7 +61,7 @@ class VisualLM(Pretrained, nn.Module):
     def __init__(self, config: VisualLMConfig):
         super().__init__()
         self.config = config
-        self.language_model = AutoModel.from_config(AutoConfig.for_model(**config.text))
+        self.language_model = AutoModel.from_config(AutoConfig.for_model(**config.text), trust_remote_code=False)
         width = self.language_model.config.hidden_size
         side = config.query_grid
         self.max_metaquery = nn.Parameter(torch.randn(1, width, side, side) * width**-0.5)
@@ -124,7 +124,7 @@ class VisualLM(Pretrained, nn.Module):
     def prefix(self, ids: Tensor) -> Tensor:
         """Embeddings of text [B, L] and the start token(s): [B, L + s, D]."""
         embed = self.language_model.get_input_embeddings()
-        start = embed(torch.tensor(self.config.start_ids, device=ids.device))
+        start = embed(_indices(self.config.start_ids, ids.device))
         return torch.cat([embed(ids), start.expand(len(ids), *start.shape)], 1)
 
     def read_prefix(self, ids: Tensor, mask: Tensor, cache) -> tuple[Tensor, Tensor]:
@@ -146,6 +146,13 @@ class VisualLM(Pretrained, nn.Module):
             **cached,
         )
         return out.last_hidden_state
+
+
+@functools.lru_cache(maxsize=32)
+def _indices(ids: tuple[int, ...], device: torch.device) -> Tensor:
+    """``ids`` on a device, sent there once; also for autograd where inference mode asked first."""
+    with torch.inference_mode(False):
+        return torch.tensor(ids, device=device)
 
 
 @functools.cache

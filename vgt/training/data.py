@@ -6,10 +6,11 @@ which leaves Python free; processes make ahead scenes, which are Python's own wo
 
 from __future__ import annotations
 
-import json
+import functools
+import itertools
 import multiprocessing
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
@@ -25,7 +26,7 @@ from tqdm import tqdm
 
 from vgt.checkpoints import shards
 from vgt.core import captions, files, photos, scenes
-from vgt.core.config import Config
+from vgt.core.config import Config, Count, Share, Whole
 from vgt.core.images import ImageError
 from vgt.inference.images import to_float
 from vgt.training.distributed import Team, native_bf16
@@ -40,12 +41,14 @@ Batches = Callable[[int], dict[str, Tensor]]
 
 
 class DataConfig(Config):
-    """``photos``: share of photo crops among autoencoder images.  ``scenes``: how many training scenes the latents of a
-    frozen autoencoder are cached for.  ``turns``: questions per image for the VLM; ``relations``: how many times as
-    often as another kind one about a relation is asked; ``places``: how many times one that asks on which side of the
-    image an object is.  ``dense``: share of batches with dense captions.
+    """``photos``: share of photo crops among autoencoder images.  ``scenes``: how many training scenes a generator
+    learns from; their latents are encoded as the steps need them, and kept.  ``turns``: questions per image for the
+    VLM; ``relations``: how many times as often as another kind one about a relation is asked; ``places``: how many
+    times one that asks on which side of the image an object is.
+    ``dense``: share of batches with dense captions.
     ``unconditional``: share of captions dropped for guidance (docs/vgt.md 2.5).  ``standardize``: whether a generator
-    sees latents with mean 0 and deviation 1 per channel (published models do not).
+    sees latents with mean 0 and deviation 1 per channel (published models do not), over the first 4096 scenes or
+    images, fewer in a short run (``statistics_sample``); both go into the model's config.json.
 
     ``source``: "scenes", or images of your own (``vgt.training.sources``), which the other fields are for.
     ``image_column``, ``caption_column``: of tables and JSON files, where they are not found by themselves.  ``flip``:
@@ -53,22 +56,22 @@ class DataConfig(Config):
     ``caption_tokens``: budget of the templated prompt.  ``skip_limit``: largest share of bad samples.  ``workers``:
     threads that decode images ahead, or processes that draw scenes ahead for a GPU (docs/vgt.md 1.11, 2.2, 2.6)."""
 
-    photos: float = 0.25
-    scenes: int = 65_536
-    turns: int = 6
-    relations: int = 1
-    places: int = 0
-    dense: float = 0.2
-    unconditional: float = 0.1
+    photos: Share = 0.25
+    scenes: Count = 65_536
+    turns: Count = 6
+    relations: Count = 1
+    places: Whole = 0
+    dense: Share = 0.2
+    unconditional: Share = 0.1
     standardize: bool = True
     source: str = "scenes"
     image_column: str | None = None
     caption_column: str | None = None
     flip: bool = True
-    min_side: int = 81
-    caption_tokens: int = 256
-    skip_limit: float = 0.1
-    workers: int = 4
+    min_side: Whole = 81
+    caption_tokens: Count = 256
+    skip_limit: Share = 0.1
+    workers: Whole = 4
 
 
 def image_batches(data: DataConfig, batch: int, size: int) -> Batches:
@@ -89,10 +92,6 @@ def conversation_batches(vlm, data: DataConfig, batch: int) -> Batches:
     """Images with some questions and sometimes a request for a description: ``images``, ``ids``, ``targets`` (the
     answers and the ends of their turns; IGNORED elsewhere), ``turns`` (0: the image, k: the k-th question, of which
     each is a first question about the image), ``regions`` (see ``region_words``)."""
-    if data.relations < 1 or data.places < 0:
-        raise ValueError(
-            f"data.relations {data.relations} and data.places {data.places}: choose at least 1 and at least 0"
-        )
     tokenizer = vlm.tokenizer
     kinds = (*range(8), *[captions.RELATION] * (data.relations - 1), *[captions.PLACE] * data.places)
 
@@ -161,33 +160,94 @@ def region_words(item: scenes.Item, tokenizer, stride: int) -> Tensor:
 # ------------------------------------------------------------------------------------------- cached latents
 
 
-@torch.no_grad()
-def cached_latents(
-    ae, fingerprint: str, count: int, size: int, cache: Path, device="cpu", batch: int = 64, processes: int = 0
-) -> Tensor:
-    """Latents fp16 [count, N, d] of training scenes 0 .. count-1 by a frozen autoencoder, kept in
-    ``cache/latents-<hash>.safetensors``.  So many ``processes`` draw the scenes; of two runs that need the same
-    latents at once one makes them and the other waits."""
-    path = cache / f"latents-{files.digest(scenes.WORLD, fingerprint, str(count), str(size))[:16]}.safetensors"
-    with _exclusive(path):
-        if path.exists():
-            return shards.read_file(path)["latents"]
-        ae.eval().to(device)
-        rendered = each(
-            lambda begin: scenes.images("train", range(begin, min(begin + batch, count)), size),
-            range(0, count, batch), processes,
-        )  # fmt: skip
-        bar = tqdm(rendered, total=-(-count // batch), file=sys.stderr, desc="latents", mininterval=2)
-        latents = torch.cat([_latents(ae, to_float(images), device) for images in bar]).contiguous()
+PIECE = 256  # scenes that are encoded and stored together: the first step waits for so many
+
+
+class SceneLatents:
+    """fp16 [N, d] of training scenes 0 .. ``count`` - 1 by a frozen autoencoder, encoded when they are asked for.
+
+    They are kept in ``cache/latents-<hash>/``, a file for each ``piece`` of them, which runs share: of two that need
+    the same at once one makes it and the other waits.  The autoencoder always sees ``batch`` rows, so that a scene's
+    latents do not depend on when, or beside which others, it was encoded.  So many ``processes`` draw the scenes."""
+
+    def __init__(
+        self, ae, fingerprint: str, count: int, size: int, cache: Path, device="cpu", batch: int = 64,
+        processes: int = 0,
+    ):  # fmt: skip
+        self.count, self._size, self._rows = count, size, min(batch, count)
+        self._ae, self._device, self._processes = ae, device, processes
+        self.piece = PIECE * (8 if processes else 1)  # to start processes takes as long as to draw a hundred scenes
+        self.folder = cache / f"latents-{files.digest(scenes.WORLD, fingerprint, str(size), str(self._rows))[:16]}"
+        self._made: dict[int, Tensor] = {}
+        self._known: set[Path] = set()
+        self._lock = Lock()
+
+    def take(self, wanted: Sequence[int], following: Iterable[int] = ()) -> Tensor:
+        """fp16 [len(wanted), N, d] of the scenes ``wanted``.  Where some are still to be encoded, a piece is filled up
+        with those ``following``."""
+        with self._lock:
+            if any(index not in self._made for index in wanted):
+                self._fill(wanted, following)
+            return torch.stack([self._made[index] for index in wanted])
+
+    def _fill(self, wanted: Sequence[int], following: Iterable[int]) -> None:
+        with _exclusive(self.folder):
+            self._read()
+            todo = dict.fromkeys(index for index in wanted if index not in self._made)
+            for index in following if todo else ():
+                if len(todo) >= self.piece:
+                    break
+                if index not in self._made:
+                    todo[index] = None
+            order = list(todo)
+            pieces = [order[begin : begin + self.piece] for begin in range(0, len(order), self.piece)]
+            bar = tqdm(total=len(order), file=sys.stderr, desc="latents", mininterval=2, disable=len(pieces) < 2)
+            for piece in pieces:
+                self._write(piece, self._encode(piece, bar))
+            bar.close()
+
+    def _read(self) -> None:
+        """Read the pieces that others, or earlier runs, have stored, and remove what a kill left of one."""
+        for part in self.folder.glob(".piece-*"):
+            part.unlink(missing_ok=True)
+        for path in sorted(set(self.folder.glob("piece-*.safetensors")) - self._known):
+            try:
+                stored = shards.read_file(path)
+                found = dict(zip(stored["scenes"].tolist(), stored["latents"], strict=True))
+            except (ValueError, KeyError) as error:
+                print(f"{path} cannot be read ({error}); its scenes are encoded again", file=sys.stderr)
+                path.unlink(missing_ok=True)
+                continue
+            self._known.add(path)
+            self._made |= found
+
+    def _write(self, piece: list[int], latents: Tensor) -> None:
+        path = self.folder / f"piece-{files.digest_json(piece)[:16]}.safetensors"
         with files.atomic(path) as part:
-            shards.write_file(part, {"latents": latents})
-        return latents
+            shards.write_file(part, {"scenes": torch.tensor(piece), "latents": latents})
+        self._known.add(path)
+        self._made |= zip(piece, latents, strict=True)
+
+    def _encode(self, piece: list[int], bar: tqdm) -> Tensor:
+        self._ae.eval().to(self._device)
+        starts = range(0, len(piece), self._rows)
+
+        def drawn(start: int) -> np.ndarray:
+            some = piece[start : start + self._rows]
+            return scenes.images("train", (some * self._rows)[: self._rows], self._size)
+
+        made = []
+        for start, images in zip(starts, each(drawn, starts, self._processes), strict=True):
+            some = _latents(self._ae, to_float(images), self._device)[: len(piece) - start]
+            made.append(some)
+            bar.update(len(some))
+        return torch.cat(made).contiguous()
 
 
 def _exclusive(path: Path) -> FileLock:
-    """Held while a cached file is made, so that nobody else makes it too."""
+    """Held while something in the cache is made, so that nobody else makes it too."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(path.with_suffix(".lock"))
+    return FileLock(path.with_name(f"{path.name}.lock"))
 
 
 class Captions(NamedTuple):
@@ -198,52 +258,98 @@ class Captions(NamedTuple):
     dense: str
 
 
-def cached_captions(count: int, cache: Path, processes: int = 0, batch: int = 1024) -> list[Captions]:
-    """The captions of training scenes 0 .. count-1, kept in ``cache/captions-<hash>.json``; ``processes`` as above."""
-    path = cache / f"captions-{files.digest(scenes.WORLD, str(count))[:16]}.json"
-    with _exclusive(path):
-        if not path.exists():
-            made = each(lambda begin: _captions(begin, min(begin + batch, count)), range(0, count, batch), processes)
-            files.write_text(path, json.dumps([pair for some in made for pair in some]))
-        return [Captions(*pair) for pair in json.loads(path.read_text(encoding="utf-8"))]
+@functools.cache
+def scene_captions(index: int) -> Captions:
+    """The captions of training scene ``index``."""
+    s = scenes.scene("train", index)
+    return Captions(None if s.task == "dense" else captions.short_caption(s), captions.dense_caption(s))
 
 
-def _captions(begin: int, end: int) -> list[Captions]:
-    some = [scenes.scene("train", index) for index in range(begin, end)]
-    return [Captions(None if s.task == "dense" else captions.short_caption(s), captions.dense_caption(s)) for s in some]
-
-
+@torch.no_grad()
 def _latents(ae, images: Tensor, device) -> Tensor:
-    """fp16 [B, N, d] of images [B, 3, H, W], on the CPU; computed in bf16 where ``device`` has that, else in fp32."""
-    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=native_bf16(device)):
-        z = ae.encode(images.to(device))
+    """fp16 [B, N, d] of images [B, 3, H, W], on the CPU; computed in bf16 where ``device`` has that, else in fp32.
+
+    All threads share one cache of weights that autocast has cast, and a thread that leaves autocast empties it: in the
+    midst of another thread's step that would change the order in which gradients are added.  This one stays inside."""
+    torch.autocast_increment_nesting()
+    try:
+        kind = torch.device(device).type
+        with torch.autocast(kind, torch.bfloat16, enabled=native_bf16(device), cache_enabled=False):
+            z = ae.encode(images.to(device))
+    finally:
+        torch.autocast_decrement_nesting()
     return z.float().flatten(2).mT.half().cpu()
 
 
-def statistics(latents: Tensor, sample: int = 4096) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel over the first ``sample`` images."""
-    flat = latents[:sample].double().flatten(0, 1)
+def statistics_sample(images: int) -> int:
+    """How many images the mean and deviation of each channel are computed from, in a run that reads so many ``images``:
+    4096; where a run reads fewer than 32,768 an eighth of them, but not fewer than 256, so that it can begin."""
+    return min(4096, max(256, images // 8))
+
+
+def statistics(latents: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel over all images."""
+    flat = latents.double().flatten(0, 1)
     return tuple(flat.mean(0).tolist()), tuple(flat.std(0).tolist())
 
 
-def caption_batches(latents: Tensor, captioned: list[Captions], tokenizer, data: DataConfig, batch: int) -> Batches:
-    """``latents`` [B, N, d], ``ids``, ``mask`` of their captions.  A batch holds short or dense captions, not both, so
-    that little is padded; scenes come in a new order each pass."""
-    short = [i for i, pair in enumerate(captioned) if pair.short is not None]
+class CaptionBatches:
+    """``latents`` [B, N, d], ``ids``, ``mask`` of their captions, batch by batch.  A batch holds short or dense
+    captions, not both, so that little is padded; scenes come in a new order each pass.
 
-    def at(step: int) -> dict[str, Tensor]:
-        draws = scenes.Draws("captions", step)
-        dense = draws.below(1000) < 1000 * data.dense
-        pool = range(len(latents)) if dense else short
-        chosen = [pool[_shuffled(step * batch + i, len(pool))] for i in range(batch)]
+    ``count``: how many batches there will be, of which every ``stride``-th is asked for here: scenes are encoded in
+    that order.  So many ``processes`` write the captions ahead.
+
+    Raises ValueError where no scene is for the captions that are asked for."""
+
+    def __init__(
+        self, latents: SceneLatents, tokenizer, data: DataConfig, batch: int, count: int = 0, stride: int = 1,
+        processes: int = 0,
+    ):  # fmt: skip
+        self.latents, self._tokenizer, self._data, self._batch = latents, tokenizer, data, batch
+        self._count, self._stride = count, stride
+        self._short = [i for i in range(latents.count) if scenes.task("train", i) != "dense"]
+        if not self._short and data.dense < 1:
+            raise ValueError(
+                f"the {latents.count} scenes of data.scenes are all for dense captions and data.dense is {data.dense}; "
+                "choose more scenes, or data.dense=1"
+            )
+        self._ahead = Forked(self.texts, processes, stride) if processes else None
+
+    def __call__(self, index: int) -> dict[str, Tensor]:
+        """Batch number ``index``."""
+        texts = dict(self._ahead(index) if self._ahead is not None else self.texts(index))
+        later = itertools.chain.from_iterable(self._chosen(place)[0] for place in self._following(index))
+        return {"latents": self.latents.take(texts.pop("scenes").tolist(), later).float(), **texts}
+
+    def texts(self, index: int) -> dict[str, Tensor]:
+        """``ids`` and ``mask`` of a batch, and the numbers of its ``scenes`` [B]."""
+        chosen, dense, draws = self._chosen(index)
         texts: list[str | None] = []
-        for index in chosen:
-            dropped = draws.below(1000) < 1000 * data.unconditional
-            texts.append(None if dropped else captioned[index].dense if dense else captioned[index].short)
-        ids, mask = tokenize(tokenizer, texts)
-        return {"latents": latents[chosen].float(), "ids": ids, "mask": mask}
+        for scene in chosen:
+            dropped = draws.below(1000) < 1000 * self._data.unconditional
+            said = scene_captions(scene)
+            texts.append(None if dropped else said.dense if dense else said.short)
+        ids, mask = tokenize(self._tokenizer, texts)
+        return {"scenes": torch.tensor(chosen), "ids": ids, "mask": mask}
 
-    return at
+    def close(self) -> None:
+        """End the processes."""
+        if self._ahead is not None:
+            self._ahead.close()
+
+    def _following(self, index: int) -> range:
+        """Batches whose scenes are encoded with those of batch ``index``: a piece's, and more where many are there."""
+        end = index + self.latents.piece * self._stride
+        return range(index + self._stride, min(end, self._count) if self._count else end, self._stride)
+
+    def _chosen(self, index: int) -> tuple[list[int], bool, scenes.Draws]:
+        """The scenes of a batch, whether their captions are dense, and what further choices are drawn from."""
+        draws = scenes.Draws("captions", index)
+        dense = draws.below(1000) < 1000 * self._data.dense
+        pool = range(self.latents.count) if dense else self._short
+        places = range(index * self._batch, (index + 1) * self._batch)
+        return [pool[_shuffled(place, len(pool))] for place in places], dense, draws
 
 
 def _shuffled(position: int, count: int) -> int:
@@ -324,14 +430,14 @@ def _cut(sample: Sample, crop: Crop, below: Below, report: SkipReport) -> np.nda
 
 
 @torch.no_grad()
-def source_statistics(ae, batches: Batches, count: int = 4096, device="cpu") -> tuple[tuple[float, ...], ...]:
+def source_statistics(ae, batches: Batches, count: int, device="cpu") -> tuple[tuple[float, ...], ...]:
     """(mean, standard deviation) per channel of a frozen autoencoder's latents, as ``statistics`` gives them, over the
     first batches with ``count`` images together."""
     ae.eval().to(device)
     parts: list[Tensor] = []
     while sum(map(len, parts)) < count:
         parts.append(_latents(ae, batches(len(parts))["images"], device))
-    return statistics(torch.cat(parts), count)
+    return statistics(torch.cat(parts)[:count])
 
 
 # ---------------------------------------------------------------------------------------------------- made ahead
@@ -347,12 +453,15 @@ class Prefetch:
     same as without; only reports that count looks at samples see those that were made and never used.
 
     ``workers``: threads; ``stride``: from one number to the next, which is the number of processes; ``ahead``: batches
-    under way, 2 a worker where it is 0.  ``close`` it, or use it in a ``with``."""
+    under way, 2 a worker where it is 0; ``end``: a number that is not made ahead any more, 0 for none.  ``close`` it,
+    or use it in a ``with``."""
 
-    def __init__(self, batches: Callable[[int], dict[str, Tensor]], workers: int, stride: int = 1, ahead: int = 0):
+    def __init__(
+        self, batches: Callable[[int], dict[str, Tensor]], workers: int, stride: int = 1, ahead: int = 0, end: int = 0
+    ):
         if min(workers, stride) < 1 or ahead < 0:
             raise ValueError(f"prefetch of {workers} workers, stride {stride}, {ahead} ahead; give 1, 1, 0 or more")
-        self._batches, self._stride, self._ahead = batches, stride, ahead or 2 * workers
+        self._batches, self._stride, self._ahead, self._end = batches, stride, ahead or 2 * workers, end
         self._pool = ThreadPoolExecutor(workers, "prefetch")
         self._waiting: dict[int, Future] = {}
         self._lock = Lock()
@@ -360,7 +469,8 @@ class Prefetch:
     def __call__(self, index: int) -> dict[str, Tensor]:
         """Batch number ``index``.  Errors of a batch come up when that batch is asked for."""
         with self._lock:
-            wanted = range(index, index + self._ahead * self._stride + 1, self._stride)
+            last = index + self._ahead * self._stride
+            wanted = range(index, max(index, min(last, self._end - 1) if self._end else last) + 1, self._stride)
             for number in [n for n in self._waiting if n not in wanted]:
                 self._waiting.pop(number).cancel()
             for number in wanted:

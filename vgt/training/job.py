@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from vgt.core import config as configs
 from vgt.core import scenes
-from vgt.core.config import Config
+from vgt.core.config import Config, Count
 from vgt.methods import registry
 from vgt.training.data import Batches, DataConfig
 from vgt.training.distributed import Team
@@ -43,7 +43,7 @@ class InitConfig(Config):
     same system to go on from; ``autoencoder``: frozen."""
 
     vlm: str | None = None
-    layers: int | None = None
+    layers: Count | None = None
     decoder: str | None = None
     weights: str | None = None
     autoencoder: str | None = None
@@ -60,7 +60,7 @@ class Preset(Config):
     losses: dict[str, Any] = {}
     data: DataConfig = DataConfig()
     train: TrainConfig
-    repeats: int = 1
+    repeats: Count = 1
 
     @field_validator("system")
     @classmethod
@@ -104,11 +104,12 @@ class Job:
     """``batches(k)``: micro-batch number k, tensors of ``Place.rows`` rows each, a pure function of k (in a plan
     floating-point ones may be on the meta device); ``config``: what config.json says of the model; ``parents``: what
     the run starts from and with, name -> hash.  ``sample(state, step, out)`` draws images with the model's weights;
-    ``data``: what it learns from, for the card; ``skips`` counts bad samples of data that are read from files.
+    ``data``: what it learns from, for the card; ``skips`` counts bad samples of data that are read from files;
+    ``threads`` make ``ahead`` batches ahead of their use (0: 2 a thread); where there are no threads and a GPU would
+    wait, processes do.  A ``close()`` of ``batches`` is called at the end.
 
     For the plan: ``parts``: the saved model's components by name (all of it where there are none); ``frozen``: networks
-    in memory that never train; ``before``: those that work before the first step only; ``positions(batch)``: of a
-    row's sequence (latents, for an autoencoder)."""
+    in memory that never train; ``positions(batch)``: of a row's sequence (latents, for an autoencoder)."""
 
     system: Any
     batches: Batches
@@ -118,7 +119,8 @@ class Job:
     sample: Callable[[dict[str, Tensor], int, Path], None] | None = None
     data: str = SCENES
     skips: SkipReport | None = None
+    threads: int = 0
+    ahead: int = 0
     parts: Mapping[str, Sequence[nn.Module | nn.Parameter | None]] = field(default_factory=dict)
     frozen: Mapping[str, nn.Module] = field(default_factory=dict)
-    before: Mapping[str, nn.Module] = field(default_factory=dict)
     positions: Callable[[dict[str, Tensor]], int] = lambda batch: 1

@@ -127,6 +127,7 @@ def autoencoder(preset: Preset, place: Place) -> Job:
         sample=sample if data.skips is None else None,
         data=data.name,
         skips=data.skips,
+        threads=data.threads,
         parts=_autoencoder_parts(ae),
         frozen={name: module for name, module in frozen.items() if module is not None},
         positions=lambda batch: (batch["images"].shape[-1] // ae.stride) ** 2,
@@ -143,6 +144,8 @@ class _Data:
     parents: dict[str, str] = field(default_factory=dict)
     name: str = SCENES
     skips: SkipReport | None = None
+    threads: int = 0
+    ahead: int = 0
 
 
 def _images(preset: Preset, place: Place, size: int) -> _Data:
@@ -153,7 +156,7 @@ def _images(preset: Preset, place: Place, size: int) -> _Data:
     source, skips = _source(preset, place, captions=False)
     cut = stream.autoencoder_crop(size, preset.data.flip)
     batches = batching.source_image_batches(source, cut, place.rows, preset.train.seed, skips)
-    return _Data(batches, None, {"source": source.fingerprint}, source.name, skips)
+    return _Data(batches, None, {"source": source.fingerprint}, source.name, skips, preset.data.workers)
 
 
 def _autoencoder_parts(ae: VGTAE) -> dict[str, Sequence[nn.Module]]:
@@ -233,7 +236,7 @@ def visual_lm(preset: Preset, place: Place) -> Job:
         wanted = model.language_model.state_dict().keys()  # the first layers only, where init.layers says so
         state = vlm.model.language.state_dict()
         model.language_model.load_state_dict({key: state[key] for key in wanted})
-    encodes = preset.data.source != "scenes"  # else latents are encoded once, before the first step
+    encodes = preset.data.source != "scenes"  # else latents are encoded ahead of the steps, once
     around = len(config.start_ids) + method.part("sequence")(model.tokens)
 
     def sample(state: dict[str, Tensor], step: int, out: Path) -> None:
@@ -248,14 +251,15 @@ def visual_lm(preset: Preset, place: Place) -> Job:
         sample=None if encodes else sample,
         data=data.name,
         skips=data.skips,
+        threads=data.threads,
+        ahead=data.ahead,
         parts={
             "language_model": [model.language_model],
             "queries": [model.max_metaquery, model.grid_embed],
             "projectors": [model.image_in_projector, model.image_out_projector],
             "flow_head": [model.image_head],
         },
-        frozen={"autoencoder": ae.model} if encodes else {},
-        before={} if encodes else {"autoencoder": ae.model},
+        frozen={"autoencoder": ae.model},
         positions=lambda batch: batch["ids"].shape[1] + around,
     )
 
@@ -265,19 +269,23 @@ def _captioned(preset: Preset, place: Place, ae: Loaded, vlm: parents.Backbone) 
     data, size = preset.data, ae.model.config.image_size
     if not place.load:
         return _Data(_blank(preset, place.rows, ae.model, vlm))
+    train = preset.train
+    count = train.steps * train.batch // place.rows  # micro-batches of the run
+    sample = batching.statistics_sample(train.steps * train.batch)
     if data.source == "scenes":
         processes = batching.scene_processes(data, place.team)
-        latents = batching.cached_latents(
+        latents = batching.SceneLatents(
             ae.model, ae.fingerprint, data.scenes, size, place.cache, place.device, processes=processes
         )
-        texts = batching.cached_captions(data.scenes, place.cache, processes)
-        batches = batching.caption_batches(latents, texts, vlm.tokenizer, data, place.rows)
-        return _Data(batches, batching.statistics(latents) if data.standardize else None)
+        batches = batching.CaptionBatches(latents, vlm.tokenizer, data, place.rows, count, place.team.size, processes)
+        first = range(min(sample, data.scenes))
+        found = batching.statistics(latents.take(first)) if data.standardize else None
+        return _Data(batches, found, threads=1, ahead=max(2, latents.piece // place.rows))
     source, skips = _source(preset, place, captions=True)
     cut = stream.generator_crop(size, data.min_side)
     batches = batching.source_caption_batches(source, cut, vlm.tokenizer, data, place.rows, preset.train.seed, skips)
-    statistics = batching.source_statistics(ae.model, batches, device=place.device) if data.standardize else None
-    return _Data(batches, statistics, {"source": source.fingerprint}, source.name, skips)
+    statistics = batching.source_statistics(ae.model, batches, sample, place.device) if data.standardize else None
+    return _Data(batches, statistics, {"source": source.fingerprint}, source.name, skips, preset.data.workers)
 
 
 def _blank(preset: Preset, rows: int, ae: VGTAE, vlm: parents.Backbone) -> batching.Batches:

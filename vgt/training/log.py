@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from vgt.core import env, files
+from vgt.core import env, files, text
 from vgt.training.distributed import Team
 from vgt.training.state import seconds_spent
 
@@ -72,7 +72,7 @@ def read_metrics(out: Path) -> list[dict]:
     """Rows of a run's metrics.jsonl; a last line that a kill left unfinished is left out.
 
     Raises ValueError naming the line of any other that is not JSON."""
-    return files.read_json_lines(out / METRICS)
+    return text.log_rows(out / METRICS)
 
 
 # ---------------------------------------------------------------------------------------------- beside a checkpoint
@@ -80,7 +80,7 @@ def read_metrics(out: Path) -> list[dict]:
 
 def read(folder: Path) -> list[dict]:
     """The log beside a checkpoint; empty where it has none.  Raises ValueError as ``read_metrics`` does."""
-    return files.read_json_lines(folder / LOG)
+    return text.log_rows(folder / LOG)
 
 
 def joined(earlier: Sequence[dict], rows: Sequence[dict], end: Mapping) -> list[dict]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from vgt.core.config import Config
+from vgt.core.config import Config, Count, NotNegative, Share, Whole
 from vgt.training.distributed import local
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TrainConfig(Config):
@@ -25,26 +28,26 @@ class TrainConfig(Config):
     ``compile``: torch.compile on the transformers, minutes once, then a shorter step (EXPERIMENTS.md); a run then
     resumes to rounding."""
 
-    steps: int
-    batch: int
+    steps: Count
+    batch: Count
     micro: int = 0
-    lr: float
+    lr: NotNegative
     optimizer: Literal["adamw", "muon"] = "adamw"
-    rest_lr: float = 0.0
-    warmup: int = 100
-    final_lr: float = 0.05
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    ema: float = 0.0
+    rest_lr: NotNegative = 0.0
+    warmup: Whole = 100
+    final_lr: NotNegative = 0.05
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
+    weight_decay: NotNegative = 0.01
+    clip: NotNegative = 1.0
+    ema: Share = 0.0
     precision: Literal["fp32", "bf16"] = "fp32"
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     activation_checkpointing: bool = False
     compile: bool = False
-    seed: int = 42
-    save_every: int = 500
-    log_every: int = 20
-    sample_every: int = 0
+    seed: Whole = 42
+    save_every: Count = 500
+    log_every: Count = 20
+    sample_every: Whole = 0
     storage: Literal["fp32", "fp16", "bf16", "int6"] = "fp32"
 
 

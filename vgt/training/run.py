@@ -113,12 +113,15 @@ def _upgraded(identity: dict) -> dict:
 
 @contextlib.contextmanager
 def _ahead(job: Job, preset: Preset, here: Team) -> Iterator[batching.Batches]:
-    """The batches, made ahead: decoded by ``data.workers`` threads where they come from files, drawn by as many
-    processes where they are scenes and a GPU would wait for them."""
-    rendered = job.skips is None
-    workers = batching.scene_processes(preset.data, here) if rendered else preset.data.workers
-    if not workers:
-        yield job.batches
-        return
-    with (batching.Forked if rendered else batching.Prefetch)(job.batches, workers, here.size) as batches:
-        yield batches
+    """The batches, made ahead: by threads where they are decoded or encoded, by processes where they are scenes and a
+    GPU would wait for them."""
+    rows = micro_rows(preset.train, here.size)
+    end = preset.train.steps * (preset.train.batch // rows)
+    with contextlib.ExitStack() as stack:
+        stack.callback(getattr(job.batches, "close", lambda: None))
+        if job.threads:
+            yield stack.enter_context(batching.Prefetch(job.batches, job.threads, here.size, job.ahead, end))
+        elif processes := batching.scene_processes(preset.data, here):
+            yield stack.enter_context(batching.Forked(job.batches, processes, here.size))
+        else:
+            yield job.batches

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from vgt.checkpoints.shards import handle, write_file
 from vgt.core import files
+from vgt.core.text import read_json
 from vgt.training.distributed import Team, whole
 
 try:
@@ -68,7 +69,7 @@ def seconds_spent(out: Path) -> float:
 
 
 def _info(folder: Path) -> dict:
-    return json.loads((folder / "state.json").read_text())
+    return read_json(folder / "state.json")
 
 
 def clear(out: Path, names: Iterable[str]) -> None:

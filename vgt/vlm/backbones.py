@@ -7,7 +7,6 @@ checkpoint.  InternVL may come in transformers' native layout or in its original
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ from vgt.checkpoints import shards
 from vgt.checkpoints.checkpoint import CONFIG, skeleton
 from vgt.checkpoints.pretrained import VOCABULARIES, is_backbone, locate
 from vgt.checkpoints.shards import AGAIN
+from vgt.core.text import read_json
 from vgt.vlm import layouts
 from vgt.vlm.families import Family, family_of, image_side, image_text, model_class
 from vgt.vlm.vlm import VLM
@@ -35,10 +35,10 @@ FREE_SIZE = 448  # pixels, for a tower that takes any size (docs/vgt.md 1.7)
 
 def _values(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
+    if not path.exists():
+        raise ValueError(f"{folder} has no {CONFIG}; give the directory of a Hugging Face model")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{folder} has no {CONFIG}; give the directory of a Hugging Face model") from None
+        values = read_json(path)
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read ({error}); {AGAIN}") from error
     if not is_backbone(folder):
@@ -148,6 +148,7 @@ def _native(folder: Path, config, layers: int | None, dtype: torch.dtype | None)
                 config=config,
                 dtype="auto" if dtype is None else dtype,
                 local_files_only=True,
+                trust_remote_code=False,
                 use_safetensors=True,
                 ignore_mismatched_sizes=True,  # the check below names them
                 output_loading_info=True,

@@ -94,7 +94,8 @@ def within_budget(tokenizer, caption: str, budget: int = TOKEN_BUDGET, truncate:
 
 
 def prompt_list(prompt: str | Sequence[str]) -> list[str]:
-    """One or more prompts as a list.  Raises ValueError where there is none, or an empty one."""
+    """One or more prompts as a list.  Raises ValueError where there is none, an empty one, or one that is no Unicode
+    text (half a surrogate pair, or bytes of an argument that are not UTF-8)."""
     texts = [prompt] if isinstance(prompt, str) else list(prompt)
     if not texts:
         raise ValueError("no prompt; give a text or a list of texts")
@@ -103,4 +104,6 @@ def prompt_list(prompt: str | Sequence[str]) -> list[str]:
             raise ValueError(f"prompt {place} is a {type(text).__name__}, not a text")
         if not text.strip():
             raise ValueError(f"prompt {place} is empty; describe the image")
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise ValueError(f"prompt {place} is not valid UTF-8 ({text[:60]!a}); give it in that encoding")
     return texts

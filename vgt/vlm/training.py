@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vgt.core.config import Config
+from vgt.core.config import Config, NotNegative
 from vgt.equations.order import additive, turns_mask, turns_positions
 from vgt.vlm.vlm import VLM
 
@@ -21,7 +21,7 @@ class VLMLossConfig(Config):
     """``regions``: weight of the alignment of image tokens with the words for what they show (0: answers alone);
     ``freeze_encoder``: only the language model trains, so that autoencoders of the same vision encoder stay right."""
 
-    regions: float = 0.0
+    regions: NotNegative = 0.0
     freeze_encoder: bool = False
 
 

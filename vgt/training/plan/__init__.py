@@ -185,7 +185,7 @@ def components(job: Job) -> tuple[dict[str, int], dict[str, int]]:
     modules = job.system.trainable_modules()
     own = {name: count(*part) for name, part in job.parts.items()} or {"model": count(modules["model"])}
     others = {name: module for name, module in modules.items() if name != "model"}
-    beside = {name: count(module) for name, module in (others | dict(job.frozen) | dict(job.before)).items()}
+    beside = {name: count(module) for name, module in (others | dict(job.frozen)).items()}
     return {name: n for name, n in own.items() if n}, {name: n for name, n in beside.items() if n}
 
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 from vgt.core import files
-from vgt.training.sources.sample import EXTENSIONS, Sample, Skipped, column, decoded, worded
+from vgt.core.images import SUFFIXES, content, printable
+from vgt.core.listing import listed
+from vgt.training.sources.sample import Sample, Skipped, column, decoded, worded
 
 TABLES = ("metadata.jsonl", "metadata.csv", "captions.csv")
 _FILE_NAMES = ("file_name", "file", "image", "filename")
@@ -28,10 +29,9 @@ class Folder:
     may be links."""
 
     def __init__(self, name: str, root: Path, captions: bool, image_column: str | None, caption_column: str | None):
-        if not root.is_dir():
-            raise ValueError(f"{name}: there is no folder {root}; give one with {', '.join(EXTENSIONS)} files")
         self.name, self.root, self.captions = name, root, captions
-        images, texts = _listing(root)
+        found = listed(root)
+        images, texts = set(found.images), found.texts
         table = _table(root, name, image_column, caption_column) if captions else None
         if captions and not (texts if table is None else table):
             raise ValueError(f"{name} has no captions; add NAME.txt beside each image, or {' or '.join(TABLES)}")
@@ -39,10 +39,10 @@ class Folder:
         self._paths = sorted(images | table.keys() if table else images)
         if not self._paths:
             shards = any(root.glob("*.tar"))
-            remedy = f"write webdataset:{root} for tar shards" if shards else f"put {', '.join(EXTENSIONS)} files there"
+            remedy = f"write webdataset:{root} for tar shards" if shards else f"put {', '.join(SUFFIXES)} files there"
             raise ValueError(f"{name} holds no images; {remedy}")
-        worded_as = files.digest_json(sorted(table.items()) if table else sorted(texts) if captions else [])
-        self.fingerprint = files.digest("folder", "\n".join(self._paths), worded_as)
+        worded_as = files.digest_json(sorted(table.items()) if table else texts if captions else [])
+        self.fingerprint = files.digest("folder", "\n".join(self._paths).encode("utf-8", "backslashreplace"), worded_as)
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -50,37 +50,15 @@ class Folder:
     def item(self, index: int) -> Sample | Skipped:
         path = self._paths[index]
         caption = self._caption(path) if self.captions else None
-        return decoded(partial(Path.read_bytes, self.root / path), caption, path)
+        return decoded(partial(content, self.root / path), caption, printable(path))
 
     def _caption(self, path: str) -> str | Skipped:
         if self._table is not None:
-            return worded(self._table.get(path), path)
+            return worded(self._table.get(path), printable(path))
         try:
-            return worded((self.root / path).with_suffix(".txt").read_bytes(), path)
+            return worded((self.root / path).with_suffix(".txt").read_bytes(), printable(path))
         except OSError:
-            return Skipped(path, "no caption")
-
-
-def _listing(root: Path) -> tuple[set[str], set[str]]:
-    """(images, .txt files) below ``root`` as relative POSIX paths; hidden ones are left out."""
-    images, texts, seen = set(), set(), set()
-    for folder, inner, names in os.walk(root, onerror=_refuse, followlinks=True):
-        real = os.path.realpath(folder)
-        inner[:] = [] if real in seen else [each for each in inner if not each.startswith(".")]
-        if real in seen:  # a link to a folder above it
-            continue
-        seen.add(real)
-        below = Path(folder).relative_to(root)
-        for name in names:
-            suffix = os.path.splitext(name)[1].lower()
-            if name.startswith(".") or suffix not in (*EXTENSIONS, ".txt"):
-                continue
-            (texts if suffix == ".txt" else images).add((below / name).as_posix())
-    return images, texts
-
-
-def _refuse(error: OSError) -> None:
-    raise ValueError(f"folder {error.filename} cannot be listed ({error.strerror}); allow reading it") from error
+            return Skipped(printable(path), "no caption")
 
 
 def _table(root: Path, source: str, image_column: str | None, caption_column: str | None) -> dict | None:

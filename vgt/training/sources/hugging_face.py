@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vgt.core import files
+from vgt.core import files, images
 from vgt.training.sources.sample import Sample, Skipped, column, decoded, worded
 
 _ENCODED = ("binary", "string")
@@ -47,7 +47,7 @@ def _content(image: dict | bytes | str) -> bytes:
     """The encoded image of a row: bytes, a path, or the pair of both that an image column holds."""
     if isinstance(image, dict):
         image = image["path"] if image.get("bytes") is None else image["bytes"]
-    return image if isinstance(image, bytes) else Path(image or "").read_bytes()
+    return image if isinstance(image, bytes) else images.content(image or "")
 
 
 def _loaded(text: str):

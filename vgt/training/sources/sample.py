@@ -15,7 +15,6 @@ from tqdm import tqdm
 from vgt.core import files
 from vgt.core.images import ImageError, convert
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 CAPTION_NAMES = ("text", "caption", "prompt", "txt")  # where no column or field is named, the first one found
 
 
@@ -58,12 +57,6 @@ def decoded(read: Callable[[], bytes], caption: str | Skipped | None, name: str)
         image, kind = convert(read(), name)
     except ImageError as error:
         return Skipped(name, error.reason)
-    except FileNotFoundError:
-        return Skipped(name, "missing file")
-    except OSError:
-        return Skipped(name, "unreadable file")
-    except ValueError:  # an archive that ends too early
-        return Skipped(name, "torn file")
     return Sample(image, caption, name, kind)
 
 

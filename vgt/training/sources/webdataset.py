@@ -12,6 +12,8 @@ import json
 import re
 import sys
 from bisect import bisect_right
+from collections import Counter
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from glob import glob, has_magic
@@ -22,16 +24,18 @@ import numpy as np
 from tqdm import tqdm
 
 from vgt.core import files, tars
-from vgt.training.sources.sample import CAPTION_NAMES, EXTENSIONS, Sample, Skipped, decoded, worded
+from vgt.core.images import SUFFIXES, ImageError, printable
+from vgt.core.listing import tell_left_out
+from vgt.training.sources.sample import CAPTION_NAMES, Sample, Skipped, decoded, worded
 
-INDEX = "tar-index-v1"
+INDEX = "tar-index-v2"
 _ROW = np.dtype([(part, "<i8", 2) for part in ("image", "txt", "json")])  # (offset, size); size -1: there is none
 
 
 class WebDataset:
-    """Samples of all shards of a pattern: ``KEY.jpg`` (or .jpeg, .png, .webp) with ``KEY.txt``, or with ``KEY.json``
-    and a field of text in it.  Where both are there the text file decides, or the JSON file if ``caption_column`` names
-    its field."""
+    """Samples of all shards of a pattern: ``KEY.jpg`` (or .png, .webp, ...) with ``KEY.txt``, or with ``KEY.json`` and
+    a field of text in it (vgt/core/tars.py).  Where both are there the text file decides, or the JSON file if
+    ``caption_column`` names its field."""
 
     def __init__(self, name: str, pattern: str, captions: bool, caption_column: str | None, cache: Path):
         self.name, self.captions, self._field = name, captions, caption_column
@@ -39,10 +43,14 @@ class WebDataset:
         with ThreadPoolExecutor(8) as pool:
             found = pool.map(partial(_indexed, cache=cache), self._shards)
             self._indexes = list(tqdm(found, "tar index", len(self._shards), file=sys.stderr, delay=5))
+        left_out: Counter[str] = Counter()
+        for path in self._indexes:
+            left_out.update(json.loads(path.with_suffix(".json").read_text(encoding="utf-8")))
+        tell_left_out(name, left_out)
         counts = [path.stat().st_size // _ROW.itemsize for path in self._indexes]
         self._ends = list(accumulate(counts))
         if not self._ends[-1]:
-            raise ValueError(f"{name}: {len(counts)} shards hold no {', '.join(EXTENSIONS)} files")
+            raise ValueError(f"{name}: {len(counts)} shards hold no {', '.join(SUFFIXES)} files")
         if captions:
             self._check_captions(counts)
         sizes = [[path.name, path.stat().st_size, n] for path, n in zip(self._shards, counts, strict=True)]
@@ -72,7 +80,7 @@ class WebDataset:
             return Skipped(name, "no caption")
         try:
             content = self._member(shard, row[kind], name).read()
-        except (OSError, ValueError):
+        except ImageError:
             return Skipped(name, "caption cannot be read")
         return worded(content, name) if kind == "txt" else _json_caption(content, self._field, name)
 
@@ -103,38 +111,30 @@ def _name(shard: Path, offset: int) -> str:
             header = archive.read(100)
     except OSError:
         return f"offset {offset}"
-    return header.split(b"\0")[0].decode("utf-8", "replace").removeprefix("./")
+    return printable(header.split(b"\0")[0].decode("utf-8", "surrogateescape").removeprefix("./"))
 
 
 # -------------------------------------------------------------------------------------------------------- index
 
 
 def _indexed(shard: Path, cache: Path) -> Path:
-    """The index file of a shard, built where it is absent."""
+    """The index file of a shard, built where it is absent; a .json file beside it says what was left out."""
     state = shard.stat()
     mark = files.digest(INDEX, str(shard.resolve()), str(state.st_size), str(state.st_mtime_ns))
     path = cache / INDEX / f"{mark[:24]}.bin"
     if not path.exists():
+        rows, left_out = _rows(shard)
+        files.write_json(path.with_suffix(".json"), left_out)
         with files.atomic(path) as part:
-            _rows(shard).tofile(part)
+            rows.tofile(part)
     return path
 
 
-def _rows(shard: Path) -> np.ndarray:
-    """One row per sample with an image, in the order of the archive.  Raises ValueError for two images of a key."""
-    parts: dict[str, dict[str, tuple[int, int]]] = {}
-    for member in tars.members(shard):
-        key, extension = tars.split_key(member.name)
-        kind = "image" if f".{extension}" in EXTENSIONS else extension
-        if kind not in _ROW.names:
-            continue
-        found = parts.setdefault(key, {})
-        if kind in found:
-            raise ValueError(f"{shard.name} has two files of one kind for the key {key}; keep one of them")
-        found[kind] = (member.offset, member.size)
-    absent = (-1, -1)
-    rows = [tuple(found.get(k, absent) for k in _ROW.names) for found in parts.values() if "image" in found]
-    return np.array(rows, _ROW)
+def _rows(shard: Path) -> tuple[np.ndarray, Mapping[str, int]]:
+    """One row per sample, in the order of the archive, and how many files of each kind are no part of any."""
+    found, left_out = tars.samples(shard)
+    rows = [tuple((m.offset, m.size) if m else (-1, -1) for m in (each.image, each.txt, each.json)) for each in found]
+    return np.array(rows, _ROW), left_out
 
 
 # ------------------------------------------------------------------------------------------------------ pattern
