@@ -290,9 +290,9 @@ def test_rescoring_gives_the_very_records(judged, tmp_path):
 )
 def test_stored_detections_are_checked(judged, tmp_path, detection, fault):
     shutil.copy(judged[2] / "detections.run.json", tmp_path)
-    rows = [json.loads(line) for line in (judged[2] / "detections.jsonl").read_text().splitlines()]
+    rows = read_rows(judged[2] / "detections.jsonl")
     rows[1]["detections"][0] |= detection
-    (tmp_path / "detections.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "detections.jsonl").write_text("".join(map(row_line, rows)))
     with pytest.raises(ValueError, match=f"detections.jsonl, line 2, .*{fault}"):
         geneval.rescore(tmp_path, work=tmp_path, records=tmp_path / "records")
     (tmp_path / "detections.jsonl").write_text((judged[2] / "detections.jsonl").read_text()[:-9])

@@ -17,7 +17,7 @@ from evals.engine import generation
 from evals.engine.api import Answerer, Detector, origin
 from evals.engine.generation import Run
 from evals.engine.records import Measure, Outcome, claim, stored, write
-from evals.engine.store import WHOLE, Shard, collect, failures, read_rows
+from evals.engine.store import WHOLE, Shard, checked_rows, collect, failures
 from vgt.core import files, images, record, text
 
 Job = tuple[int, int]  # prompt index, sample
@@ -108,7 +108,7 @@ def read_judging(path: str | Path, evaluator: str) -> tuple[Judging, dict[Job, d
         images = {(index, sample): name for name, (index, sample) in content.pop("images").items()}
         extra, about, note = tuple(content.pop("extra")), content.pop("about"), content.pop("note")
         judging = Judging(Run(subject, subject.name, **content), judge, path, images, extra, about, note)
-        found = {row["id"]: row for row in read_rows(path, said=True)}
+        found = {row["id"]: row for row in checked_rows(path)}
         return judging, {job: found[name] for job, name in images.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         why = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"

@@ -165,6 +165,17 @@ def read_rows(path: str | Path, said: bool = False) -> list[dict]:
     return rows
 
 
+def checked_rows(path: str | Path) -> list[text.Fields]:
+    """All lines of a file of rows.  Raises ValueError naming file and line for one that is torn or was changed."""
+    rows = list(text.objects(path))
+    must = any(files.CHECK in row for row in rows)
+    for row in rows:
+        if files.unsealed(row, must) is None:
+            raise ValueError(f"{row.where}: it was changed since it was written; evaluate again")
+        row.pop(files.CHECK, None)
+    return rows
+
+
 def failures(rows: Mapping[str, dict]) -> str | None:
     """One line on the rows with an error, for the note of a record: how many, and what the first one was."""
     errors = {name: row["error"] for name, row in rows.items() if "error" in row}

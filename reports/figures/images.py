@@ -23,7 +23,7 @@ from reports.figures.style import GREEN, INK, LINE, MUTED, PALETTE, VERMILION
 from reports.measured import GENEVAL, ORACLE, TASKS, Measured, is_reference, label, row_label
 from vgt.core import files, scenes
 from vgt.core.record import Record
-from vgt.core.text import objects
+from vgt.core.text import log_rows, objects
 
 SHOWN = 128  # side of an image in the PNG file, pixels
 LARGEST = 256  # larger images are reduced to this side before they are inlined
@@ -131,7 +131,7 @@ def _verdicts(folder: Path) -> dict[str, bool]:
 
 def _hashes(folder: Path) -> dict[str, str]:
     """``{"00000/samples/0000.png": hash}`` of the files as they were made, where that is told."""
-    return {row["id"]: row["content"] for row in files.read_json_lines(folder / HASHES)}
+    return {row["id"]: row["content"] for row in log_rows(folder / HASHES)}
 
 
 def _check(path: Path, content: str | None) -> None:
