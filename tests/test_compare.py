@@ -162,8 +162,13 @@ def test_too_few_clusters_are_not_called_no_common_samples(tmp_path, capsys):
     _, result, _, _ = call(capsys, "a", "b")
     found = {name.split("/")[1]: entry for name, entry in result["metrics"].items()}
     assert found["overall"]["how"] == "unpaired"
-    assert found["overall"]["notes"] == ["not paired, for all 4 common samples are of one cluster ('p')"]
+    assert found["overall"]["notes"] == ["not paired: 4 common samples in 1 clusters show no spread"]
     assert found["bare"]["verdict"] == "incomparable" and "no interval; not paired" in found["bare"]["notes"][0]
+    for side, values in (("c", [1.0, 0.0]), ("d", [1.0, 1.0])):  # one prompt in each of two tasks
+        made = put(tmp_path / side, None, make(value=sum(values) / 2, key=side, low=0.1, high=0.9, n=2, n_expected=2))
+        samples.write(Samples(["s/0", "t/0"], values, ["s", "t"], ["x", "y"]), tmp_path / side, made)
+    note = call(capsys, "c", "d")[1]["metrics"]["scenes-geneval/overall"]["notes"][0]
+    assert note == "not paired: 2 common samples in 2 clusters, one in each of 2 groups, show no spread"
 
 
 def test_what_cannot_be_compared_is_said_and_left_out_of_the_correction(tmp_path, capsys):
