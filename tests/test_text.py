@@ -95,8 +95,8 @@ def test_csv_rows(tmp_path):
         (b"id\n1\n2\0\n", "line 3: holds a NUL byte"),
         (b"id,b\n1,2\n3,4,5\n", "line 3: 3 cells, the header has 2"),
         (b'id,b\n1,2\n3,"4\n5,6\n', "line 4: not valid CSV"),
-        (b"id,b\n1,2\n3,\xff\n", "not UTF-8"),
-        ("id,b\n1,2\n".encode("utf-16"), "not UTF-8"),
+        (b"id,b\n1,2\n3,\xff\n", "line 3 is not UTF-8"),
+        ("id,b\n1,2\n".encode("utf-16"), "line 1 is not UTF-8"),
     ],
 )
 def test_broken_csv_is_one_line(tmp_path, content, fault):

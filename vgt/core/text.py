@@ -130,8 +130,8 @@ def csv_rows(path: str | Path, columns: Iterable[str] = (), delimiter: str = ","
     Raises ValueError for a header without one of ``columns`` or with a column twice, and, naming the line, for a NUL
     byte, a quote that never ends and a row with more cells than the header."""
     csv.field_size_limit(CELL)
-    with open(present(path), encoding="utf-8-sig", newline="") as lines:
-        reader = csv.reader(_without_nul(lines, path), delimiter=delimiter, strict=True)
+    with open(present(path), "rb") as lines:
+        reader = csv.reader(_decoded_lines(lines, path), delimiter=delimiter, strict=True)
         try:
             header = next(reader, [])
             _check_header(header, columns, path)
@@ -143,17 +143,14 @@ def csv_rows(path: str | Path, columns: Iterable[str] = (), delimiter: str = ","
                 yield Fields(zip(header, row + [""] * (len(header) - len(row)), strict=True), where=where)
         except csv.Error as error:
             raise ValueError(f"{path}, line {reader.line_num}: not valid CSV ({error})") from error
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{path}, after line {reader.line_num}: not UTF-8 ({error.reason}); save it as UTF-8"
-            ) from error
 
 
-def _without_nul(lines: Iterable[str], path: str | Path) -> Iterator[str]:
+def _decoded_lines(lines: Iterable[bytes], path: str | Path) -> Iterator[str]:
     for number, line in enumerate(lines, 1):
-        if "\0" in line:
+        found = _decoded(line, f"{path}, line {number}")
+        if "\0" in found:
             raise ValueError(f"{path}, line {number}: holds a NUL byte; save it as UTF-8 text")
-        yield line
+        yield found
 
 
 def _check_header(header: list[str], columns: Iterable[str], path: str | Path) -> None:
@@ -183,6 +180,15 @@ def shown(value: Any) -> str:
     """A value as a message quotes it: not more than some 60 characters."""
     told = repr(value)
     return told if len(told) <= 60 else f"{told[:57]}..."
+
+
+def writable(value: str) -> bool:
+    """Whether a text can be written as UTF-8: half of a surrogate pair, which JSON can spell, cannot."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def number(value: Any, where: str, low: float = -math.inf, high: float = math.inf) -> float:
@@ -231,10 +237,8 @@ class Fields(dict):
         value = self.need(name)
         if not isinstance(value, str):
             raise ValueError(f"{self.place(name)}: {shown(value)} is not text")
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise ValueError(f"{self.place(name)}: {shown(value)} holds half a character") from None
+        if not writable(value):
+            raise ValueError(f"{self.place(name)}: {shown(value)} holds half a character")
         return value
 
     def flag(self, name: str) -> bool:
