@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import json
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +30,7 @@ from pydantic_core import PydanticUndefined
 
 from evals.engine.store import Shard, parse_shard
 from vgt.commands import options as verbs
-from vgt.core import suites
+from vgt.core import suites, text
 from vgt.core.config import Config, validated
 
 # ---------------------------------------------------------------------------------------------------- the mechanism
@@ -287,11 +286,9 @@ def prompts(name: str, n: int | None) -> tuple[str, list[dict]]:
         path = Path(name)
         if not path.is_file():
             raise ValueError(f"suite {name!r} is neither one of {', '.join(suites.SUITES)} nor a file")
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-            suite, found = path.stem, [json.loads(line) for line in lines if line.strip()]
-        except ValueError as error:
-            raise ValueError(f"{path} is not JSON lines as written by `vgt prompts`: {error}") from error
+        suite, found = path.stem, [dict(record) for record in text.objects(path)]
+        if not found:
+            raise ValueError(f"suite {name!r} has no prompts; `vgt prompts` writes some")
     return suite, evenly(found, n)
 
 
