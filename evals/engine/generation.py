@@ -175,7 +175,7 @@ def _prepare(run: Run, root: Path, shard: Shard) -> None:
     if not (root / "subject.json").exists():
         files.write_json(root / "subject.json", run.identity)
     if shard.whole:
-        remove_unfinished(root, "*/samples/*.png", "*/*.jsonl")
+        remove_unfinished(root, "*/samples/*.png", "*/*.jsonl", "subject.*.json")
     for index, prompt in enumerate(run.prompts):
         metadata = root / f"{index:05d}" / "metadata.jsonl"
         if not metadata.exists():

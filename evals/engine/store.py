@@ -19,6 +19,7 @@ the denominator and the run goes on.  Any other exception ends the run; what was
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -232,6 +233,8 @@ def collect(
     A part of a run passes the samples of its own images as ``wanted`` and leaves ``<stem>.2-of-4.jsonl``; the whole
     run keeps what all parts made, writes ``path`` in the order of ``wanted``, and removes their files."""
     with exclusive(path, shard):
+        if shard.whole:
+            remove_unfinished(path.parent, f"{glob.escape(path.stem)}.*{path.suffix}")
         rows = Rows(path, wanted, shard)
         for name in tqdm(missing := rows.lacks(wanted), desc=title, unit="image", mininterval=0.5, disable=not missing):
             try:

@@ -185,7 +185,7 @@ def digest(path: Path) -> str:
     """sha256 of a file; of a folder, that of the names and hashes of its configuration and safetensors files."""
     if path.is_file():
         return _digest_file(path, path.stat().st_mtime_ns)
-    parts = [*files.visible(path, "config.json"), *files.visible(path, "*.safetensors")]
+    parts = files.visible(path, "config.json", "*.safetensors")
     return files.digest_json([[p.name, _digest_file(p, p.stat().st_mtime_ns)] for p in parts])
 
 

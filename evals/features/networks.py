@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from evals.features import EXTRACTORS, INCEPTION_FILES, Embed
 from evals.judges import checkpoints
+from vgt.core import files
 from vgt.core.text import read_json
 from vgt.methods import perceptual
 
@@ -145,7 +146,7 @@ def _configuration(folder: Path, expected: Mapping[str, Any], strict: bool) -> d
         vision = {**config, **config.get("vision_config", {})}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder} is no folder of a transformers model: config.json cannot be read") from error
-    if not list(folder.glob("*.safetensors")):
+    if not files.visible(folder, "*.safetensors"):
         raise ValueError(f"{folder} holds no .safetensors file; put model.safetensors beside config.json")
     wrong = {key: vision.get(key) for key, value in expected.items() if vision.get(key) != value}
     if strict and wrong:

@@ -136,8 +136,7 @@ def read(roots: str | Path | Iterable[str | Path]) -> list[Record]:
     for root in map(Path, roots):
         if not root.exists():
             raise ValueError(f"no records at {root}; run `vgt reproduce tiny` or name a folder with --records")
-        paths = [root] if root.is_file() else sorted([*root.rglob("*.jsonl"), *root.rglob("*.json")])
-        paths = [path for path in paths if not path.name.startswith(".")]  # left by a writer that was killed
+        paths = [root] if root.is_file() else files.visible(root, "**/*.jsonl", "**/*.json")
         for path in paths:
             texts = path.read_text(encoding="utf-8")
             for text in texts.splitlines() if path.suffix == ".jsonl" else [texts]:
