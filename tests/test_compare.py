@@ -171,6 +171,27 @@ def test_too_few_clusters_are_not_called_no_common_samples(tmp_path, capsys):
     assert note == "not paired: 2 common samples in 2 clusters, one in each of 2 groups, show no spread"
 
 
+def test_differences_are_kept_for_reports(tmp_path, capsys, monkeypatch):
+    """As records, made once; what cannot be paired has none; `vgt compare` and `vgt gate` pass them by."""
+    drawn = two_models(tmp_path / "runs")
+    root = tmp_path / "runs" / "records"
+    (weak, strong), bare = (
+        [next(r for r in record.read(root) if r.model == f"{m}@4x") for m in ("weak", "strong")],
+        put(root, None, make("weak", metric="bare", low=0.4, high=0.6)),
+    )
+    wanted = [(strong, weak), (bare, bare.model_copy(update={"subject": "strong", "key": "k"}))]
+    (made,) = compare.keep(root, wanted)
+    _, clusters, groups = names()
+    expected = compare_pairs(drawn["strong", 4], drawn["weak", 4], clusters, groups)
+    assert made.name == "strong@4x~weak@4x/differences/scenes-geneval-overall" and made.n == 480
+    assert (made.value, made.extra["p"]) == pytest.approx((expected.difference.value, expected.p_value))
+    assert (made.low, made.high) == pytest.approx((expected.difference.low, expected.difference.high))
+    assert made.extra["of"] == [strong.key, weak.key] and made in record.read(root)
+    monkeypatch.setattr(contrasts, "contrast", None)  # nothing is computed twice
+    assert compare.keep(root, wanted[:1]) == [made]
+    assert made.name not in pairs.read("runs").stored
+
+
 def test_what_cannot_be_compared_is_said_and_left_out_of_the_correction(tmp_path, capsys):
     rng = np.random.default_rng(2)
     values = draw(rng, shares(rng))

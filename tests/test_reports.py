@@ -27,6 +27,7 @@ from reports.headline import summary
 from reports.measured import TASKS, Measured, label
 from reports.table import Cell, Column, Filled, Row, latex, markdown, ratio
 from vgt.core import record, scenes
+from vgt.core.samples import DIFFERENCES
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -357,6 +358,7 @@ def test_evidence_outside_the_run_is_not_read(report, tmp_path):
     assert images.folder_of(outside.model_copy(update={"evidence": "geneval/oracle"}), report.parent / "work")
 
 
+RIVALS = {"query_ar": 0.5, "mar": 0.47}
 # ------------------------------------------------------------------------------------------------ what it says
 
 
@@ -381,6 +383,30 @@ def test_claims_table(report):
         and rows["C7", "GenEval"]["ours"] == "2 of 3 pairs inverse"
     )
     assert rows["C16", "GenEval"]["verdict"].startswith("reversed")
+
+
+def test_a_paired_test_decides_where_intervals_overlap():
+    """The record of the difference speaks as long as it is of the records as they are."""
+    left, right = (make(f"{m}_internvl", "scenes-geneval", "overall", v, 0.1, accel=1) for m, v in RIVALS.items())
+
+    def said(p: float, of: list[str], *more) -> str:
+        tested = make(
+            f"{left.model}~{right.model}", DIFFERENCES, "scenes-geneval-overall", 0.03, 0.02, extra={"p": p, "of": of}
+        )
+        rows = claims.CLAIMS.fill(Measured([left, right, tested, *more])).rows
+        return next(r.cells["verdict"].value for r in rows if r.label == "C11")
+
+    keys = [left.key, right.key]
+    assert said(0.01, keys) == "as claimed, paired test (+0.03 [0.01, 0.05], p = 0.01)"
+    assert said(0.2, keys).startswith("as claimed, paired test: undecided")
+    assert said(0.01, [left.key, "older"]) == "as claimed, intervals overlap: undecided"
+    dpg = [make(f"{m}_internvl", "scenes-dpg", "dpg", 60.0, 5.0, accel=1) for m in RIVALS]
+    other = make(
+        f"{left.model}~{right.model}", DIFFERENCES, "scenes-dpg-dpg", 0.0, 1.0,
+        extra={"p": 0.03, "of": [one.key for one in dpg]},
+    )  # fmt: skip
+    assert "p = 0.06" in said(0.03, keys, *dpg, other), "two tests, corrected"
+    assert claims.compared(Measured([left, right, *dpg])) == [(left, right), tuple(dpg)]
 
 
 def test_models_of_unequal_training_are_not_compared():

@@ -60,6 +60,8 @@ def _all(root: Path) -> dict[str, Stored]:
     found: dict[str, Stored] = {}
     for path in paths:
         for one in record.read(path):
+            if one.suite == samples.DIFFERENCES:  # made of two of the others
+                continue
             if one.name in found:
                 raise ValueError(f"{root} holds two records {one.name}; name the folder of one of them")
             found[one.name] = Stored(one, samples.beside(path) if path.suffix == ".json" else None)

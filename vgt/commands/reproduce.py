@@ -10,6 +10,7 @@ import contextlib
 import io
 import sys
 import time
+from pathlib import Path
 
 from vgt.commands import options
 from vgt.core import files
@@ -70,6 +71,7 @@ def run(args: argparse.Namespace) -> dict:
         computed += result.get("computed", 0)
         reused += result.get("reused", 0)
         scores |= result.get("scores", {})
+    _keep_differences(args.out / "records")
     report = dispatch(["report", "--work", str(args.out)])
     seconds = round(time.monotonic() - began, 1)
     print(f"records: {args.out / 'records'} ({computed} computed, {reused} reused, {seconds:.0f} s)")
@@ -81,6 +83,17 @@ def run(args: argparse.Namespace) -> dict:
         "reused": reused,
         "scores": scores,
     }
+
+
+def _keep_differences(records: Path) -> None:
+    """Paired tests of the paper's claims, for the report."""
+    from evals.compare import compare
+    from reports import claims
+    from reports.measured import Measured
+    from vgt.core import record
+
+    print("paired tests of the claims", file=sys.stderr)
+    compare.keep(records, claims.compared(Measured(record.read(records))))
 
 
 def _measurements(args: argparse.Namespace) -> list[list[str]]:
