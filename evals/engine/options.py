@@ -111,6 +111,18 @@ class Options(Config):
             values[name] = read(args) if read else getattr(args, name)
         return validated(cls, values, "options")
 
+    def refuse(self, why: str, *names: str) -> None:
+        """Raises ValueError, naming the option, where one of the fields ``names`` was given: it would do nothing, and
+        ``why`` says for what reason."""
+        for name in names:
+            field, value = type(self).model_fields[name], getattr(self, name)
+            if value != field.default:
+                told = _about(field).get("option") or {"flag": None}
+                if isinstance(value, dict):
+                    name, value = next(iter(value.items()))
+                shown = "" if value is True else f" {' '.join(map(str, value)) if isinstance(value, list) else value}"
+                raise ValueError(f"{_flags(name, told)[0]}{shown} would do nothing: {why}; leave it out")
+
     def given(self) -> dict[str, Any]:
         """What a run may be given, by name: the fields, and what the mix-ins make of theirs."""
         return {name: getattr(self, name) for name in type(self).model_fields}
@@ -293,6 +305,8 @@ def prompts(name: str, n: int | None) -> tuple[str, list[dict]]:
 
 
 def evenly(items: list[dict], n: int | None) -> list[dict]:
-    """``n`` of the items, evenly spaced; all where it is None."""
-    count = min(n or len(items), len(items))
+    """``n`` of the items, evenly spaced; all where it is None.  Raises ValueError where there are fewer."""
+    if n is not None and not 1 <= n <= len(items):
+        raise ValueError(f"-n {n} is not possible: there are {len(items)} prompts; leave it out for all of them")
+    count = n or len(items)
     return [items[i * len(items) // count] for i in range(count)]

@@ -297,7 +297,11 @@ def _estimate(pair: Pair, metric: str, job: _Job, partial_ok: bool) -> Estimate:
         measured = about.compute(pair)
     elif not pair.subject.errors or partial_ok:  # else the records say it
         notes.append("value withheld")
-    real = {} if about.reference is None else {"n_real": _real_count(pair, sides)}
+    real: dict[str, int | None] = {} if about.reference is None else {"n_real": _real_count(pair, sides)}
+    for side in sides[1:]:
+        if side.count < side.images.expected:  # what such a number covers less than it seems
+            real["n_real_expected"] = side.images.expected
+            notes.append(f"{side.count} of {side.images.expected} real images")
     return Estimate(
         metric=metrics_of.record_name(metric, pair.subject.extractor.id),
         unit=about.unit,

@@ -26,6 +26,7 @@ GENERATORS = ("query_ar_internvl", "mar_internvl", "query_ar_qwen", "query_ar_pi
 # For comparisons; not bundled, measured where they were trained.
 AUTOENCODER_ARMS = ("vgt_ae_internvl_nodistill",)
 GENERATOR_ARMS = ("mar_internvl_compute",)
+BUILT_IN = ("built-in:scenes", "built-in:photos")  # whatever folders lie where it runs
 BASELINES = ("pca", "random_projection")  # untrained: of reconstruction and of latents, and of latents alone
 ACCELERATIONS = (1, 4, 16)
 RIVALS = ("query_ar_internvl", "mar_internvl")  # timed against each other in detail
@@ -119,10 +120,10 @@ def _measurements(args: argparse.Namespace) -> list[list[str]]:
                 steps += [["eval", "vqa", "--subject", f"vgt:{m}", "--encoder", f"vgt:{ae}", *few]]
     steps += [["eval", "training", "--subject", f"vgt:{m}"] for m in (*vlms, *aes, *arms, *generators)]
     for subject in [*(f"vgt:{m}" for m in (*aes, *arms)), *BASELINES[:1]]:
-        steps += [["eval", "recon", "--subject", subject, "--data", data, *few] for data in ("scenes", "photos")]
+        steps += [["eval", "recon", "--subject", subject, "--data", data, *few] for data in BUILT_IN]
     for m in aes if args.full else aes[:1]:  # the same reconstructions by the protocols of other papers
         protocols = FULL_PROTOCOLS if args.full else QUICK_PROTOCOLS
-        steps += [["eval", "recon", "--subject", f"vgt:{m}", "--data", "photos", "--protocol", protocols, *few]]
+        steps += [["eval", "recon", "--subject", f"vgt:{m}", "--data", BUILT_IN[1], "--protocol", protocols, *few]]
     probed = [*(f"vgt:{m}" for m in aes), *BASELINES]
     steps += [["eval", "probes", "--subject", subject, *sixty] for subject in probed]
     alike = [*(f"vgt:{m}" for m in aes), *BASELINES[:1]]

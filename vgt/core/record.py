@@ -70,9 +70,10 @@ class Record(BaseModel):
 
     @property
     def partial(self) -> bool:
-        """True where the value covers less than the protocol asks for, or samples that nobody asked for were there: it
-        must not be read as the benchmark."""
-        return self.n < self.n_expected or self.n_failed > 0 or bool(self.extra.get("n_extra"))
+        """True where the value covers less than the protocol asks for, on either side of a comparison, or samples that
+        nobody asked for were there: it must not be read as the benchmark."""
+        lacks = self.n < self.n_expected or self.n_failed > 0
+        return lacks or any(self.extra.get(about) for about in ("n_extra", "n_real_expected"))
 
     @property
     def model(self) -> str:
