@@ -1,5 +1,6 @@
 """The one reader of JSON, JSON lines, CSV and TOML; the table of the terminal."""
 
+import io
 import math
 import re
 
@@ -170,3 +171,22 @@ def test_nothing_gives_nothing_and_a_header_stands_alone():
 def test_ragged_rows_are_refused():
     with pytest.raises(ValueError, match="cells"):
         table([["a"], ["b", "c"]])
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_verdicts_are_coloured_on_a_terminal_alone(monkeypatch):
+    told = "m/photos/psnr  20.1  pass: any loss is below 1\nm/photos/fail  20.1  fail (worse)\ngate: fail (1 fail)"
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert text.coloured(told, io.StringIO()) == told
+    shown = text.coloured(told, Terminal())
+    assert shown.count("\x1b[32mpass\x1b[0m") == 1 and shown.count("\x1b[31mfail\x1b[0m") == 2
+    assert re.sub("\x1b\\[\\d+m", "", shown) == told
+    for name, value in (("NO_COLOR", "1"), ("TERM", "dumb")):
+        with monkeypatch.context() as changed:
+            changed.setenv(name, value)
+            assert text.coloured(told, Terminal()) == told

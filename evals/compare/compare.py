@@ -282,6 +282,6 @@ def run(args: argparse.Namespace) -> dict:
     """The exit status is 2 where nothing could be compared."""
     a, b = pairs.read(args.a), pairs.read(args.b)
     rows = compare(a, b, args.metric, args.allow)
-    print(table(a, b, rows, args.metric, args.allow))
+    print(text.coloured(table(a, b, rows, args.metric, args.allow)))
     nothing = all(row.contrast is None for row in rows)
     return report(a, b, rows) | ({"exit": 2} if nothing else {})

@@ -249,7 +249,7 @@ def _make(
     title = f"{run.model}: {run.suite} generated"
     with (
         ThreadPoolExecutor(min(WRITERS, env.cores())) as writers,
-        tqdm(total=len(missing), desc=title, unit="image", mininterval=0.5, disable=not batches) as bar,
+        tqdm(total=len(missing), desc=title, unit="image", mininterval=0.5, disable=not batches or None) as bar,
     ):
         writing: list[Future] = []
         for batch in batches:

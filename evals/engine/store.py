@@ -236,7 +236,8 @@ def collect(
         if shard.whole:
             remove_unfinished(path.parent, f"{glob.escape(path.stem)}.*{path.suffix}")
         rows = Rows(path, wanted, shard)
-        for name in tqdm(missing := rows.lacks(wanted), desc=title, unit="image", mininterval=0.5, disable=not missing):
+        missing = rows.lacks(wanted)
+        for name in tqdm(missing, desc=title, unit="image", mininterval=0.5, disable=not missing or None):
             try:
                 row = make(name)
             except (SampleError, ImageError) as error:

@@ -374,7 +374,7 @@ class Evidence:
             return
         title = f"{self.extractor.id} of {self.images.name}"
         working: dict[int, _Block] = {}  # a batch may end one block and begin the next
-        with exclusive(self.folder, shard), tqdm(total=len(members), desc=title, unit="image") as bar:
+        with exclusive(self.folder, shard), tqdm(total=len(members), desc=title, unit="image", disable=None) as bar:
             if shard.whole:
                 remove_unfinished(self.folder, "*.npz", "*.json")
             for start in range(0, len(members), self.batch):

@@ -239,7 +239,7 @@ def encoded(tokenizer: Tokenizer, images: ProbeSet, path: Path) -> Latents:
 def _encode(tokenizer: Tokenizer, images: ProbeSet) -> dict[str, Any]:
     """Arrays to store.  Unreadable images are left out and named."""
     kept, failed, found, classes = [], [], [], []
-    for start in tqdm(range(0, len(images), BATCH), desc=f"latents of {tokenizer.name}", unit="batch"):
+    for start in tqdm(range(0, len(images), BATCH), desc=f"latents of {tokenizer.name}", unit="batch", disable=None):
         some = {}
         for i in range(start, min(start + BATCH, len(images))):
             try:

@@ -226,7 +226,7 @@ def _collect(run: _Run, todo: Mapping[Path, Measuring], smallest: Mapping[Path, 
         work = [(batch, [p for p in todo if _lacks(stores[p], source, batch)]) for batch in batches]
         work = [(batch, lacking) for batch, lacking in work if lacking]
         title = f"{source.name} on {source.suite} ({run.pipeline.id})"
-        with tqdm(total=sum(len(b) for b, _ in work), desc=title, unit="image", disable=not work) as bar:
+        with tqdm(total=sum(len(b) for b, _ in work), desc=title, unit="image", disable=not work or None) as bar:
             for batch, lacking in work:
                 found = source.batch(batch, size)
                 measured: dict[Path, list[_Measured]] = {place: [] for place in lacking}

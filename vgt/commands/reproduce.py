@@ -10,6 +10,7 @@ import contextlib
 import io
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from vgt.commands import options
@@ -34,6 +35,7 @@ CLOSENESS = ["--metrics", "kid,prdc"]
 QUICK_PROTOCOLS, FULL_PROTOCOLS = "vgt,llamagen", "vgt,llamagen,vfmtok,lightningdit"
 QUICK_CONDITIONS = "clean,blur1.5,noise20,jpeg25,shrink32"  # of the judge's calibration
 QUICK_IMAGES, FULL_IMAGES = 1, 4
+RESULT = "reproduce.json"  # all scores, in the work folder
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,27 +65,69 @@ def run(args: argparse.Namespace) -> dict:
     common = ["--device", args.device]
     steps = [["train", name, *common] for name in TRAINING] if args.train else []
     steps += [[*step, *common, "--out", str(args.out)] for step in _measurements(args)]
+    steps += [["report", "--work", str(args.out)]]
     computed = reused = 0
     scores: dict[str, dict] = {}
+    result: dict = {}
+    finished: list[tuple[float, float]] = []
     for number, step in enumerate(steps, 1):
         print(f"[{number}/{len(steps)}] vgt {' '.join(step)}", file=sys.stderr)
-        with contextlib.redirect_stdout(io.StringIO()):  # the summary comes once, at the end
-            result = dispatch(step) or {}
+        started = time.monotonic()
+        last = number == len(steps)
+        if last:
+            _keep_differences(args.out / "records")
+        with contextlib.nullcontext() if last else contextlib.redirect_stdout(io.StringIO()):
+            result = dispatch(step) or {}  # what they print comes once, in the report's summary
         computed += result.get("computed", 0)
         reused += result.get("reused", 0)
         scores |= result.get("scores", {})
-    _keep_differences(args.out / "records")
-    report = dispatch(["report", "--work", str(args.out)])
+        seconds = time.monotonic() - started
+        if result.get("computed", 1):
+            finished.append((work(step), seconds))
+        left = time_left(finished, [work(later) for later in steps[number:]])
+        print(f"    {spoken(seconds)}{f'; at most about {spoken(left)} left' if left else ''}", file=sys.stderr)
     seconds = round(time.monotonic() - began, 1)
-    print(f"records: {args.out / 'records'} ({computed} computed, {reused} reused, {seconds:.0f} s)")
-    return {
-        "report": report["report"],
+    told = {
+        "report": result["report"],
         "records": str(args.out / "records"),
         "seconds": seconds,
         "computed": computed,
         "reused": reused,
-        "scores": scores,
     }
+    place = files.write_json(args.out / RESULT, {**told, "scores": scores})
+    print(f"records: {args.out / 'records'} ({computed} computed, {reused} reused, {seconds:.0f} s)")
+    return {**told, "result": str(place)}
+
+
+# How much work a step is, in seconds on two cores: only their ratios count.
+WORK = {
+    "train": 2500, "eval judge": 60, "eval vqa": 50, "eval training": 8, "eval recon": 35, "eval probes": 30,
+    "eval cka": 20, "eval geneval": 10, "eval dpg": 5, "eval fidelity": 9, "bench": 60, "report": 20,
+}  # fmt: skip
+WORK_OF_IMAGES = {"eval geneval": 20, "eval dpg": 8}  # one image per prompt at 4x; at 1x it is about twice as much
+
+
+def work(step: list[str]) -> float:
+    """How much work the step ``vgt <step>`` is, beside others."""
+    name = " ".join(step[: 2 if step[0] == "eval" else 1])
+    images = int(step[step.index("--images-per-prompt") + 1]) if "--images-per-prompt" in step else 1
+    slow = 2 if "--accel" in step and step[step.index("--accel") + 1] == "1" else 1
+    return WORK[name] + WORK_OF_IMAGES.get(name, 0) * images * slow * ("--accel" in step or "--through" in step)
+
+
+def time_left(finished: Sequence[tuple[float, float]], rest: Sequence[float]) -> float | None:
+    """Seconds that steps of ``rest`` work will take if none of their results stands yet, at the speed of those that
+    are ``finished``, each (work, seconds); None where there is none of them."""
+    done = sum(amount for amount, _ in finished)
+    return sum(rest) * sum(seconds for _, seconds in finished) / done if done else None
+
+
+def spoken(seconds: float) -> str:
+    """12.3 -> "12 s", 754 -> "13 min", 7500 -> "2 h 5 min"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _keep_differences(records: Path) -> None:

@@ -9,10 +9,13 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
+import re
+import sys
 import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 DEPTH = (
     100  # levels of nesting that JSON and TOML may have: more are no data, and what walks them would run out of stack
@@ -309,3 +312,25 @@ def table(
     if header and rule:
         lines.insert(1, "-" * max(map(len, lines)))
     return "\n".join(lines)
+
+
+# --------------------------------------------------------------------------------------------------------- colour
+
+
+_GREEN, _RED, _YELLOW = "32", "31", "33"
+VERDICTS = {
+    "pass": _GREEN, "better": _GREEN, "improvement": _GREEN, "present": _GREEN,
+    "fail": _RED, "worse": _RED, "regression": _RED, "MISSING": _RED,
+    "inconclusive": _YELLOW, "incomparable": _YELLOW, "absent": _YELLOW,
+}  # fmt: skip
+# Verdicts stand at the beginning of a cell or behind a name ("gate: pass", "verdict=regression"), never within prose.
+_VERDICT = re.compile(rf"(^|  |: |=)({'|'.join(VERDICTS)})(?=[:; (]|$)", re.MULTILINE)
+
+
+def coloured(text: str, stream: TextIO | None = None) -> str:
+    """``text`` with its verdicts in colour where ``stream`` (default stdout) is a terminal that has one and $NO_COLOR
+    (https://no-color.org) is not set."""
+    stream = stream or sys.stdout
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") == "dumb" or not stream.isatty():
+        return text
+    return _VERDICT.sub(lambda m: f"{m[1]}\x1b[{VERDICTS[m[2]]}m{m[2]}\x1b[0m", text)

@@ -42,7 +42,7 @@ class WebDataset:
         self._shards = shards(pattern)
         with ThreadPoolExecutor(8) as pool:
             found = pool.map(partial(_indexed, cache=cache), self._shards)
-            self._indexes = list(tqdm(found, "tar index", len(self._shards), file=sys.stderr, delay=5))
+            self._indexes = list(tqdm(found, "tar index", len(self._shards), file=sys.stderr, delay=5, disable=None))
         left_out: Counter[str] = Counter()
         for path in self._indexes:
             left_out.update(read_json(path.with_suffix(".json")))
