@@ -150,7 +150,7 @@ def _compare(args: argparse.Namespace) -> dict:
     a, b = ([one.record for one in pairs.read(side).stored.values()] for side in args.subjects[1:])
     found = compare(a, b, args.threshold)
     for row in found:
-        print("  ".join(f"{key}={value}" for key, value in row.items() if value is not None))
+        print(text.coloured("  ".join(f"{key}={value}" for key, value in row.items() if value is not None)))
     if all(row["ratio"] is None for row in found):
         print(f"nothing compared: {' and '.join(args.subjects[1:])} share no speed that was measured in one way")
         return {"rows": found, "exit": 2}

@@ -330,7 +330,7 @@ def _evidence(works: list[Workload], work: Path, fresh: bool) -> tuple[dict[str,
         groups.setdefault(each.group, []).append(each)
     limits = limits_of(todo)
     rounds = sum((w.conditions.warmup + w.conditions.repeats) * len(w.operations) for w in todo)
-    with tqdm(total=rounds, desc="bench", unit="round", disable=not todo) as bar:
+    with tqdm(total=rounds, desc="bench", unit="round", disable=not todo or None) as bar:
         for group in groups.values():
             bar.set_postfix_str(", ".join(each.model for each in group)[:60])
             measured = calmer(group, lambda group=group: measure(group, limits, on_call=bar.update))

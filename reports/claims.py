@@ -1,7 +1,8 @@
 """The paper's ordinal claims (docs/vgt.md 5.11) that these records can speak to, claim by claim.
 
-A verdict compares two estimates and their 95 % intervals.  Intervals that are apart decide; overlapping intervals
-do not, whatever the order (a paired test may: see the gate).
+A verdict compares two estimates of the same prompts or images.  Where the records hold their paired difference
+(evals/compare), its test decides, corrected for all such claims (Holm).  Elsewhere 95 % intervals that are apart
+decide; overlapping ones do not, whatever the order.
 """
 
 from __future__ import annotations
@@ -14,8 +15,12 @@ from reports import published
 from reports.measured import DPG, GENEVAL, Measured
 from reports.table import EMPTY, Cell, Column, Row, Table, from_record
 from reports.tables import ARMS, TRADEOFF, VQA
+from vgt.core.record import Record
+from vgt.core.samples import DIFFERENCES, difference
+from vgt.core.statistics import holm
 
 PAPER = "vgt"
+ALPHA = 0.05
 Where = tuple[str, str, str, int | None]  # subject, suite, metric, acceleration
 
 
@@ -36,14 +41,19 @@ class Claim:
     models: tuple[str, str] | None = None
 
 
-def verdict(left: Cell, right: Cell) -> str:
-    """What two scores say about "left is higher than right"."""
+def verdict(left: Cell, right: Cell, paired: tuple[Record, float] | None = None) -> str:
+    """What two scores say about "left is higher than right"; ``paired``: the record of their difference and its
+    p-value, corrected."""
     if not isinstance(left.value, float) or not isinstance(right.value, float):
         return "not measured"
     if left.basis != right.basis:
         return "not comparable (other prompts, protocol or judge)"
     order = "as claimed" if left.value > right.value else "equal" if left.value == right.value else "reversed"
-    if None in (left.low, left.high, right.low, right.high):
+    if paired is not None:
+        d, p = paired
+        found = f"{d.value:+.3g} [{d.low:.3g}, {d.high:.3g}], p = {p:.2g}"
+        how = f"paired test{'' if p <= ALPHA else ': undecided'} ({found})"
+    elif None in (left.low, left.high, right.low, right.high):
         how = "no interval"
     else:
         apart = left.low > right.high or right.low > left.high
@@ -87,6 +97,25 @@ def _claims(measured: Measured) -> Iterator[Claim]:
         yield Claim("C1", words, *sharp, "table1", labels[::-1], "psnr", 2)
 
 
+def compared(measured: Measured) -> list[tuple[Record, Record]]:
+    """The records that claims hold against each other, left and right, where both have a value."""
+    found = [tuple(measured.get(*side) for side in (claim.left, claim.right)) for claim in _claims(measured)]
+    return [pair for pair in found if all(one is not None and one.value is not None for one in pair)]
+
+
+def _tests(measured: Measured) -> dict[tuple[str, str], tuple[Record, float]]:
+    """The paired differences that stand for the records as they are, with p-values corrected for all of them, by the
+    names of the two records."""
+    found = {}
+    for left, right in compared(measured):
+        subject, metric = difference(left, right)
+        tested = measured.get(subject, DIFFERENCES, metric)
+        if tested is not None and tested.extra.get("of") == [left.key, right.key]:
+            found[left.name, right.name] = tested
+    adjusted = holm([one.extra["p"] for one in found.values()])
+    return dict(zip(found, zip(found.values(), adjusted, strict=True), strict=True))
+
+
 def _row(number: str, *words: str) -> Row:
     return Row(number, {c.key: Cell(word) for c, word in zip(CLAIMS.columns, words, strict=True)})
 
@@ -95,13 +124,15 @@ def _text(cell: Cell, form: str) -> str:
     return f"{cell.value:{form}}" if isinstance(cell.value, float) else EMPTY
 
 
-def _judged(measured: Measured, claim: Claim) -> Row:
+def _judged(measured: Measured, claim: Claim, tests: dict[tuple[str, str], tuple[Record, float]]) -> Row:
     paper = published.load(PAPER)[claim.table]
-    left, right = (from_record(measured.get(*side)) for side in (claim.left, claim.right))
+    sides = measured.get(*claim.left), measured.get(*claim.right)
+    left, right = map(from_record, sides)
+    paired = tests.get(tuple(one.name for one in sides)) if None not in sides else None
     theirs = " vs ".join(f"{paper.value(row, claim.column):.2f}" for row in claim.rows)
     ours = " vs ".join(_text(cell, f".{claim.digits}f") for cell in (left, right))
     unlike = _unlike(measured, *claim.models) if claim.models else ""
-    return _row(claim.number, claim.text, theirs, ours, unlike or verdict(left, right))
+    return _row(claim.number, claim.text, theirs, ours, unlike or verdict(left, right, paired))
 
 
 def _samples(measured: Measured, subject: str) -> int | None:
@@ -163,7 +194,8 @@ def _tradeoff(measured: Measured) -> Iterator[Row]:
 
 def _rows(measured: Measured) -> list[Row]:
     """One row per claim and benchmark, by number."""
-    rows = [_judged(measured, claim) for claim in _claims(measured)]
+    tests = _tests(measured)
+    rows = [_judged(measured, claim, tests) for claim in _claims(measured)]
     rows += [*_acceleration(measured), *_tradeoff(measured)]
     return sorted(rows, key=lambda row: int(row.label[1:]))
 
@@ -188,7 +220,8 @@ CLAIMS = Table(
     [
         "Claims of the paper, numbered as in docs/vgt.md 5.11, in its own scores at its own scale; "
         "ours at the scale of this report.",
-        "A verdict compares two estimates and says whether their 95 % intervals overlap; a paired test may decide.",
+        "A verdict is that of a paired test on the same prompts or images (difference, 95 % interval and p-value, "
+        "corrected by Holm for all claims here), or, where samples were not kept, says whether 95 % intervals overlap.",
     ],
     row_head="No.",
 )

@@ -1,4 +1,4 @@
-"""``vgt report``."""
+"""``vgt report``: the page, or one figure of reconstruction against generation."""
 
 from __future__ import annotations
 
@@ -12,8 +12,17 @@ from vgt.commands import options
 from vgt.core import files
 from vgt.core.record import Record
 
+ONLY = {"page": ("publish", "title"), "tradeoff": ("x", "y", "pair", "accel", "by")}  # options of one of them
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "what",
+        nargs="?",
+        choices=tuple(ONLY),
+        default="page",
+        help="the whole page (default), or one figure of any models",
+    )
     parser.add_argument(
         "--records", type=Path, nargs="+", default=None, help="folders of records (default <work>/records)"
     )
@@ -21,7 +30,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--work", type=Path, default=options.WORK, help=f"folder that evidence lies in (default {options.WORK})"
     )
     parser.add_argument("--publish", type=Path, metavar="FILE", help="also write all records into one .jsonl file")
-    parser.add_argument("--title", default="VGT on the synthetic scenes")
+    parser.add_argument("--title", help="of the page")
+    only = parser.add_argument_group("tradeoff")
+    only.add_argument("--x", metavar="SUITE/METRIC", help="of the autoencoders (default photos/psnr-mean)")
+    only.add_argument("--y", metavar="SUITE/METRIC", help="of the generators (default scenes-geneval/overall)")
+    only.add_argument(
+        "--pair",
+        action="append",
+        metavar="AE=GENERATOR",
+        help="a point; default: every generator that has an autoencoder",
+    )
+    only.add_argument("--accel", type=int, help="acceleration of the generators (default their lowest)")
+    only.add_argument(
+        "--by", choices=("pair", "step"), help="step: join snapshots by the step at the end of their names"
+    )
     options.add_out(parser, None, "folder of the report (default <work>/report)")
 
 
@@ -45,13 +67,24 @@ def run(args: argparse.Namespace) -> dict:
     from vgt.core import files, record
 
     roots = args.records or [args.work / "records"]
+    for what, names in ONLY.items():
+        for name in names:
+            if what != args.what and getattr(args, name) is not None:
+                raise ValueError(f"--{name} has no effect here; it is for `vgt report {what}`")
+    if args.what == "tradeoff":
+        from reports import tradeoff
+
+        out = args.out or args.work / "report" / "tradeoff"
+        files.check_writable(out, folder=True)
+        axes = args.x or tradeoff.X, args.y or tradeoff.Y
+        return tradeoff.run(roots, out, *axes, args.pair or [], args.accel, args.by == "step")
     if args.publish and args.publish.suffix != ".jsonl":
         raise ValueError(f"--publish {args.publish} must end in .jsonl")
     out = args.out or args.work / "report"
     files.check_writable(out, folder=True)
     if args.publish:
         files.check_writable(args.publish)
-    page = render(roots, args.work, out, args.title)
+    page = render(roots, args.work, out, args.title or "VGT on the synthetic scenes")
     found = record.read(roots)
     _say_what_changed(found, args.work)
     if args.publish:

@@ -367,7 +367,7 @@ def test_a_table_prefers_the_image_it_names(tmp_path):
     with pytest.raises(ValueError, match="line 3: 'A\\?' has two different answers"):
         answering.scripted(path)
     path.write_text("{}\n")
-    with pytest.raises(ValueError, match="line 1: not JSON with question and answer"):
+    with pytest.raises(ValueError, match="line 1: the field 'question' is missing"):
         answering.scripted(path)
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -366,23 +367,37 @@ def test_eval_pairs_prints_psnr_mean_first_then_every_ssim(capsys):
 
 def main_job(capsys, least: int) -> None:
     """From nothing to the page, again with all of it reused, and once more where one record is gone."""
-    status, first, _, _ = call(capsys, "reproduce", "tiny", "--smoke")
+    status, first, _, err = call(capsys, "reproduce", "tiny", "--smoke")
+    assert re.search(r"^    \d+ s; at most about \d+ (s|min) left$", err, re.MULTILINE)
+    assert "%|" not in err, "a bar that is no terminal's"
     assert status == 0 and first["computed"] > least and first["reused"] == 0
     assert Path(first["report"]).read_text().lstrip().lower().startswith("<!doctype html>")
     name = f"{GENERATOR}@4x/scenes-geneval/overall"
-    assert set(first["scores"][name]) == {"value", "low", "high", "n"} and first["scores"][name]["n"] == 6
-    assert f"{AUTOENCODER}/photos/psnr-mean" in first["scores"]
+    scores = json.loads(Path(first["result"]).read_text())["scores"]
+    assert set(scores[name]) == {"value", "low", "high", "n"} and scores[name]["n"] == 6
+    assert f"{AUTOENCODER}/photos/psnr-mean" in scores and len(json.dumps(first)) < 1000
 
     status, again, _, _ = call(capsys, "reproduce", "tiny", "--smoke")
     assert (again["computed"], again["reused"]) == (0, first["computed"])
-    assert again["scores"] == first["scores"]
+    assert json.loads(Path(again["result"]).read_text())["scores"] == scores
 
     lost = Path(first["records"]) / f"{name}.json"
     before = json.loads(lost.read_text())
     lost.unlink()
     status, third, _, _ = call(capsys, "reproduce", "tiny", "--smoke")
-    assert third["computed"] == 1 and third["scores"] == first["scores"]
+    assert third["computed"] == 1 and json.loads(Path(third["result"]).read_text())["scores"] == scores
     assert json.loads(lost.read_text())["key"] == before["key"]
+
+
+def test_time_left_is_that_of_the_steps_that_are_not_done():
+    from vgt.commands import reproduce
+
+    assert reproduce.time_left([], [3.0]) is None
+    assert reproduce.time_left([(10, 5.0), (30, 15.0)], [20, 60]) == pytest.approx(40)
+    assert reproduce.time_left([(10, 5.0)], []) == 0
+    geneval = ["eval", "geneval", "--subject", "vgt:m", "--images-per-prompt", "4", "--accel"]
+    assert reproduce.work([*geneval, "1"]) > reproduce.work([*geneval, "4"]) > reproduce.work(["eval", "dpg"]) > 0
+    assert [reproduce.spoken(s) for s in (12.3, 754, 7500)] == ["12 s", "13 min", "2 h 5 min"]
 
 
 @pytest.mark.slow

@@ -162,8 +162,34 @@ def test_too_few_clusters_are_not_called_no_common_samples(tmp_path, capsys):
     _, result, _, _ = call(capsys, "a", "b")
     found = {name.split("/")[1]: entry for name, entry in result["metrics"].items()}
     assert found["overall"]["how"] == "unpaired"
-    assert found["overall"]["notes"] == ["not paired, for all 4 common samples are of one cluster ('p')"]
+    assert found["overall"]["notes"] == ["not paired: 4 common samples in 1 clusters show no spread"]
     assert found["bare"]["verdict"] == "incomparable" and "no interval; not paired" in found["bare"]["notes"][0]
+    for side, values in (("c", [1.0, 0.0]), ("d", [1.0, 1.0])):  # one prompt in each of two tasks
+        made = put(tmp_path / side, None, make(value=sum(values) / 2, key=side, low=0.1, high=0.9, n=2, n_expected=2))
+        samples.write(Samples(["s/0", "t/0"], values, ["s", "t"], ["x", "y"]), tmp_path / side, made)
+    note = call(capsys, "c", "d")[1]["metrics"]["scenes-geneval/overall"]["notes"][0]
+    assert note == "not paired: 2 common samples in 2 clusters, one in each of 2 groups, show no spread"
+
+
+def test_differences_are_kept_for_reports(tmp_path, capsys, monkeypatch):
+    """As records, made once; what cannot be paired has none; `vgt compare` and `vgt gate` pass them by."""
+    drawn = two_models(tmp_path / "runs")
+    root = tmp_path / "runs" / "records"
+    (weak, strong), bare = (
+        [next(r for r in record.read(root) if r.model == f"{m}@4x") for m in ("weak", "strong")],
+        put(root, None, make("weak", metric="bare", low=0.4, high=0.6)),
+    )
+    wanted = [(strong, weak), (bare, bare.model_copy(update={"subject": "strong", "key": "k"}))]
+    (made,) = compare.keep(root, wanted)
+    _, clusters, groups = names()
+    expected = compare_pairs(drawn["strong", 4], drawn["weak", 4], clusters, groups)
+    assert made.name == "strong@4x~weak@4x/differences/scenes-geneval-overall" and made.n == 480
+    assert (made.value, made.extra["p"]) == pytest.approx((expected.difference.value, expected.p_value))
+    assert (made.low, made.high) == pytest.approx((expected.difference.low, expected.difference.high))
+    assert made.extra["of"] == [strong.key, weak.key] and made in record.read(root)
+    monkeypatch.setattr(contrasts, "contrast", None)  # nothing is computed twice
+    assert compare.keep(root, wanted[:1]) == [made]
+    assert made.name not in pairs.read("runs").stored
 
 
 def test_what_cannot_be_compared_is_said_and_left_out_of_the_correction(tmp_path, capsys):

@@ -332,6 +332,33 @@ def test_the_command_says_what_is_missing(tmp_path, capsys):
         assert why in capsys.readouterr().err.splitlines()[-1], more
 
 
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"id": None}, "field 'id' is missing"),
+        ({"id": 3}, "field 'id': 3 is not text"),
+        ({"prompt": " "}, "the prompt is empty"),
+        ({"questions": {}}, "are no questions"),
+        ({"questions": ["Is it?"]}, "is no JSON object"),
+        (
+            {"questions": [{"tuple": "entity (a)", "question": "Is it?", "proposition_id": 1, "dependency": "0"}]},
+            "whole",
+        ),
+        ({"questions": [{"question": "Is it?", "proposition_id": 1, "dependency": []}]}, "'tuple' is missing"),
+    ],
+)
+def test_items_of_a_suite_file_that_are_none_are_named(change, match):
+    good = {"id": "a", "prompt": "a cat", "questions": [
+        {"tuple": "entity - whole (cat)", "question": "Is there a cat?", "proposition_id": 1, "dependency": []}
+    ]}  # fmt: skip
+    dpg_data.check("mine", [good])
+    bad = {k: v for k, v in {**good, "id": "b", **change}.items() if v is not None}
+    with pytest.raises(ValueError, match=f"suite 'mine', item 1.*{match}"):
+        dpg_data.check("mine", [good, bad])
+    with pytest.raises(ValueError, match="'a' there twice"):
+        dpg_data.check("mine", [good, good])
+
+
 def test_a_table_without_an_answer_fails_the_image_not_the_run(tmp_path):
     items = dpg_data.load(write_csv(tmp_path / "q.csv"))
     folder = dpg_data.unpack_grids(grids(tmp_path / "shown"), items, tmp_path, SIZE)

@@ -43,7 +43,7 @@ def test_every_extractor_is_written_down():
         features.load("inception")
 
 
-@pytest.mark.parametrize("name", ["tf-compat", "pytorch-fid", "dinov2", "clip"])
+@pytest.mark.parametrize("name", ["tf-compat", "pytorch-fid", "clean", "dinov2", "clip"])
 def test_missing_weights_say_what_is_missing_and_where_it_goes(name, nowhere):
     with pytest.raises(ValueError) as error:
         features.load(name)
@@ -105,6 +105,15 @@ def test_inception_resizing():
     # TensorFlow 1 put output pixel i at input i * 50 / 299, without the half pixel.
     assert double[0, 0, 0, 0] == (float(raw[0, 0, 0, 0]) - 128) / 128
     assert not torch.allclose(single, half_pixel, atol=0.1)
+
+
+def test_clean_is_pillow_in_float_and_not_rounded():
+    raw = np.random.default_rng(0).integers(0, 256, (1, 600, 400, 3)).astype(np.uint8)
+    found = networks.inception_input(torch.from_numpy(raw).permute(0, 3, 1, 2), "clean") * 128 + 128
+    plane = Image.fromarray(raw[0, :, :, 1].astype(np.float32)).resize((299, 299), Image.Resampling.BICUBIC)
+    np.testing.assert_allclose(found[0, 1].numpy(), np.asarray(plane).clip(0, 255), atol=1e-3)
+    whole = np.asarray(Image.fromarray(raw[0]).resize((299, 299), Image.Resampling.BICUBIC))
+    assert 0.2 < np.abs(found[0].permute(1, 2, 0).numpy() - whole).mean() < 0.5, "rounding would show"
 
 
 @pytest.fixture(scope="module")

@@ -234,6 +234,29 @@ def test_a_part_of_the_images_is_partial(sides, score):
     assert found.partial and (found.n, found.n_expected) == (30, N) and found.value is not None
 
 
+def test_more_images_than_there_are_and_parts_of_an_evaluators_images_are_partial(sides, score, tmp_path, made):
+    (found,) = score(sides[0], real=sides[1], metrics=["kid"], n=N + 5).records
+    assert found.partial and (found.n, found.n_expected) == (N, N + 5)
+    (found,) = score(sides[0], real=sides[1], metrics=["kid"]).records
+    assert not found.partial
+    whole = made("star", "a-1-s0", n=N)  # 120 prompts of the suite, four images each
+    (found,) = score("images:star", real=sides[1], metrics=["kid"]).records
+    assert found.partial and (found.n, found.n_expected) == (N, 480)
+    (found,) = score(sides[0], real=f"folder:{whole}", metrics=["kid"]).records
+    assert found.partial and (found.n, found.n_expected) == (N, N)
+    assert found.extra["n_real_expected"] == 480 and f"{N} of 480 real images" in found.note
+    mine = made("odd", "a-1-s0", n=6, suite="my_prompts")
+    for prompt in mine.glob("0*"):
+        (prompt / "metadata.jsonl").write_text("{}")
+    (found,) = score("images:odd", real=sides[1], metrics=["kid"]).records
+    assert found.partial and (found.n, found.n_expected) == (6, 24)
+
+
+def test_an_interval_of_a_distance_says_what_it_is_about(sides, score):
+    found = {r.metric: r for r in score(sides[0], real=sides[1], metrics=["fd", "kid"]).records}
+    assert frechet.FINITE in found["fd-tiny"].note and not found["kid-tiny"].note
+
+
 def test_sizes(sides, score, tmp_path):
     Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(tmp_path / "generated" / "zzz.png")
     with pytest.raises(ValueError, match="0000.png is 16 and zzz.png 20 pixels wide; give --size"):
@@ -388,6 +411,44 @@ def test_the_command(sides, tiny, tmp_path, monkeypatch):
         command.weights(["a.pth"], ["tf-compat", "clip"])
 
 
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["--seed", "3"], "--seed 3"),
+        (["--guidance", "2.0"], "--guidance 2.0"),
+        (["--autoencoder", "x"], "--autoencoder x"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(sides, tiny, argv, named):
+    parser = argparse.ArgumentParser()
+    command.Options.add(parser)
+    texts = ["--subject", sides[0], "--real", sides[1], "--features", "tiny", "--device", "cpu"]
+    with pytest.raises(ValueError, match=f"{named} would do nothing.*made already"):
+        command.evaluate(command.Options.read(parser.parse_args([*texts, *argv])))
+    texts = ["--subject", sides[0], "--metrics", "is", "--features", "tiny", "--device", "cpu", "--paired"]
+    with pytest.raises(ValueError, match="--paired would do nothing: there is no --real"):
+        command.evaluate(command.Options.read(parser.parse_args(texts)))
+
+
+def test_a_reference_folder_of_a_built_in_name(sides, tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    parser = argparse.ArgumentParser()
+    command.Options.add(parser)
+
+    def run(real):
+        texts = ["--subject", sides[0], "--features", "tiny", "--metrics", "kid", "--device", "cpu", "--real", real]
+        return command.evaluate(command.Options.read(parser.parse_args(texts))).records[0].suite
+
+    assert run("photos") == "photos"
+    (tmp_path / "real").rename("photos")
+    with pytest.raises(ValueError, match="--real photos is both.*built-in:photos or folder:photos"):
+        run("photos")
+    assert [run(real) for real in ("folder:photos", "./photos", "built-in:photos")] == [
+        *["folder-photos"] * 2,
+        "photos",
+    ]
+
+
 def test_no_feature_depends_on_its_neighbours(tmp_path, score, sides):
     """One padded batch shape: fewer images, the same bytes for each."""
     score(sides[0], real=sides[1], metrics=["kid"])
@@ -429,6 +490,7 @@ def test_images_that_geneval_made(tiny, tmp_path, made):
     common = {"work": tmp_path / "work", "records": tmp_path / "records", "extractors": ["tiny"], "metrics": ["kid"]}
     (found,) = fidelity.run("images:star@4x", real="images:oracle", **common).records
     assert found.name == "star@4x/images-oracle/kid-tiny" and found.accel == 4 and found.n == N
+    assert found.partial, "one image of half of the prompts"
     assert fidelity.run("images:star@4x", real="images:oracle", **common).reused == 1
     with pytest.raises(ValueError, match="holds no images; make them first"):
         fidelity.run("images:nobody", real="images:oracle", **common)

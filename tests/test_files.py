@@ -114,3 +114,32 @@ def test_what_cannot_be_written_is_said_before_the_work(tmp_path):
     with pytest.raises(OSError, match="/proc/folder"):
         files.check_writable("/proc/folder", folder=True)
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_what_a_kill_left_is_removed_by_the_next_writer_of_the_same_file(tmp_path):
+    old, now = (1, 1), None
+    for name, when in (
+        (".scores.01234567.json", old), (".model.89abcdef", old), (".scores.76543210.json", now),
+        (".other.01234567.json", old), (".scores.mine.json", old),
+    ):  # fmt: skip
+        path = tmp_path / name
+        if name.startswith(".model"):
+            path.mkdir()
+            (path / "weights").write_text("half")
+            os.utime(path / "weights", when)
+        else:
+            path.write_text("half")
+        os.utime(path, when)
+    files.write_text(tmp_path / "scores.json", "{}")
+    with files.atomic_folder(tmp_path / "model") as part:
+        (part / "weights").write_text("whole")
+    left = [".other.01234567.json", ".scores.76543210.json", ".scores.mine.json"]  # others', at work, no temporary
+    assert sorted(os.listdir(tmp_path)) == [*left, "model", "scores.json"]
+
+
+def test_hidden_files_are_never_read(tmp_path):
+    for name in ("a.json", "b/c.json", ".a.01234567.json", "._a.json", ".model.01234567/a.json", "b/.git/d.json"):
+        files.write_text(tmp_path / ".place" / name, "{}")
+    root = tmp_path / ".place"  # that the root itself lies in a hidden folder does not matter
+    assert files.visible(root, "**/*.json") == [root / "a.json", root / "b/c.json"]
+    assert files.visible(root, "*.json") == [root / "a.json"]

@@ -362,7 +362,10 @@ def test_prompt_variants_are_named():
         ({"include": None}, "no 'include'"),
         ({"prompt": None}, "no 'prompt'"),
         ({"tag": "texture"}, "tag 'texture'"),
+        ({"tag": ["counting"]}, "tag \\['counting'\\]"),
         ({"include": []}, "list of clauses"),
+        ({"exclude": 3}, "3 as exclude"),
+        ({"include": [{"class": "cat", "count": 1, "color": ["red"]}]}, "color \\['red'\\]"),
         ({"include": [{"count": 1}]}, "without a class"),
         ({"include": [{"class": "cat"}]}, "asks for None of 'cat'"),
         ({"include": [{"class": "cat", "count": 0}]}, "asks for 0 of 'cat'"),
@@ -374,6 +377,24 @@ def test_prompt_records_that_cannot_be_scored(change, match):
     prompt = {k: v for k, v in {**OFFICIAL[3], **change}.items() if v is not None}
     with pytest.raises(ValueError, match=f"prompt 1.*{match}"):
         check_prompts("mine", [OFFICIAL[0], prompt])
+
+
+@pytest.mark.parametrize(
+    ("line", "match"),
+    [
+        ("[1, 2]", "mine.jsonl, line 1: .* is no JSON object"),
+        ('{"tag": "single_object", "include": [{"class": "star", "count": 1}], "exclude": null, "prompt": "a star"}',
+         "None as exclude"),
+        ("[" * 9999, "mine.jsonl, line 1: nested more than"),
+        ("", "has no prompts"),
+    ],
+)  # fmt: skip
+def test_a_suite_file_that_is_none_is_one_line(line, match, tmp_path, capsys):
+    (tmp_path / "mine.jsonl").write_text(line + "\n")
+    argv = ["eval", "geneval", "--subject", "fake:oracle", "--suite", str(tmp_path / "mine.jsonl"), "--out"]
+    assert main([*argv, str(tmp_path / "w"), "--device", "cpu"]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert re.search(match, said), said
 
 
 # ------------------------------------------------------------------------------------------------ bad images

@@ -8,6 +8,7 @@ import torch
 from parity.fidelity import random_inception
 from PIL import Image
 
+from evals.recon import run as reconstruction
 from vgt.__main__ import main
 from vgt.core import photos, record, samples
 
@@ -76,6 +77,77 @@ def test_what_lacks_weights_is_said_and_what_has_them_is_measured(capsys, tmp_pa
     status, _, _, _ = call(capsys, tmp_path, "--pairs", folders[0], folders[0], *ours, "--any-weights")
     same = next(r for r in record.read(tmp_path / "out" / "records") if r.subject == "pairs-real")
     assert same.value < 1e-6 * max(1.0, one.value)
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["-n", "2"], "-n 2"),
+        (["--size", "32"], "--size 32"),
+        (["--subject", "vgt:no_such_model"], "--subject vgt:no_such_model"),
+        (["--data", "/no/such/folder"], "--data /no/such/folder"),
+        (["--data", "scenes"], "--data scenes"),
+        (["--seed", "7"], "--seed 7"),
+        (["--metrics", "psnr-mean", "--weights", "lpips-alex=a.pth"], "--weights lpips-alex"),
+        (["--metrics", "psnr-mean", "--any-weights"], "--any-weights"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(capsys, tmp_path, folders, argv, named):
+    status, result, _, err = call(capsys, tmp_path, "--pairs", *folders, *argv)
+    assert (status, result) == (2, None) and err.count("\n") == 1
+    assert f"{named}" in err and "would do nothing" in err and "leave it out" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_more_images_than_there_are_make_the_record_partial(capsys, tmp_path, folders):
+    options = ["--subject", "fake:identity", "--data", folders[0], "--metrics", "psnr-mean", "--size", "32"]
+    scores = []
+    for n in (["-n", "4"], ["-n", "9"], []):
+        status, result, _, _ = call(capsys, tmp_path, *options, *n)
+        (one,) = record.read(tmp_path / "out" / "records")
+        scores.append((status, result["partial"], one.n, one.n_expected, result["computed"]))
+    assert scores == [(0, False, 4, 4, 1), (0, True, 4, 9, 1), (0, False, 4, 4, 1)]
+
+
+def test_a_folder_of_a_built_in_name_must_be_told_apart(capsys, tmp_path, folders, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "real").rename(tmp_path / "photos")
+    options = ["--subject", "fake:identity", "--metrics", "psnr-mean", "--size", "32", "-n", "2"]
+    status, _, _, err = call(capsys, tmp_path, *options, "--data", "photos")
+    assert status == 2 and "built-in:photos or folder:photos" in err
+    for data, suite in (
+        ("folder:photos", "folder-photos"),
+        ("./photos", "folder-photos"),
+        ("built-in:photos", "photos"),
+    ):
+        status, result, _, _ = call(capsys, tmp_path, *options, "--data", data)
+        assert status == 0 and list(result["scores"]) == [f"identity/{suite}/psnr-mean"]
+    status, _, _, err = call(capsys, tmp_path, *options, "--data", "built-in:pictures")
+    assert status == 2 and "built-in:scenes or built-in:photos" in err
+
+
+def test_what_is_left_out_is_not_said_before_an_error(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("VGT_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    for wrong in (["--subject", "vgt:none"], ["--subject", "fake:identity", "--data", "none"]):
+        status, _, _, err = call(capsys, tmp_path, *wrong)
+        assert status == 2 and "not measured" not in err and err.count("\n") == 1
+
+
+def test_our_own_models_give_what_the_decoder_gives(tmp_path):
+    """Unclamped, and from the floats that a protocol feeds; rounded they are the ordinary reconstruction."""
+    from evals.subjects import load_tokenizer
+
+    subject = load_tokenizer("vgt:pixel_ae")
+    images = photos.images("test", range(2), 64)
+    made = subject.reconstruct_float(images)
+    assert made.dtype == np.float32 and (made.min() < 0 or made.max() > 1)
+    np.testing.assert_array_equal(np.rint(made.clip(0, 1) * 255).astype(np.uint8), subject.reconstruct(images))
+    np.testing.assert_allclose(subject.reconstruct_float(images.astype(np.float32) / 255), made, atol=1e-5)
+    arguments = {"work": tmp_path, "records": tmp_path / "r", "data": "photos", "n": 2, "metrics": ["psnr-mean"]}
+    for name, fed in (("vgt", "bfloat16"), ("llamagen", None), ("lightningdit", "float")):
+        (one,) = reconstruction.run(subject, protocol=name, **arguments).records
+        assert one.protocol_params["reconstruction"] == "float" and one.protocol_params.get("input") == fed
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ The records are made up (tests/report_records.py); they are no results."""
 
 from __future__ import annotations
 
+import argparse
 import ast
 import csv
 import io
@@ -20,12 +21,13 @@ import pytest
 from PIL import Image
 from report_records import AES, draw_samples, draw_strips, invented, invented_speeds, make
 
-from reports import claims, page, published, sections, tables
+from reports import claims, cli, page, published, sections, tables, tradeoff
 from reports.figures import images, speed
 from reports.headline import summary
 from reports.measured import TASKS, Measured, label
 from reports.table import Cell, Column, Filled, Row, latex, markdown, ratio
 from vgt.core import record, scenes
+from vgt.core.samples import DIFFERENCES
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -45,6 +47,12 @@ def report(tmp_path_factory) -> Path:
 def rows_of(path: Path) -> dict[str, dict[str, str]]:
     with open(path, encoding="utf-8", newline="") as f:
         return {row["row"]: row for row in csv.DictReader(f)}
+
+
+def cli_run(words: list[str]) -> dict:
+    parser = argparse.ArgumentParser()
+    cli.arguments(parser)
+    return cli.run(parser.parse_args(words))
 
 
 # ------------------------------------------------------------------------------------------------------ files
@@ -350,6 +358,7 @@ def test_evidence_outside_the_run_is_not_read(report, tmp_path):
     assert images.folder_of(outside.model_copy(update={"evidence": "geneval/oracle"}), report.parent / "work")
 
 
+RIVALS = {"query_ar": 0.5, "mar": 0.47}
 # ------------------------------------------------------------------------------------------------ what it says
 
 
@@ -374,6 +383,30 @@ def test_claims_table(report):
         and rows["C7", "GenEval"]["ours"] == "2 of 3 pairs inverse"
     )
     assert rows["C16", "GenEval"]["verdict"].startswith("reversed")
+
+
+def test_a_paired_test_decides_where_intervals_overlap():
+    """The record of the difference speaks as long as it is of the records as they are."""
+    left, right = (make(f"{m}_internvl", "scenes-geneval", "overall", v, 0.1, accel=1) for m, v in RIVALS.items())
+
+    def said(p: float, of: list[str], *more) -> str:
+        tested = make(
+            f"{left.model}~{right.model}", DIFFERENCES, "scenes-geneval-overall", 0.03, 0.02, extra={"p": p, "of": of}
+        )
+        rows = claims.CLAIMS.fill(Measured([left, right, tested, *more])).rows
+        return next(r.cells["verdict"].value for r in rows if r.label == "C11")
+
+    keys = [left.key, right.key]
+    assert said(0.01, keys) == "as claimed, paired test (+0.03 [0.01, 0.05], p = 0.01)"
+    assert said(0.2, keys).startswith("as claimed, paired test: undecided")
+    assert said(0.01, [left.key, "older"]) == "as claimed, intervals overlap: undecided"
+    dpg = [make(f"{m}_internvl", "scenes-dpg", "dpg", 60.0, 5.0, accel=1) for m in RIVALS]
+    other = make(
+        f"{left.model}~{right.model}", DIFFERENCES, "scenes-dpg-dpg", 0.0, 1.0,
+        extra={"p": 0.03, "of": [one.key for one in dpg]},
+    )  # fmt: skip
+    assert "p = 0.06" in said(0.03, keys, *dpg, other), "two tests, corrected"
+    assert claims.compared(Measured([left, right, *dpg])) == [(left, right), tuple(dpg)]
 
 
 def test_models_of_unequal_training_are_not_compared():
@@ -413,6 +446,59 @@ def test_tradeoff_pairs_generators_with_their_autoencoder():
     assert found["query_ar_internvl"].cells["ceiling"].value == pytest.approx(0.911)
     named = make("query_ar_qwen", "scenes-geneval", "overall", 0.4, accel=1, extra={"autoencoder": "pixel_ae"})
     assert Measured([named]).autoencoder_of("query_ar_qwen") == "pixel_ae", "what the record says comes first"
+
+
+def snapshots() -> list:
+    """Two autoencoders at three steps with a generator each: the better reconstruction, the lower the score."""
+    rows = []
+    for k, step in enumerate((1000, 2000, 4000)):
+        rows += [make(f"ae-{step}", "photos", "fd-efflite2", 100.0 - 10 * k, 1.0)]
+        rows += [make(f"gen-{step}", "scenes-geneval", "overall", 0.8 - 0.1 * k, 0.02, accel=4)]
+    return rows
+
+
+AXES = tradeoff.Axis("photos", "fd-efflite2"), tradeoff.Axis("scenes-geneval", "overall")
+
+
+def test_tradeoff_of_any_models_by_pair_and_by_step(tmp_path):
+    for r in snapshots():
+        record.write(r, tmp_path / "records")
+    pairs = [f"--pair=ae-{step}=gen-{step}" for step in (4000, 1000, 2000)]
+    asked = ["tradeoff", "--records", str(tmp_path / "records"), "--x", "photos/fd-efflite2", *pairs]
+    for by, columns in (("pair", 3), ("step", 4)):
+        out = tmp_path / by
+        result = cli_run([*asked, "--by", by, "--out", str(out)])
+        assert (result["pairs"], result["inverse"], result["inverse_apart"]) == (3, 3, 3)
+        assert {p.name for p in out.iterdir()} == {f"tradeoff.{s}" for s in ("png", "svg", "md", "tex", "csv")}
+        rows = rows_of(out / "tradeoff.csv")
+        assert float(rows["gen-2000 4x"]["x"]) == 90.0 and float(rows["gen-2000 4x"]["y"]) == pytest.approx(0.7)
+        assert len(tradeoff.points(Measured(snapshots()), [], *AXES, None, by == "step").columns) == columns
+
+
+def test_tradeoff_takes_the_pairs_that_records_tell():
+    rows = [*invented(), make("mine", "scenes-geneval", "overall", 0.4, accel=1, extra={"autoencoder": "my_ae"})]
+    assert ("my_ae", "mine") in tradeoff.paired(Measured(rows), [])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["tradeoff", "--x", "psnr"], "'psnr' is not of the form SUITE/METRIC"),
+        (["tradeoff", "--x", "photos/rfid"], "no record of photos/rfid; there are photos/fd-efflite2"),
+        (["tradeoff", "--x", "photos/fd-efflite2", "--pair", "ae-1000"], "not of the form AUTOENCODER=GENERATOR"),
+        (["tradeoff", "--x", "photos/fd-efflite2", "--pair", "ae-1000=gone"], "no record of 'gone'"),
+        (["tradeoff", "--x", "photos/fd-efflite2", "--accel", "9", "--pair", "ae-1000=gen-1000"], "no pair has both"),
+        (["--x", "photos/fd-efflite2"], "--x has no effect here; it is for `vgt report tradeoff`"),
+        (["tradeoff", "--title", "T"], "--title has no effect here"),
+    ],
+)
+def test_tradeoff_says_what_is_wrong(tmp_path, words, message):
+    for r in snapshots():
+        record.write(r, tmp_path / "records")
+    with pytest.raises(ValueError, match=re.escape(message)):
+        cli_run([*words, "--records", str(tmp_path / "records"), "--out", str(tmp_path / "out")])
+    with pytest.raises(ValueError, match="ends in no training step"):
+        tradeoff.step_of("latest")
 
 
 def test_calibration_verdict():

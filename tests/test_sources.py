@@ -124,8 +124,9 @@ def test_columns_of_a_table_can_be_named(tmp_path, folder):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"file_name": "a.PNG", "text": "x"}\n{"file_name": ', "metadata.jsonl, line 2 is not valid JSON"),
-        ("[1]", "line 1 is no JSON object"),
+        ('{"file_name": "a.PNG", "text": "x"}\n{"file_name": ', "metadata.jsonl, line 2: not valid JSON"),
+        ("[1]", r"metadata.jsonl, line 1: \[1\] is no JSON object"),
+        (f"[{'[' * 9999}", "line 1: nested more than 100 levels deep"),
         ('{"file_name": "../a.PNG", "text": "x"}', r"line 1 names '../a.PNG', which leads out of the folder"),
         ('{"file_name": "/a.PNG", "text": "x"}', "leads out of the folder"),
         ('{"file_name": "", "text": "x"}', "line 1 names no file"),
@@ -141,7 +142,7 @@ def test_a_faulty_table_is_named_with_its_line(tmp_path, folder, text, message):
 
 def test_a_table_in_another_encoding_is_refused(tmp_path, folder):
     (folder / "captions.csv").write_bytes("file_name,text\na.PNG,Bär\n".encode("latin-1"))
-    with pytest.raises(ValueError, match="captions.csv is not UTF-8 .*save it as UTF-8"):
+    with pytest.raises(ValueError, match="captions.csv, line 2 is not UTF-8 .*save it as UTF-8"):
         open_source(f"folder:{folder}", tmp_path, captions=True)
 
 
@@ -428,3 +429,17 @@ def test_threads_read_what_one_thread_reads(saved, folder, tars):
 def test_unknown_sources(tmp_path, text):
     with pytest.raises(ValueError, match="is unknown; write scenes, folder:DIR|there is no folder"):
         open_source(text, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"file_name,text\na.PNG,a cat, asleep\n", "captions.csv, line 2: 3 cells, the header has 2; quote cells"),
+        (b"file_name,text\na.PNG,a\0cat\n", "captions.csv, line 2: holds a NUL byte"),
+        (b'file_name,text\na.PNG,"a cat\nb.PNG,a dog\n', "captions.csv, line 3: not valid CSV"),
+    ],
+)
+def test_a_faulty_csv_is_named_with_its_line(tmp_path, folder, content, message):
+    (folder / "captions.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        open_source(f"folder:{folder}", tmp_path, captions=True)

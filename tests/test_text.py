@@ -1,5 +1,6 @@
 """The one reader of JSON, JSON lines, CSV and TOML; the table of the terminal."""
 
+import io
 import math
 import re
 
@@ -95,8 +96,8 @@ def test_csv_rows(tmp_path):
         (b"id\n1\n2\0\n", "line 3: holds a NUL byte"),
         (b"id,b\n1,2\n3,4,5\n", "line 3: 3 cells, the header has 2"),
         (b'id,b\n1,2\n3,"4\n5,6\n', "line 4: not valid CSV"),
-        (b"id,b\n1,2\n3,\xff\n", "not UTF-8"),
-        ("id,b\n1,2\n".encode("utf-16"), "not UTF-8"),
+        (b"id,b\n1,2\n3,\xff\n", "line 3 is not UTF-8"),
+        ("id,b\n1,2\n".encode("utf-16"), "line 1 is not UTF-8"),
     ],
 )
 def test_broken_csv_is_one_line(tmp_path, content, fault):
@@ -170,3 +171,22 @@ def test_nothing_gives_nothing_and_a_header_stands_alone():
 def test_ragged_rows_are_refused():
     with pytest.raises(ValueError, match="cells"):
         table([["a"], ["b", "c"]])
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_verdicts_are_coloured_on_a_terminal_alone(monkeypatch):
+    told = "m/photos/psnr  20.1  pass: any loss is below 1\nm/photos/fail  20.1  fail (worse)\ngate: fail (1 fail)"
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert text.coloured(told, io.StringIO()) == told
+    shown = text.coloured(told, Terminal())
+    assert shown.count("\x1b[32mpass\x1b[0m") == 1 and shown.count("\x1b[31mfail\x1b[0m") == 2
+    assert re.sub("\x1b\\[\\d+m", "", shown) == told
+    for name, value in (("NO_COLOR", "1"), ("TERM", "dumb")):
+        with monkeypatch.context() as changed:
+            changed.setenv(name, value)
+            assert text.coloured(told, Terminal()) == told

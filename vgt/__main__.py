@@ -210,6 +210,8 @@ def main(argv: list[str] | None = None) -> int:
     env.keep_freed_memory()
     stop: SystemExit | None = None
     with _streams() as out:
+        if not sys.stderr.isatty():  # of libraries; ours look themselves
+            os.environ.setdefault("TQDM_DISABLE", "1")
         try:
             status = _run(argv)
         except SystemExit as error:

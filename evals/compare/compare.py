@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 from evals.compare import contrasts, pairs
 from evals.compare.contrasts import Contrast
 from evals.compare.pairs import Pair, Side
-from vgt.core import text
+from vgt.core import files, record, samples, text
+from vgt.core.record import Record
 from vgt.core.statistics import holm, holm_level, minimum_detectable
 
 ALPHA = 0.05
+VERSION = 1  # of kept differences: raise it when they change
 POWER = 0.8
 SAME, INCOMPARABLE = "no detectable difference", "incomparable"
 FREE = ("accel", pairs.SETTINGS)  # may differ unasked: the sides' names tell the one, a note the other
@@ -223,6 +226,39 @@ def _entry(row: ComparedMetric) -> dict:
     return entry | ({"notes": list(row.notes)} if row.notes else {})
 
 
+# ------------------------------------------------------------------------------------------- kept for reports
+
+
+def keep(root: str | Path, wanted: Iterable[tuple[Record, Record]]) -> list[Record]:
+    """The differences A - B of pairs of records below ``root``, tested in pairs, as records beside them, for reports,
+    which read records alone.  Those that cannot be paired have none; those that stand are not computed again."""
+    kept = []
+    for a, b in wanted:
+        subject, metric = samples.difference(a, b)
+        key = record.make_key(version=VERSION, of=[a.key, b.key])
+        found = record.find(root, f"{subject}/{samples.DIFFERENCES}/{metric}", key)
+        if found is None and (made := _paired(Path(root), a, b)) is not None:
+            found = record.make(
+                subject=subject, suite=samples.DIFFERENCES, metric=metric, key=key, unit=a.unit, n=made.pairs,
+                n_expected=max(made.pairs, a.n_expected, b.n_expected), protocol="paired-difference",
+                protocol_params={"level": contrasts.LEVEL}, judge=a.judge, suite_hash=a.suite_hash,
+                fingerprint=files.digest(a.fingerprint, b.fingerprint),
+                value=made.comparison.difference.value, low=made.comparison.difference.low,
+                high=made.comparison.difference.high, interval=made.comparison.difference.method,
+                extra={"p": made.comparison.p_value, "test": made.comparison.test, "of": [a.key, b.key]},
+            )  # fmt: skip
+            record.write(found, root)
+        kept += [] if found is None else [found]
+    return kept
+
+
+def _paired(root: Path, a: Record, b: Record) -> Contrast | None:
+    """A minus B from their samples, None where they cannot be paired."""
+    stored_a, stored_b = (pairs.Stored(one, samples.path(root, one)) for one in (a, b))
+    made = _contrast(Pair("", stored_b, stored_a), ())
+    return made if isinstance(made, Contrast) and made.how == contrasts.PAIRED else None
+
+
 # ----------------------------------------------------------------------------------------------- the verb
 
 
@@ -246,6 +282,6 @@ def run(args: argparse.Namespace) -> dict:
     """The exit status is 2 where nothing could be compared."""
     a, b = pairs.read(args.a), pairs.read(args.b)
     rows = compare(a, b, args.metric, args.allow)
-    print(table(a, b, rows, args.metric, args.allow))
+    print(text.coloured(table(a, b, rows, args.metric, args.allow)))
     nothing = all(row.contrast is None for row in rows)
     return report(a, b, rows) | ({"exit": 2} if nothing else {})

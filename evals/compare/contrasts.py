@@ -149,11 +149,15 @@ def _one_binary_per_cluster(found: Matched) -> bool:
     return single and len({*np.unique(found.a), *np.unique(found.b), 0.0}) == 2
 
 
+def _clusters(found: Matched) -> int:
+    return len(set(zip(found.groups or found.clusters, found.clusters, strict=True)))
+
+
 def paired(
     found: Matched, record: Record, sign: int = 1, level: float = 0.95, alternative: Alternative = "two-sided"
 ) -> Contrast | None:
     """B minus A, times ``sign``, from the samples that both have; None where clusters are too few to show a spread."""
-    if len(set(zip(found.groups or found.clusters, found.clusters, strict=True))) < 2:
+    if _clusters(found) < 2:
         return None
     a, b = sign * found.a, sign * found.b
     result = compare_pairs(b, a, found.clusters, found.groups, level=level, alternative=alternative, span=span(record))
@@ -202,12 +206,11 @@ def contrast(
         return Contrast(comparison, BLOCKS, comparison.clusters)
     lacking = "without samples on both sides" if left is None or right is None else "no common samples"
     if found is not None:
-        lacking = f"not paired, for all {len(found.a)} common samples are of one cluster ({found.clusters[0]!r})"
+        each = f", one in each of {len(set(found.groups))} groups," if found.groups else ""
+        lacking = f"not paired: {len(found.a)} common samples in {_clusters(found)} clusters{each} show no spread"
     for one in (a.record, b.record):
         if one.low is None or one.high is None:
-            why = (
-                "neither samples that both sides share nor an interval" if found is None else f"no interval; {lacking}"
-            )
+            why = f"no interval; {lacking}" if found else "neither samples that both sides share nor an interval"
             raise ValueError(f"{one.model} has {why}")
         if "quartiles" in (one.interval or ""):
             raise ValueError(f"{one.model} has {one.interval}, which are no interval")

@@ -447,7 +447,7 @@ def run(args: argparse.Namespace) -> dict:
                 write(path)
         except OSError as error:
             failed.append(f"{option} {path} cannot be written: {error.strerror or error}; give the path of a file")
-    print(table(result, rules))
+    print(text.coloured(table(result, rules)))
     if failed:
         raise ValueError("; ".join(failed))
     return {"verdict": result.verdict, "exit": result.exit, **counts(result)}

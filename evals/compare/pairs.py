@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from vgt.core import record, samples
+from vgt.core import files, record, samples
 from vgt.core.record import Record
 
 SETTINGS = "settings"  # where one side does not tell the settings of its sampler
@@ -56,12 +56,12 @@ def _all(root: Path) -> dict[str, Stored]:
     """Every record at ``root``: a file, a folder of records, or a work folder with ``records`` in it."""
     if root.is_dir() and (root / "records").is_dir():
         root = root / "records"
-    paths = [root] if root.is_file() else sorted([*root.rglob("*.jsonl"), *root.rglob("*.json")])
+    paths = [root] if root.is_file() else files.visible(root, "**/*.jsonl", "**/*.json")
     found: dict[str, Stored] = {}
     for path in paths:
-        if path.name.startswith("."):
-            continue
         for one in record.read(path):
+            if one.suite == samples.DIFFERENCES:  # made of two of the others
+                continue
             if one.name in found:
                 raise ValueError(f"{root} holds two records {one.name}; name the folder of one of them")
             found[one.name] = Stored(one, samples.beside(path) if path.suffix == ".json" else None)

@@ -50,6 +50,7 @@ def _suite(given: Options) -> tuple[str, list[dict], list[dict]]:
         if given.texts is not None:
             raise ValueError("--prompts goes with --csv; name another suite with --suite")
         suite, whole = options.prompts(given.suite or "scenes-dpg", None)
+        data.check(suite, whole)
     else:
         suite, whole = given.suite or data.SUITE, data.load(given.csv, given.texts)
     return suite, options.evenly(whole, given.n), whole

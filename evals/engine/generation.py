@@ -99,9 +99,9 @@ class Run:
 
 def record_fields(run: Run, judge: Detector | Answerer, protocol: str, params: dict, evidence: Path) -> dict:
     """Fields that all records of a run share; ``evidence``: the per-sample file, relative to the work folder.  A
-    subject's sampling settings stand in ``extra``, with what it tells of itself in an attribute of that name."""
-    settings = getattr(run.subject, "settings", None)
-    extra = {} if settings is None else {"settings": dict(settings)}
+    subject's sampling settings stand in ``extra``, and the name of its autoencoder, where it tells them."""
+    told = {name: getattr(run.subject, name, None) for name in ("settings", "autoencoder")}
+    extra = {name: of if isinstance(of, str) else dict(of) for name, of in told.items() if of is not None}
     judged = getattr(judge, "params", {})  # of a network: its precision
     return {
         "subject": run.name,
@@ -289,7 +289,7 @@ def _make(
     title = f"{run.model}: {run.suite} generated"
     with (
         ThreadPoolExecutor(min(WRITERS, env.cores())) as writers,
-        tqdm(total=len(missing), desc=title, unit="image", mininterval=0.5, disable=not batches) as bar,
+        tqdm(total=len(missing), desc=title, unit="image", mininterval=0.5, disable=not batches or None) as bar,
     ):
         writing: dict[str, Future] = {}
         for batch in batches:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -57,8 +57,29 @@ def padded(images: np.ndarray, batch: int) -> np.ndarray:
     return np.concatenate([images, np.repeat(images[-1:], max(0, batch - len(images)), 0)])
 
 
+BUILT_IN = ("scenes", "photos")
+
+
+def which(spec: str, flag: str) -> str | Path:
+    """A built-in set of images by its name, or the path that ``spec`` names; ``built-in:NAME`` and ``folder:PATH`` say
+    which is meant.  Raises ValueError where a name of ``flag`` is that of a built-in set and of a folder that is there.
+    """
+    kind, _, rest = spec.partition(":")
+    if kind == "built-in":
+        if rest not in BUILT_IN:
+            raise ValueError(f"{flag} {spec}: there is no such set; give built-in:{' or built-in:'.join(BUILT_IN)}")
+        return rest
+    if spec in BUILT_IN and Path(spec).exists():
+        raise ValueError(
+            f"{flag} {spec} is both the built-in set and what lies here under that name; "
+            f"give built-in:{spec} or folder:{spec}"
+        )
+    return spec if spec in BUILT_IN else Path(rest if kind == "folder" and rest else spec)
+
+
 def image_set(data: str | Path, n: int | None, size: int, geometry: str = "adm-crop") -> ImageSet:
-    """The images that ``data`` names: "scenes", "photos", a folder of images, a ``.tar`` shard or a folder of shards.
+    """The images that ``data`` names: "scenes", "photos" (always the built-in sets; see ``which``), a folder of images,
+    a ``.tar`` shard or a folder of shards.
 
     ``geometry``: how images of any shape come to ``size``; scenes and photo crops are made at that size."""
     if data == "scenes":
@@ -171,17 +192,26 @@ def folder(path: str | Path, n: int | None = None, size: int = 64, geometry: str
             raise ImageError(f"{fault}; cut it first", "too long and thin")
         return image
 
-    return ImageSet(
+    whole = ImageSet(
         name=f"folder-{printable(Path(path).resolve().name).removesuffix('.tar')}",
         ids=names,
         clusters=names,
         load=lambda i: resize(read(i), size, geometry),
-        expected=max(n or 0, len(found)),
+        expected=len(found),
         fingerprint=files.digest_json([names, hashes, geometry, size]),
         params={"geometry": geometry, "size": size, "cluster": "image"},
         converted=kinds.get,
         floats=(lambda i: resize_crop_float(read(i), size)) if geometry == "resize-crop" else None,
     )
+    return of(whole, n or 0)
+
+
+def of(images: ImageSet, expected: int) -> ImageSet:
+    """A set that is a part of one of ``expected`` images, where it has fewer: its records are partial, and no others
+    than those of the whole set are reused."""
+    if expected <= images.expected:
+        return images
+    return replace(images, expected=expected, fingerprint=files.digest_json([images.fingerprint, expected]))
 
 
 # --------------------------------------------------------------------------------------------------------- to a size

@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import copy
 import inspect
-import json
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +31,7 @@ from pydantic_core import PydanticUndefined
 
 from evals.engine.store import Shard, parse_shard
 from vgt.commands import options as verbs
-from vgt.core import record, suites
+from vgt.core import record, suites, text
 from vgt.core.config import Config, validated
 
 # ---------------------------------------------------------------------------------------------------- the mechanism
@@ -112,6 +111,18 @@ class Options(Config):
             read = _about(field).get("declared", {}).get("read")
             values[name] = read(args) if read else getattr(args, name)
         return validated(cls, values, "options")
+
+    def refuse(self, why: str, *names: str) -> None:
+        """Raises ValueError, naming the option, where one of the fields ``names`` was given: it would do nothing, and
+        ``why`` says for what reason."""
+        for name in names:
+            field, value = type(self).model_fields[name], getattr(self, name)
+            if value != field.default:
+                told = _about(field).get("option") or {"flag": None}
+                if isinstance(value, dict):
+                    name, value = next(iter(value.items()))
+                shown = "" if value is True else f" {' '.join(map(str, value)) if isinstance(value, list) else value}"
+                raise ValueError(f"{_flags(name, told)[0]}{shown} would do nothing: {why}; leave it out")
 
     def given(self) -> dict[str, Any]:
         """What a run may be given, by name: the fields, and what the mix-ins make of theirs."""
@@ -303,15 +314,15 @@ def prompts(name: str, n: int | None) -> tuple[str, list[dict]]:
         path = Path(name)
         if not path.is_file():
             raise ValueError(f"suite {name!r} is neither one of {', '.join(suites.SUITES)} nor a file")
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-            suite, found = path.stem, [json.loads(line) for line in lines if line.strip()]
-        except ValueError as error:
-            raise ValueError(f"{path} is not JSON lines as written by `vgt prompts`: {error}") from error
+        suite, found = path.stem, [dict(record) for record in text.objects(path)]
+        if not found:
+            raise ValueError(f"suite {name!r} has no prompts; `vgt prompts` writes some")
     return suite, evenly(found, n)
 
 
 def evenly(items: list[dict], n: int | None) -> list[dict]:
-    """``n`` of the items, evenly spaced; all where it is None."""
-    count = min(n or len(items), len(items))
+    """``n`` of the items, evenly spaced; all where it is None.  Raises ValueError where there are fewer."""
+    if n is not None and not 1 <= n <= len(items):
+        raise ValueError(f"-n {n} is not possible: there are {len(items)} prompts; leave it out for all of them")
+    count = n or len(items)
     return [items[i * len(items) // count] for i in range(count)]

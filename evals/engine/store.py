@@ -258,7 +258,8 @@ def collect(
     run keeps what all parts made, writes ``path`` in the order of ``wanted``, and removes their files."""
     with exclusive(path, shard):
         rows = Rows(path, wanted, shard)
-        for name in tqdm(missing := rows.lacks(wanted), desc=title, unit="image", mininterval=0.5, disable=not missing):
+        missing = rows.lacks(wanted)
+        for name in tqdm(missing, desc=title, unit="image", mininterval=0.5, disable=not missing or None):
             try:
                 row = make(name)
             except (SampleError, ImageError) as error:

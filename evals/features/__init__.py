@@ -46,6 +46,12 @@ EXTRACTORS: dict[str, dict[str, Any]] = {
         "input": "2 x - 1 of 0..1",
         "dtype": "float32",
     },
+    "clean": {
+        **_INCEPTION,
+        "resize": "Pillow bicubic (antialiased) channel by channel in float32, clipped to 0..255, not rounded",
+        "input": "(x - 128) / 128 of 0..255",
+        "dtype": "float32",
+    },
     "efflite2": {**_EFFLITE},
     "efflite0": {**_EFFLITE},
     "dinov2": {
@@ -73,6 +79,7 @@ USERS: Mapping[str, tuple[str, ...]] = {
     "tf-compat": ("torch-fidelity", "MAR, JiT and xAR (statistics file)", "closest to ADM's TensorFlow graph"),
     "tf-compat-f64": ("VGT, TiTok: the network itself in float64",),
     "pytorch-fid": ("pytorch-fid", "LightningDiT"),
+    "clean": ("clean-fid's default", "VGT on MJHQ-30K"),
     "efflite2": ("this project, offline",),
     "efflite0": ("this project, offline",),
     "dinov2": ("FD-DINOv2",),
@@ -185,7 +192,7 @@ def digest(path: Path) -> str:
     """sha256 of a file; of a folder, that of the names and hashes of its configuration and safetensors files."""
     if path.is_file():
         return _digest_file(path, path.stat().st_mtime_ns)
-    parts = [*files.visible(path, "config.json"), *files.visible(path, "*.safetensors")]
+    parts = files.visible(path, "config.json", "*.safetensors")
     return files.digest_json([[p.name, _digest_file(p, p.stat().st_mtime_ns)] for p in parts])
 
 
@@ -215,7 +222,7 @@ def _packaged(name: str) -> Callable[[], Path]:
     return locate
 
 
-INCEPTION = ("tf-compat", "tf-compat-f64", "pytorch-fid")
+INCEPTION = ("tf-compat", "tf-compat-f64", "pytorch-fid", "clean")
 INCEPTION_FILES = ("weights-inception-2015-12-05-6726825d.pth", "pt_inception-2015-12-05-6726825d.pth")
 SOURCES: dict[str, Source] = {
     **{name: Source(name, _build("inception", name), INCEPTION_FILES, INCEPTION_SHA256) for name in INCEPTION},

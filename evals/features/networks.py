@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from evals.features import EXTRACTORS, INCEPTION_FILES, Embed
 from evals.judges import checkpoints
+from vgt.core import files
 from vgt.core.text import read_json
 from vgt.methods import perceptual
 
@@ -86,11 +87,22 @@ def inception_input(images: torch.Tensor, variant: str) -> torch.Tensor:
     """uint8 [N, 3, H, W] -> the network's input [N, 3, 299, 299] as the variant's protocol says, float32 or float64."""
     from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 
+    if variant == "clean":
+        return (_clean(images) - 128) / 128
     x = images.to(torch.float64 if EXTRACTORS[variant]["dtype"] == "float64" else torch.float32)
     if variant == "pytorch-fid":
         x = functional.interpolate(x / 255, INCEPTION_SIDE, mode="bilinear", align_corners=False)
         return 2 * x - 1
     return (interpolate_bilinear_2d_like_tensorflow1x(x, size=INCEPTION_SIDE, align_corners=False) - 128) / 128
+
+
+def _clean(images: torch.Tensor) -> torch.Tensor:
+    """clean-fid's resizing: uint8 [N, 3, H, W] -> float32 [N, 3, 299, 299] of 0..255."""
+    planes = images.flatten(0, 1).cpu().numpy().astype(np.float32)
+    made = [
+        np.asarray(Image.fromarray(p).resize(INCEPTION_SIDE, Image.Resampling.BICUBIC)).clip(0, 255) for p in planes
+    ]
+    return torch.from_numpy(np.stack(made)).view(len(images), 3, *INCEPTION_SIDE).to(images.device)
 
 
 def inception(variant: str, path: Path, device: str, strict: bool) -> tuple[Embed, Mapping[str, int]]:
@@ -145,7 +157,7 @@ def _configuration(folder: Path, expected: Mapping[str, Any], strict: bool) -> d
         vision = {**config, **config.get("vision_config", {})}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder} is no folder of a transformers model: config.json cannot be read") from error
-    if not list(folder.glob("*.safetensors")):
+    if not files.visible(folder, "*.safetensors"):
         raise ValueError(f"{folder} holds no .safetensors file; put model.safetensors beside config.json")
     wrong = {key: vision.get(key) for key, value in expected.items() if vision.get(key) != value}
     if strict and wrong:

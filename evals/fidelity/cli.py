@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from evals.engine import options
+from evals.engine.images import which
 from evals.engine.options import listed, option, positive
 from evals.engine.records import Outcome
 from evals.features import NAMES
@@ -20,7 +21,9 @@ class Options(options.Count, options.Coverage, options.Sampling, options.Common)
         "folder:<dir>, images:<model>[@<accel>x] of the work folder, an .npz with arr_0, or vgt:<checkpoint> of a "
         "generator by class",
     )
-    real: str | None = option(None, "a folder, photos, scenes, images:<model>, an .npz of images or of mu, sigma")
+    real: str | None = option(
+        None, "a folder (or folder:<dir>), photos, scenes, images:<model>, an .npz of images or of mu, sigma"
+    )
     features: str = option("efflite2", f"of {', '.join(NAMES)} (default efflite2)", metavar="ID,...")
     metrics: str | None = option(None, f"of {', '.join([*METRICS, *ALIASES])}", metavar="NAME,...")
     weights: list[str] = option([], "weights file or folder of features", metavar="[ID=]PATH")
@@ -34,7 +37,9 @@ class Options(options.Count, options.Coverage, options.Sampling, options.Common)
     def given(self) -> dict[str, Any]:
         extractors = listed(self.features)
         asked = {"extractors": extractors, "metrics": None if self.metrics is None else listed(self.metrics)}
-        return {**super().given(), **asked, "weights": weights(self.weights, extractors)}
+        named = None if self.real is None else which(self.real, "--real")
+        real = named if isinstance(named, str) else self.real
+        return {**super().given(), **asked, "real": real, "weights": weights(self.weights, extractors)}
 
 
 def weights(given: list[str], features: list[str]) -> dict[str, str]:
@@ -55,7 +60,10 @@ def evaluate(given: Options) -> Outcome:
     from evals.fidelity import run as fidelity
 
     named = options.named_subject(given.subject, "folder:samples")
+    if given.real is None:
+        given.refuse("there is no --real", "paired", "allow_few")
     if not named.startswith("vgt:"):
+        given.refuse(f"the images of {named} are made already", "seed", "sampling", "autoencoder")
         return fidelity.run(named, **given.passed_to(fidelity.run))
     from evals.engine import generation
     from evals.fidelity.images import CLASSES

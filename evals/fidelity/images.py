@@ -24,7 +24,7 @@ from evals.engine import images as datasets
 from evals.engine.generation import Run
 from evals.engine.images import ImageSet
 from evals.metrics.frechet import Gaussian
-from vgt.core import files, record
+from vgt.core import files, geneval_prompts, record
 from vgt.core.images import ImageError, image_size
 from vgt.core.listing import image_files
 from vgt.core.text import parse_json, read_json
@@ -32,7 +32,10 @@ from vgt.core.text import parse_json, read_json
 SUBJECTS = (
     "vgt:<generator by class>, folder:<dir>, images:<model>[@<accel>x] or an .npz with arr_0 (uint8 [N, H, W, 3])"
 )
-REALS = "a folder, photos, scenes, images:<model>, an .npz with arr_0, or statistics .npz with mu and sigma"
+REALS = (
+    "a folder (or folder:<dir>), photos, scenes, images:<model>, an .npz with arr_0, "
+    "or statistics .npz with mu and sigma"
+)
 IMAGES = "images:"
 ARRAY = "arr_0"
 CLASSES = "classes"  # the folder of images that are made by class
@@ -70,7 +73,7 @@ def origin(spec: str | Run, work: str | Path, named: bool = False) -> str:
 
 def real(spec: str, n: int | None, size: int, work: str | Path, subject: str = "") -> ImageSet | Reference:
     """The reference that ``spec`` names: images resized to ``size`` by adm-crop, or statistics from a file.
-    ``subject``: what it is compared with, as named."""
+    "photos" and "scenes" are always the built-in sets.  ``subject``: what it is compared with, as named."""
     if spec == "photos":
         return datasets.photos(n, size)
     if spec == "scenes":
@@ -81,9 +84,10 @@ def real(spec: str, n: int | None, size: int, work: str | Path, subject: str = "
         name = spec.removeprefix(IMAGES)
         like = generated(subject.removeprefix(IMAGES), work) if subject.startswith(IMAGES) else None
         return first(replace(_folder(generated(name, work, like), size), name=f"images-{name}"), n)
-    if not Path(spec).is_dir():
+    folder = Path(spec.removeprefix("folder:"))
+    if not folder.is_dir():
         raise ValueError(f"--real {spec!r} is not there; give {REALS}")
-    return first(_folder(spec, size), n)
+    return first(_folder(folder, size), n)
 
 
 def generated(model: str, work: str | Path, like: Path | None = None) -> Path:
@@ -138,9 +142,12 @@ def _of_classes(run: Run, size: int | None, folder: Path) -> ImageSet:
 
 
 def first(images: ImageSet, n: int | None) -> ImageSet:
-    """The first ``n`` images of a set; its ``expected`` stays, so that records of fewer are partial."""
-    if n is None or n >= len(images):
+    """The first ``n`` images of a set; its ``expected`` stays, so that records of fewer are partial, and becomes ``n``
+    where there are not so many."""
+    if n is None:
         return images
+    if n >= len(images):
+        return datasets.of(images, n)
     if n < 1:
         raise ValueError(f"n = {n} images; give 1 or more")
     return _chosen(images, range(n))
@@ -158,9 +165,25 @@ def _chosen(images: ImageSet, positions: Sequence[int]) -> ImageSet:
 
 
 def _folder(path: str | Path, size: int) -> ImageSet:
+    """The images of a folder; one that an evaluator made has as many as its protocol asks for, or is partial."""
     images = datasets.folder(path, None, size)
     kept = [i for i, name in enumerate(images.ids) if not _is_grid(name)]
-    return images if len(kept) == len(images) else replace(_chosen(images, kept), expected=len(kept))
+    found = images if len(kept) == len(images) else _chosen(images, kept)
+    return datasets.of(replace(found, expected=len(kept)), _asked(Path(path)))
+
+
+def _asked(folder: Path) -> int:
+    """How many images there are of a model by the protocol that the images in ``folder`` were made for; 0 for images
+    that no evaluator made."""
+    if not (folder / "subject.json").is_file():
+        return 0
+    suite = str(read_json(folder / "subject.json").get("suite"))
+    if suite.startswith(CLASSES):
+        return generation.CLASS_IMAGES
+    full = geneval_prompts.prompts() if suite == "geneval" else generation.full_suite(suite)
+    prompts = len(full) if full else len(list(folder.glob("*/metadata.jsonl")))
+    samples = max((len(list(place.glob("*.png"))) for place in folder.glob("*/samples")), default=0)
+    return prompts * max(generation.IMAGES_PER_PROMPT, samples)
 
 
 def _is_grid(name: str) -> bool:

@@ -96,7 +96,8 @@ def _frechet(pair: Pair, view: str) -> Measured:
     else:
         assert pair.real is not None
         found = frechet.blocks_jackknife(pair.subject.moments(view), pair.real.moments(view))
-    return _of_jackknife(found, 0.0, note)
+    finite = frechet.FINITE if found.replicates else None
+    return _of_jackknife(found, 0.0, "; ".join(filter(None, (note, finite))) or None)
 
 
 def _infinite(pair: Pair) -> Measured:

@@ -311,7 +311,11 @@ def _estimate(pair: Pair, metric: str, job: _Job, partial_ok: bool) -> Estimate:
         measured = about.compute(pair)
     elif not pair.subject.errors or partial_ok:  # else the records say it
         notes.append("value withheld")
-    real = {} if about.reference is None else {"n_real": _real_count(pair, sides)}
+    real: dict[str, int | None] = {} if about.reference is None else {"n_real": _real_count(pair, sides)}
+    for side in sides[1:]:
+        if side.count < side.images.expected:  # what such a number covers less than it seems
+            real["n_real_expected"] = side.images.expected
+            notes.append(f"{side.count} of {side.images.expected} real images")
     return Estimate(
         metric=metrics_of.record_name(metric, pair.subject.extractor.id),
         unit=about.unit,
@@ -386,7 +390,7 @@ class Evidence:
             return
         title = f"{self.extractor.id} of {self.images.name}"
         working: dict[int, _Block] = {}  # a batch may end one block and begin the next
-        with exclusive(self.folder, shard), tqdm(total=len(members), desc=title, unit="image") as bar:
+        with exclusive(self.folder, shard), tqdm(total=len(members), desc=title, unit="image", disable=None) as bar:
             for start in range(0, len(members), self.batch):
                 chosen = members[start : start + self.batch]
                 for b in dict.fromkeys(b for b, _ in chosen):

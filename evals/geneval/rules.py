@@ -149,7 +149,7 @@ def _clause_fault(clause: object, place: int) -> str | None:
         return "has a clause without a class"
     if not (isinstance(clause.get("count"), int) and clause["count"] >= 1):
         return f"asks for {clause.get('count')!r} of {clause['class']!r}; a count is 1 or more"
-    if clause.get("color", "red") not in COLORS:
+    if clause.get("color", "red") not in tuple(COLORS):
         return f"asks for the color {clause['color']!r}; give one of {', '.join(COLORS)}"
     if "position" in clause:
         told = clause["position"]
@@ -164,10 +164,12 @@ def _fault(prompt: object) -> str | None:
     lost = [k for k in ("tag", "include", "prompt") if not isinstance(prompt, dict) or k not in prompt]
     if lost:
         return f"has no {lost[0]!r}"
-    if prompt["tag"] not in TASKS:
+    if prompt["tag"] not in tuple(TASKS):
         return f"has the tag {prompt['tag']!r}; tags are {', '.join(TASKS)}"
     if not (isinstance(prompt["prompt"], str) and isinstance(prompt["include"], list) and prompt["include"]):
         return "needs a text as prompt and a list of clauses as include"
+    if not isinstance(prompt.get("exclude", []), list):
+        return f"has {prompt['exclude']!r} as exclude; give a list of clauses, or leave it out"
     faults = [_clause_fault(clause, place) for place, clause in enumerate(prompt["include"])]
     faults += [_clause_fault(clause, 0) for clause in prompt.get("exclude", [])]
     return next(filter(None, faults), None)

@@ -31,6 +31,7 @@ from PIL import Image
 from evals.engine.api import Answerer
 from evals.engine.store import SampleError
 from vgt.core import files
+from vgt.core.text import Fields, objects, parse_json, present
 
 
 class JudgeLost(ValueError):
@@ -146,15 +147,15 @@ class ProcessAnswerer:
                 status = "closed its output"
             raise self._failure(status)
         try:
-            row = json.loads(line)
+            row = Fields.of(parse_json(line, "answer"), "answer")
             said = row.get("error")
-            words = None if said is not None else row["answer"]
-        except (ValueError, KeyError, AttributeError):
+            words = None if said is not None else row.text("answer")
+        except ValueError:
             raise self._failure(f"wrote {line.strip()[:200]!r}, which is not {{'answer': ...}},") from None
         if said is not None:
             raise SampleError(f"judge {self.name!r} reports: {said}")
         self._answered += 1
-        return str(words)
+        return words
 
     def close(self) -> None:
         """End the child, if one was started."""
@@ -202,18 +203,11 @@ class Scripted:
 
 def scripted(path: str | Path) -> Scripted:
     """The table in ``path``.  Raises ValueError for a file that is absent or broken, and for a question asked twice."""
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"table {path} does not exist; give JSON lines with question, answer and perhaps image")
+    path = present(path, "table", "give JSON lines with question, answer and perhaps image")
     table: dict[tuple[str, str], str] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            key, words = (str(row.get("image") or ""), row["question"]), str(row["answer"])
-        except (ValueError, KeyError, AttributeError) as error:
-            raise ValueError(f"{path}, line {number}: not JSON with question and answer ({error!r})") from error
+    for row in objects(path):
+        image = "" if row.get("image") is None else row.text("image")
+        key, words = (image, row.text("question")), row.text("answer")
         if table.setdefault(key, words) != words:
-            raise ValueError(f"{path}, line {number}: {key[1]!r} has two different answers; keep one")
+            raise ValueError(f"{row.where}: {key[1]!r} has two different answers; keep one")
     return Scripted(path.stem, table)

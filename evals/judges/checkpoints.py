@@ -71,7 +71,7 @@ def opened_model(kind: Any, folder: Path, **how: Any) -> tuple[Any, dict[str, An
     except Exception as error:  # whatever a model's own code makes of sizes that do not go together
         raise ValueError(f"{folder} cannot be loaded as {kind.__name__}: {_line(error)}") from error
     asked = sum(p.numel() for p in bare.parameters())
-    stored = sum(p.stat().st_size for suffix in ("safetensors", "bin") for p in folder.glob(f"*.{suffix}"))
+    stored = sum(p.stat().st_size for suffix in ("safetensors", "bin") for p in files.visible(folder, f"*.{suffix}"))
     if 2 * stored < asked:  # half a byte a number is the least that checkpoints take
         raise ValueError(
             f"{folder} does not hold a {kind.__name__}: {stored / 2**20:.1f} MiB of weights are too little for the "

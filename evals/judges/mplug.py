@@ -50,7 +50,7 @@ def mplug(python: str | None = None, weights: str | None = None, trusted: bool =
         raise ValueError(f"judge mplug needs modelscope, which {interpreter} does not have; {INSTALL}")
     content = MODEL
     if weights is not None:
-        present = sorted(p for p in Path(weights).glob("*") if p.is_file())
+        present = [p for p in files.visible(weights, "*") if p.is_file()]
         if not any(p.name == "configuration.json" for p in present):
             raise ValueError(f"{weights} has no configuration.json; give a folder downloaded by modelscope for {MODEL}")
         content = files.digest_json([[p.name, files.digest_file(p)] for p in present])

@@ -21,6 +21,10 @@ from scipy import linalg
 from vgt.core.statistics import Interval, jackknife_interval
 
 BLOCKS = 20
+# What an interval of a Fréchet distance is about: its bias of about c/N (docs/evaluators.md 7.4) is no part of it.
+FINITE = (
+    "the interval is about the distance at this number of images; that of infinitely many is smaller, often below it"
+)
 
 
 def block_count(images: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from evals.engine import options
+from evals.engine.images import which
 from evals.engine.options import option
 from evals.engine.records import Outcome
 
@@ -15,7 +16,9 @@ ANCHOR = "random_projection"  # of pixels: what nothing learned scores
 class Latents(options.Count, options.Common):
     """Options of everything that looks at latents."""
 
-    data: str = option("scenes", "scenes (default), photos, or a folder; sub-folders of an ImageFolder are its labels")
+    data: str | None = option(
+        None, "scenes (default), photos, or a folder; sub-folders of an ImageFolder are its labels"
+    )
     size: int | None = option(None, "image side for encoders that take any (default 64)")
     partial_ok: bool = option(False, "give values even where images cannot be read")
 
@@ -33,7 +36,7 @@ class Latents(options.Count, options.Common):
 
         if side and self.size and side != self.size:
             raise ValueError(f"--size {self.size}: this encoder takes {side} pixels; leave --size out")
-        return data.named(self.data, self.n, side or self.size or data.SIZE)
+        return data.named(which(self.data or "scenes", "--data"), self.n, side or self.size or data.SIZE)
 
 
 class Options(Latents):

@@ -132,14 +132,16 @@ def folder(path: str | Path, n: int | None = None, size: int = SIZE) -> ProbeSet
     images = sets.folder(path, None, size)
     full = min(len(images), FOLDER)
     count = min(len(images), full if n is None else n)
+    if n is not None and n > len(images):
+        images, full = sets.of(images, n), n
     chosen = [i * len(images) // count for i in range(count)]
     classes = [name.partition("/")[0] if "/" in name else "" for name in images.ids]
     labelled = "" not in classes and len(set(classes)) > 1
     return _from(images, chosen, {"class": tuple(classes[i] for i in chosen)} if labelled else {}, full)
 
 
-def named(spec: str, n: int | None = None, size: int = SIZE) -> ProbeSet:
-    """``scenes``, ``photos`` or a folder's path."""
+def named(spec: str | Path, n: int | None = None, size: int = SIZE) -> ProbeSet:
+    """``scenes``, ``photos`` (always the built-in sets) or a folder's path."""
     return (
         {"scenes": scenes, "photos": photos}[spec](n, size) if spec in ("scenes", "photos") else folder(spec, n, size)
     )
@@ -236,7 +238,7 @@ def encoded(tokenizer: Tokenizer, images: ProbeSet, path: Path) -> Latents:
 def _encode(tokenizer: Tokenizer, images: ProbeSet) -> dict[str, Any]:
     """Arrays to store.  Unreadable images are left out and named."""
     kept, failed, found, classes = [], [], [], []
-    for start in tqdm(range(0, len(images), BATCH), desc=f"latents of {tokenizer.name}", unit="batch"):
+    for start in tqdm(range(0, len(images), BATCH), desc=f"latents of {tokenizer.name}", unit="batch", disable=None):
         some = {}
         for i in range(start, min(start + BATCH, len(images))):
             try:

@@ -60,7 +60,7 @@ def run(
     if missing:
         found = encoded(tokenizer, images, path)
         seen = view(found, through)
-        for metric in tqdm(missing, desc=f"probes of {tokenizer.name}", unit="probe"):
+        for metric in tqdm(missing, desc=f"probes of {tokenizer.name}", unit="probe", disable=None):
             started = time.perf_counter()
             measured = _with_images(_measured(probes[metric], found, seen, partial_ok), found, path, Path(work))
             fields = {"protocol": probes[metric].protocol, "protocol_params": params[metric]}

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from evals.engine import options
+from evals.engine.images import which
 from evals.engine.options import listed, option, positive
 from evals.engine.records import Outcome
+from evals.features import INCEPTION
 from evals.recon.metrics import METRICS, Tools, chosen
 from evals.recon.protocol import DEFAULT, PIPELINES, resolve
 from vgt.core.text import table
@@ -19,7 +21,7 @@ WEIGHTS = tuple(dict.fromkeys(metric.weights for metric in METRICS.values() if m
 
 class Options(options.Count, options.Coverage, options.Common):
     subject: str | None = option(None, "vgt:<checkpoint> or pca")
-    data: str = option("scenes", "scenes, photos, a folder of images, a .tar shard or a folder of them")
+    data: str | None = option(None, "scenes (default), photos, a folder of images, a .tar shard or a folder of them")
     pairs: tuple[Path, Path] | None = option(None, "compare two folders instead", metavar=("REAL", "RECON"))
     protocols: str = option(
         DEFAULT,
@@ -56,14 +58,31 @@ def evaluate(given: Options) -> Outcome:
         resolve(name, None)
     tools = Tools(weights(given.weights), given.any_weights)
     metrics = listed(given.metrics) if given.metrics else None
-    if metrics is None:
-        _say_what_is_left_out(tools)
+    _check(given, metrics, tools)
     score = _scorer(given, metrics=metrics, weights=tools.weights)
     found = {name: score(protocol=name) for name in protocols}
     outcome = sum(found.values(), Outcome.none())
+    if metrics is None:
+        _say_what_is_left_out(tools)
     if len(found) > 1 and outcome.records:
         print(side_by_side(found))
     return outcome
+
+
+def _check(given: Options, metrics: list[str] | None, tools: Tools) -> None:
+    """Raises ValueError for an option that would do nothing."""
+    given.refuse("nothing is drawn at random", "seed")
+    if given.pairs:
+        given.refuse("--pairs compares all images of the two folders as they are", "subject", "data", "n", "size")
+    if metrics is not None:
+        needed = {METRICS[name].weights for name in metrics if name in METRICS}
+        for name in tools.weights:
+            if name not in needed:
+                raise ValueError(
+                    f"--weights {name}=... would do nothing: no metric of --metrics needs it; leave it out"
+                )
+        if not needed & set(INCEPTION):
+            given.refuse("no metric of --metrics needs the Inception network", "any_weights")
 
 
 def _scorer(given: Options, **settings):
@@ -81,6 +100,7 @@ def _scorer(given: Options, **settings):
         reconstruction.run,
         agreement=lambda a, b: calibration.agreement(judge, a, b),
         judge=f"{judge.name} {judge.fingerprint[:12]}",
+        data=which(given.data or "scenes", "--data"),
         **settings,
     )
     return lambda **protocol: reconstruction.run(tokenizer, **{**asked, **protocol})

@@ -305,7 +305,11 @@ class Frechet(Metric):
             return self._estimate(evidence, None, n, note=note, extra=extra)
         found = distance(originals, rebuilt, evidence.images)
         extra |= {REPLICATES: list(found.replicates)} if found.replicates else {}
-        return self._estimate(evidence, found.interval(floor=0.0), n, extra=extra)
+        from evals.metrics.frechet import FINITE
+
+        return self._estimate(
+            evidence, found.interval(floor=0.0), n, note=FINITE if found.replicates else None, extra=extra
+        )
 
 
 def distance(originals: Arrays, rebuilt: Arrays, images: int) -> Jackknife:
@@ -483,15 +487,17 @@ _ROWS: tuple[Metric, ...] = (
     _ssim_metric(
         _about(
             "ssim-tm", "SSIM, 11x11 Gaussian window, all channels, reflect padding (torchmetrics)",
-            {**_GAUSSIAN, "range": 1.0, "rim": "reflected, kept"}, "1.4", ("RAE",),
+            {**_GAUSSIAN, "range": 1.0, "rim": "reflected, kept", "version": "torchmetrics 1.4.2 or newer"}, "1.4",
+            ("RAE",), "torchmetrics before 1.4.2 cut the rim: 0.6544 where this gives 0.6522",
         ),
         "11x11 Gaussian sigma 1.5, population covariance, range 1, all channels, reflected rim kept",
     ),
     _ssim_metric(
         _about(
             "ssim-tm-signed", "ssim-tm of images in [-1, 1] with data range 2",
-            {**_GAUSSIAN, "range": "(-1, 1)", "rim": "reflected, kept"}, "1.4", ("LightningDiT",),
-            "not ssim-tm: the luminance term is not that of [0, 1] images",
+            {**_GAUSSIAN, "range": "(-1, 1)", "rim": "reflected, kept", "version": "torchmetrics 1.4.2 or newer"},
+            "1.4", ("LightningDiT",),
+            "not ssim-tm: the luminance term is not that of [0, 1] images; torchmetrics before 1.4.2 cut the rim",
         ),
         "ssim-tm of images in [-1, 1] with range 2: another luminance term, for means are not from black",
     ),

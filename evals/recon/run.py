@@ -230,7 +230,7 @@ def _collect(run: _Run, todo: Mapping[Path, Measuring], smallest: Mapping[Path, 
             (folder / PAIRS).unlink(missing_ok=True)
         work = [(b, lacking) for b, lacking in work if lacking or (b.start == 0 and not (folder / PAIRS).exists())]
         title = f"{source.name} on {source.suite} ({run.pipeline.id})"
-        with tqdm(total=sum(len(b) for b, _ in work), desc=title, unit="image", disable=not work) as bar:
+        with tqdm(total=sum(len(b) for b, _ in work), desc=title, unit="image", disable=not work or None) as bar:
             for batch, lacking in work:
                 found = source.batch(batch, size)
                 measured: dict[Path, list[_Measured]] = {place: [] for place in lacking}

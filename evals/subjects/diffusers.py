@@ -133,7 +133,7 @@ def call_arguments(kind: type, settings: Mapping[str, Any]) -> dict[str, Any]:
 def content_hashes(folder: Path, index: Mapping[str, Any]) -> list[list[str]]:
     """[name, hash] of the files of all components that ``index`` names."""
     parts = [folder / name for name in index if not name.startswith("_") and name not in UNUSED]
-    found = sorted(p for part in parts for p in part.rglob("*") if p.is_file() and not p.name.startswith("."))
+    found = sorted(p for part in parts for p in files.visible(part, "**/*") if p.is_file())
     return [[p.relative_to(folder).as_posix(), files.digest_file(p)] for p in (folder / INDEX, *found)]
 
 
@@ -176,7 +176,7 @@ def _has_code(folder: Path, name: str, entry: Any) -> bool:
     library, kind = entry
     if any((place / f"{library}.py").is_file() for place in (folder, folder / name)):
         return True
-    configs = (folder / name).glob("*.json") if library == "transformers" and kind.startswith("Auto") else ()
+    configs = files.visible(folder / name, "*.json") if library == "transformers" and kind.startswith("Auto") else ()
     return any('"auto_map"' in path.read_text(encoding="utf-8") for path in configs)
 
 

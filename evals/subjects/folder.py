@@ -8,7 +8,6 @@ the second, and so on, so their number must be exact.  Images may differ in size
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +16,7 @@ from pathlib import Path
 from vgt.core import files, images, record
 from vgt.core.images import SUFFIXES, printable
 from vgt.core.listing import in_order, listed, tell_left_out
+from vgt.core.text import read_json
 
 
 def _shown(names: list[str]) -> str:
@@ -133,7 +133,7 @@ class Folder:
                 f"{_shown(others)}: GenEval's layout scores PNG files with the suffix .png only; convert or rename them"
             )
         try:
-            prompt = json.loads((folder / "metadata.jsonl").read_text(encoding="utf-8"))["prompt"]
+            prompt = read_json(folder / "metadata.jsonl")["prompt"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{folder}/metadata.jsonl does not name the prompt; write one JSON object with the prompt's record"

@@ -397,6 +397,36 @@ def inception_pytorch_fid() -> float:
         return _relative(found.numpy(), reference(images.float() / 255)[0].flatten(1).numpy())
 
 
+def features_clean_fid() -> float:
+    """clean-fid's own way from PNG files to features, in its mode ``clean``, with torch-fidelity's random network in
+    the place of the TorchScript file of the same graph."""
+    import torch
+    from cleanfid import fid
+    from PIL import Image
+
+    from evals.features import networks
+    from vgt.core import photos
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = random_inception()
+    images = photos.images("test", range(4), 96)
+
+    def network(x):
+        return networks.inception_views(net, (x - 128) / 128)["pool"]
+
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for i, image in enumerate(images):
+            Image.fromarray(image).save(Path(folder) / f"{i}.png")
+        theirs = fid.get_folder_features(
+            folder, network, num_workers=0, batch_size=4, device=torch.device("cpu"), mode="clean", verbose=False
+        )
+        tensors = torch.from_numpy(images).permute(0, 3, 1, 2)
+        ours = networks.inception_views(net, networks.inception_input(tensors, "clean"))["pool"].numpy()
+    return _relative(ours, theirs)
+
+
 def resize_clean_fid(source: str) -> float:
     """How images come to a network's size: Pillow's bicubic (DINOv2) and plain tensors (pytorch-fid, CLIP)."""
     import torch
@@ -407,6 +437,10 @@ def resize_clean_fid(source: str) -> float:
     images = np.random.default_rng(4).integers(0, 256, (3, 40, 56, 3)).astype(np.uint8)
     if source == "dinov2":
         ours, side, how = networks._pillow(images, 224).astype(np.float64), (224, 224), ("PIL", True, "bicubic")
+    elif source == "clean":
+        tensors = torch.from_numpy(images).permute(0, 3, 1, 2)
+        ours = networks.inception_input(tensors, "clean").permute(0, 2, 3, 1).numpy() * 128 + 128
+        side, how = (299, 299), ("PIL", False, "bicubic")
     else:
         tensors = torch.from_numpy(images).permute(0, 3, 1, 2)
         ours = (networks.inception_input(tensors, "pytorch-fid").permute(0, 2, 3, 1).numpy() + 1) * 127.5
@@ -469,6 +503,10 @@ CHECKS: tuple[Check, ...] = (
           inception_pytorch_fid),
     Check("features-pytorch-fid", "clean-fid make_resizer (PyTorch, bilinear)", _RESIZED, "of 255", 1e-4,
           partial(resize_clean_fid, "pytorch-fid")),
+    Check("features-clean", "clean-fid make_resizer (PIL, bicubic, not quantised)", _RESIZED, "of 255", 1e-4,
+          partial(resize_clean_fid, "clean")),
+    Check("features-clean", "clean-fid get_folder_features, file to features, both with random weights",
+          "4 photo crops of 96 px as PNG", "relative", 1e-5, features_clean_fid),
     Check("features-dinov2", "clean-fid make_resizer (PIL, bicubic)", _RESIZED, "of 255", 0.0,
           partial(resize_clean_fid, "dinov2")),
 )  # fmt: skip

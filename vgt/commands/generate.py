@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> dict:
     made = open_generator(args.model, settings, options.RUNS, options.device(args.device), args.autoencoder)
     asked = made.read(prompt)
     seeds = [image_seed(args.seed, prompt, k) for k in range(args.count)]
-    with tqdm(total=made.loaded.model.tokens, desc="tokens", file=sys.stderr) as bar:
+    with tqdm(total=made.loaded.model.tokens, desc="tokens", file=sys.stderr, disable=None) as bar:
         images = made.generate([asked] * args.count, seeds, lambda done, total, _: bar.update(done - bar.n))
     sheet = grid(list(images), args.count) if args.count > 1 else images[0]
     sheet = np.kron(sheet, np.ones((args.scale, args.scale, 1), np.uint8)) if args.scale > 1 else sheet

@@ -10,6 +10,8 @@ import contextlib
 import io
 import sys
 import time
+from collections.abc import Sequence
+from pathlib import Path
 
 from vgt.commands import options
 from vgt.core import files
@@ -25,6 +27,7 @@ GENERATORS = ("query_ar_internvl", "mar_internvl", "query_ar_qwen", "query_ar_pi
 # For comparisons; not bundled, measured where they were trained.
 AUTOENCODER_ARMS = ("vgt_ae_internvl_nodistill",)
 GENERATOR_ARMS = ("mar_internvl_compute",)
+BUILT_IN = ("built-in:scenes", "built-in:photos")  # whatever folders lie where it runs
 BASELINES = ("pca", "random_projection")  # untrained: of reconstruction and of latents, and of latents alone
 ACCELERATIONS = (1, 4, 16)
 RIVALS = ("query_ar_internvl", "mar_internvl")  # timed against each other in detail
@@ -32,6 +35,7 @@ CLOSENESS = ["--metrics", "kid,prdc"]
 QUICK_PROTOCOLS, FULL_PROTOCOLS = "vgt,llamagen", "vgt,llamagen,vfmtok,lightningdit"
 QUICK_CONDITIONS = "clean,blur1.5,noise20,jpeg25,shrink32"  # of the judge's calibration
 QUICK_IMAGES, FULL_IMAGES = 1, 4
+RESULT = "reproduce.json"  # all scores, in the work folder
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,26 +65,80 @@ def run(args: argparse.Namespace) -> dict:
     common = ["--device", args.device]
     steps = [["train", name, *common] for name in TRAINING] if args.train else []
     steps += [[*step, *common, "--out", str(args.out)] for step in _measurements(args)]
+    steps += [["report", "--work", str(args.out)]]
     computed = reused = 0
     scores: dict[str, dict] = {}
+    result: dict = {}
+    finished: list[tuple[float, float]] = []
     for number, step in enumerate(steps, 1):
         print(f"[{number}/{len(steps)}] vgt {' '.join(step)}", file=sys.stderr)
-        with contextlib.redirect_stdout(io.StringIO()):  # the summary comes once, at the end
-            result = dispatch(step) or {}
+        started = time.monotonic()
+        last = number == len(steps)
+        if last:
+            _keep_differences(args.out / "records")
+        with contextlib.nullcontext() if last else contextlib.redirect_stdout(io.StringIO()):
+            result = dispatch(step) or {}  # what they print comes once, in the report's summary
         computed += result.get("computed", 0)
         reused += result.get("reused", 0)
         scores |= result.get("scores", {})
-    report = dispatch(["report", "--work", str(args.out)])
+        seconds = time.monotonic() - started
+        if result.get("computed", 1):
+            finished.append((work(step), seconds))
+        left = time_left(finished, [work(later) for later in steps[number:]])
+        print(f"    {spoken(seconds)}{f'; at most about {spoken(left)} left' if left else ''}", file=sys.stderr)
     seconds = round(time.monotonic() - began, 1)
-    print(f"records: {args.out / 'records'} ({computed} computed, {reused} reused, {seconds:.0f} s)")
-    return {
-        "report": report["report"],
+    told = {
+        "report": result["report"],
         "records": str(args.out / "records"),
         "seconds": seconds,
         "computed": computed,
         "reused": reused,
-        "scores": scores,
     }
+    place = files.write_json(args.out / RESULT, {**told, "scores": scores})
+    print(f"records: {args.out / 'records'} ({computed} computed, {reused} reused, {seconds:.0f} s)")
+    return {**told, "result": str(place)}
+
+
+# How much work a step is, in seconds on two cores: only their ratios count.
+WORK = {
+    "train": 2500, "eval judge": 60, "eval vqa": 50, "eval training": 8, "eval recon": 35, "eval probes": 30,
+    "eval cka": 20, "eval geneval": 10, "eval dpg": 5, "eval fidelity": 9, "bench": 60, "report": 20,
+}  # fmt: skip
+WORK_OF_IMAGES = {"eval geneval": 20, "eval dpg": 8}  # one image per prompt at 4x; at 1x it is about twice as much
+
+
+def work(step: list[str]) -> float:
+    """How much work the step ``vgt <step>`` is, beside others."""
+    name = " ".join(step[: 2 if step[0] == "eval" else 1])
+    images = int(step[step.index("--images-per-prompt") + 1]) if "--images-per-prompt" in step else 1
+    slow = 2 if "--accel" in step and step[step.index("--accel") + 1] == "1" else 1
+    return WORK[name] + WORK_OF_IMAGES.get(name, 0) * images * slow * ("--accel" in step or "--through" in step)
+
+
+def time_left(finished: Sequence[tuple[float, float]], rest: Sequence[float]) -> float | None:
+    """Seconds that steps of ``rest`` work will take if none of their results stands yet, at the speed of those that
+    are ``finished``, each (work, seconds); None where there is none of them."""
+    done = sum(amount for amount, _ in finished)
+    return sum(rest) * sum(seconds for _, seconds in finished) / done if done else None
+
+
+def spoken(seconds: float) -> str:
+    """12.3 -> "12 s", 754 -> "13 min", 7500 -> "2 h 5 min"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _keep_differences(records: Path) -> None:
+    """Paired tests of the paper's claims, for the report."""
+    from evals.compare import compare
+    from reports import claims
+    from reports.measured import Measured
+    from vgt.core import record
+
+    print("paired tests of the claims", file=sys.stderr)
+    compare.keep(records, claims.compared(Measured(record.read(records))))
 
 
 def _measurements(args: argparse.Namespace) -> list[list[str]]:
@@ -106,10 +164,10 @@ def _measurements(args: argparse.Namespace) -> list[list[str]]:
                 steps += [["eval", "vqa", "--subject", f"vgt:{m}", "--encoder", f"vgt:{ae}", *few]]
     steps += [["eval", "training", "--subject", f"vgt:{m}"] for m in (*vlms, *aes, *arms, *generators)]
     for subject in [*(f"vgt:{m}" for m in (*aes, *arms)), *BASELINES[:1]]:
-        steps += [["eval", "recon", "--subject", subject, "--data", data, *few] for data in ("scenes", "photos")]
+        steps += [["eval", "recon", "--subject", subject, "--data", data, *few] for data in BUILT_IN]
     for m in aes if args.full else aes[:1]:  # the same reconstructions by the protocols of other papers
         protocols = FULL_PROTOCOLS if args.full else QUICK_PROTOCOLS
-        steps += [["eval", "recon", "--subject", f"vgt:{m}", "--data", "photos", "--protocol", protocols, *few]]
+        steps += [["eval", "recon", "--subject", f"vgt:{m}", "--data", BUILT_IN[1], "--protocol", protocols, *few]]
     probed = [*(f"vgt:{m}" for m in aes), *BASELINES]
     steps += [["eval", "probes", "--subject", subject, *sixty] for subject in probed]
     alike = [*(f"vgt:{m}" for m in aes), *BASELINES[:1]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import glob
 import hashlib
 import json
@@ -12,13 +13,15 @@ import re
 import shutil
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 CHECK = "check"  # the entry of ``sealed`` that is the hash of all others
 OLD = ".old"  # ends the name of a folder that another one is taking the place of
-
+ABANDONED = 3600  # seconds without a change after which a temporary file or folder is what a kill has left
+_TEMPORARY = re.compile(r"(\..+\.)[0-9a-f]{8}(\.[^.]*)?")
 
 DEVICES = (Path("/dev"), Path("/dev/fd"))  # what lies right in there is written to and never replaced
 _STEM = 40  # characters of a name that its temporary file keeps: a name may be as long as the file system allows
@@ -42,6 +45,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         suffix = path.suffix if len(path.suffix) <= _STEM else ""
         part = path.with_name(f".{path.stem[:_STEM]}.{uuid.uuid4().hex[:8]}{suffix}")
+        _remove_abandoned(part)
         try:
             yield part
             flush_entry(part)
@@ -106,16 +110,16 @@ def check_writable(path: str | Path, folder: bool = False) -> None:
 
 def remove_unfinished(path: str | Path) -> None:
     """Remove the hidden files that ``atomic`` leaves where it is killed in the middle of writing: those of the file
-    ``path``, or all below the folder ``path``.  For one who writes there alone.  Links are not followed."""
+    ``path`` and of its parts, or all below the folder ``path``.  For one who writes there alone, and need not wait
+    until they are old.  Links are not followed."""
     path = Path(path)
     if path.is_dir() and not path.is_symlink():
-        left = re.compile(r"\.(?!.*\.lock$).+\.[0-9a-f]{8}(\.[^.]*)?")
         found = [Path(folder) / name for folder, _, names in os.walk(path) for name in names]
     else:
-        left = re.compile(rf"\.{re.escape(path.stem)}\.[0-9a-f]{{8}}{re.escape(path.suffix)}")
-        found = [each for each in path.parent.glob(".*") if not each.is_dir()]
+        stem = f".{path.stem[:_STEM]}."
+        found = [p for p in path.parent.glob(".*") if p.name.startswith(stem) and (p.is_symlink() or not p.is_dir())]
     for each in found:
-        if left.fullmatch(each.name):
+        if _TEMPORARY.fullmatch(each.name) and each.suffix != ".lock":
             each.unlink(missing_ok=True)
 
 
@@ -128,6 +132,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     restore(path)
     mark = uuid.uuid4().hex[:8]
     part, old = path.with_name(f".{path.name}.{mark}"), path.with_name(f".{path.name}.{mark}{OLD}")
+    _remove_abandoned(part)
     part.mkdir()
     try:
         with _naming(path):
@@ -145,6 +150,25 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _remove_abandoned(part: Path) -> None:
+    """Remove the temporary files or folders of the same target that earlier, killed processes have left."""
+    for left in _temporaries(part.parent.absolute()).get(_TEMPORARY.fullmatch(part.name).groups(), ()):
+        with contextlib.suppress(OSError):  # another process has just removed it
+            inside = left.rglob("*") if left.is_dir() else ()
+            if time.time() - max(p.lstat().st_mtime for p in (left, *inside)) > ABANDONED:
+                shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+
+
+@functools.cache
+def _temporaries(folder: Path) -> dict[tuple[str, str | None], list[Path]]:
+    """The temporary files and folders that lay in a folder when this process first wrote there, by their target."""
+    found: dict[tuple[str, str | None], list[Path]] = {}
+    for name in os.listdir(folder):
+        if match := _TEMPORARY.fullmatch(name):
+            found.setdefault(match.groups(), []).append(folder / name)
+    return found
 
 
 def restore(path: Path) -> None:
@@ -172,10 +196,10 @@ def flush_entry(path: Path) -> None:
         os.close(descriptor)
 
 
-def visible(root: str | Path, pattern: str) -> list[Path]:
-    """The paths below ``root`` that match ``pattern``, sorted, without hidden ones and those in hidden folders: what
-    killed writers (``atomic``), macOS and editors leave is never read."""
-    found = Path(root).glob(pattern)
+def visible(root: str | Path, *patterns: str) -> list[Path]:
+    """The paths below ``root`` that match one of the ``patterns``, sorted, without hidden ones and those in hidden
+    folders: what killed writers (``atomic``), macOS and editors leave is never read."""
+    found = {path for pattern in patterns for path in Path(root).glob(pattern)}
     return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(root).parts))
 
 

@@ -78,9 +78,10 @@ class Record(BaseModel):
 
     @property
     def partial(self) -> bool:
-        """True where the value covers less than the protocol asks for, or samples that nobody asked for were there: it
-        must not be read as the benchmark."""
-        return self.n < self.n_expected or self.n_failed > 0 or bool(self.extra.get("n_extra"))
+        """True where the value covers less than the protocol asks for, on either side of a comparison, or samples that
+        nobody asked for were there: it must not be read as the benchmark."""
+        lacks = self.n < self.n_expected or self.n_failed > 0
+        return lacks or any(self.extra.get(about) for about in ("n_extra", "n_real_expected"))
 
     @property
     def model(self) -> str:
@@ -182,10 +183,8 @@ def read(roots: str | Path | Iterable[str | Path], samples: bool = False) -> lis
     for root in map(Path, roots):
         if not root.exists():
             raise ValueError(f"no records at {root}; run `vgt reproduce tiny` or name a folder with --records")
-        paths = [root] if root.is_file() else sorted([*root.rglob("*.jsonl"), *root.rglob("*.json")])
+        paths = [root] if root.is_file() else files.visible(root, "**/*.jsonl", "**/*.json")
         for path in paths:
-            if path.name.startswith("."):  # left by a writer that was killed
-                continue
             content = path.read_text(encoding="utf-8")
             for part in filter(str.strip, content.split("\n")) if path.suffix == ".jsonl" else [content]:
                 try:

@@ -21,8 +21,15 @@ from vgt.core import files
 from vgt.core.record import SAMPLES, Record
 from vgt.core.text import csv_rows
 
+DIFFERENCES = "differences"  # the suite of records of what two others differ by; see ``difference``
 COLUMNS = ("id", "value", "cluster", "group")
 REPLICATES = "replicates"
+
+
+def difference(a: Record, b: Record) -> tuple[str, str]:
+    """(subject, metric) of the record of A minus B, tested in pairs, in the suite DIFFERENCES.  Its ``extra`` holds
+    "p", "test" and the keys of the two, "of"."""
+    return f"{a.model}~{b.model}", f"{a.suite}-{a.metric}"
 
 
 @dataclass(frozen=True)

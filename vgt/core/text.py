@@ -9,10 +9,13 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
+import re
+import sys
 import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 DEPTH = (
     100  # levels of nesting that JSON and TOML may have: more are no data, and what walks them would run out of stack
@@ -130,8 +133,8 @@ def csv_rows(path: str | Path, columns: Iterable[str] = (), delimiter: str = ","
     Raises ValueError for a header without one of ``columns`` or with a column twice, and, naming the line, for a NUL
     byte, a quote that never ends and a row with more cells than the header."""
     csv.field_size_limit(CELL)
-    with open(present(path), encoding="utf-8-sig", newline="") as lines:
-        reader = csv.reader(_without_nul(lines, path), delimiter=delimiter, strict=True)
+    with open(present(path), "rb") as lines:
+        reader = csv.reader(_decoded_lines(lines, path), delimiter=delimiter, strict=True)
         try:
             header = next(reader, [])
             _check_header(header, columns, path)
@@ -143,17 +146,14 @@ def csv_rows(path: str | Path, columns: Iterable[str] = (), delimiter: str = ","
                 yield Fields(zip(header, row + [""] * (len(header) - len(row)), strict=True), where=where)
         except csv.Error as error:
             raise ValueError(f"{path}, line {reader.line_num}: not valid CSV ({error})") from error
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{path}, after line {reader.line_num}: not UTF-8 ({error.reason}); save it as UTF-8"
-            ) from error
 
 
-def _without_nul(lines: Iterable[str], path: str | Path) -> Iterator[str]:
+def _decoded_lines(lines: Iterable[bytes], path: str | Path) -> Iterator[str]:
     for number, line in enumerate(lines, 1):
-        if "\0" in line:
+        found = _decoded(line, f"{path}, line {number}")
+        if "\0" in found:
             raise ValueError(f"{path}, line {number}: holds a NUL byte; save it as UTF-8 text")
-        yield line
+        yield found
 
 
 def _check_header(header: list[str], columns: Iterable[str], path: str | Path) -> None:
@@ -183,6 +183,15 @@ def shown(value: Any) -> str:
     """A value as a message quotes it: not more than some 60 characters."""
     told = repr(value)
     return told if len(told) <= 60 else f"{told[:57]}..."
+
+
+def writable(value: str) -> bool:
+    """Whether a text can be written as UTF-8: half of a surrogate pair, which JSON can spell, cannot."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def number(value: Any, where: str, low: float = -math.inf, high: float = math.inf) -> float:
@@ -231,10 +240,8 @@ class Fields(dict):
         value = self.need(name)
         if not isinstance(value, str):
             raise ValueError(f"{self.place(name)}: {shown(value)} is not text")
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise ValueError(f"{self.place(name)}: {shown(value)} holds half a character") from None
+        if not writable(value):
+            raise ValueError(f"{self.place(name)}: {shown(value)} holds half a character")
         return value
 
     def flag(self, name: str) -> bool:
@@ -305,3 +312,25 @@ def table(
     if header and rule:
         lines.insert(1, "-" * max(map(len, lines)))
     return "\n".join(lines)
+
+
+# --------------------------------------------------------------------------------------------------------- colour
+
+
+_GREEN, _RED, _YELLOW = "32", "31", "33"
+VERDICTS = {
+    "pass": _GREEN, "better": _GREEN, "improvement": _GREEN, "present": _GREEN,
+    "fail": _RED, "worse": _RED, "regression": _RED, "MISSING": _RED,
+    "inconclusive": _YELLOW, "incomparable": _YELLOW, "absent": _YELLOW,
+}  # fmt: skip
+# Verdicts stand at the beginning of a cell or behind a name ("gate: pass", "verdict=regression"), never within prose.
+_VERDICT = re.compile(rf"(^|  |: |=)({'|'.join(VERDICTS)})(?=[:; (]|$)", re.MULTILINE)
+
+
+def coloured(text: str, stream: TextIO | None = None) -> str:
+    """``text`` with its verdicts in colour where ``stream`` (default stdout) is a terminal that has one and $NO_COLOR
+    (https://no-color.org) is not set."""
+    stream = stream or sys.stdout
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") == "dumb" or not stream.isatty():
+        return text
+    return _VERDICT.sub(lambda m: f"{m[1]}\x1b[{VERDICTS[m[2]]}m{m[2]}\x1b[0m", text)

@@ -201,7 +201,9 @@ class SceneLatents:
                     todo[index] = None
             order = list(todo)
             pieces = [order[begin : begin + self.piece] for begin in range(0, len(order), self.piece)]
-            bar = tqdm(total=len(order), file=sys.stderr, desc="latents", mininterval=2, disable=len(pieces) < 2)
+            bar = tqdm(
+                total=len(order), file=sys.stderr, desc="latents", mininterval=2, disable=len(pieces) < 2 or None
+            )
             for piece in pieces:
                 self._write(piece, self._encode(piece, bar))
             bar.close()

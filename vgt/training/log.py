@@ -44,7 +44,7 @@ class Log:
 
     def bar(self, steps: int) -> tqdm:
         """The steps that are still to be done."""
-        name, quiet = self.path.parent.name, not self.active
+        name, quiet = self.path.parent.name, not self.active or None
         self._bar = tqdm(
             range(self.begin, steps),
             initial=self.begin, total=steps, file=sys.stderr, desc=name, mininterval=2, disable=quiet,

@@ -5,15 +5,14 @@ The listing is held in memory (some 200 bytes an image): beyond some ten million
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Iterator
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 from vgt.core import files
 from vgt.core.images import SUFFIXES, content, printable
 from vgt.core.listing import listed
+from vgt.core.text import Fields, csv_rows, objects
 from vgt.training.sources.sample import Sample, Skipped, column, decoded, worded
 
 TABLES = ("metadata.jsonl", "metadata.csv", "captions.csv")
@@ -71,20 +70,17 @@ def _table(root: Path, source: str, image_column: str | None, caption_column: st
     if len(present) > 1:
         raise ValueError(f"{source} has {' and '.join(present)}; keep one of them")
     where = f"{source}: {present[0]}"
-    rows = _json_rows if present[0].endswith(".jsonl") else _csv_rows
-    try:
-        return _collected(rows(root / present[0], where), where, image_column, caption_column)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{where} is not UTF-8 ({error.reason}); save it as UTF-8") from error
+    rows = objects if present[0].endswith(".jsonl") else csv_rows
+    return _collected(rows(root / present[0]), where, image_column, caption_column)
 
 
 def _collected(
-    rows: Iterator[tuple[int, dict]], where: str, image_column: str | None, caption_column: str | None
+    rows: Iterable[Fields], where: str, image_column: str | None, caption_column: str | None
 ) -> dict[str, object]:
     """{relative path: caption}.  The first row decides the columns."""
     table: dict[str, object] = {}
     files_in = captions_in = None
-    for line, row in rows:
+    for row in rows:
         if files_in is None:
             named = column(image_column, row, "data.image_column", where) if image_column else None
             files_in = named or next((each for each in _FILE_NAMES if each in row), None)
@@ -94,35 +90,11 @@ def _collected(
                 f"{where} has the columns {', '.join(row)}; name the files file_name and the captions text, "
                 "or set data.image_column and data.caption_column"
             )
-        path = _inside(row.get(files_in), f"{where}, line {line}")
+        path = _inside(row.get(files_in), row.where)
         if path in table:
-            raise ValueError(f"{where}, line {line} names {path} again; keep one row per image")
+            raise ValueError(f"{row.where} names {path} again; keep one row per image")
         table[path] = row.get(captions_in)
     return table
-
-
-def _json_rows(path: Path, where: str) -> Iterator[tuple[int, dict]]:
-    with open(path, encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{where}, line {number} is not valid JSON ({error.msg}); repair it") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{where}, line {number} is no JSON object; write {{'file_name': ..., 'text': ...}}")
-            yield number, row
-
-
-def _csv_rows(path: Path, where: str) -> Iterator[tuple[int, dict]]:
-    with open(path, encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines)
-        try:
-            for row in reader:
-                yield reader.line_num, row
-        except csv.Error as error:
-            raise ValueError(f"{where}, line {reader.line_num} is not valid CSV ({error}); repair it") from error
 
 
 def _inside(value: object, where: str) -> str:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from vgt.core import files
 from vgt.core.images import ImageError, convert
+from vgt.core.text import writable
 
 CAPTION_NAMES = ("text", "caption", "prompt", "txt")  # where no column or field is named, the first one found
 
@@ -69,7 +70,9 @@ def worded(value: object, name: str) -> str | Skipped:
             return Skipped(name, "caption is not UTF-8")
     if value is None or (isinstance(value, str) and not value.strip()):
         return Skipped(name, "no caption")
-    return value.strip() if isinstance(value, str) else Skipped(name, "caption is not text")
+    if not isinstance(value, str):
+        return Skipped(name, "caption is not text")
+    return value.strip() if writable(value) else Skipped(name, "caption holds half a character")
 
 
 def column(wanted: str | None, present: Iterable[str], setting: str, where: str) -> str | None:

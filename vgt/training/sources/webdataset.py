@@ -8,7 +8,6 @@ modification time; in memory a shard costs nothing but its name.
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from bisect import bisect_right
@@ -26,6 +25,7 @@ from tqdm import tqdm
 from vgt.core import files, tars
 from vgt.core.images import SUFFIXES, ImageError, printable
 from vgt.core.listing import tell_left_out
+from vgt.core.text import parse_json, read_json
 from vgt.training.sources.sample import CAPTION_NAMES, Sample, Skipped, decoded, worded
 
 INDEX = "tar-index-v2"
@@ -42,10 +42,10 @@ class WebDataset:
         self._shards = shards(pattern)
         with ThreadPoolExecutor(8) as pool:
             found = pool.map(partial(_indexed, cache=cache), self._shards)
-            self._indexes = list(tqdm(found, "tar index", len(self._shards), file=sys.stderr, delay=5))
+            self._indexes = list(tqdm(found, "tar index", len(self._shards), file=sys.stderr, delay=5, disable=None))
         left_out: Counter[str] = Counter()
         for path in self._indexes:
-            left_out.update(json.loads(path.with_suffix(".json").read_text(encoding="utf-8")))
+            left_out.update(read_json(path.with_suffix(".json")))
         tell_left_out(name, left_out)
         counts = [path.stat().st_size // _ROW.itemsize for path in self._indexes]
         self._ends = list(accumulate(counts))
@@ -94,7 +94,7 @@ class WebDataset:
 
 def _json_caption(content: bytes, field: str | None, name: str) -> str | Skipped:
     try:
-        value = json.loads(content)
+        value = parse_json(content, name)
     except ValueError:
         return Skipped(name, "caption is not valid JSON")
     if not isinstance(value, dict):
