@@ -351,12 +351,12 @@ def test_items_of_a_suite_file_that_are_none_are_named(change, match):
     good = {"id": "a", "prompt": "a cat", "questions": [
         {"tuple": "entity - whole (cat)", "question": "Is there a cat?", "proposition_id": 1, "dependency": []}
     ]}  # fmt: skip
-    dpg_data.check("mine", [good])
+    dpg_rules.check_prompts("mine", [good])
     bad = {k: v for k, v in {**good, "id": "b", **change}.items() if v is not None}
     with pytest.raises(ValueError, match=f"suite 'mine', item 1.*{match}"):
-        dpg_data.check("mine", [good, bad])
-    with pytest.raises(ValueError, match="'a' there twice"):
-        dpg_data.check("mine", [good, good])
+        dpg_rules.check_prompts("mine", [good, bad])
+    with pytest.raises(ValueError, match="'a' is there twice"):
+        dpg_rules.check_prompts("mine", [good, good])
 
 
 def test_a_table_without_an_answer_fails_the_image_not_the_run(tmp_path):

@@ -50,7 +50,6 @@ def _suite(given: Options) -> tuple[str, list[dict], list[dict]]:
         if given.texts is not None:
             raise ValueError("--prompts goes with --csv; name another suite with --suite")
         suite, whole = options.prompts(given.suite or "scenes-dpg", None)
-        data.check(suite, whole)
     else:
         suite, whole = given.suite or data.SUITE, data.load(given.csv, given.texts)
     return suite, options.evenly(whole, given.n), whole
@@ -72,6 +71,7 @@ def evaluate(given: Options) -> Outcome:
     suite, prompts, whole = _suite(given)
     if given.judge is None and given.csv is not None:
         raise ValueError("--judge is missing; DPG-Bench needs one, for example --judge blip:<folder>")
+    dpg_rules.check_prompts(suite, whole)
     dpg_rules.chosen(given.protocols, prompts)
     specs = [spec for spec in (given.judge or "analytic", given.against) if spec]
     mplug = {"python": given.judge_python, "weights": given.judge_weights, "trusted": given.trust_judge_code}

@@ -298,7 +298,12 @@ def prompts(name: str, n: int | None) -> tuple[str, list[dict]]:
         path = Path(name)
         if not path.is_file():
             raise ValueError(f"suite {name!r} is neither one of {', '.join(suites.SUITES)} nor a file")
-        suite, found = path.stem, [dict(record) for record in text.objects(path)]
+        try:
+            suite, found = path.stem, list(text.objects(path))
+            for row in found:
+                row.text("prompt")
+        except ValueError as error:
+            raise ValueError(f"{error}; give JSON lines as written by `vgt prompts`") from error
         if not found:
             raise ValueError(f"suite {name!r} has no prompts; `vgt prompts` writes some")
     return suite, evenly(found, n)
