@@ -261,6 +261,8 @@ def gate(baseline: Side, candidate: Side, policy: Policy, strict: bool = False) 
     status = {INCOMPARABLE: 2, FAIL: 1, INCONCLUSIVE: unsure, PASS: 0}[verdict]
     warnings = _versions([pair for pair, _ in gated])
     notes = _ungated(matched, idle, policy) + _remedies([pair for pair, _ in gated], policy)
+    if all(metric.how == contrasts.IDENTICAL for metric in metrics):
+        warnings.append("both sides hold the same measurements; nothing was measured again for the candidate")
     return Result(tuple(metrics), verdict, status, tuple(warnings), tuple(notes))
 
 
