@@ -349,7 +349,7 @@ def table(result: Result, policy: Policy) -> str:
             *_warnings(result),
             *(f"note: {note}" for note in result.notes),
             f"gain: candidate - baseline, larger is better, with one-sided {100 * (1 - policy.alpha):g} % bounds",
-            f"detectable: the smallest loss found with about {100 * policy.power:g} % power, {POWER_NOTE}",
+            f"detectable: the smallest loss found with about {100 * policy.power:g} % power {POWER_NOTE}",
             "p: of a loss, adjusted for all gated metrics (Holm)",
             f"gate: {result.verdict} ({found})",
         ]
