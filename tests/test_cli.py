@@ -374,6 +374,18 @@ def test_one_bad_image_loses_no_other(capsys):
     assert status == 2 and "2 images, none of which can be read" in err.splitlines()[-1]
 
 
+def test_names_that_are_not_utf8_reach_records_and_files(capsys, monkeypatch):
+    folder = os.fsdecode(b"caf\xe9")
+    photographs(f"{folder}/a\n.png", f"{folder}/{folder}.png")
+    monkeypatch.setattr(sys, "argv", ["vgt", "eval", "recon", "--pairs", folder, folder])
+    status, result, text, _ = call(capsys, "eval", "recon", "--pairs", folder, folder, "--metrics", "psnr-mean")
+    assert status == 0 and result["scores"]["pairs-caf\\udce9/pairs/psnr-mean"]["n"] == 2 and text.isascii()
+    Path("loop.png").symlink_to("loop.png")
+    status, result, text, err = call(capsys, "reconstruct", folder, "loop.png", "-o", "made")
+    assert status == 2 and len(result["files"]) == 2 and list(result["failed"]) == ["loop.png"]
+    assert Path("made", f"{folder}.png").is_file() and Path("made/a\n.png").is_file() and "symbolic links" in err
+
+
 def test_side_by_side_and_a_word_about_seams(capsys):
     (pixels,) = photographs("in.png")
     status, _, text, _ = call(capsys, "reconstruct", "in.png", "-o", "alone.png")

@@ -18,7 +18,7 @@ from evals.engine.generation import Images, place
 from evals.subjects.folder import Folder, folder
 from vgt.core import files, images, text
 from vgt.core.images import ImageError, read_image
-from vgt.core.listing import listed
+from vgt.core.listing import folder_name, listed
 from vgt.core.text import Fields
 
 SUITE = "dpg-bench"
@@ -213,7 +213,7 @@ def unpack_grids(
             for index, path in enumerate(extra, len(prompts)):
                 (part / place(index, 0)).parent.mkdir(parents=True)
                 (part / place(index, 0)).write_bytes(_bytes(path))
-    return folder(out, f"folder:{root.resolve().name}")
+    return folder(out, f"folder:{folder_name(root)}")
 
 
 def export_grids(shown: Images, prompts: list[dict], out: str | Path) -> list[Path]:

@@ -14,9 +14,9 @@ from functools import cached_property
 from pathlib import Path
 
 from vgt.core import files, images
-from vgt.core.images import SUFFIXES, printable
-from vgt.core.listing import in_order, listed, tell_left_out
-from vgt.core.text import read_json
+from vgt.core.images import SUFFIXES
+from vgt.core.listing import folder_name, in_order, listed, tell_left_out
+from vgt.core.text import printable, read_json
 
 
 def _shown(names: list[str]) -> str:
@@ -72,12 +72,15 @@ class Folder:
     @cached_property
     def _images(self) -> dict[Path, list[Path]]:
         """GenEval's layout: the images of each prompt's folder, wherever they lie in it.  Says what is left out."""
-        found, left_out = {}, Counter()
+        beside = listed(self.root, deep=False, tell=False)
+        left_out = Counter(beside.left_out) - Counter(folder=len(self._numbered))
+        left_out["image outside of the folders of prompts"] += len(beside.images)
+        found = {}
         for folder in self._numbered:
             listing = listed(folder, tell=False)
             found[folder] = [folder / name for name in listing.images]
             left_out.update(listing.left_out)
-        tell_left_out(self.root, left_out)
+        tell_left_out(self.root, +left_out)
         return found
 
     def _pngs(self, folder: Path) -> list[Path]:
@@ -147,6 +150,6 @@ class Folder:
 def folder(path: str | Path, name: str | None = None) -> Folder:
     """The subject of a folder; ``name`` defaults to ``folder:<its own name>``.  Raises ValueError as Folder does."""
     root = Path(path)
-    found = Folder(root, name or f"folder:{printable(root.resolve().name)}")
+    found = Folder(root, name or f"folder:{folder_name(root)}")
     assert found.layout in ("geneval", "flat")  # looks at the disk: errors come here, not halfway through
     return found

@@ -294,6 +294,11 @@ def whole(value: Any, where: str) -> int:
 # --------------------------------------------------------------------------------------------------------- tables
 
 
+def printable(name: str) -> str:
+    """A file's name as text of one line: bytes that are not UTF-8, line ends and the like are written as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+
+
 def table(
     rows: Iterable[Sequence[object]], align: str = "l", header: Sequence[object] | None = None, rule: bool = False
 ) -> str:
