@@ -380,3 +380,19 @@ def test_the_real_prompts_can_be_read(tmp_path):
     if not path:
         pytest.skip("VGT_DPG_PROMPTS does not name DPG-Bench's prompts")
     assert len(dpg_data.read_prompts(path)) == dpg_data.ITEMS
+
+
+@pytest.mark.parametrize("more", [["--subject", "fake:noise"], ["--judge", "analytic"], ["-n", "3"], ["--suite", "x"]])
+def test_stored_answers_take_no_options_of_a_run(tmp_path, capsys, more):
+    assert main(["eval", "dpg", "--answers", str(tmp_path / "answers.jsonl"), *more]) == 2
+    assert f"{' '.join(more)} would do nothing: --answers scores what is stored" in capsys.readouterr().err
+
+
+def test_a_folder_of_grids_is_looked_at_before_the_judge_is_asked_for(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_csv(tmp_path / "q.csv")
+    grids(tmp_path / "shown", ["7.png"])
+    command = ["eval", "dpg", "--csv", "q.csv", "--subject", "folder:shown", "--resolution", str(SIZE)]
+    assert main([*command, "--judge", "blip:nowhere"]) == 2
+    note, *_, weights = capsys.readouterr().err.splitlines()
+    assert "4 of 8 images are there, 1 prompts have none (00000)" in note and "nowhere" in weights

@@ -327,4 +327,5 @@ class Options(options.Common):
 
 
 def evaluate(given: Options) -> Outcome:
+    given.refuse("two files are compared as they are", "seed", "device")
     return of_results(given.a, given.b, **given.passed_to(of_results))

@@ -59,6 +59,7 @@ def _subject(given: Options, prompts: list[dict], whole: list[dict]) -> tuple[An
     """The subject and its acceleration; a folder of grids is unpacked first."""
     if given.resolution is None:
         return given.generator(prompts)
+    given.refuse("the images of a folder of grids are made already", *options.MAKING[1:], "seed")
     kind, _, root = options.named_subject(given.subject, "folder:grids").partition(":")
     if kind != "folder" or not root:
         raise ValueError(f"--resolution is for a folder of grids, not for {given.subject!r}; give folder:<dir>")
@@ -67,6 +68,9 @@ def _subject(given: Options, prompts: list[dict], whole: list[dict]) -> tuple[An
 
 def evaluate(given: Options) -> Outcome:
     if given.answers is not None:
+        asked = ("csv", "texts", "judge", "judge_python", "judge_weights", "trust_judge_code", "against", "grids")
+        stored = (*options.MAKING, *options.RUNNING, *asked, "resolution", "suite", "images_per_prompt")
+        given.refuse("--answers scores what is stored", *stored)
         return dpg.rescore(given.answers, **given.passed_to(dpg.rescore))
     suite, prompts, whole = _suite(given)
     if given.judge is None and given.csv is not None:
@@ -77,8 +81,13 @@ def evaluate(given: Options) -> Outcome:
     mplug = {"python": given.judge_python, "weights": given.judge_weights, "trusted": given.trust_judge_code}
     if any(mplug.values()) and "mplug" not in specs:
         raise ValueError(f"--judge-python, --judge-weights and --trust-judge-code are for judge mplug, not {specs[0]}")
+    grids = None if given.resolution is None else _subject(given, prompts, whole)
+    if grids is None:
+        given.check_folder(prompts)
+    else:
+        given.tell_lacks(grids[0], prompts)
     asked = [judges.load(spec, given.on, **mplug) for spec in specs]
-    generator, accel = _subject(given, prompts, whole)
+    generator, accel = grids or _subject(given, prompts, whole)
     images = {"suite": suite, "prompts": prompts, "accel": accel}
     outcomes = []
     for judge in asked:

@@ -127,6 +127,17 @@ class Folder:
         asked = set(found.values())
         return found, tuple(printable(p.relative_to(self.root).as_posix()) for p in everything if p not in asked)
 
+    def lacks(self, prompts: list[dict], images_per_prompt: int) -> str | None:
+        """One line on what is missing of a suite's images and what is too much; None where neither is.  Raises
+        ValueError as ``samples`` does."""
+        found, extra = self.samples(prompts, images_per_prompt)
+        wanted, shown = len(prompts) * images_per_prompt, {index for index, _ in found}
+        empty = [f"{index:05d}" for index in range(len(prompts)) if index not in shown]
+        told = [f"{len(found)} of {wanted} images are there"] if len(found) < wanted else []
+        told += [f"{len(empty)} prompts have none ({_shown(empty)})"] if empty else []
+        told += [f"{len(extra)} images are none that the suite asks for ({_shown(list(extra))})"] if extra else []
+        return f"folder {self.root}: {', '.join(told)}" if told else None
+
     def _check(self, folder: Path, index: int, prompts: list[dict]) -> None:
         """One numbered folder belongs to this suite and holds no file that GenEval would skip."""
         others = [printable(p.relative_to(self.root).as_posix()) for p in self._images[folder] if p.suffix != ".png"]

@@ -482,4 +482,5 @@ def evaluate(given: Options) -> Outcome:
     for flag, value in (("--import", given.results), ("--model", given.model)):
         if not value:
             raise ValueError(f"{flag} is missing; for example {EXAMPLE}")
+    given.refuse("files of another harness are read", "seed", "device")
     return run(given.results, **given.passed_to(run))
