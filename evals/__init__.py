@@ -18,4 +18,27 @@ They know what they evaluate only by the protocols in ``evals/engine/api.py``.  
     judges            who judges: rules for the synthetic scenes, Mask2Former with CLIP, VQA models, programs, tables
     features, metrics networks whose features are compared, and the numbers as pure functions
     compare           two models or two runs: paired contrasts, and the gate of a release
+
+From Python the same evaluators take arrays or folders and give back records, whose ``value``, ``low``, ``high`` and
+``n`` are the numbers (docs/python.md):
+
+    evals.reconstruction(originals, rebuilt)     two stacks of images, or two folders
+    evals.fid(generated, real, weights=...)      one record;  evals.fidelity: KID, precision and recall, ...
+    evals.geneval("folder:images", ...)          and evals.dpg, of any subject
+    evals.compare("runs/a", "runs/b")            paired, metric by metric
+    evals.evaluate("probes", subject=...)        any evaluator, by the names of its flags
 """
+
+import importlib
+
+from evals.functions import evaluate, fid, reconstruction
+
+PACKAGES = ("compare", "dpg", "fidelity", "geneval")  # those that can be called
+
+__all__ = ["evaluate", "fid", "reconstruction", *PACKAGES]
+
+
+def __getattr__(name: str):
+    if name in PACKAGES:
+        return importlib.import_module(f"evals.{name}")
+    raise AttributeError(f"module 'evals' has no attribute {name!r}")

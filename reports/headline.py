@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from reports.measured import ACCELS, DPG, GENEVAL, Measured, is_reference, label, row_label
-from reports.table import EMPTY, PARTIAL, Cell, from_record
+from reports.table import BUSY, EMPTY, PARTIAL, Cell, from_record
 from reports.tables import CLEAN, JUDGE, VQA
 from vgt.core import text
 from vgt.core.record import Record
@@ -32,7 +32,7 @@ class Card:
 def _value(cell: Cell, digits: int, unit: str = "") -> str:
     if not isinstance(cell.value, float):
         return EMPTY
-    return f"{cell.value:.{digits}f}{unit}" + PARTIAL * cell.partial
+    return f"{cell.value:.{digits}f}{unit}" + PARTIAL * cell.partial + BUSY * cell.busy
 
 
 def _interval(cell: Cell, digits: int) -> str:
@@ -57,8 +57,8 @@ def _decoding(measured: Measured) -> Card:
     lines = []
     for accel in ACCELS if pairs else ():
         for subject in pairs[0]:
-            speed = from_record(measured.speed(subject, "images-per-second", accel)).value
-            rate = f"{speed:.3g} img/s" if isinstance(speed, float) else EMPTY
+            speed = from_record(measured.speed(subject, "images-per-second", accel))
+            rate = f"{speed.value:.3g} img/s{BUSY * speed.busy}" if isinstance(speed.value, float) else EMPTY
             score = measured.get(subject, GENEVAL, "overall", accel)
             lines.append(_line(row_label(subject, accel), score, 2, beside=rate))
     return Card("Generation (GenEval rules) and speed", lines)
@@ -120,4 +120,6 @@ def summary(records: Iterable[Record]) -> str:
         blocks.append(f"Judge on clean renders: {_value(from_record(judge), 3)}")
     if any(r.partial for r in measured.records):
         blocks.append(f"{PARTIAL} partial: fewer items than the protocol asks for; not the benchmark's value")
+    if any(BUSY in row[-1] for row in generators):
+        blocks.append(f"{BUSY} timed while other work ran on the machine")
     return "\n\n".join(blocks)

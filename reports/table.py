@@ -1,7 +1,8 @@
 """Tables: declared (columns, a query for the rows, notes), filled from records, shown as Markdown, LaTeX and CSV.
 
 A table is one declaration, see ``reports/tables.py``; filling it looks up a record for every row and column.  Marks:
-† partial coverage, ‡ not comparable with the rest of its column, letters for the reasons of empty cells.
+† partial coverage, ‡ not comparable with the rest of its column, § timed on a busy machine, letters for the reasons of
+empty cells.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from vgt.core.record import Record
 EMPTY = "\N{EM DASH}"
 PARTIAL = "\N{DAGGER}"
 ODD = "\N{DOUBLE DAGGER}"
+BUSY = "\N{SECTION SIGN}"
 NOT_APPLICABLE = ""
 ARROWS = {"high": "\N{UPWARDS ARROW}", "low": "\N{DOWNWARDS ARROW}", None: ""}
 
@@ -40,6 +42,7 @@ class Cell:
     why: str | None = None
     basis: tuple | None = None
     odd: bool = False
+    busy: bool = False
     interval: str | None = None
 
     @property
@@ -69,6 +72,7 @@ def from_record(record: Record | None) -> Cell:
         record.n_expected,
         record.n_failed,
         basis=basis(record),
+        busy="busy" in record.extra,
         interval=record.interval,
     )
 
@@ -79,7 +83,7 @@ def ratio(above: Cell, below: Cell) -> Cell:
         return Cell()
     if above.basis != below.basis:
         return Cell(why="no ratio: the two speeds come from different devices or settings")
-    return Cell(above.value / below.value)
+    return Cell(above.value / below.value, busy=above.busy or below.busy)
 
 
 # ------------------------------------------------------------------------------------------------- declarations
@@ -312,8 +316,14 @@ def view(table: Filled) -> View:
         footnotes.append((ODD, "measured on other data, or with another protocol, judge or device: not comparable"))
     if any(c.value is None and c.why is None for c in every):
         footnotes.append((EMPTY, table.missing))
+    if any(c.busy and c.value is not None for c in every):
+        footnotes.append((BUSY, "timed while other work ran on the machine; not shown in figures"))
     footnotes += [(mark, why) for why, mark in letters.items()]
     return View([c.title for c in table.columns], coverage, grid, footnotes)
+
+
+def _marks(cell: Cell) -> str:
+    return PARTIAL * cell.partial + ODD * cell.odd + BUSY * cell.busy
 
 
 def _shown(cell: Cell, column: Column, usual: str, best: bool) -> Shown:
@@ -323,7 +333,7 @@ def _shown(cell: Cell, column: Column, usual: str, best: bool) -> Shown:
     if cell.low is not None and cell.high is not None:
         interval = f"[{_number(cell.low, column.digits)}, {_number(cell.high, column.digits)}]"
     coverage = cell.coverage if cell.coverage != usual else ""
-    return Shown(_number(cell.value, column.digits), interval, coverage, PARTIAL * cell.partial + ODD * cell.odd, best)
+    return Shown(_number(cell.value, column.digits), interval, coverage, _marks(cell), best)
 
 
 def spans(columns: Sequence[Column]) -> list[tuple[str, int]]:

@@ -348,7 +348,7 @@ def test_faulty_model_folders(saved, tmp_path):
         load(copy)
     assert "latents" in str(error.value) and "\n" not in str(error.value)
     header["config"].pop("latents")
-    header["config"]["pixel_width"] = 32
+    header["config"]["pixel_width"] = 8
     (copy / "config.json").write_text(json.dumps(header))
     with pytest.raises(ValueError, match="do not fit its configuration"):
         load(copy)

@@ -262,6 +262,43 @@ def test_generate_is_seeded_and_warns_of_unknown_words(capsys):
     assert np.array_equal(images[0], images[1]) and not np.array_equal(images[0], images[2])
 
 
+def test_several_prompts_are_rows_of_a_sheet_or_images_of_a_folder(capsys):
+    """An image depends on its own prompt and seed alone."""
+    star, cross = "a photo of a red star", "a photo of a blue cross"
+    Path("p.txt").write_text(f"\n{cross}\r\n", encoding="utf-8-sig")
+    Path("p.jsonl").write_text(f'{{"prompt": "{cross}"}}\n')
+    assert call(capsys, "generate", star, cross, "-n", 2, "--accel", 16, "-o", "sheet.png")[0] == 0
+    assert call(capsys, "generate", star, "--prompts", "p.txt", "-n", 2, "--accel", 16, "-o", "images")[0] == 0
+    assert call(capsys, "generate", "--prompts", "p.jsonl", "--accel", 16, "--scale", 2, "-o", "cross.png")[0] == 0
+    sheet, rows = (
+        image("sheet.png"),
+        [json.loads(line) for line in Path("images/images.jsonl").read_text().splitlines()],
+    )
+    assert sheet.shape == (130, 130, 3)
+    assert [row["prompt"] for row in rows] == [star, star, cross, cross] and len({row["seed"] for row in rows}) == 4
+    for row, (y, x) in zip(rows, ((0, 0), (0, 66), (66, 0), (66, 66)), strict=True):
+        assert np.abs(image(f"images/{row['file']}").astype(int) - sheet[y : y + 64, x : x + 64]).max() <= 1
+    assert np.abs(image("cross.png")[::2, ::2].astype(int) - sheet[66:, :64]).max() <= 1
+
+
+def test_a_file_of_prompts_that_is_none_is_one_line(capsys):
+    Path("empty.txt").write_text("\n")
+    Path("latin.txt").write_bytes(b"caf\xe9")
+    Path("rows.jsonl").write_text('{"text": "a star"}\n')
+    Path("many.txt").write_text("a star\n" * 65)
+    for argv, named in (
+        (["generate", "--prompts", "empty.txt"], "empty.txt has no prompts"),
+        (["generate", "--prompts", "latin.txt"], "latin.txt is not UTF-8"),
+        (["generate", "--prompts", "rows.jsonl"], "rows.jsonl, line 1: the field 'prompt' is missing"),
+        (["generate", "--prompts", "many.txt"], "name a folder"),
+        (["generate", "--prompts", "absent.txt"], "absent.txt does not exist"),
+        (["generate"], "no prompt"),
+        (["generate", "a star", " "], "prompt 1 is empty"),
+    ):
+        status, _, _, err = call(capsys, *argv)
+        assert status == 2 and named in err and len(err.splitlines()) == 1
+
+
 def test_a_deep_grey_image_keeps_its_levels(capsys):
     """16 bits a channel became white."""
     levels = np.linspace(40, 90, 64, dtype=np.uint16)[None].repeat(64, 0)
@@ -335,6 +372,18 @@ def test_one_bad_image_loses_no_other(capsys):
     assert image("made/good.png").shape == (64, 64, 3)
     status, _, _, err = call(capsys, "reconstruct", "torn.png", "gone.png", "--model", "no model is loaded")
     assert status == 2 and "2 images, none of which can be read" in err.splitlines()[-1]
+
+
+def test_names_that_are_not_utf8_reach_records_and_files(capsys, monkeypatch):
+    folder = os.fsdecode(b"caf\xe9")
+    photographs(f"{folder}/a\n.png", f"{folder}/{folder}.png")
+    monkeypatch.setattr(sys, "argv", ["vgt", "eval", "recon", "--pairs", folder, folder])
+    status, result, text, _ = call(capsys, "eval", "recon", "--pairs", folder, folder, "--metrics", "psnr-mean")
+    assert status == 0 and result["scores"]["pairs-caf\\udce9/pairs/psnr-mean"]["n"] == 2 and text.isascii()
+    Path("loop.png").symlink_to("loop.png")
+    status, result, text, err = call(capsys, "reconstruct", folder, "loop.png", "-o", "made")
+    assert status == 2 and len(result["files"]) == 2 and list(result["failed"]) == ["loop.png"]
+    assert Path("made", f"{folder}.png").is_file() and Path("made/a\n.png").is_file() and "symbolic links" in err
 
 
 def test_side_by_side_and_a_word_about_seams(capsys):

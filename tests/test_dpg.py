@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
+from evals.agreement import run as agreement
 from evals.dpg import rules as dpg_rules
 from evals.dpg import run as dpg
 from evals.engine.store import Shard
 from evals.judges.analytic import AnalyticJudge
 from evals.judges.answering import JudgeLost
 from evals.subjects import fake
+from vgt.__main__ import main
 from vgt.core import record, suites
 
 JUDGE = AnalyticJudge()
@@ -311,3 +314,69 @@ def test_parts_ask_their_own_images_and_the_whole_asks_nothing_more(tmp_path):
     assert record.scores(joined.records) == record.scores(whole.records)
     evidence = whole.records[0].evidence
     assert (tmp_path / "parts" / evidence).read_bytes() == (tmp_path / "whole" / evidence).read_bytes()
+
+
+def test_what_two_judges_do_not_share_is_withheld_alike(tmp_path):
+    """One image that a judge could not see: kappa is as partial as the bias."""
+    outcome = dpg.run(fake.Oracle(), JUDGE, **options(tmp_path))
+    first = tmp_path / outcome.records[0].evidence
+    second = first.with_name("answers-other.jsonl")
+    rows = [json.loads(line) for line in first.read_text().splitlines()]
+    rows[0] = {"id": rows[0]["id"], "error": "cannot be read"}
+    second.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    about = json.loads(first.with_suffix(".run.json").read_text())
+    about["judge"] = {"name": "other", "fingerprint": "f" * 64}
+    second.with_suffix(".run.json").write_text(json.dumps(about))
+    where = {"work": tmp_path, "records": tmp_path / "agreement"}
+    found = agreement.of_answers(first, second, **where).records
+    assert {r.metric.partition("[")[0] for r in found} >= {"kappa", "bias", "bias-entity"}
+    assert all(r.value is None and "value withheld" in r.note for r in found)
+    found = agreement.of_answers(first, second, partial_ok=True, **where).records
+    assert all(r.partial and (r.value is not None or "not defined" in r.note) for r in found)
+
+
+@pytest.mark.parametrize(
+    "changed, fault",
+    [
+        ({"answers": {"1": 5}}, "field '1': 5 is not text"),
+        ({"answers": {"one": "yes"}}, "'one' is not a whole number"),
+        ({"answers": None}, "field 'answers': None is no JSON object"),
+        ({"yes_share": {"1": float("nan")}}, "field '1': nan is not a finite number"),
+        ({"yes_share": {"1": 1.5}}, "field '1': 1.5 is outside 0..1"),
+    ],
+)
+def test_stored_answers_are_checked(tmp_path, changed, fault):
+    stored = tmp_path / "answers.jsonl"
+    row = {"id": "00000/samples/0000.png", "answers": {"1": "yes"}}
+    stored.write_text(json.dumps({**row, **changed}) + "\n")
+    about = {
+        "subject": {"name": "x", "fingerprint": "0"}, "judge": {"name": "j", "fingerprint": "1"}, "accel": None,
+        "suite": "mine", "prompts": [{"id": "a", "prompt": "p", "questions": [question(1)]}], "seed": 0,
+        "images_per_prompt": 1, "batch": 1, "images": {row["id"]: [0, 0]}, "extra": [], "about": {}, "note": None,
+    }  # fmt: skip
+    stored.with_suffix(".run.json").write_text(json.dumps(about))
+    with pytest.raises(ValueError, match=f"answers.jsonl, line 1, .*{fault}"):
+        dpg.rescore(stored, work=tmp_path, records=tmp_path / "records")
+
+
+@pytest.mark.parametrize(
+    "changed, fault",
+    [
+        ({"prompt": 5}, "field 'prompt': 5 is not text"),
+        ({"questions": None}, "field 'questions': None are no questions"),
+        ({"questions": []}, "are no questions"),
+        ({"questions": [5]}, "field 'questions': 5 is no JSON object"),
+        ({"questions": [{"proposition_id": "1"}]}, "the field 'dependency' is missing"),
+        ({"questions": [{**question(1), "proposition_id": 1.5}]}, "1.5 is no question's id"),
+        ({"questions": [{**question(1), "dependency": "0"}]}, "'0' is no question's id"),
+        ({"questions": [{**question(1), "tuple": None}]}, "field 'tuple': None is not text"),
+        ({"questions": [{**question(1), "tuple": "mood - (x)"}]}, "category 'mood' is not one of entity"),
+        ({"id": [1]}, "field 'id': .1. is not text"),
+    ],
+)
+def test_suites_that_are_none_name_file_line_and_field(tmp_path, capsys, changed, fault):
+    path = tmp_path / "mine.jsonl"
+    good = {"id": "a", "prompt": "a star", "questions": [question(1)]}
+    path.write_text("\n" + json.dumps({**good, **changed}) + "\n")
+    assert main(["eval", "dpg", "--suite", str(path), "--subject", "fake:noise", "-o", str(tmp_path / "w")]) == 2
+    assert re.search(f"mine.jsonl, line 2[:,] .*{fault}", told := capsys.readouterr().err) and told.count("\n") == 1

@@ -351,12 +351,12 @@ def test_items_of_a_suite_file_that_are_none_are_named(change, match):
     good = {"id": "a", "prompt": "a cat", "questions": [
         {"tuple": "entity - whole (cat)", "question": "Is there a cat?", "proposition_id": 1, "dependency": []}
     ]}  # fmt: skip
-    dpg_data.check("mine", [good])
+    dpg_rules.check_prompts("mine", [good])
     bad = {k: v for k, v in {**good, "id": "b", **change}.items() if v is not None}
     with pytest.raises(ValueError, match=f"suite 'mine', item 1.*{match}"):
-        dpg_data.check("mine", [good, bad])
-    with pytest.raises(ValueError, match="'a' there twice"):
-        dpg_data.check("mine", [good, good])
+        dpg_rules.check_prompts("mine", [good, bad])
+    with pytest.raises(ValueError, match="'a' is there twice"):
+        dpg_rules.check_prompts("mine", [good, good])
 
 
 def test_a_table_without_an_answer_fails_the_image_not_the_run(tmp_path):
@@ -380,3 +380,19 @@ def test_the_real_prompts_can_be_read(tmp_path):
     if not path:
         pytest.skip("VGT_DPG_PROMPTS does not name DPG-Bench's prompts")
     assert len(dpg_data.read_prompts(path)) == dpg_data.ITEMS
+
+
+@pytest.mark.parametrize("more", [["--subject", "fake:noise"], ["--judge", "analytic"], ["-n", "3"], ["--suite", "x"]])
+def test_stored_answers_take_no_options_of_a_run(tmp_path, capsys, more):
+    assert main(["eval", "dpg", "--answers", str(tmp_path / "answers.jsonl"), *more]) == 2
+    assert f"{' '.join(more)} would do nothing: --answers scores what is stored" in capsys.readouterr().err
+
+
+def test_a_folder_of_grids_is_looked_at_before_the_judge_is_asked_for(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_csv(tmp_path / "q.csv")
+    grids(tmp_path / "shown", ["7.png"])
+    command = ["eval", "dpg", "--csv", "q.csv", "--subject", "folder:shown", "--resolution", str(SIZE)]
+    assert main([*command, "--judge", "blip:nowhere"]) == 2
+    note, *_, weights = capsys.readouterr().err.splitlines()
+    assert "4 of 8 images are there, 1 prompts have none (00000)" in note and "nowhere" in weights

@@ -244,6 +244,7 @@ def test_one_measurement_passes_any_margin(tmp_path, capsys):
     runs(tmp_path)
     status, result, table, _ = call(capsys, "--policy", write(tmp_path, POLICY.format(0)), candidate="base")
     assert (status, result["verdict"]) == (0, PASS) and "the same measurement" in table
+    assert "nothing was measured again" in table
 
 
 def frechet(root, value, replicates, **fields):

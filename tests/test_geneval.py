@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -393,3 +394,21 @@ def test_acceleration_names_the_record(tmp_path):
     first = outcome.records[0]
     assert (first.subject, first.accel, first.name) == ("ar", 4, "ar@4x/scenes-geneval/single_object")
     assert first.evidence.startswith("geneval/ar@4x/scenes-geneval-")
+
+
+@pytest.mark.parametrize(
+    "changed, fault",
+    [
+        ({"prompt": 5}, "field 'prompt': 5 is not text"),
+        ({"tag": ["colors"]}, "has the tag"),
+        ({"include": [{"class": "star", "count": True}]}, "asks for True of 'star'"),
+        ({"include": [{"class": "star", "count": 1, "color": ["red"]}]}, "asks for the color"),
+        ({"exclude": 5}, "has 5 as exclude"),
+        ({"id": {"a": 1}}, "has the id"),
+    ],
+)
+def test_suites_that_are_none_name_file_and_line(tmp_path, capsys, changed, fault):
+    path = tmp_path / "mine.jsonl"
+    path.write_text("\n" + json.dumps({**PROMPTS[0], **changed}) + "\n")
+    assert main(["eval", "geneval", "--suite", str(path), "--subject", "fake:noise", "-o", str(tmp_path / "w")]) == 2
+    assert re.search(f"mine.jsonl, line 2[:,] .*{fault}", told := capsys.readouterr().err) and told.count("\n") == 1

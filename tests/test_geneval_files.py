@@ -535,3 +535,64 @@ def test_sampling_settings_survive_rescoring(tmp_path):
     stored = (tmp_path / outcome.records[0].evidence).parent
     again = geneval.rescore(stored, work=tmp_path, records=tmp_path / "b")
     assert again.records[0].extra == outcome.records[0].extra and again.records[0].extra["settings"] == {"steps": 3}
+
+
+@pytest.mark.parametrize(
+    "argv, told",
+    [
+        (["--rescore", "x", "--subject", "fake:noise"], "--subject fake:noise would do nothing: --rescore scores"),
+        (["--rescore", "x", "--suite", "geneval"], "--suite geneval would do nothing"),
+        (["--rescore", "x", "-n", "3"], "-n 3 would do nothing"),
+        (["--rescore", "x", "--guidance", "3"], "--guidance 3.0 would do nothing"),
+        (["--rescore", "x", "--seed", "3"], "--seed 3 would do nothing"),
+        (["--import", "x", "--judge", "m2f-hf"], "--judge m2f-hf would do nothing: the images of --import"),
+        (["--import", "x", "--subject", "fake:noise"], "--subject fake:noise would do nothing"),
+        (["--subject", "fake:noise", "--clip", "c"], "--clip c would do nothing: judge-analytic needs no weights"),
+        (["--subject", "fake:noise", "--import-judge", "c"], "--import-judge c would do nothing"),
+        (["--subject", "fake:noise", "--accel", "4"], "--accel 4 would do nothing: fake:noise is no vgt: checkpoint"),
+        (["--subject", "folder:x", "--guidance", "3"], "image folder x does not exist"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(tmp_path, capsys, monkeypatch, argv, told):
+    monkeypatch.chdir(tmp_path)
+    assert main(["eval", "geneval", *argv]) == 2
+    assert told in (said := capsys.readouterr().err) and said.count("\n") == 1
+
+
+def test_a_folder_is_looked_at_before_weights_are_asked_for(tmp_path, capsys, monkeypatch):
+    """Counts, layout and missing prompts of a folder of the benchmark's images, on a machine without the judge."""
+    monkeypatch.chdir(tmp_path)
+    for index, prompt in enumerate(OFFICIAL[:3]):
+        for sample in range(4 - index):
+            path = tmp_path / f"images/{index:05d}/samples/{sample:04d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8)).save(path)
+        (tmp_path / f"images/{index:05d}/metadata.jsonl").write_text(json.dumps(prompt))
+    Image.new("RGB", (8, 8)).save(tmp_path / "images/00000/samples/0007.png")
+    command = ["eval", "geneval", "--suite", "geneval", "--subject", "folder:images"]
+    assert main(command) == 2
+    note, weights = capsys.readouterr().err.splitlines()
+    assert "9 of 2212 images are there, 550 prompts have none (00003, 00004, 00005 and 547 more)" in note
+    assert "1 images are none that the suite asks for (00000/samples/0007.png)" in note and "withheld" in note
+    assert "mask2former" in weights.lower()
+    (tmp_path / "images/00001/metadata.jsonl").write_text(json.dumps(OFFICIAL[0]))
+    assert main(command) == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert "is this another suite's?" in told
+
+
+def test_agreement_says_what_is_in_the_place_of_its_files(tmp_path, capsys):
+    (tmp_path / "r").mkdir()
+    for name, told in (
+        ("r", "is a folder, not a file; give a results.jsonl"),
+        ("no", "does not exist; give a results"),
+    ):
+        path = str(tmp_path / name)
+        assert main(["eval", "agreement", "--a", path, "--b", path]) == 2
+        assert told in capsys.readouterr().err
+    (tmp_path / "a.jsonl").write_text('{"filename": "x", "tag": "colors", "prompt": "p", "correct": "no"}\n')
+    path = str(tmp_path / "a.jsonl")
+    assert main(["eval", "agreement", "--a", path, "--b", path]) == 2
+    assert "a.jsonl, line 1, field 'correct': 'no' is not true or false" in capsys.readouterr().err
+    assert main(["eval", "agreement", "--a", path, "--b", path, "--seed", "3"]) == 2
+    assert "--seed 3 would do nothing" in capsys.readouterr().err

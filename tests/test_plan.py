@@ -18,7 +18,7 @@ from vgt.methods.flow_head import FlowHead, FlowHeadConfig
 from vgt.methods.pixel_decoder import DecoderConfig
 from vgt.methods.vgt_ae import VGTAE, AELossConfig, VGTAEConfig, VGTAETraining
 from vgt.methods.visual_lm import VisualLM, VisualLMConfig
-from vgt.training.job import Preset
+from vgt.training.job import Preset, read
 from vgt.training.plan import (
     COMPONENTS,
     DEVICES,
@@ -496,11 +496,51 @@ def test_a_full_disk_is_a_problem(tmp_path, monkeypatch):
         ("pixel_ae", ["losses.distill=1"], "there is no teacher"),
         ("pixel_ae", ["losses.perceptual_network=squeeze"], "squeeze"),
         ("vgt_ae_internvl_stage1", ["model.d_z=24"], "d_z 24 does not divide"),
+        ("vgt_ae_internvl_stage1", ["model.decoder.widths=[32, 64, 96, 128]"], "96 after 64.*choose 64 or 128"),
+        ("vgt_ae_internvl_stage1", ["model.decoder.widths=[32, 64, 128]"], "as many of one as of the other"),
+        ("vgt_ae_internvl_stage1", ["model.decoder.layers=[0, 2, 0, 2]"], "only the first stage may have 0"),
+        ("vgt_ae_internvl_stage1", ["model.decoder.attention=9"], "attention 9 is impossible with 4 stages"),
+        ("vgt_ae_internvl_stage1", ["model.decoder.attention=1", "model.decoder.head_dim=48"], "head_dim 48 does not"),
+        ("vgt_ae_internvl_stage1", ["model.decoder.kind=kl", "model.decoder.widths=[48, 64]"], "for kind kl"),
+        ("vgt_ae_internvl_stage1", ["model.decoder.kind=vit", "model.decoder.vit_heads=7"], "vit_heads 7 does not"),
+        ("vgt_ae_internvl_stage1", ["model.decoder.kind=vit", "model.decoder.vit_patch=0"], "vit_patch: .*equal to 1"),
+        ("vgt_ae_internvl_stage1", ["losses.discriminator.widths=[32, 48]"], r"discriminator of widths \(32, 48\)"),
+        ("vgt_ae_internvl_stage1", ["losses.distill=-1"], "distill: .*equal to 0"),
+        ("vgt_ae_internvl_stage1", ["losses.noise=NaN"], "noise: .*finite"),
+        ("pixel_ae", ["model.pixel_width=96"], "pixel_width 96 does not divide"),
+        ("pixel_ae", ["model.pixel_stride=16"], "has stride 8; set pixel_stride"),
+        ("pixel_ae", ["model.decoder.widths=[32, 66, 66, 66]", "model.pixel_width=66"], "multiples of 4"),
+        ("query_ar_internvl", ["model.start_ids=[]"], "start_ids: .*at least 1 item"),
+        ("query_ar_internvl", ["model.text={}"], "model.text of the preset is impossible"),
+        ("query_ar_internvl", ["model.time_shift=0"], "time_shift: .*greater than 0"),
+        ("vlm_internvl", ["model.hf.text_config.hidden_size=190"], "190 cannot have 6 heads"),
+        ("vlm_internvl", ["model.image_size=62"], "62"),
+        ("vlm_internvl", ["model.hf.vision_config.patch_size=[5, 5]"], "impossible"),
+        ("vlm_internvl", ["model.hf.vision_config.num_attention_heads=5"], "128 cannot have 5 heads"),
+        ("vlm_internvl", ["model.hf.text_config.num_key_value_heads=4"], "6 heads cannot share 4 keys"),
+        ("vlm_qwen", ["model.hf.vision_config.num_heads=5"], "128 cannot have 5 heads"),
+        ("vlm_qwen", ["model.hf.model_type=nothing"], "nothing"),
     ],
 )  # fmt: skip
 def test_what_could_not_be_built_is_an_error(name, settings, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         build(preset(name, *settings), tmp_path, 1)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["train.steps=0", "train.steps=-5", "train.batch=0", "train.lr=0", "train.lr=-1e-3",
+     "train.lr=NaN", "train.lr=Infinity", "train.warmup=-1", "train.final_lr=-0.1", "train.betas=[0.9, 1.0]",
+     "train.weight_decay=NaN", "train.clip=-1", "train.ema=1.0", "train.save_every=0", "train.log_every=0",
+     "train.sample_every=-1", "train.rest_lr=-1", "repeats=0", "init.layers=0", "data.scenes=0", "data.dense=1.5",
+     "data.unconditional=-0.1", "data.workers=-1", "data.caption_tokens=0", "data.skip_limit=2", "data.turns=0",
+     "data.photos=NaN"],
+)  # fmt: skip
+def test_numbers_that_no_training_can_have_are_refused_in_one_line(setting):
+    name = setting.partition("=")[0]
+    with pytest.raises(ValueError, match=rf"preset query_ar_internvl: {name}") as refused:
+        read("query_ar_internvl", [setting])
+    assert "\n" not in str(refused.value)
 
 
 def test_requests_that_make_no_plan(tmp_path):

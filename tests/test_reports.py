@@ -638,6 +638,24 @@ def test_throughput_of_rivals(report):
     assert 'id="throughput"' in html and "flow head" in html.lower()
 
 
+def test_times_of_a_busy_machine_are_marked_and_left_out_of_figures():
+    """A curve of them would show the other work: 17.8 images a second at 16x, 1.3 at 8x, 8.6 at 4x."""
+    quiet = [make("query_ar_internvl", "scenes-geneval", "overall", 0.5, accel=a) for a in (1, 4, 8)]
+    for accel, rate, extra in ((1, 10.0, {}), (4, 20.0, {}), (8, 1.27, {"busy": "rounds spread by 80 %"})):
+        quiet += invented_speeds("query_ar_internvl", accel, 8, rate, extra=extra)
+    measured = Measured(quiet)
+    filled = tables.DECODING.fill(measured)
+    rate = [c for c in filled.columns if c.key == "images-per-second"][0]
+    marks = {
+        row.accel: "\N{SECTION SIGN}" in markdown(replace(filled, columns=[rate], rows=[row])) for row in filled.rows
+    }
+    assert marks[8] and not marks[1] and not marks[4]
+    drawn = {f.name: f.alt for maker in (speed.own, speed.pareto, speed.time_split) for f in maker(measured)}
+    assert {"speed", "speedup", "score_against_latency", "roofline_b8"} <= drawn.keys()
+    assert all("4x" in alt and "8x" not in alt for alt in drawn.values())
+    assert "1.3\N{SECTION SIGN}" in summary(quiet) and "while other work ran" in summary(quiet)
+
+
 def test_large_models_and_first_steps_have_their_own_rows():
     where = {"device": "GPU"}
     found = [r for s in ("query_ar", "mar") for r in invented_speeds(f"random-{s}_internvl3_1b", 1, 64, 5.0, **where)]

@@ -179,6 +179,34 @@ def test_a_gap_stays_a_gap_and_spare_images_are_named(tmp_path):
         folder(tmp_path).samples([{"prompt": "p0"}, {"prompt": "p1"}], 4)
 
 
+def test_what_is_no_sample_in_genevals_layout(tmp_path, capsys):
+    """Hidden files and other folders are left out and said; a link to nothing is a failed image, a folder none;
+    other suffixes and two files of one number are refused."""
+    prompts = [{"prompt": f"p{k}"} for k in range(2)]
+    numbered(tmp_path, 0, ["0.png", "1.png", "\u00b2.png"])
+    numbered(tmp_path, 1, ["10.png"])
+    (tmp_path / "00000/samples/._0.jpg").write_bytes(b"")
+    (tmp_path / "00001/samples/2.png").mkdir()
+    (tmp_path / "00001/samples/9.png").symlink_to("/nowhere")
+    for name in ("notes", "\u00b2"):
+        (tmp_path / name).mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "all.png")
+    found, extra = folder(tmp_path).samples(prompts, 2)
+    assert {job: path.name for job, path in found.items()} == {
+        (0, 0): "0.png", (0, 1): "1.png", (1, 0): "9.png", (1, 1): "10.png",
+    }  # fmt: skip
+    assert extra == ("00000/samples/\u00b2.png",)
+    assert f"{tmp_path}: left out 2 x folder, 1 x hidden file, 1 x image outside of the folders of prompts" in (
+        capsys.readouterr().err
+    )
+    assert len(folder(tmp_path).fingerprint) == 64
+    for name, said in (("3.PNG", "00001/samples/3.PNG: GenEval's layout scores"), ("009.png", "are both sample 9")):
+        (tmp_path / "00001/samples" / name).write_bytes(b"")
+        with pytest.raises(ValueError, match=said):
+            folder(tmp_path).samples(prompts, 2)
+        (tmp_path / "00001/samples" / name).unlink()
+
+
 def test_fingerprint_follows_the_pixels(tmp_path):
     for index in range(2):
         (tmp_path / f"{index:05d}" / "samples").mkdir(parents=True)

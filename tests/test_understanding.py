@@ -149,7 +149,7 @@ def test_what_lmms_eval_did_not_write_is_named(tmp_path):
         load(tmp_path, tmp_path / "empty")
     with pytest.raises(ValueError, match="has none of the tasks"):
         load(tmp_path, lmms_run(tmp_path / "c", "pope", "pope_f1", 0.5, [{}]))
-    with pytest.raises(ValueError, match="is not as the harness writes it"):
+    with pytest.raises(ValueError, match="line 1: the field 'exact_match' is missing; give the file as"):
         load(tmp_path, lmms_run(tmp_path / "d", "ai2d", "exact_match", 0.5, [{"other": 1}]))
     with pytest.raises(ValueError, match="--from 'helm' is unknown"):
         load(tmp_path, tmp_path / "a", harness="helm")
@@ -286,3 +286,32 @@ def test_the_command(tmp_path, capsys):
     for more, why in ((["--model", "net"], "--import is missing"), (["--import", "x"], "--model is missing")):
         assert main([*command, *more]) == 2
         assert why in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), 2, -1, "high", None, [1], "nan"])
+def test_scores_that_are_none_name_file_line_and_field(tmp_path, score):
+    rows, fault = [{"exact_match": 1.0}, {"exact_match": score}], "(finite number|outside 0..1)"
+    with pytest.raises(ValueError, match=f"samples_ai2d.jsonl, line 2, field 'exact_match': .*{fault}"):
+        load(tmp_path, lmms_run(tmp_path / "a", "ai2d", "exact_match", 0.5, rows))
+    root = kit_folder(tmp_path / "Net", "json")
+    write(root / "Net_AI2D_TEST_exact_matching_result", [{"index": 1, "hit": 1}, {"index": 2, "hit": score}], "json")
+    with pytest.raises(ValueError, match=f"result.json, row 2, field 'hit': .*{fault}"):
+        load(tmp_path, root, "vlmevalkit", version="0.2")
+
+
+def test_broken_files_of_harnesses_are_one_line(tmp_path):
+    with pytest.raises(ValueError, match="results.json, field 'exact_match,none': nan is not a finite number"):
+        load(tmp_path, lmms_run(tmp_path / "a", "ai2d", "exact_match", float("nan"), [{"exact_match": 1}]))
+    lmms_run(tmp_path / "a", "ai2d", "exact_match", 1.0, [{"exact_match": 1}])
+    for content, fault in (("5\n", "line 1: 5 is no JSON object"), ("[" * 9999, "line 1: nested more than 100")):
+        (tmp_path / "a/20261122_101010_samples_ai2d.jsonl").write_text(content)
+        with pytest.raises(ValueError, match=f"samples_ai2d.jsonl, {fault}"):
+            load(tmp_path, tmp_path / "a")
+    (tmp_path / "a/20261122_101010_results.json").write_text("[" * 9999)
+    with pytest.raises(ValueError, match="results.json: nested more than 100"):
+        load(tmp_path, tmp_path / "a")
+    root, ragged = kit_folder(tmp_path / "Net", "json"), '{"a": {"0": 1}, "b": {}}'
+    for content, fault in (("5", "holds 5, no rows"), (ragged, "columns differ"), ("[5]", "row 1: 5 is no JSON")):
+        (root / "Net_AI2D_TEST_exact_matching_result.json").write_text(content)
+        with pytest.raises(ValueError, match=f"result.json.*{fault}"):
+            load(tmp_path, root, "vlmevalkit", version="0.2")

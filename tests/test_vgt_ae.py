@@ -113,11 +113,14 @@ def test_projection_structure():
     assert torch.allclose(ae.project(y), expected, atol=1e-6)
 
 
+WIDE = SMALL.model_copy(update={"widths": (8, 16, 32, 64)})
+
+
 def test_projection_starts_narrow():
     """Truncated normal weights of 0.02, zero biases, norms 1 and 0 (docs/vgt.md 1.4)."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        ae = VGTAE(VGTAEConfig(vlm=None, d_z=8, decoder=SMALL, pixel_width=64))
+        ae = VGTAE(VGTAEConfig(vlm=None, d_z=8, decoder=WIDE, pixel_width=64))
     for name, p in (*ae.down_blocks.named_parameters(), *ae.down_mlp.named_parameters()):
         if p.ndim == 2:
             assert p.std().item() == pytest.approx(0.02, rel=0.2), name

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from evals.dpg.rules import CATEGORIES, answers_of, by_item, category, score_tile
+from evals.dpg.run import read_answers
 from evals.engine import options
 from evals.engine.generation import IMAGES_PER_PROMPT, prompt_id
-from evals.engine.judging import Judging, Named, Rows, read_judging, record_fields
+from evals.engine.judging import Judging, Named, Rows, record_fields
 from evals.engine.options import option
 from evals.engine.records import Estimate, Measure, Outcome, settled, stored, write
 from evals.engine.store import read_rows
@@ -287,29 +288,33 @@ def _check_same_questions(a: Judging, b: Judging) -> None:
         raise ValueError(f"{one} and {other} are one and the same judge; name two with --judge and --against")
 
 
-def of_answers(first: str | Path, second: str | Path, *, work: str | Path, records: str | Path) -> Outcome:
+def of_answers(
+    first: str | Path, second: str | Path, *, work: str | Path, records: str | Path, partial_ok: bool = False
+) -> Outcome:
     """Records from two stored ``answers.jsonl``: ``kappa[a,b]`` over all questions, and the differences second minus
-    first: ``bias[a,b]`` of the score and ``bias-<category>[a,b]``, in points of 100, clustered by item.
+    first: ``bias[a,b]`` of the score and ``bias-<category>[a,b]``, in points of 100, clustered by item.  Where an image
+    lacks the answers of a judge, all of them are withheld unless ``partial_ok``.
 
     Raises ValueError for answers about different images or questions."""
-    (a, rows_a), (b, rows_b) = read_judging(first, "dpg"), read_judging(second, "dpg")
+    (a, rows_a), (b, rows_b) = read_answers(first), read_answers(second)
     _check_same_questions(a, b)
     rows = paired_scores(a.run.prompts, rows_a, rows_b)
     judges = f"[{label(a.judge.name)},{label(b.judge.name)}]"
     n, asked = len(rows.get("dpg", [])), len(a.run.prompts) * a.run.images_per_prompt
     agreed, note = jackknifed_kappa(_tables(rows))
     found: dict[str, Measure | Estimate] = {
-        f"kappa{judges}": Estimate(metric="kappa", estimate=agreed, note=note, n=n, asked=n, n_expected=asked)
+        f"kappa{judges}": Estimate(metric="kappa", estimate=agreed, note=note, n=n, asked=asked, n_expected=asked)
     }
     for name in ("dpg", *(c for c in CATEGORIES if c in rows)):
         metric = ("bias" if name == "dpg" else f"bias-{name}") + judges
         cells = [(each, item, y - x) for each, item, x, y in rows.get(name, [])]
         counts = {"n": n, "asked": asked, "n_expected": asked}
         found[metric] = by_item(metric, cells, scale=100.0, unit="points of 100", **counts)
-    parts = {"protocol": "dpg-agreement", "answers": [files.digest_file(first), files.digest_file(second)]}
+    answers = [files.digest_file(first), files.digest_file(second)]
+    parts = {"protocol": "dpg-agreement", "answers": answers, "partial_ok": partial_ok}
     common = record_fields(a, "dpg-agreement", {}, work)
     common["judge"] = ", ".join(f"{each.judge.name} {each.judge.fingerprint[:12]}" for each in (a, b))
-    return write(records, {m: record.make_key(**parts, metric=m) for m in found}, {}, found, common)
+    return write(records, {m: record.make_key(**parts, metric=m) for m in found}, {}, found, common, partial_ok)
 
 
 # ---------------------------------------------------------------------------------------------------- command line
@@ -327,4 +332,5 @@ class Options(options.Common):
 
 
 def evaluate(given: Options) -> Outcome:
+    given.refuse("two files are compared as they are", "seed", "device")
     return of_results(given.a, given.b, **given.passed_to(of_results))

@@ -22,7 +22,7 @@ from scipy import ndimage
 from evals.engine import options
 from evals.engine.api import Detector, named
 from evals.engine.generation import prompt_id
-from evals.engine.options import listed, option
+from evals.engine.options import listed, option, positive
 from evals.engine.records import Measure, Outcome, stored, write
 from evals.engine.store import collect
 from evals.geneval import rules
@@ -206,7 +206,10 @@ def run(
 EXAMPLE = "vgt eval judge"
 
 
-class Options(options.Count, options.Common):
+class Options(options.Common):
+    n: int | None = option(
+        None, f"test scenes of exact-set (default {SCENES}); the prompts of the other metrics stay", type=positive
+    )
     conditions: str = option(",".join(CONDITIONS), "how images are degraded (default: all)", metavar="A[,B...]")
 
 

@@ -23,8 +23,8 @@ FREE = ("accel", pairs.SETTINGS)  # may differ unasked: the sides' names tell th
 NAMED = 4  # names in one line
 # What simulations of tests/test_statistics.py and tests/test_gate.py give for ``minimum_detectable``.
 POWER_NOTE = (
-    "if a difference leaves the spread as it is; of yes/no images it widens it: simulated 71 to 77 % where 80 % is "
-    "meant, 50 to 70 % with one image a prompt"
+    "if it leaves the spread as it is; of yes/no images it widens it, and simulation gave 71 to 77 % instead of 80 %, "
+    "with one image a prompt 50 to 70 %"
 )
 
 
@@ -191,7 +191,7 @@ def table(
     if names := _allowable(rows, allowed):
         lines.append(f"settings that differ; allow them by name where they may: --allow {' '.join(names)}")
     if any(row.verdict == SAME and row.detectable for row in rows):
-        lines.append(f"would have been seen: with about {100 * POWER:g} % power, {POWER_NOTE}")
+        lines.append(f"would have been seen: with about {100 * POWER:g} % power {POWER_NOTE}")
     lines.append(
         f"{compared} comparisons, p-values adjusted for all of them (Holm), level {ALPHA:g}; intervals are over other "
         "prompts of the kind"

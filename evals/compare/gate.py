@@ -261,6 +261,8 @@ def gate(baseline: Side, candidate: Side, policy: Policy, strict: bool = False) 
     status = {INCOMPARABLE: 2, FAIL: 1, INCONCLUSIVE: unsure, PASS: 0}[verdict]
     warnings = _versions([pair for pair, _ in gated])
     notes = _ungated(matched, idle, policy) + _remedies([pair for pair, _ in gated], policy)
+    if all(metric.how == contrasts.IDENTICAL for metric in metrics):
+        warnings.append("both sides hold the same measurements; nothing was measured again for the candidate")
     return Result(tuple(metrics), verdict, status, tuple(warnings), tuple(notes))
 
 
@@ -347,7 +349,7 @@ def table(result: Result, policy: Policy) -> str:
             *_warnings(result),
             *(f"note: {note}" for note in result.notes),
             f"gain: candidate - baseline, larger is better, with one-sided {100 * (1 - policy.alpha):g} % bounds",
-            f"detectable: the smallest loss found with about {100 * policy.power:g} % power, {POWER_NOTE}",
+            f"detectable: the smallest loss found with about {100 * policy.power:g} % power {POWER_NOTE}",
             "p: of a loss, adjusted for all gated metrics (Holm)",
             f"gate: {result.verdict} ({found})",
         ]

@@ -1,0 +1,7 @@
+"""DPG-Bench; ``evals.dpg(...)`` is the function of that name in evals/functions.py."""
+
+import sys
+
+from evals.functions import CallablePackage
+
+sys.modules[__name__].__class__ = CallablePackage

@@ -50,7 +50,6 @@ def _suite(given: Options) -> tuple[str, list[dict], list[dict]]:
         if given.texts is not None:
             raise ValueError("--prompts goes with --csv; name another suite with --suite")
         suite, whole = options.prompts(given.suite or "scenes-dpg", None)
-        data.check(suite, whole)
     else:
         suite, whole = given.suite or data.SUITE, data.load(given.csv, given.texts)
     return suite, options.evenly(whole, given.n), whole
@@ -60,6 +59,7 @@ def _subject(given: Options, prompts: list[dict], whole: list[dict]) -> tuple[An
     """The subject and its acceleration; a folder of grids is unpacked first."""
     if given.resolution is None:
         return given.generator(prompts)
+    given.refuse("the images of a folder of grids are made already", *options.MAKING[1:], "seed")
     kind, _, root = options.named_subject(given.subject, "folder:grids").partition(":")
     if kind != "folder" or not root:
         raise ValueError(f"--resolution is for a folder of grids, not for {given.subject!r}; give folder:<dir>")
@@ -68,17 +68,26 @@ def _subject(given: Options, prompts: list[dict], whole: list[dict]) -> tuple[An
 
 def evaluate(given: Options) -> Outcome:
     if given.answers is not None:
+        asked = ("csv", "texts", "judge", "judge_python", "judge_weights", "trust_judge_code", "against", "grids")
+        stored = (*options.MAKING, *options.RUNNING, *asked, "resolution", "suite", "images_per_prompt")
+        given.refuse("--answers scores what is stored", "name", *stored)
         return dpg.rescore(given.answers, **given.passed_to(dpg.rescore))
     suite, prompts, whole = _suite(given)
     if given.judge is None and given.csv is not None:
         raise ValueError("--judge is missing; DPG-Bench needs one, for example --judge blip:<folder>")
+    dpg_rules.check_prompts(suite, whole)
     dpg_rules.chosen(given.protocols, prompts)
     specs = [spec for spec in (given.judge or "analytic", given.against) if spec]
     mplug = {"python": given.judge_python, "weights": given.judge_weights, "trusted": given.trust_judge_code}
     if any(mplug.values()) and "mplug" not in specs:
         raise ValueError(f"--judge-python, --judge-weights and --trust-judge-code are for judge mplug, not {specs[0]}")
+    grids = None if given.resolution is None else _subject(given, prompts, whole)
+    if grids is None:
+        given.check_folder(prompts)
+    else:
+        given.tell_lacks(grids[0], prompts)
     asked = [judges.load(spec, given.on, **mplug) for spec in specs]
-    generator, accel = _subject(given, prompts, whole)
+    generator, accel = grids or _subject(given, prompts, whole)
     generator = given.named(generator, accel)
     images = {"suite": suite, "prompts": prompts, "accel": accel}
     outcomes = []

@@ -18,7 +18,7 @@ from evals.engine.generation import Images, place
 from evals.subjects.folder import Folder, folder
 from vgt.core import files, images, record, text
 from vgt.core.images import ImageError, read_image
-from vgt.core.listing import listed
+from vgt.core.listing import folder_name, listed
 from vgt.core.text import Fields
 
 SUITE = "dpg-bench"
@@ -43,28 +43,6 @@ def _question(row: Fields) -> dict:
         "tuple": row["tuple"],
         "question": row["question_natural_language"].strip(),
     }
-
-
-def check(suite: str, items: list[dict]) -> None:
-    """Raises ValueError for an item of a suite's file that is no prompt with questions (``read_questions``), and for
-    two with one id."""
-    seen: set[str] = set()
-    for number, item in enumerate(items):
-        where = f"suite {suite!r}, item {number}"
-        fields = Fields.of(item, where)
-        name, questions = fields.text("id"), fields.need("questions")
-        if not fields.text("prompt").strip() or name in seen:
-            raise ValueError(f"{where}: the prompt is empty, or the id {name!r} there twice")
-        seen.add(name)
-        if not isinstance(questions, list) or not questions:
-            raise ValueError(f"{where}: {text.shown(questions)} are no questions; `vgt prompts scenes-dpg` shows some")
-        for question in questions:
-            asked = Fields.of(question, f"{where}, a question")
-            asked.text("tuple"), asked.text("question")
-            above = asked.need("dependency")
-            numbers = [asked.need("proposition_id"), *(above if isinstance(above, list) else [None])]
-            if not all(type(number) is int for number in numbers):
-                raise ValueError(f"{asked.where}: {text.shown(dict(asked))} needs whole numbers as ids and dependency")
 
 
 def _item(row: Fields) -> str:
@@ -235,7 +213,7 @@ def unpack_grids(
             for index, path in enumerate(extra, len(prompts)):
                 (part / place(index, 0)).parent.mkdir(parents=True)
                 (part / place(index, 0)).write_bytes(_bytes(path))
-    return folder(out, f"folder:{root.resolve().name}", record.place(root))
+    return folder(out, f"folder:{folder_name(root)}", record.place(root))
 
 
 def export_grids(shown: Images, prompts: list[dict], out: str | Path) -> list[Path]:

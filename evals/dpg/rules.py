@@ -17,6 +17,8 @@ from evals.dpg.protocol import PROTOCOLS
 from evals.engine.generation import IMAGES_PER_PROMPT, prompt_id
 from evals.engine.judging import Job
 from evals.engine.records import Measure
+from vgt.core import text
+from vgt.core.text import Fields, shown
 
 CATEGORIES = ("entity", "attribute", "relation", "global", "other")
 
@@ -92,6 +94,47 @@ def order(questions: list[dict]) -> list[int]:
         return list(TopologicalSorter({c: sorted(p) for c, p in sorted(above.items())}).static_order())
     except CycleError as error:
         raise ValueError(f"questions depend on each other in a cycle: {error.args[1]}") from error
+
+
+def _check_question(question: Any, where: str) -> None:
+    """Raises ValueError for what is no question of the form at the top of this file."""
+    row = Fields.of(question, where)
+    number, above = row.need("proposition_id"), row.need("dependency")
+    for each in (number, *(above if isinstance(above, list) else [above])):
+        if type(each) is not int:
+            raise ValueError(f"{where}: {shown(each)} is no question's id; ids are whole numbers")
+    row.text("question"), row.text("tuple")
+    if category(row) not in CATEGORIES:
+        raise ValueError(f"{row.place('tuple')}: category {category(row)!r} is not one of {', '.join(CATEGORIES)}")
+
+
+def check_prompts(suite: str, prompts: list[dict]) -> None:
+    """Raises ValueError naming the first prompt of a suite that is no item with questions, and an id that comes
+    twice."""
+    seen: set[str] = set()
+    for number, prompt in enumerate(prompts):
+        row = Fields(prompt, getattr(prompt, "where", f"suite {suite!r}, item {number}"))
+        if not row.text("prompt").strip():
+            raise ValueError(f"{row.where}: the prompt is empty; `vgt prompts scenes-dpg` shows the format")
+        if row.text("id") in seen:
+            raise ValueError(f"{row.where}: the id {row['id']!r} is there twice; each item counts once")
+        seen.add(row["id"])
+        questions = row.need("questions")
+        if not (isinstance(questions, list) and questions):
+            raise ValueError(f"{row.place('questions')}: {shown(questions)} are no questions; give a list")
+        for question in questions:
+            _check_question(question, row.place("questions"))
+
+
+def check_row(row: Fields) -> None:
+    """Raises ValueError, naming file and line, for a stored row whose answers cannot be scored."""
+    answers = row.object("answers")
+    for name in answers:
+        text.whole(name, answers.where)
+        answers.text(name)
+    shares = row.object("yes_share") if row.get("yes_share") is not None else Fields()
+    for name in shares:
+        shares.number(name, 0, 1)
 
 
 def check_graph(prompts: Iterable[dict]) -> None:

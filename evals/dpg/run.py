@@ -110,6 +110,7 @@ def run(
     and record nothing.  Raises ValueError for an unknown protocol, for question graphs that ``dpg-fixed`` cannot read,
     and for images that are not this suite's."""
     job = Run(generator, subject or generator.name, accel, suite, prompts, images_per_prompt, seed, batch)
+    dpg_rules.check_prompts(suite, prompts)
     generation.check(job)
     chosen = dpg_rules.chosen(protocols, prompts)
     name = "answers" if answerer.name == own_judge(suite) else f"answers-{answering.label(answerer.name)}"
@@ -126,6 +127,18 @@ def run(
     return score(judging, [scoring(judging, rules) for rules in chosen], findings, **shared)
 
 
+def read_answers(stored: str | Path) -> tuple[Judging, Rows]:
+    """A finished judging and its answers, from the path of these.
+
+    Raises ValueError where there is none, and naming file and line for a row that cannot be scored."""
+    judging, rows = read_judging(stored, "dpg")
+    dpg_rules.check_prompts(judging.run.suite, judging.run.prompts)
+    for row in rows.values():
+        if "error" not in row:
+            dpg_rules.check_row(row)
+    return judging, rows
+
+
 def rescore(
     stored: str | Path,
     *,
@@ -137,7 +150,7 @@ def rescore(
     """Records of any protocols from a stored ``answers.jsonl`` alone: no judge, no image, no torch.
 
     Raises ValueError for answers without a finished judging and for an unknown protocol."""
-    judging, rows = read_judging(stored, "dpg")
+    judging, rows = read_answers(stored)
     scorings = [scoring(judging, rules) for rules in dpg_rules.chosen(protocols, judging.run.prompts)]
     return score(judging, scorings, lambda: (judging, rows), work=work, records=records, partial_ok=partial_ok)
 

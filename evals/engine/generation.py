@@ -32,8 +32,9 @@ from evals.engine.api import LABELS, PROMPTS, Answerer, Detector, Generator, con
 from evals.engine.store import WHOLE, Rows, Shard, exclusive, read_rows
 from evals.subjects.folder import Folder
 from vgt.core import env, files, record, suites
-from vgt.core.images import is_whole, printable
+from vgt.core.images import is_whole
 from vgt.core.seeds import image_seed
+from vgt.core.text import printable
 
 IMAGES_PER_PROMPT = 4  # what GenEval and DPG ask for
 CLASS_IMAGES = 50_000  # what a class-conditional generator is compared by: ImageNet's FID-50K

@@ -18,8 +18,9 @@ from vgt.core import files, tars
 from vgt.core import images as reader
 from vgt.core import photos as photo_crops
 from vgt.core import scenes as world
-from vgt.core.images import SUFFIXES, ImageError, printable
-from vgt.core.listing import image_files, tell_left_out
+from vgt.core.images import SUFFIXES, ImageError
+from vgt.core.listing import folder_name, image_files, tell_left_out
+from vgt.core.text import printable
 
 SCENES, PHOTOS = 500, 256  # how many images the full protocol asks for
 
@@ -193,7 +194,7 @@ def folder(path: str | Path, n: int | None = None, size: int = 64, geometry: str
         return image
 
     whole = ImageSet(
-        name=f"folder-{printable(Path(path).resolve().name).removesuffix('.tar')}",
+        name=f"folder-{folder_name(path).removesuffix('.tar')}",
         ids=names,
         clusters=names,
         load=lambda i: resize(read(i), size, geometry),

@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import copy
 import inspect
+import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -236,6 +237,10 @@ class Sampling(Options):
     autoencoder: str | None = declared(None, None)
 
 
+MAKING = ("subject", "through_autoencoder", "accel", "batch", "settings", "sampling", "autoencoder")  # images
+RUNNING = ("n", "shards", "seed", "device")  # a part of them, on a device
+
+
 class Images(Count, Coverage, Sampling, Common):
     """Images made from prompts, or a folder of them."""
 
@@ -263,6 +268,10 @@ class Images(Count, Coverage, Sampling, Common):
 
         named = named_subject(self.subject, "vgt:query_ar_internvl")
         is_model = named.startswith("vgt:")
+        if not is_model:
+            self.refuse(f"{named} is no vgt: checkpoint", "accel", "sampling", "autoencoder")
+        if named.startswith("folder:"):
+            self.refuse(f"the images of {named} are made already", "batch", "seed")
         accel = (self.accel or 1) if is_model else None
         if self.settings and not named.startswith("diffusers:"):
             raise ValueError(
@@ -274,6 +283,21 @@ class Images(Count, Coverage, Sampling, Common):
         if self.through_autoencoder:
             found = through(load_tokenizer(self.through_autoencoder, device=self.on()), found)
         return found, accel
+
+    def check_folder(self, asked: list[dict]) -> None:
+        """Look at a folder: subject before any weights are asked for; what is missing of the suite's images is said on
+        stderr.  Raises ValueError as ``folder`` and ``Folder.samples`` do."""
+        from evals.subjects.folder import folder
+
+        if (self.subject or "").startswith("folder:"):
+            self.tell_lacks(folder(self.subject.removeprefix("folder:")), asked)
+
+    def tell_lacks(self, shown: Any, asked: list[dict]) -> None:
+        """Say on stderr what a folder lacks of the suite's images."""
+        lacks = shown.lacks(asked, self.images_per_prompt)
+        if lacks:
+            fate = "partial" if self.partial_ok else "withheld (see --partial-ok)"
+            print(f"note: {lacks}; values that need what is missing are {fate}", file=sys.stderr)
 
 
 # ------------------------------------------------------------------------------------------- what the options name
@@ -314,7 +338,12 @@ def prompts(name: str, n: int | None) -> tuple[str, list[dict]]:
         path = Path(name)
         if not path.is_file():
             raise ValueError(f"suite {name!r} is neither one of {', '.join(suites.SUITES)} nor a file")
-        suite, found = path.stem, [dict(record) for record in text.objects(path)]
+        try:
+            suite, found = path.stem, list(text.objects(path))
+            for row in found:
+                row.text("prompt")
+        except ValueError as error:
+            raise ValueError(f"{error}; give JSON lines as written by `vgt prompts`") from error
         if not found:
             raise ValueError(f"suite {name!r} has no prompts; `vgt prompts` writes some")
     return suite, evenly(found, n)

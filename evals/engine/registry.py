@@ -93,6 +93,13 @@ def _import(module: str):
     return importlib.import_module(f"evals.{module}")
 
 
+def module(name: str):
+    """The module of an evaluator, with ``Options`` and ``evaluate``.  Raises ValueError for an unknown name."""
+    if name not in EVALUATORS:
+        raise ValueError(f"evaluator {name!r} is unknown; choose one of {', '.join(EVALUATORS)}")
+    return _import(EVALUATORS[name].module)
+
+
 # --------------------------------------------------------------------------------------------------------- the verb
 
 

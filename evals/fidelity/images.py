@@ -26,7 +26,7 @@ from evals.engine.images import ImageSet
 from evals.metrics.frechet import Gaussian
 from vgt.core import files, geneval_prompts, record
 from vgt.core.images import ImageError, image_size
-from vgt.core.listing import image_files
+from vgt.core.listing import folder_name, image_files
 from vgt.core.text import parse_json, read_json
 
 SUBJECTS = (
@@ -54,7 +54,7 @@ def subject(spec: str | Run, n: int | None, size: int | None, work: str | Path) 
         return rest, first(_folder(found, size or _common_side(found)), n)
     if kind == "folder" and rest:
         images = _folder(rest, size or _common_side(rest))
-        return f"folder:{Path(rest).resolve().name}", first(images, n)
+        return f"folder:{folder_name(rest)}", first(images, n)
     if spec.endswith(".npz"):
         return f"npz:{Path(spec).stem}", first(_npz(spec, size, work), n)
     raise ValueError(f"subject {spec!r} is no set of images; give {SUBJECTS}")

@@ -9,7 +9,7 @@ from evals.engine import options
 from evals.engine.options import option
 from evals.engine.records import Outcome
 from evals.geneval import run as geneval
-from evals.geneval.rules import OFFICIAL, Thresholds
+from evals.geneval.rules import OFFICIAL, Thresholds, check_prompts
 from vgt.core import files
 
 EXAMPLE = (
@@ -59,13 +59,20 @@ def evaluate(given: Options) -> Outcome:
 
 def _outcome(given: Options) -> Outcome:
     if given.rescore:
+        stored = ("judge", "mask2former", "clip", "suite", "images_per_prompt", "variant", "results", "import_judge")
+        given.refuse("--rescore scores what is stored", "name", *options.MAKING, *options.RUNNING, *stored)
         return geneval.rescore(given.rescore, **given.passed_to(geneval.rescore))
     default = "geneval" if given.results or given.judge == "m2f-hf" else "scenes-geneval"
     suite, prompts = options.prompts(given.suite or default, given.n)
     asked = {"suite": suite, "prompts": prompts}
     if given.results:
+        done = (*options.MAKING, *options.RUNNING, "judge", "mask2former", "clip")
+        given.refuse("the images of --import are made and judged elsewhere", *done)
         whose = {"subject": given.name, "judge": given.import_judge}
         return geneval.import_results(given.results, **given.passed_to(geneval.import_results, **asked, **whose))
+    given.refuse("it names who judged an --import file", "import_judge")
+    check_prompts(suite, prompts)
+    given.check_folder(prompts)
     judge = _judge(given, suite)
     generator, accel = given.generator(prompts)
     generator = given.named(generator, accel)
@@ -78,6 +85,7 @@ def _judge(given: Options, suite: str):
         from evals.judges import mask2former
 
         return mask2former.load(given.mask2former, given.clip, given.on())
+    given.refuse("judge-analytic needs no weights", "mask2former", "clip")
     from evals.judges.analytic import AnalyticJudge
 
     return AnalyticJudge()

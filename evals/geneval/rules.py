@@ -147,7 +147,7 @@ def _clause_fault(clause: object, place: int) -> str | None:
     """What is wrong with one include or exclude clause, the ``place``-th of its list."""
     if not (isinstance(clause, dict) and isinstance(clause.get("class"), str)):
         return "has a clause without a class"
-    if not (isinstance(clause.get("count"), int) and clause["count"] >= 1):
+    if not (isinstance(clause.get("count"), int) and clause["count"] is not True and clause["count"] >= 1):
         return f"asks for {clause.get('count')!r} of {clause['class']!r}; a count is 1 or more"
     if clause.get("color", "red") not in tuple(COLORS):
         return f"asks for the color {clause['color']!r}; give one of {', '.join(COLORS)}"
@@ -170,6 +170,8 @@ def _fault(prompt: object) -> str | None:
         return "needs a text as prompt and a list of clauses as include"
     if not isinstance(prompt.get("exclude", []), list):
         return f"has {prompt['exclude']!r} as exclude; give a list of clauses, or leave it out"
+    if not isinstance(prompt.get("id", ""), (str, int)):
+        return f"has the id {prompt['id']!r}; give a text"
     faults = [_clause_fault(clause, place) for place, clause in enumerate(prompt["include"])]
     faults += [_clause_fault(clause, 0) for clause in prompt.get("exclude", [])]
     return next(filter(None, faults), None)
@@ -181,7 +183,8 @@ def check_prompts(suite: str, prompts: list[dict]) -> None:
     for number, prompt in enumerate(prompts):
         fault = _fault(prompt)
         if fault:
-            raise ValueError(f"suite {suite!r}, prompt {number}: {fault}; `vgt prompts geneval` shows the format")
+            where = getattr(prompt, "where", f"suite {suite!r}, prompt {number}")
+            raise ValueError(f"{where}: {fault}; `vgt prompts geneval` shows the format")
         text = repr(prompt)
         if text in seen:
             raise ValueError(f"suite {suite!r}: prompts {seen[text]} and {number} are the same; each counts once")

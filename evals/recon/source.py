@@ -26,8 +26,9 @@ from evals.engine.images import ImageSet, padded, shrink
 from evals.recon.protocol import BFLOAT16, FLOAT, IMAGES, OWN_CROP, PILLOW, UNCLAMPED, Pipeline
 from vgt.core import files, record
 from vgt.core import images as reader
-from vgt.core.images import SUFFIXES, ImageError, convert, image_size, printable
-from vgt.core.listing import image_files
+from vgt.core.images import SUFFIXES, ImageError, convert, image_size
+from vgt.core.listing import folder_name, image_files
+from vgt.core.text import printable
 
 QUANTIZERS = ("round", "half-up", "trunc255", FLOAT)
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
@@ -234,7 +235,7 @@ def folders(real_dir: str | Path, recon_dir: str | Path, named: bool = False) ->
     sides = {side for size in sizes.values() for side in size}
     side = sides.pop() if len(sides) == 1 else None
     return Source(
-        name=f"pairs-{printable(Path(recon_dir).resolve().name)}",
+        name=f"pairs-{folder_name(recon_dir)}",
         suite="pairs",
         ids=ids,
         clusters=ids,

@@ -1,4 +1,5 @@
-"""Subjects by name: ``vgt:<checkpoint>``, ``diffusers:<pipeline>``, ``folder:<dir>``, ``fake:<kind>``."""
+"""Subjects by name: ``vgt:<checkpoint>``, ``diffusers:<pipeline>``, ``python:<module>:<object>``, ``folder:<dir>``,
+``fake:<kind>``."""
 
 from __future__ import annotations
 
@@ -12,8 +13,11 @@ from vgt.core.text import setting_value
 if TYPE_CHECKING:
     from evals.engine.api import Generator, Tokenizer
 
-GENERATORS = "vgt:<checkpoint>, diffusers:<folder or id>, folder:<dir>, fake:oracle, fake:noise or fake:shuffled"
-TOKENIZERS = "vgt:<checkpoint> or fake:identity"
+GENERATORS = (
+    "vgt:<checkpoint>, diffusers:<folder or id>, python:<module>:<object>, folder:<dir>, fake:oracle, fake:noise or "
+    "fake:shuffled"
+)
+TOKENIZERS = "vgt:<checkpoint>, python:<module>:<object> or fake:identity"
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
@@ -51,6 +55,10 @@ def load_generator(
         from evals.subjects import diffusers
 
         return diffusers.generator(rest, device=device or "cpu", settings=settings)
+    if kind == "python" and rest:
+        from evals.subjects import python
+
+        return python.load(rest, "generator")
     if kind == "folder" and rest:
         return folder(rest)
     if spec == "fake:oracle":
@@ -69,6 +77,10 @@ def load_tokenizer(spec: str, *, device: str | None = None) -> Tokenizer:
         from evals.subjects import vgt
 
         return vgt.tokenizer(rest, device=device or "cpu")
+    if kind == "python" and rest:
+        from evals.subjects import python
+
+        return python.load(rest, "tokenizer")
     if spec == "fake:identity":
         return fake.Identity()
     raise ValueError(f"subject {spec!r} is not an autoencoder; give {TOKENIZERS}")

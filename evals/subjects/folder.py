@@ -14,9 +14,9 @@ from functools import cached_property
 from pathlib import Path
 
 from vgt.core import files, images, record
-from vgt.core.images import SUFFIXES, printable
-from vgt.core.listing import in_order, listed, tell_left_out
-from vgt.core.text import read_json
+from vgt.core.images import SUFFIXES
+from vgt.core.listing import folder_name, in_order, listed, tell_left_out
+from vgt.core.text import printable, read_json
 
 
 def _shown(names: list[str]) -> str:
@@ -73,12 +73,15 @@ class Folder:
     @cached_property
     def _images(self) -> dict[Path, list[Path]]:
         """GenEval's layout: the images of each prompt's folder, wherever they lie in it.  Says what is left out."""
-        found, left_out = {}, Counter()
+        beside = listed(self.root, deep=False, tell=False)
+        left_out = Counter(beside.left_out) - Counter(folder=len(self._numbered))
+        left_out["image outside of the folders of prompts"] += len(beside.images)
+        found = {}
         for folder in self._numbered:
             listing = listed(folder, tell=False)
             found[folder] = [folder / name for name in listing.images]
             left_out.update(listing.left_out)
-        tell_left_out(self.root, left_out)
+        tell_left_out(self.root, +left_out)
         return found
 
     def _pngs(self, folder: Path) -> list[Path]:
@@ -125,6 +128,17 @@ class Folder:
         asked = set(found.values())
         return found, tuple(printable(p.relative_to(self.root).as_posix()) for p in everything if p not in asked)
 
+    def lacks(self, prompts: list[dict], images_per_prompt: int) -> str | None:
+        """One line on what is missing of a suite's images and what is too much; None where neither is.  Raises
+        ValueError as ``samples`` does."""
+        found, extra = self.samples(prompts, images_per_prompt)
+        wanted, shown = len(prompts) * images_per_prompt, {index for index, _ in found}
+        empty = [f"{index:05d}" for index in range(len(prompts)) if index not in shown]
+        told = [f"{len(found)} of {wanted} images are there"] if len(found) < wanted else []
+        told += [f"{len(empty)} prompts have none ({_shown(empty)})"] if empty else []
+        told += [f"{len(extra)} images are none that the suite asks for ({_shown(list(extra))})"] if extra else []
+        return f"folder {self.root}: {', '.join(told)}" if told else None
+
     def _check(self, folder: Path, index: int, prompts: list[dict]) -> None:
         """One numbered folder belongs to this suite and holds no file that GenEval would skip."""
         others = [printable(p.relative_to(self.root).as_posix()) for p in self._images[folder] if p.suffix != ".png"]
@@ -149,6 +163,6 @@ def folder(path: str | Path, name: str | None = None, origin: str | None = None)
     """The subject of a folder; ``name`` defaults to ``folder:<its own name>``; ``origin``: where its images came from
     (vgt.core.record.place).  Raises ValueError as Folder does."""
     root = Path(path)
-    found = Folder(root, name or f"folder:{printable(root.resolve().name)}", origin or record.place(root))
+    found = Folder(root, name or f"folder:{folder_name(root)}", origin or record.place(root))
     assert found.layout in ("geneval", "flat")  # looks at the disk: errors come here, not halfway through
     return found

@@ -15,7 +15,6 @@ they are written:
 from __future__ import annotations
 
 import ast
-import csv
 import glob
 import importlib.util
 import json
@@ -30,7 +29,8 @@ from evals.engine.options import option
 from evals.engine.records import Estimate, Measure, Outcome, plain, stored, write
 from evals.judges.answering import label
 from evals.understanding import rules
-from vgt.core import files, record
+from vgt.core import files, record, text
+from vgt.core.text import Fields
 
 HARNESSES = ("lmms-eval", "vlmevalkit")
 VERSION = 1  # of the import: raise it when a change to it can change a record
@@ -56,45 +56,46 @@ class Result:
 
     task: str
     own: float
-    rows: list[dict]
+    rows: list[Fields]
     files: list[Path]
     params: dict[str, Any] = field(default_factory=dict)
 
 
-def read_json(path: Path) -> Any:
-    """Raises ValueError naming a file that is not JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as JSON: {error}") from error
+def read_table(path: Path) -> list[Fields]:
+    """Rows of a table, values as text or as JSON has them.
 
-
-def read_table(path: Path) -> list[dict]:
-    """Rows of a table, values as text or as JSON has them.  Raises ValueError for xlsx where openpyxl is missing."""
+    Raises ValueError naming a file that is none, and for xlsx where openpyxl is missing."""
     if path.suffix == ".json":
-        rows = read_json(path)
-        if isinstance(rows, dict):  # column by column
+        rows = text.read_json(path)
+        if isinstance(rows, dict) and all(isinstance(cells, dict) for cells in rows.values()):  # column by column
+            if len({len(cells) for cells in rows.values()}) > 1:
+                raise ValueError(f"{path}: its columns differ in length; copy it again")
             columns = [list(cells.values()) for cells in rows.values()]
             rows = [dict(zip(rows, cells, strict=True)) for cells in zip(*columns, strict=True)]
-        return rows
+        if not isinstance(rows, list):
+            raise ValueError(f"{path} holds {text.shown(rows)}, no rows of a table")
+        return [Fields.of(row, f"{path}, row {number}") for number, row in enumerate(rows, 1)]
     if path.suffix == ".xlsx":
         if importlib.util.find_spec("openpyxl") is None:
             raise ValueError(f"{path} needs openpyxl; install it, or let VLMEvalKit write PRED_FORMAT=json or tsv")
         import openpyxl
 
-        book = openpyxl.load_workbook(path, read_only=True)
-        header, *body = book.active.iter_rows(values_only=True)
-        book.close()
-        return [dict(zip(header, cells, strict=True)) for cells in body]
-    csv.field_size_limit(1 << 28)  # tables of VLMEvalKit may hold images
-    with open(path, encoding="utf-8-sig", newline="") as lines:
-        return list(csv.DictReader(lines, delimiter="\t" if path.suffix == ".tsv" else ","))
+        try:
+            book = openpyxl.load_workbook(path, read_only=True)
+            header, *body = book.active.iter_rows(values_only=True)
+            book.close()
+        except Exception as error:  # a broken archive, broken XML, no sheet: each its own kind
+            raise ValueError(f"{path} is no Excel table ({type(error).__name__}: {error}); copy it again") from error
+        rows = enumerate(body, 2)
+        return [Fields(zip(header, cells, strict=True), f"{path}, line {number}") for number, cells in rows]
+    return list(text.csv_rows(path, delimiter="\t" if path.suffix == ".tsv" else ","))
 
 
-def as_score(value: Any) -> float:
-    """A score as tables hold it: 1, "1.0", True, "True".  Raises ValueError for anything else."""
+def as_score(row: Fields, name: str) -> float:
+    """A score of 0 to 1 as tables hold it: 1, "1.0", True, "True".  Raises ValueError for anything else."""
+    told = row.need(name)
     words = {"true": 1.0, "false": 0.0}
-    return words[str(value).lower()] if str(value).lower() in words else float(value)
+    return words[str(told).lower()] if str(told).lower() in words else text.figure(told, row.place(name), 0, 1)
 
 
 def _one(paths: list[Path], root: Path, what: str) -> Path:
@@ -109,8 +110,8 @@ def _number(results: Mapping[str, Any], names: tuple[str, ...], where: Path) -> 
     found = {}
     for key, value in results.items():
         metric, _, how = key.partition(",")
-        if metric in names and isinstance(value, (int, float)):
-            found[how] = float(value)
+        if metric in names and not isinstance(value, str):
+            found[how] = float(text.number(value, f"{where}, field {key!r}"))
     if len(found) != 1:
         raise ValueError(
             f"{where} reports {names[0]} {len(found)} times ({', '.join(found) or 'nowhere'}); need it once"
@@ -124,7 +125,7 @@ def lmms_eval(root: Path, tasks: Mapping[str, tuple[str, ...]]) -> tuple[str | N
     Raises ValueError for files that are absent, ambiguous or broken, and where samples were not logged."""
     reports = [root] if root.is_file() else files.visible(root, "**/*_results.json")
     path = _one(reports, root, "results files *_results.json")
-    told = read_json(path)
+    told = text.read_json(path)
     if not isinstance(told, dict) or not isinstance(told.get("results"), dict):
         raise ValueError(f"{path} has no results; give the *_results.json that lmms-eval wrote")
     found = []
@@ -135,10 +136,7 @@ def lmms_eval(root: Path, tasks: Mapping[str, tuple[str, ...]]) -> tuple[str | N
         samples = path.with_name(path.name.removesuffix("results.json") + f"samples_{task}.jsonl")
         if not samples.is_file():
             raise ValueError(f"{samples} does not exist; run lmms-eval with --log_samples")
-        try:
-            rows = [json.loads(line) for line in samples.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except ValueError as error:
-            raise ValueError(f"{samples} is not JSON lines: {error}") from error
+        rows = list(text.objects(samples))
         config = (told.get("configs") or {}).get(task) or {}
         prompt = config.get("lmms_eval_specific_kwargs", config.get("model_specific_prompt_kwargs"))
         params = {
@@ -186,7 +184,8 @@ def vlmevalkit(root: Path, tasks: Mapping[str, tuple[str, str, str]]) -> list[Re
         rows = read_table(path)
         if len(rows) != 1 or column not in rows[0]:
             raise ValueError(f"{path} has {len(rows)} rows; it must have one, with a column {column!r}")
-        found.append(Result(task, float(rows[0][column]), read_table(table), [path, table], {"table": table.name}))
+        own = text.figure(rows[0][column], f"{path}, field {column!r}")
+        found.append(Result(task, own, read_table(table), [path, table], {"table": table.name}))
     return found
 
 
@@ -210,7 +209,7 @@ class Reading:
     harness's number to ours; ``per_row``: questions that a row stands for."""
 
     suite: str
-    rows: Callable[[list[dict]], list[Row]]
+    rows: Callable[[list[Fields]], list[Row]]
     scale: float = 100.0
     own: float = 1.0
     per_row: int = 1
@@ -221,15 +220,16 @@ def _mme_rows(answers: Sequence[tuple[str, str, float]]) -> list[Row]:
     return [Row(f"{i.subtask}:{i.name}", i.name, i.subtask, i.score) for i in images]
 
 
-def lmms_mme(rows: list[dict]) -> list[Row]:
+def lmms_mme(rows: list[Fields]) -> list[Row]:
     """``mme_perception_score`` (older: ``mme_percetion_score``) of a sample: question_id, category, score."""
-    told = [row.get("mme_perception_score", row.get("mme_percetion_score")) for row in rows]
-    return _mme_rows([(t["category"], str(t["question_id"]), as_score(t["score"])) for t in told if t])
+    names = ("mme_perception_score", "mme_percetion_score")
+    told = [row.object(name) for row in rows for name in names if row.get(name)]
+    return _mme_rows([(t["category"], str(t["question_id"]), as_score(t, "score")) for t in told])
 
 
-def kit_mme(rows: list[dict]) -> list[Row]:
+def kit_mme(rows: list[Fields]) -> list[Row]:
     """The ``_auxmatch`` table: category, image_path, score."""
-    return _mme_rows([(row["category"], str(row["image_path"]), as_score(row["score"])) for row in rows])
+    return _mme_rows([(row["category"], str(row["image_path"]), as_score(row, "score")) for row in rows])
 
 
 def _circular_rows(answers: Sequence[tuple[int, bool | None]]) -> list[Row]:
@@ -237,33 +237,33 @@ def _circular_rows(answers: Sequence[tuple[int, bool | None]]) -> list[Row]:
     return [Row(str(q), str(q), None, None if right is None else float(right)) for q, right in found.items()]
 
 
-def lmms_mmbench(rows: list[dict]) -> list[Row]:
+def lmms_mmbench(rows: list[Fields]) -> list[Row]:
     """``gpt_eval_score`` of a sample: index, answer, prediction.  Answers without a clear letter stay unknown."""
     answers = []
     for row in rows:
-        told = row["gpt_eval_score"]
+        told = row.object("gpt_eval_score")
         named = rules.choice(str(told["prediction"]))
-        answers.append((int(told["index"]), None if named is None else named == told["answer"]))
+        answers.append((told.whole("index"), None if named is None else named == told["answer"]))
     return _circular_rows(answers)
 
 
-def kit_mmbench(rows: list[dict]) -> list[Row]:
+def kit_mmbench(rows: list[Fields]) -> list[Row]:
     """The ``_result`` table: index, hit."""
-    return _circular_rows([(int(float(row["index"])), as_score(row["hit"]) == 1) for row in rows])
+    return _circular_rows([(row.whole("index"), as_score(row, "hit") == 1) for row in rows])
 
 
-def lmms_scores(rows: list[dict]) -> list[Row]:
+def lmms_scores(rows: list[Fields]) -> list[Row]:
     """``exact_match`` of a sample, and its image where the sample tells it."""
     image = [str((row.get("doc") or {}).get("image_id", row["doc_id"])) for row in rows]
-    return [Row(str(r["doc_id"]), i, None, as_score(r["exact_match"])) for r, i in zip(rows, image, strict=True)]
+    return [Row(str(r["doc_id"]), i, None, as_score(r, "exact_match")) for r, i in zip(rows, image, strict=True)]
 
 
-def kit_choices(rows: list[dict]) -> list[Row]:
+def kit_choices(rows: list[Fields]) -> list[Row]:
     """A ``_result`` table: index, hit, and image_path where it has it."""
-    return [Row(str(r["index"]), str(r.get("image_path") or r["index"]), None, as_score(r["hit"])) for r in rows]
+    return [Row(str(r["index"]), str(r.get("image_path") or r["index"]), None, as_score(r, "hit")) for r in rows]
 
 
-def kit_textvqa(rows: list[dict]) -> list[Row]:
+def kit_textvqa(rows: list[Fields]) -> list[Row]:
     """The prediction table: index, prediction, answer (a list of ten, as text)."""
     found = []
     for row in rows:
@@ -297,10 +297,11 @@ def _checked(found: Result, reading: Reading) -> list[Row]:
     """The rows of a benchmark.  Raises ValueError where they are broken or do not give the harness's own number."""
     try:
         rows = reading.rows(found.rows)
-    except (KeyError, TypeError, SyntaxError) as error:
+    except (KeyError, TypeError, AttributeError, SyntaxError, RecursionError, MemoryError) as error:
         raise ValueError(f"{found.files[-1]} is not as the harness writes it: {error!r}") from error
     except ValueError as error:
-        raise ValueError(f"{found.files[-1]}: {error}") from error
+        where = "" if str(error).startswith(str(found.files[-1])) else f"{found.files[-1]}: "
+        raise ValueError(f"{where}{error}; give the file as the harness wrote it") from error
     if not rows:
         raise ValueError(f"{found.files[-1]} holds no answers of {reading.suite}")
     own = found.own * reading.own
@@ -380,7 +381,7 @@ def _refuse_other(records: Path, model: str, suite: str, protocol: str) -> None:
     """Raises ValueError where another protocol's number has the place: it must not vanish in silence."""
     place = records / record.folder_name(model) / suite / f"{METRICS[suite]}.json"
     if place.is_file():
-        there = json.loads(place.read_text(encoding="utf-8")).get("protocol")
+        there = Fields.of(text.read_json(place), str(place)).get("protocol")
         if there != protocol:
             raise ValueError(f"{place} holds {there}, which is not {protocol}; remove it, or import with another --out")
 
@@ -485,4 +486,5 @@ def evaluate(given: Options) -> Outcome:
     for flag, value in (("--import", given.results), ("--model", model)):
         if not value:
             raise ValueError(f"{flag} is missing; for example {EXAMPLE}")
+    given.refuse("files of another harness are read", "seed", "device")
     return run(given.results, **given.passed_to(run, model=record.checked_name(model)))

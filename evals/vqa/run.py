@@ -142,6 +142,7 @@ class Options(options.Count, options.Coverage, options.Common):
 
 
 def evaluate(given: Options) -> Outcome:
+    given.refuse("the scenes and their questions are fixed", "seed")
     spec = options.named_subject(given.subject, "vgt:vlm_internvl")
     if spec.partition(":")[0] not in ("vgt", "vlm", "blip", "process"):
         raise ValueError(f"subject {spec!r} is not a VLM; give vgt:<checkpoint>, vlm:<folder> or process:<command>")

@@ -1,4 +1,7 @@
-"""Speed: images a second and gains by acceleration, score against latency, and where the time of an image goes."""
+"""Speed: images a second and gains by acceleration, score against latency, and where the time of an image goes.
+
+Times that were measured while other work ran are left out: a curve of them shows the other work.
+"""
 
 from __future__ import annotations
 
@@ -55,10 +58,15 @@ class Curve:
     style: object = "-"
 
 
+def _timed(measured: Measured, suite: str, metric: str) -> list[Record]:
+    """The records of a time or a rate, without those of a busy machine."""
+    return [r for r in measured.where(suite, metric) if r.value is not None and "busy" not in r.extra]
+
+
 def _points(measured: Measured, subject: str, suite: str, metric: str) -> list[tuple[int, float]]:
     """(acceleration, value) of what was measured."""
-    found = [r for r in measured.where(suite, metric) if r.subject == subject]
-    return [(r.accel, r.value) for r in found if r.accel is not None and r.value is not None]
+    found = [r for r in _timed(measured, suite, metric) if r.subject == subject]
+    return [(r.accel, r.value) for r in found if r.accel is not None]
 
 
 def _figure(name: str, what: str, axis: str, curves: list[Curve], finish: Callable[[Axes, list[int]], None]) -> Figure:
@@ -104,7 +112,8 @@ def own(measured: Measured) -> list[Figure]:
         if points:
             color, marker = look(subject, len(rates))
             rates.append(Curve(label(subject), color, marker, points))
-            over = [(a, v) for a, _ in points if (v := speedup(measured, subject, a, subject, 1).value) is not None]
+            times = [(a, speedup(measured, subject, a, subject, 1)) for a, _ in points]
+            over = [(a, cell.value) for a, cell in times if cell.value is not None and not cell.busy]
             gains += [Curve(label(subject), color, marker, over)] if over else []
     figures = [_figure("speed", "Images per second", "Images per second", rates, _rates)] if rates else []
     if any(len(curve.points) > 1 for curve in rates):
@@ -129,8 +138,8 @@ def _over_mar(measured: Measured, pair: tuple[str, str]) -> list[Curve]:
     for i, (batch, suite) in enumerate(measured.latency_suites()):
         points = []
         for accel, _ in _points(measured, pair[0], suite, "images-per-second"):
-            value = ratio(*(from_record(measured.get(s, suite, "images-per-second", accel)) for s in pair)).value
-            points += [(accel, value)] if isinstance(value, float) else []
+            over = ratio(*(from_record(measured.get(s, suite, "images-per-second", accel)) for s in pair))
+            points += [(accel, over.value)] if isinstance(over.value, float) and not over.busy else []
         if points:
             curves.append(Curve(f"Batch {batch}", PALETTE[2 + i % 4], MARKERS[i % 4], points, STYLES[i % 4]))
     return curves
@@ -169,9 +178,9 @@ def pareto(measured: Measured) -> list[Figure]:
         return []
     batch, suite = suites[0]
     lines: dict[str, list[tuple[int, Record, float]]] = {}
-    for r in measured.where(suite, "ms-per-image"):
+    for r in _timed(measured, suite, "ms-per-image"):
         score = measured.get(r.subject, GENEVAL, "overall", r.accel)
-        if r.accel is not None and r.value is not None and score is not None and score.value is not None:
+        if r.accel is not None and score is not None and score.value is not None:
             lines.setdefault(r.subject, []).append((r.accel, score, r.value))
     if not lines:
         return []
@@ -205,7 +214,7 @@ def pareto(measured: Measured) -> list[Figure]:
 def _bars(measured: Measured, suite: str) -> list[tuple[Record, dict, float | None]]:
     """(time, its split, the lower bound as a share of it) of the generators with a split."""
     found = []
-    for r in measured.where(suite, "ms-per-image"):
+    for r in _timed(measured, suite, "ms-per-image"):
         split = r.extra.get("split_ms_per_image")
         if r.value and split and split["total"] > 0:
             bound = measured.get(r.subject, suite, "floor-ms-per-image", r.accel)

@@ -1,52 +1,105 @@
-"""``vgt generate``."""
+"""``vgt generate``: one sheet, a row a prompt, or a folder of images with a list of what they are."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
 from vgt.commands import options
+from vgt.core import files, text
+
+BATCH = 16  # images decoded together
+ROWS = 64  # of a sheet; more prompts go into a folder
+LIST = "images.jsonl"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "prompt", help='for example "a photo of a red star left of a blue circle"; a class where the model has those'
+        "prompt",
+        nargs="*",
+        help='for example "a photo of a red star left of a blue circle"; a class where the model has those; or several',
+    )
+    parser.add_argument(
+        "--prompts", type=Path, metavar="FILE", help="further prompts: a text file, one a line, or .jsonl with `prompt`"
     )
     parser.add_argument("--model", default="query_ar_internvl", help="a bundled model, a run or a checkpoint folder")
     parser.add_argument("--accel", type=int, default=1, help="tokens decoded per step (default 1)")
-    parser.add_argument("-n", "--count", type=int, default=1, help="how many images, side by side (default 1)")
+    parser.add_argument("-n", "--count", type=int, default=1, help="how many images of each prompt (default 1)")
     parser.add_argument("--scale", type=int, default=1, help="enlarge each pixel by this factor when writing")
     options.add_sampling(parser)
-    options.add_out(parser, Path("out.png"), "the image to write")
+    options.add_out(
+        parser,
+        Path("out.png"),
+        "the image to write: a row a prompt, its images side by side; a name without suffix is a folder that gets each "
+        f"image by itself, and {LIST}",
+    )
     options.add_seed(parser)
     options.add_device(parser)
 
 
 def run(args: argparse.Namespace) -> dict:
-    import numpy as np
     from tqdm import tqdm
 
-    from vgt.core import files
-    from vgt.core.seeds import image_seed
     from vgt.inference.generator import open_generator
     from vgt.inference.images import check_name, grid, write_png
+    from vgt.inference.pipeline import image_seeds
     from vgt.vlm.prompts import prompt_list
 
-    files.check_writable(check_name(args.out))
-    prompt = options.utf8(args.prompt)
-    prompt_list(prompt)
+    prompts = prompt_list([*map(options.utf8, args.prompt), *(read_prompts(args.prompts) if args.prompts else ())])
+    folder = not args.out.suffix
+    files.check_writable(args.out if folder else check_name(args.out), folder)
     if args.count < 1 or args.scale < 1:
         raise ValueError(f"--count {args.count} and --scale {args.scale} must be 1 or more")
+    if not folder and len(prompts) > ROWS:
+        raise ValueError(f"{len(prompts)} prompts are too many for one sheet; name a folder, for example -o images")
     settings = options.sampling(args) | {"acceleration": args.accel}
     made = open_generator(args.model, settings, options.RUNS, options.device(args.device), args.autoencoder)
-    asked = made.read(prompt)
-    seeds = [image_seed(args.seed, prompt, k) for k in range(args.count)]
-    with tqdm(total=made.loaded.model.tokens, desc="tokens", file=sys.stderr, disable=None) as bar:
-        images = made.generate([asked] * args.count, seeds, lambda done, total, _: bar.update(done - bar.n))
-    sheet = grid(list(images), args.count) if args.count > 1 else images[0]
-    sheet = np.kron(sheet, np.ones((args.scale, args.scale, 1), np.uint8)) if args.scale > 1 else sheet
-    write_png(args.out, sheet)
-    size = f"{args.count} x {images.shape[2]} x {images.shape[1]} px"
-    print(f"{args.out}: {size} by {made.loaded.name} at {args.accel}x")
-    return {"files": [str(args.out)]}
+    read = {prompt: made.read(prompt) for prompt in dict.fromkeys(prompts)}
+    asked = [prompt for prompt in prompts for _ in range(args.count)]
+    seeds = image_seeds(args.seed, asked)
+    images, rows = [], []
+    batches = [range(first, min(first + BATCH, len(asked))) for first in range(0, len(asked), BATCH)]
+    tokens = made.loaded.model.tokens
+    with tqdm(total=tokens * len(batches), desc="tokens", file=sys.stderr, disable=None) as bar:
+        for number, batch in enumerate(batches):
+
+            def on_step(done: int, total: int, _, before: int = number * tokens) -> None:
+                bar.update(before + done - bar.n)
+
+            drawn = made.generate([read[asked[k]] for k in batch], [seeds[k] for k in batch], on_step)
+            if not folder:
+                images += list(drawn)
+                continue
+            for k, image in zip(batch, drawn, strict=True):
+                name = f"{k // args.count:05d}-{k % args.count}.png"
+                write_png(args.out / name, enlarged(image, args.scale))
+                rows.append({"file": name, "prompt": asked[k], "seed": seeds[k]})
+    h, w, _ = drawn[0].shape
+    if folder:
+        files.write_text(args.out / LIST, "".join(json.dumps(row) + "\n" for row in rows))
+        written = [str(args.out / LIST)]
+    else:
+        written = [str(args.out)]
+        write_png(args.out, enlarged(grid(images, args.count) if len(images) > 1 else images[0], args.scale))
+    print(f"{args.out}: {len(asked)} x {w} x {h} px by {made.loaded.name} at {args.accel}x")
+    return {"files": written}
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The prompts of a text file, one a line, blank lines passed over, or the field ``prompt`` of JSON lines.
+
+    Raises ValueError naming file and line of what is none."""
+    if path.suffix in (".jsonl", ".json"):
+        found = [row.text("prompt") for row in text.objects(path)]
+    else:
+        found = [line.strip() for line in text.read(path).split("\n") if line.strip()]
+    if not found:
+        raise ValueError(f"{path} has no prompts; write one a line")
+    return found
+
+
+def enlarged(image, scale: int):
+    """uint8 [H, W, 3] with each pixel ``scale`` times as large."""
+    return image.repeat(scale, 0).repeat(scale, 1)

@@ -19,8 +19,9 @@ import numpy as np
 from PIL import Image
 
 from vgt.commands import options
-from vgt.core.images import SUFFIXES, ImageError, printable, read_image
+from vgt.core.images import SUFFIXES, ImageError, read_image
 from vgt.core.listing import image_files
+from vgt.core.text import printable
 
 SEAMS = "Tiles are reconstructed one by one: seams can show where they meet. --fit crop has none."
 
@@ -91,7 +92,7 @@ def _targets(inputs: list[Path], out: Path | None) -> dict[Path, Path]:
     else:
         folder = out or Path("out")
         for each in inputs:
-            if each.is_dir() and folder.resolve().is_relative_to(each.resolve()):
+            if each.is_dir() and _real(folder).is_relative_to(_real(each)):
                 raise ValueError(f"--out {folder} lies in {each}, whose images are read; choose another --out")
         if folder.suffix.lower() in SUFFIXES and not folder.is_dir():
             raise ValueError(f"--out {folder} is the name of one image, and there are several; give a folder")
@@ -104,11 +105,15 @@ def _targets(inputs: list[Path], out: Path | None) -> dict[Path, Path]:
                 names = f"{printable(str(other))} and {printable(str(path))}"
                 raise ValueError(f"{names} would both be written to {printable(str(target))}; reconstruct them apart")
             targets[path] = target
-    originals = {path.resolve() for path in targets}
+    originals = set(map(_real, targets))
     for target in targets.values():
-        if target.resolve() in originals:
+        if _real(target) in originals:
             raise ValueError(f"{printable(str(target))} is one of the images to read; choose another --out")
     return targets
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # Path.resolve raises for a link to itself
 
 
 def _images(inputs: Iterable[Path]) -> Iterator[tuple[Path, str]]:

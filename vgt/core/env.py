@@ -12,6 +12,8 @@ from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 
+from vgt.core.text import printable
+
 CPUINFO = Path("/proc/cpuinfo")
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86 processors; the last one of ARM's
 
@@ -94,7 +96,7 @@ def cores() -> int:
 def command() -> str:
     """The command line, absolute paths cut to their last part."""
     words = (re.sub(r"(^|[=:,])/\S*/", r"\1", word) for word in sys.argv[1:])
-    return " ".join([Path(sys.argv[0]).name.replace("__main__.py", "vgt"), *words])
+    return printable(" ".join([Path(sys.argv[0]).name.replace("__main__.py", "vgt"), *words]))
 
 
 KEPT = 2**30  # bytes of freed memory, at most

@@ -21,7 +21,7 @@ from pathlib import Path
 CHECK = "check"  # the entry of ``sealed`` that is the hash of all others
 OLD = ".old"  # ends the name of a folder that another one is taking the place of
 ABANDONED = 3600  # seconds without a change after which a temporary file or folder is what a kill has left
-_TEMPORARY = re.compile(r"(\..+\.)[0-9a-f]{8}(\.[^.]*)?")
+_TEMPORARY = re.compile(r"(\..+\.)[0-9a-f]{8}(\.[^.]*)?", re.DOTALL)
 
 DEVICES = (Path("/dev"), Path("/dev/fd"))  # what lies right in there is written to and never replaced
 _STEM = 40  # characters of a name that its temporary file keeps: a name may be as long as the file system allows

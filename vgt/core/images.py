@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vgt.core import files
+from vgt.core.text import printable
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jfif", ".jpe", ".ppm", ".pgm")
 ORIENTATION = 0x0112  # EXIF: 5 and more lie on their side
@@ -33,11 +34,6 @@ class ImageError(ValueError):
     def __init__(self, message: str, reason: str):
         super().__init__(message)
         self.reason = reason
-
-
-def printable(name: str) -> str:
-    """A file's name as text of one line: bytes that are not UTF-8, line ends and the like are written as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def _open(source: io.BytesIO | str | Path) -> Image.Image:

@@ -17,7 +17,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from vgt.core.images import SUFFIXES, printable
+from vgt.core.images import SUFFIXES
+from vgt.core.text import printable
 
 # What lies beside images and is none by anyone's reckoning: captions, tables, labels, logs.
 PLAIN = (".txt", ".json", ".jsonl", ".csv", ".tsv", ".md", ".html", ".toml", ".yaml", ".yml", ".log", ".cls")
@@ -103,6 +104,11 @@ def tell_left_out(where: str | Path, left_out: Mapping[str, int]) -> None:
 @functools.cache
 def _tell(line: str) -> None:
     print(line, file=sys.stderr)
+
+
+def folder_name(folder: str | Path) -> str:
+    """What a folder, or the one that a link leads to, is called: text of one line."""
+    return printable(os.path.basename(os.path.realpath(folder)))
 
 
 def image_files(folder: str | Path) -> dict[str, Path]:

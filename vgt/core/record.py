@@ -268,7 +268,7 @@ def of_another(there: Iterable[Record], new: Record) -> Record | None:
 
 def clean(name: str) -> str:
     """A name made elsewhere (a folder's, a checkpoint's) without what names cannot hold."""
-    return "".join(c if c.isprintable() else "_" for c in name).strip() or "unnamed"
+    return text.printable(name).strip() or "unnamed"
 
 
 def checked_name(name: str) -> str:

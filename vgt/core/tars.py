@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from vgt.core.images import ImageError, printable
+from vgt.core.images import ImageError
 from vgt.core.listing import kind_of
+from vgt.core.text import printable
 
 CAPTIONS = (".txt", ".json")
 

@@ -257,11 +257,7 @@ class Fields(dict):
 
     def figure(self, name: str) -> float:
         """A finite number that stands there as text, in a row of a CSV file."""
-        value = self.need(name)
-        try:
-            return number(float(value), self.place(name))
-        except (TypeError, ValueError):
-            raise ValueError(f"{self.place(name)}: {shown(value)} is not a finite number") from None
+        return figure(self.need(name), self.place(name))
 
     def whole(self, name: str) -> int:
         """A whole number, also as text and as ``1.0``, which spreadsheets make of 1."""
@@ -271,6 +267,16 @@ class Fields(dict):
         """An object, or one that stands there as JSON text."""
         value = self.need(name)
         return Fields.of(parse_json(value, self.place(name)) if isinstance(value, str) else value, self.place(name))
+
+
+def figure(value: Any, where: str, low: float = -math.inf, high: float = math.inf) -> float:
+    """A finite number within ``low``..``high``, also as text; see ``number``."""
+    try:
+        return number(float(value) if isinstance(value, str) else value, where, low, high)
+    except ValueError as error:
+        if str(error).startswith(where):
+            raise
+        raise ValueError(f"{where}: {shown(value)} is not a finite number") from None
 
 
 def whole(value: Any, where: str) -> int:
@@ -286,6 +292,11 @@ def whole(value: Any, where: str) -> int:
 
 
 # --------------------------------------------------------------------------------------------------------- tables
+
+
+def printable(name: str) -> str:
+    """A file's name as text of one line: bytes that are not UTF-8, line ends and the like are written as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def table(

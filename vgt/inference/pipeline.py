@@ -98,6 +98,22 @@ class VGTPipeline:
         self._interrupt, self._quiet = False, False
         self._engine: Engine | None = None
 
+    def __repr__(self) -> str:
+        """What it holds: the system, sizes, and where and in which precision its parts are."""
+
+        def part(role: str, name: str, module: torch.nn.Module) -> str:
+            count, first = sum(p.numel() for p in module.parameters()), next(module.parameters())
+            about = f"{count / 1e6:.1f} M parameters, {str(first.dtype).removeprefix('torch.')} on {first.device}"
+            return f"  {role}: {name} ({type(module).__name__}, {about})"
+
+        size, tokens = self.autoencoder.config.image_size, self.generator.tokens
+        lines = [
+            part("generator", self.name, self.generator),
+            part("autoencoder", self.autoencoder_name, self.autoencoder),
+            f"  images: {size} x {size} px, {tokens} tokens, 1 to {tokens} decoded at a time",
+        ]
+        return "\n".join([f"{type(self).__name__}(", *lines, ")"])
+
     # ---- files and places
 
     @classmethod

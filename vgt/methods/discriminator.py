@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import torch
+from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vgt.core.config import Config
+from vgt.core.config import Config, Count
 
 
 class DiscriminatorConfig(Config):
     """``widths`` of the stages (each halves the resolution); ``grid`` side of the logit map."""
 
-    widths: tuple[int, ...] = (128, 128, 256, 512)
-    grid: int = 16
+    widths: tuple[Count, ...] = (128, 128, 256, 512)
+    grid: Count = 16
+
+    @model_validator(mode="after")
+    def _groups(self) -> DiscriminatorConfig:
+        if not self.widths or any(width % min(32, width) for width in self.widths[1:]):
+            raise ValueError(
+                f"a discriminator of widths {self.widths} is impossible; those after the first are normalised in 32 "
+                "groups, so choose multiples of 32, or less than 32"
+            )
+        return self
 
 
 class BlurDown(nn.Module):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vgt.checkpoints.pretrained import is_hub_id
 from vgt.core import files
-from vgt.core.config import Config
+from vgt.core.config import Config, Count, Whole
 
 
 class DecoderConfig(Config):
@@ -21,15 +21,59 @@ class DecoderConfig(Config):
     half resolution to pixels in one step); ``attention`` how many of the deepest stages use EfficientViT blocks."""
 
     kind: Literal["dc", "kl", "vit"] = "dc"
-    widths: tuple[int, ...] = (128, 256, 512, 512, 1024, 1024)
-    layers: tuple[int, ...] = (3, 3, 3, 3, 3, 3)
-    attention: int = 3
+    widths: tuple[Count, ...] = (128, 256, 512, 512, 1024, 1024)
+    layers: tuple[Whole, ...] = (3, 3, 3, 3, 3, 3)
+    attention: Whole = 3
     upsample: Literal["interpolate", "pixel_shuffle"] = "interpolate"
-    head_dim: int = 32
-    vit_width: int = 1024
-    vit_layers: int = 24
-    vit_heads: int = 16
-    vit_patch: int = 32
+    head_dim: Count = 32
+    vit_width: Count = 1024
+    vit_layers: Count = 24
+    vit_heads: Count = 16
+    vit_patch: Count = 32
+
+
+def check(config: DecoderConfig, d_z: int) -> None:
+    """Raises ValueError, naming the setting, for a decoder of latents of ``d_z`` channels that could not work."""
+    widths = config.widths
+    if config.kind == "dc":
+        _check_stages(config)
+        if widths[-1] % d_z:
+            raise ValueError(f"d_z {d_z} does not divide the decoder's deepest width {widths[-1]}; change one")
+    elif config.kind == "kl":
+        groups = min(32, min(widths, default=0))
+        if not groups or not max(config.layers, default=0) or any(width % groups for width in widths):
+            raise ValueError(
+                f"decoder.widths {widths} with decoder.layers {config.layers} are impossible for kind kl; its stages "
+                f"are normalised in {groups or 32} groups, so choose multiples of it, and 1 or more layers"
+            )
+    elif config.vit_width % config.vit_heads:
+        raise ValueError(
+            f"decoder.vit_heads {config.vit_heads} does not divide decoder.vit_width {config.vit_width}; change one"
+        )
+
+
+def _check_stages(config: DecoderConfig) -> None:
+    """Raises ValueError for stages that AutoencoderDC's blocks cannot make."""
+    widths, layers = config.widths, config.layers
+    if len(layers) != len(widths) or len(widths) < 2 or not all(layers[1:]):
+        raise ValueError(
+            f"decoder.widths {widths} and decoder.layers {layers} are impossible; give as many of one as of the other, "
+            "2 or more, and only the first stage may have 0 layers"
+        )
+    for width, deeper in list(zip(widths, widths[1:], strict=False))[0 if layers[0] else 1 :]:
+        if 4 * width % deeper:  # the shortcut repeats channels, or averages groups of them
+            raise ValueError(
+                f"decoder.widths {widths} are impossible: {deeper} after {width}; the deeper of two must divide 4 "
+                f"times the other, so choose {width} or {2 * width}"
+            )
+    if config.attention > len(widths):
+        raise ValueError(f"decoder.attention {config.attention} is impossible with {len(widths)} stages; lower it")
+    for width in widths[len(widths) - config.attention :]:
+        if width % config.head_dim:
+            raise ValueError(
+                f"decoder.head_dim {config.head_dim} does not divide the width {width} of a stage with attention; "
+                "change one, or lower decoder.attention"
+            )
 
 
 def _dc_stages(config: DecoderConfig) -> dict:
@@ -44,12 +88,11 @@ def _dc_stages(config: DecoderConfig) -> dict:
 
 
 def build_decoder(config: DecoderConfig, d_z: int) -> nn.Module:
-    """The decoder of a configuration, freshly initialised.  Raises ValueError where the widths do not suit d_z."""
+    """The decoder of a configuration, freshly initialised.  Raises ValueError as ``check``."""
+    check(config, d_z)
     if config.kind == "dc":
         from diffusers.models.autoencoders.autoencoder_dc import Decoder
 
-        if config.widths[-1] % d_z:
-            raise ValueError(f"d_z {d_z} does not divide the decoder's deepest width {config.widths[-1]}; change one")
         return Decoder(in_channels=3, latent_channels=d_z, upsample_block_type=config.upsample, **_dc_stages(config))
     if config.kind == "kl":
         from diffusers.models.autoencoders.vae import Decoder
@@ -85,10 +128,19 @@ def load_decoder(decoder: nn.Module, spec: str) -> str:
     return files.digest(*(part for key, value in state.items() for part in (key, value.numpy().tobytes())))
 
 
-def build_pixel_encoder(config: DecoderConfig, out_channels: int) -> nn.Module:
-    """AutoencoderDC's encoder, the mirror of the "dc" decoder: images [B, 3, H, W] -> [B, out_channels, h, w]."""
+def build_pixel_encoder(config: DecoderConfig, out_channels: int, stride: int) -> nn.Module:
+    """AutoencoderDC's encoder, the mirror of the "dc" decoder: images [B, 3, H, W] -> [B, out_channels, h, w], which is
+    smaller by ``stride``.  Raises ValueError where the configuration cannot give that."""
     from diffusers.models.autoencoders.autoencoder_dc import Encoder
 
+    _check_stages(config)
+    widths, made = config.widths, 2 ** (len(config.widths) - 1)
+    if made != stride:
+        raise ValueError(f"an encoder with {len(widths)} decoder.widths has stride {made}; set pixel_stride to that")
+    if widths[-1] % out_channels:
+        raise ValueError(f"pixel_width {out_channels} does not divide the deepest width {widths[-1]}; change one")
+    if config.upsample == "pixel_shuffle" and any(width % 4 for width in widths[1:]):
+        raise ValueError(f"decoder.widths {widths} after the first must be multiples of 4 for pixel_shuffle")
     return Encoder(
         in_channels=3,
         latent_channels=out_channels,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vgt.checkpoints.pretrained import Pretrained
-from vgt.core.config import Config, NotNegative, Whole
+from vgt.core.config import Config, Count, NotNegative, Whole
 from vgt.equations import adversarial
 from vgt.equations.latents import add_noise, batch_norm, position_norm
 from vgt.methods.discriminator import Discriminator, DiscriminatorConfig
@@ -29,12 +29,12 @@ class VGTAEConfig(Config):
     ``kl``: latents are normal distributions, ``normalize`` then concerns their means (docs/vgt.md 1.4)."""
 
     vlm: dict[str, Any] | None
-    image_size: int = 448
-    d_z: int = 32
+    image_size: Count = 448
+    d_z: Count = 32
     normalize: Literal["none", "position", "batch"] = "position"
     decoder: DecoderConfig = DecoderConfig()
-    pixel_width: int = 192
-    pixel_stride: int = 8
+    pixel_width: Count = 192
+    pixel_stride: Count = 8
     kl: bool = False
 
 
@@ -62,7 +62,7 @@ class VGTAE(Pretrained, nn.Module):
         super().__init__()
         self.config = config
         if config.vlm is None:
-            self.encoder = build_pixel_encoder(config.decoder, config.pixel_width)
+            self.encoder = build_pixel_encoder(config.decoder, config.pixel_width, config.pixel_stride)
             width, self.stride = config.pixel_width, config.pixel_stride
         else:
             self.encoder = VisionEncoder(hf_config(config.vlm))

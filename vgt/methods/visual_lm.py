@@ -11,12 +11,12 @@ import inspect
 from typing import Annotated, Any
 
 import torch
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
 from vgt.checkpoints.pretrained import Pretrained
-from vgt.core.config import Config
+from vgt.core.config import Config, Count, NotNegative, Positive
 from vgt.equations.latents import crop_grid, position_norm, sinusoid_grid
 from vgt.equations.order import additive, interleaved_mask, positions
 from vgt.methods import registry
@@ -41,16 +41,16 @@ class VisualLMConfig(Config):
 
     method: Annotated[str, AfterValidator(_known)]
     text: dict[str, Any]
-    start_ids: tuple[int, ...]
-    query_grid: int = 64
-    grid_start: float = 0.0
-    latent_grid: tuple[int, int] = (16, 16)
-    d_z: int = 32
+    start_ids: Annotated[tuple[int, ...], Field(min_length=1)]
+    query_grid: Count = 64
+    grid_start: NotNegative = 0.0
+    latent_grid: tuple[Count, Count] = (16, 16)
+    d_z: Count = 32
     head: FlowHeadConfig = FlowHeadConfig()
     latent_norm: bool = True
     latent_mean: tuple[float, ...] | None = None
     latent_std: tuple[float, ...] | None = None
-    time_shift: float = 1.0
+    time_shift: Positive = 1.0
     autoencoder: str = ""
     autoencoder_name: str = ""
 

@@ -3,9 +3,11 @@ cannot disagree.  ``vgt.methods.registry`` names these functions."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,6 +45,32 @@ def _source(preset: Preset, place: Place, captions: bool) -> tuple[Source, SkipR
     return source, SkipReport(data.skip_limit, **({} if place.team.first else {"tell": None}))
 
 
+def _check_heads(what: str, sizes: dict[str, Any]) -> None:
+    """Raises ValueError for a transformer of a transformers configuration whose heads do not divide its width, and
+    whose shared keys do not divide its heads."""
+    width, heads = sizes.get("hidden_size"), sizes.get("num_attention_heads", sizes.get("num_heads"))
+    if width is None or heads is None:
+        return
+    if min(width, heads) < 1 or (not sizes.get("head_dim") and width % heads):
+        raise ValueError(f"{what} of width {width} cannot have {heads} heads; choose a divisor of the width")
+    shared = sizes.get("num_key_value_heads") or heads
+    if shared < 1 or heads % shared:
+        raise ValueError(f"{what}: {heads} heads cannot share {shared} keys; choose a divisor of the heads")
+
+
+@contextlib.contextmanager
+def _possible(what: str) -> Iterator[None]:
+    """Around the making and the first use of a network whose sizes transformers does not check itself: its errors as a
+    ValueError in one line."""
+    try:
+        yield
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{what} is impossible: {reason:.300}") from error
+
+
 def _start(model: nn.Module, preset: Preset, place: Place, *systems: str) -> dict[str, str]:
     """Fill ``model`` from ``init.weights``; returns the fingerprint under "weights", nothing where there is no such."""
     start = parents.weights(preset.init.weights, place, *systems)
@@ -60,16 +88,24 @@ def vlm(preset: Preset, place: Place) -> Job:
     if preset.data.source != "scenes":
         raise ValueError(f"data.source {preset.data.source!r}: a VLM is pretrained on scenes here; leave it at scenes")
     config: VLMConfig = configs.validated(VLMConfig, preset.model, "model of the preset")
-    tokenizer = build_tokenizer(config.hf["model_type"])
-    with place.building():
+    for part in ("vision_config", "text_config"):
+        _check_heads(f"model.hf.{part}", config.hf.get(part, {}))
+    with _possible("model of the preset"), place.building():
+        tokenizer = build_tokenizer(config.hf["model_type"])
         model = VLM.build(config, tokenizer)
+        model.encoder.check(config.image_size, config.image_size)
     hashes = _start(model, preset, place, registry.VLM.name)
     losses: VLMLossConfig = configs.validated(VLMLossConfig, preset.losses, "losses of the preset")
     encoder, language = model.encoder, model.language
     inside = {id(p) for part in (encoder, language) for p in part.parameters()}
+    system = VLMTraining(model, losses, batching.region_choices(tokenizer))
+    batches = batching.conversation_batches(model, preset.data, place.rows)
+    if place.load:
+        with _possible("model of the preset"), torch.no_grad():
+            system.loss("model", {key: part[:1] for key, part in batches(0).items()}, 0, torch.Generator())
     return Job(
-        system=VLMTraining(model, losses, batching.region_choices(tokenizer)),
-        batches=batching.conversation_batches(model, preset.data, place.rows),
+        system=system,
+        batches=batches,
         config=config.model_dump(mode="json"),
         tokenizer=tokenizer,
         parents=hashes,
@@ -228,7 +264,7 @@ def visual_lm(preset: Preset, place: Place) -> Job:
     _check_image(ae.model)
     data = _captioned(preset, place, ae, vlm)
     config = _generator_config(preset, ae, vlm, data.statistics)
-    with place.building():
+    with _possible("model.text of the preset"), place.building():
         model = VisualLM(config)
     hashes = {"autoencoder": ae.fingerprint, "vlm": vlm.fingerprint, **data.parents}
     started = _start(model, preset, place, *registry.sharing(method.model))
@@ -336,9 +372,7 @@ def _generator_config(preset: Preset, ae: Loaded, vlm: parents.Backbone, statist
         raise ValueError(
             f"model.head of width {config.head.width} and depth {config.head.depth} is none; use 1 or more"
         )
-    width, heads = config.text["hidden_size"], config.text["num_attention_heads"]
-    if width % heads and not config.text.get("head_dim"):
-        raise ValueError(f"a language model of width {width} cannot have {heads} heads; choose a divisor of the width")
+    _check_heads("model.text", config.text)
     return config
 
 

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from vgt.core.config import Config, Count, NotNegative, Share, Whole
+from vgt.core.config import Config, Count, NotNegative, Positive, Whole
 from vgt.training.distributed import local
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -31,7 +31,7 @@ class TrainConfig(Config):
     steps: Count
     batch: Count
     micro: int = 0
-    lr: NotNegative
+    lr: Positive
     optimizer: Literal["adamw", "muon"] = "adamw"
     rest_lr: NotNegative = 0.0
     warmup: Whole = 100
@@ -39,7 +39,7 @@ class TrainConfig(Config):
     betas: tuple[Decay, Decay] = (0.9, 0.95)
     weight_decay: NotNegative = 0.01
     clip: NotNegative = 1.0
-    ema: Share = 0.0
+    ema: Decay = 0.0
     precision: Literal["fp32", "bf16"] = "fp32"
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     activation_checkpointing: bool = False

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig
 
 from vgt.checkpoints.pretrained import Pretrained
-from vgt.core.config import Config
+from vgt.core.config import Config, Count
 from vgt.equations.order import additive, turns_mask, turns_positions
 from vgt.vlm.families import Family, family_of, image_text, model_class, read
 from vgt.vlm.tokenizer import TURN_END, TURN_START
@@ -89,7 +89,7 @@ class VLMConfig(Config):
     see VLM (the bundled Qwen2.5-VL was trained with running positions)."""
 
     hf: dict[str, Any]
-    image_size: int
+    image_size: Count
     mrope: bool = False
 
 

@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from vgt.core import files
-from vgt.core.images import SUFFIXES, content, printable
+from vgt.core.images import SUFFIXES, content
 from vgt.core.listing import listed
-from vgt.core.text import Fields, csv_rows, objects
+from vgt.core.text import Fields, csv_rows, objects, printable
 from vgt.training.sources.sample import Sample, Skipped, column, decoded, worded
 
 TABLES = ("metadata.jsonl", "metadata.csv", "captions.csv")

@@ -23,9 +23,9 @@ import numpy as np
 from tqdm import tqdm
 
 from vgt.core import files, tars
-from vgt.core.images import SUFFIXES, ImageError, printable
+from vgt.core.images import SUFFIXES, ImageError
 from vgt.core.listing import tell_left_out
-from vgt.core.text import parse_json, read_json
+from vgt.core.text import parse_json, printable, read_json
 from vgt.training.sources.sample import CAPTION_NAMES, Sample, Skipped, decoded, worded
 
 INDEX = "tar-index-v2"
