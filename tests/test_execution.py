@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import threading
 import time
 import weakref
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from evals.engine import generation, launch, records
+from evals.engine.api import origin
 from evals.engine.generation import Run
 from evals.engine.store import (
     WHOLE,
@@ -159,6 +162,59 @@ def test_any_number_of_parts_ends_with_the_same_bytes(unbroken, tmp_path, count)
     evaluate(tmp_path, log)
     assert visible(out) == unbroken
     assert len(log.read_text().splitlines()) == 8 + 15
+
+
+def test_a_replaced_image_and_an_edited_row_are_made_again(unbroken, tmp_path, capsys):
+    out = evaluate(tmp_path)
+    shutil.copy(out / "00001/samples/0001.png", out / "00000/samples/0000.png")
+    (out / "means.jsonl").write_text((out / "means.jsonl").read_text().replace('"mean": ', '"mean": 1', 1))
+    assert generation.replaced(out) == [out / "00000/samples/0000.png"]
+    capsys.readouterr()
+    log = tmp_path / "log"
+    evaluate(tmp_path, log)
+    said = capsys.readouterr().err
+    assert "1 images are not those that were made" in said and "1 of 15 lines of" in said
+    assert visible(out) == unbroken and len(log.read_text().splitlines()) == 1 + 1  # a batch and a verdict
+
+
+@dataclass
+class Model:
+    name: str
+    fingerprint: str
+    origin: str | None = None
+
+
+def recorded(root: Path, model: Model, name: str, suite: str = "s") -> None:
+    estimate = records.Estimate(metric="m", estimate=records.plain(1.0), n=1, asked=1, n_expected=1)
+    common = {"subject": name, "suite": suite, "protocol": "p", "suite_hash": "s", "fingerprint": model.fingerprint}
+    records.write(root, {"m": model.fingerprint}, {}, {"m": estimate}, {**common, "origin": origin(model)})
+
+
+def test_a_name_that_another_model_has_becomes_unique(tmp_path, capsys):
+    """Snapshots of one name, names that share a folder, folders of one name: kept apart, or refused naming both."""
+    a, b, c = Model("q", "aaaaaaaaaa"), Model("q", "bbbbbbbbbb"), Model("q", "cccccccccc")
+    names = []
+    for model in (a, b, c, a, b):
+        names.append(records.settled(tmp_path, model))
+        recorded(tmp_path, model, names[-1])
+    assert names == ["q", "q-bbbbbbbb", "q-cccccccc", "q", "q-bbbbbbbb"]
+    assert "records of another model as 'q'" in capsys.readouterr().err
+    assert {r.fingerprint: r.subject for r in record.read(tmp_path)} == dict(
+        zip(("aaaaaaaaaa", "bbbbbbbbbb", "cccccccccc"), names, strict=False)
+    )
+    with pytest.raises(ValueError, match="another model as 'q': aaaaaaaaaa.* would be of bbbbbbbbbb"):
+        records.settled(tmp_path, b, "q")
+    with pytest.raises(ValueError, match="another model as 'q': aaaaaaaaaa.* would be of bbbbbbbbbb"):
+        recorded(tmp_path, b, "q", suite="another")
+    recorded(tmp_path, Model("org/sdxl", "d"), "org/sdxl")
+    assert records.settled(tmp_path, Model("org_sdxl", "eeeeeeeeee")) == "org_sdxl-eeeeeeee"
+    with pytest.raises(ValueError, match="another model as 'org/sdxl'"):
+        records.settled(tmp_path, Model("x", "e"), "org_sdxl")
+    first, second = (Model("pairs-recon", f"in {x}", record.place(tmp_path / x)) for x in ("x1", "x2"))
+    recorded(tmp_path, first, "pairs-recon")
+    assert records.settled(tmp_path, second).startswith("pairs-recon-")
+    again = Model("pairs-recon", "more images", record.place(tmp_path / "x1"))
+    assert records.settled(tmp_path, again) == "pairs-recon"
 
 
 def test_another_division_goes_on_where_the_first_stopped(unbroken, tmp_path):

@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
 import signal
 from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from evals.engine.store import Shard
 from evals.features import Extractor
@@ -112,6 +114,37 @@ def test_what_a_kill_left_of_a_file_is_no_evidence(tmp_path, whole):
     model = Dim()
     assert values(score(tmp_path, model)) == values(whole[1]) and not model.batches
     assert tree(tmp_path) == tree(whole[0])
+
+
+def _edited(path):
+    path.write_text(path.read_text().replace('"psnr": ', '"psnr": 1', 1))
+
+
+@pytest.mark.parametrize(
+    "pattern, alter",
+    [
+        ("recon/dim/*/pixels.jsonl", lambda p: p.write_bytes(b"")),
+        ("recon/dim/*/pixels.jsonl", _edited),
+        ("recon/dim/*/pixels.jsonl", lambda p: p.write_bytes(p.read_bytes().replace(b"cluster", b"clus\xffter", 1))),
+        ("recon/dim/*/*/00000008.npz", lambda p: p.write_bytes(p.read_bytes()[:-40])),
+        ("recon/dim/*/*/00000008.npz", lambda p: shutil.copy(p.with_name("00000000.npz"), p)),
+        ("recon/dim/*/pairs.png", lambda p: Image.new("RGB", (64, 64)).save(p)),
+        ("records/dim/*/psnr-mean.samples.csv", lambda p: p.write_bytes(p.read_bytes()[: p.stat().st_size // 2])),
+        ("records/dim/*/psnr-mean.json", lambda p: p.write_text(p.read_text().replace('"value": ', '"value": 1', 1))),
+    ],
+    ids=["emptied", "edited", "bad byte", "truncated", "another array", "another picture", "half", "edited record"],
+)
+def test_what_was_altered_is_made_again_and_said(tmp_path, whole, capsys, pattern, alter):
+    """Whether the records stand or are gone, nothing torn or edited enters a value."""
+    shutil.copytree(whole[0], tmp_path, dirs_exist_ok=True)
+    assert score(tmp_path).computed == 0
+    (path,) = tmp_path.glob(pattern)
+    alter(path)
+    capsys.readouterr()
+    outcome = score(tmp_path)
+    assert outcome.computed >= 1 and "note: " in capsys.readouterr().err
+    assert values(outcome) == values(whole[1]) and tree(tmp_path) == tree(whole[0])
+    assert score(tmp_path).computed == 0
 
 
 def test_rows_cut_short_by_a_kill_are_measured_again(tmp_path, whole):

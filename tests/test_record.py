@@ -126,6 +126,90 @@ def test_command_line_names_no_machine_path(monkeypatch):
     assert env.command() == "vgt eval --out b --data=photos folder:c a photo of a red star runs/tiny"
 
 
+def test_an_edited_record_is_never_used(tmp_path, capsys):
+    r = make()
+    path = record.write(r, tmp_path / "one")
+    path.write_text(path.read_text().replace(": 0.5", ": 0.9"))
+    assert (
+        record.find(tmp_path / "one", r.name, r.key) is None
+        and "edited since it was written" in capsys.readouterr().err
+    )
+    with pytest.raises(ValueError, match="overall.json .*edited since it was written"):
+        record.read(tmp_path / "one")
+    path = record.write_collection([make(metric="a"), make(metric="b")], tmp_path / "all.jsonl")
+    path.write_text(path.read_text().replace('"n": 120', '"n": 12', 1))
+    with pytest.raises(ValueError, match="edited since it was written"):
+        record.read(path)
+    path.write_text(
+        '{"subject": "q", "suite": "s", "metric": "m", "value": 1.0, "n": 1, "n_expected": 1, "protocol": "p", '
+        '"fingerprint": "f", "suite_hash": "s", "key": "k"}\n'
+    )  # of an earlier version: no hash
+    assert record.read(path)[0].value == 1.0
+
+
+@pytest.mark.parametrize(
+    "a, b, two",
+    [
+        ({"origin": "w1", "fingerprint": "f1"}, {"origin": "w2", "fingerprint": "f2"}, True),
+        ({"origin": "w1", "fingerprint": "f1"}, {"origin": "w1", "fingerprint": "f2", "accel": 4}, False),
+        ({"origin": "w1", "fingerprint": "f1"}, {"origin": "w2", "fingerprint": "f2", "suite": "scenes-dpg"}, True),
+        ({"fingerprint": "f1"}, {"fingerprint": "f2"}, True),
+        ({"fingerprint": "f1"}, {"fingerprint": "f2", "suite": "scenes-dpg"}, False),
+        (
+            {"origin": record.place("x1/recon"), "fingerprint": "f1"},
+            {"origin": record.place("x2/recon"), "fingerprint": "f2", "suite": "other"},
+            True,
+        ),
+        (
+            {"origin": record.place("x1", named=True), "fingerprint": "f1"},
+            {"origin": record.place("x2", named=True), "fingerprint": "f2", "suite": "other"},
+            False,
+        ),
+        (
+            {"origin": record.place("x1", named=True), "fingerprint": "f1"},
+            {"origin": record.place("x2", named=True), "fingerprint": "f2"},
+            True,
+        ),
+        (
+            {"origin": "w", "fingerprint": "f1", "extra": {"settings": {"guidance": 1.0}}},
+            {"origin": "w", "fingerprint": "f2", "extra": {"settings": {"guidance": 3.0}}, "suite": "scenes-dpg"},
+            True,
+        ),
+    ],
+)
+def test_one_name_is_one_model(tmp_path, a, b, two):
+    record.write(make(**a), tmp_path / "a")
+    record.write(make(**b), tmp_path / "b")
+    assert record.of_two_models(make(**a), make(**b)) is two
+    if not two:
+        assert record.read([tmp_path / "a", tmp_path / "b"])
+        return
+    with pytest.raises(ValueError, match="f1.*f2.*two models under the name 'query_ar_internvl'"):
+        record.read([tmp_path / "a", tmp_path / "b"])
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", " ", "a\0b", "a\nb", "../..", "x" * 200, "sdxl@4x"])
+def test_names_that_cannot_be_one_are_refused(name):
+    with pytest.raises(ValueError, match="--name"):
+        record.checked_name(name)
+
+
+@pytest.mark.parametrize("subject", ["..", "../../out", "a\0b", ".hidden", "x" * 300, "a\\b", "\udcff"])
+def test_no_name_leaves_the_folder_of_records(tmp_path, subject):
+    path = (tmp_path / make(subject=subject).path).resolve()
+    assert path.relative_to(tmp_path.resolve()).parts[1:] == ("scenes-geneval", "overall.json")
+    assert path.parts[-3].isprintable() and not path.parts[-3].startswith(".") and len(path.parts[-3].encode()) <= 200
+
+
+def test_what_killed_writers_left_is_removed_by_the_next(tmp_path):
+    r = make()
+    folder = record.write(r, tmp_path).parent
+    for name in (".overall.0123abcd.json", ".overall.samples.0123abcd.csv"):
+        (folder / name).write_text("torn")
+    record.write(r, tmp_path)
+    assert [p.name for p in folder.iterdir()] == ["overall.json"]
+
+
 # ------------------------------------------------------------------------------------------------- files
 
 

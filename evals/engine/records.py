@@ -191,7 +191,7 @@ def settled(root: str | Path, subject: Any, given: str | None = None, accel: int
     taken = other
     while other is not None:
         same = other.subject == name and other.origin == told["origin"]
-        name += "-" + files.digest_json([told["origin"], told["extra"]] if same else told["origin"])[:8]
+        name += "-" + (files.digest_json(told["extra"]) if same else told["origin"].split()[-1])[:8]
         other = record.of_another(record.below(root, name), _blank(subject=name, **told))
     print(
         f"note: {root} has records of another model as {taken.subject!r} ({record.whose(taken)}); this one's are "

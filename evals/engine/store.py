@@ -272,10 +272,10 @@ def collect(
 
 
 def write_arrays(path: str | Path, **arrays: np.ndarray) -> Path:
-    """Write a ``.npz`` atomically, with the hash of its content."""
+    """Write a ``.npz`` atomically, with the hash of its name and content."""
     held = {name: np.asarray(array) for name, array in arrays.items()}
     with files.atomic(path) as part:
-        np.savez(part, **held, **{files.CHECK: np.array(_digest(held))})
+        np.savez(part, **held, **{files.CHECK: np.array(_digest(Path(path).name, held))})
     return Path(path)
 
 
@@ -285,7 +285,7 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as stored:
             held = dict(stored)
         check = held.pop(files.CHECK, None)  # an earlier version wrote none
-        if check is not None and str(check) != _digest(held):
+        if check is not None and str(check) != _digest(Path(path).name, held):
             raise ValueError("it was changed since it was written")
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} cannot be used ({error}); delete it and run again") from error
@@ -304,8 +304,8 @@ def are_whole(path: str | Path) -> bool:
     return True
 
 
-def _digest(arrays: Mapping[str, np.ndarray]) -> str:
-    hashed = hashlib.sha256()
+def _digest(file: str, arrays: Mapping[str, np.ndarray]) -> str:
+    hashed = hashlib.sha256(file.encode())
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
         hashed.update(f"{name} {array.dtype.str} {array.shape} ".encode())
