@@ -142,6 +142,8 @@ def autoencoder(preset: Preset, place: Place) -> Job:
     elif place.load and teacher is not None:
         ae.encoder.load_state_dict(teacher.state_dict())
     if preset.init.decoder and start is None:
+        if config.decoder.kind != "dc":
+            raise ValueError(f'init.decoder is for model.decoder.kind dc, not {config.decoder.kind}; set it to ""')
         if place.load:
             hashes["decoder"] = load_decoder(ae.decoder, preset.init.decoder)
         else:
