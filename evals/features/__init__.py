@@ -20,9 +20,9 @@ import numpy as np
 
 from evals.engine.images import padded
 from evals.engine.precision import PRECISION, full_float32
-from vgt.core import files
+from vgt.core import files, weights
 
-INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+INCEPTION_SHA256 = weights.PUBLISHED["inception"].sha256
 _INCEPTION: dict[str, Any] = {
     "side": 299,
     "layer": "pool, 2048; spatial, first 7 channels of mixed_6/conv, 17 x 17 x 7 = 2023; logits without bias, 1008",
@@ -140,7 +140,8 @@ class Source:
                     return place / name
         raise ValueError(
             f"features {self.id} lack their weights: the file {self._wanted()}; "
-            f"give it as --weights {self.id}=PATH or put it in a folder and set VGT_WEIGHTS to that"
+            f"give it as --weights {self.id}=PATH or put it in a folder and set VGT_WEIGHTS to that; "
+            f"{weights.PUBLISHED['inception' if self.sha256 else self.id].text}"
         )
 
     def _wanted(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from evals.features import INCEPTION
 from evals.recon.metrics import METRICS, Tools, chosen
 from evals.recon.protocol import DEFAULT, PIPELINES, resolve
 from vgt.core.text import table
+from vgt.core.weights import PUBLISHED, say_once
 
 EXAMPLE = "vgt eval recon --subject vgt:vgt_ae_internvl --data photos"
 WEIGHTS = tuple(dict.fromkeys(metric.weights for metric in METRICS.values() if metric.weights))
@@ -107,9 +107,19 @@ def _scorer(given: Options, **settings):
 
 
 def _say_what_is_left_out(tools: Tools) -> None:
+    """One line for each file that is missing, with all the metrics that need it."""
+    absent: dict[str, list[str]] = {}
     for name, reason in chosen(None, tools)[1].items():
         if METRICS[name].weights:
-            print(f"{name} is not measured: {reason}", file=sys.stderr)
+            key = published_for(METRICS[name].weights)
+            absent.setdefault(key, [reason]).append(name)
+    for reason, *names in absent.values():
+        say_once(f"not measured: {', '.join(names)}: {reason}")
+
+
+def published_for(weights_id: str) -> str:
+    """The name in PUBLISHED of what features or LPIPS need: the Inception network under all its names is one file."""
+    return weights_id if weights_id in PUBLISHED else "inception"
 
 
 def side_by_side(outcomes: Mapping[str, Outcome]) -> str:

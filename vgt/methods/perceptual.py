@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from vgt.checkpoints import shards
-from vgt.core import files
+from vgt.core import files, weights
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def feature_network(name: str) -> FeatureNetwork:
 # ------------------------------------------------------------------------------------------------------- LPIPS
 
 # torchvision's file names end in the first eight hex digits of their sha256.
-LPIPS_BACKBONES = {"alex": "alexnet-owt-7be5be79", "vgg": "vgg16-397923af"}
+LPIPS_BACKBONES = {net: weights.PUBLISHED[f"lpips-{net}"].file.removesuffix(".pth") for net in ("alex", "vgg")}
 LPIPS_SUFFIXES = (".pth", ".safetensors")
 
 
@@ -160,7 +160,7 @@ def lpips_file(net: str, given: str | Path | None = None) -> Path:
                 return folder / (name + suffix)
     raise ValueError(
         f"LPIPS {net} lacks its backbone {about}; to evaluate, give it as --weights lpips-{net}=PATH, "
-        "or put it in a folder and set VGT_WEIGHTS to that"
+        f"or put it in a folder and set VGT_WEIGHTS to that; {weights.PUBLISHED[f'lpips-{net}'].text}"
     )
 
 
