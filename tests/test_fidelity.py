@@ -460,6 +460,16 @@ def test_no_feature_depends_on_its_neighbours(tmp_path, score, sides):
     np.testing.assert_array_equal(np.load(few / "features-pool-00.npz")["values"], rows)
 
 
+def test_large_images_pass_one_at_a_time(sides, score, tiny, monkeypatch):
+    shapes = []
+    monkeypatch.setattr(features, "LARGE", SIDE * SIDE)
+    monkeypatch.setattr(features, "padded", lambda images, batch: pytest.fail("padded"))
+    stack = np.stack
+    monkeypatch.setattr(np, "stack", lambda x: shapes.append(len(list(x))) or stack(x))
+    (found,) = score(sides[0], real=sides[1], metrics=["kid"]).records
+    assert found.n == N and sorted(set(shapes)) == [1, 4], "the canaries are four"
+
+
 def test_moments_are_merged_in_a_fixed_order():
     parts = [frechet.moments(np.random.default_rng(i).normal(size=(5, 3))) for i in range(4)]
     assert [m.count for m in frechet.merged(parts, 2)] == [10, 10]
