@@ -407,6 +407,15 @@ def test_the_command(sides, tiny, tmp_path, monkeypatch):
         "clip": "b",
     }
     assert command.weights(["odd=name.pth"], ["clip"]) == {"clip": "odd=name.pth"}
+    for given, features_asked, why in (
+        (["clip=b"], ["dinov2"], "clip would do nothing: --features are dinov2"),
+        (["efflite2=b"], ["efflite2"], "come with a package"),
+        (["b"], ["efflite2"], "come with a package"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            command.weights(given, features_asked)
+    with pytest.raises(ValueError, match="efflite2 come with a package; leave the weights other.pth out"):
+        features.load("efflite2", "other.pth")
     with pytest.raises(ValueError, match="does not say for which features"):
         command.weights(["a.pth"], ["tf-compat", "clip"])
 

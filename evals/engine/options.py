@@ -156,8 +156,11 @@ def positive(text: str) -> int:
 
 
 def listed(text: str) -> list[str]:
-    """Parse "a,b,c"."""
-    return [part.strip() for part in text.split(",") if part.strip()]
+    """Parse "a,b,c".  Raises ValueError where it names nothing."""
+    found = [part.strip() for part in text.split(",") if part.strip()]
+    if not found:
+        raise ValueError(f"{text!r} names nothing; give one or more names with commas between them")
+    return found
 
 
 # ------------------------------------------------------------------------------------------------------- the groups
@@ -209,7 +212,7 @@ class Common(Options):
 class Count(Options):
     """-n."""
 
-    n: int | None = option(None, "fewer items than the protocol asks for: the result is partial")
+    n: int | None = option(None, "fewer items than the protocol asks for: the result is partial", type=positive)
 
 
 class Coverage(Options):

@@ -126,6 +126,8 @@ class Source:
 
         Raises ValueError saying which file is missing, its checksum and where to put it."""
         if given is not None:
+            if self.locate is not None:
+                raise ValueError(f"features {self.id} come with a package; leave the weights {given} out")
             if not Path(given).exists():
                 raise ValueError(f"features {self.id}: there is no {given}; it {self._wanted()}")
             return Path(given)
@@ -242,7 +244,8 @@ def _source(name: str) -> Source:
 
 
 def load(name: str, weights: str | Path | None = None, *, any_weights: bool = False, device: str = "cpu") -> Extractor:
-    """A feature network by name.  ``weights``: its file or folder (default: see Source.find); ``any_weights``: accept
+    """A feature network by name.  ``weights``: its file or folder (default: see Source.find; of those that come with a
+    package none can be given); ``any_weights``: accept
     another checksum or architecture, which the protocol then says.
 
     Raises ValueError for an unknown name, and for weights that are missing, wrong or unreadable, with the remedy."""

@@ -6,7 +6,7 @@ from typing import Literal
 
 from evals.engine import options
 from evals.engine.images import which
-from evals.engine.options import option
+from evals.engine.options import option, positive
 from evals.engine.records import Outcome
 
 EXAMPLE = "vgt eval probes --subject vgt:vgt_ae_internvl"
@@ -19,7 +19,7 @@ class Latents(options.Count, options.Common):
     data: str | None = option(
         None, "scenes (default), photos, or a folder; sub-folders of an ImageFolder are its labels"
     )
-    size: int | None = option(None, "image side for encoders that take any (default 64)")
+    size: int | None = option(None, "image side for encoders that take any (default 64)", type=positive)
     partial_ok: bool = option(False, "give values even where images cannot be read")
 
     def encoder(self, subject: str | None):

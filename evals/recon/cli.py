@@ -32,7 +32,7 @@ class Options(options.Count, options.Coverage, options.Common):
     metrics: str | None = option(
         None, f"only these of {', '.join(METRICS)} (default: all for which there are weights)", metavar="A[,B...]"
     )
-    size: int | None = option(None, "image side for a subject that takes any")
+    size: int | None = option(None, "image side for a subject that takes any", type=positive)
     batch: int = option(32, "images at a time; it decides their last bits", type=positive)
     weights: list[str] = option(
         [], f"weights file of {', '.join(WEIGHTS)} (default: by name in $VGT_WEIGHTS)", metavar="ID=PATH"
@@ -57,7 +57,7 @@ def evaluate(given: Options) -> Outcome:
     for name in protocols:
         resolve(name, None)
     tools = Tools(weights(given.weights), given.any_weights)
-    metrics = listed(given.metrics) if given.metrics else None
+    metrics = None if given.metrics is None else listed(given.metrics)
     _check(given, metrics, tools)
     score = _scorer(given, metrics=metrics, weights=tools.weights)
     found = {name: score(protocol=name) for name in protocols}
