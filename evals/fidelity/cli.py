@@ -71,14 +71,13 @@ def evaluate(given: Options) -> Outcome:
     if all(SOURCES[name].locate for name in listed(given.features) if name in SOURCES):
         given.refuse("the weights come with a package", "any_weights")
     if not named.startswith("vgt:"):
-        given.refuse(f"the images of {named} are made already", "seed", "sampling", "autoencoder")
+        given.refuse(f"the images of {named} are made already", "seed", "sampling", "autoencoder", "dtype")
         return fidelity.run(named, **given.passed_to(fidelity.run))
     from evals.engine import generation
     from evals.fidelity.images import CLASSES
     from evals.subjects import load_generator
 
-    settings = {**given.sampling, "autoencoder": given.autoencoder}
-    made = load_generator(named, device=given.on(), settings=settings)
+    made = load_generator(named, device=given.on(), settings=given.ours)
     asked = generation.of_classes(given.named(made), given.n, given.seed, given.batch)
     generation.images(asked, asked.folder(given.out, CLASSES), given.shard)
     if not given.shard.whole:  # a part makes images; all of them are compared at once

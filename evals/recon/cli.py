@@ -19,7 +19,7 @@ EXAMPLE = "vgt eval recon --subject vgt:vgt_ae_internvl --data photos"
 WEIGHTS = tuple(dict.fromkeys(metric.weights for metric in METRICS.values() if metric.weights))
 
 
-class Options(options.Count, options.Coverage, options.Common):
+class Options(options.Count, options.Coverage, options.Precision, options.Common):
     subject: str | None = option(None, "vgt:<checkpoint> or pca")
     data: str | None = option(None, "scenes (default), photos, a folder of images, a .tar shard or a folder of them")
     pairs: tuple[Path, Path] | None = option(None, "compare two folders instead", metavar=("REAL", "RECON"))
@@ -73,7 +73,9 @@ def _check(given: Options, metrics: list[str] | None, tools: Tools) -> None:
     """Raises ValueError for an option that would do nothing."""
     given.refuse("nothing is drawn at random", "seed")
     if given.pairs:
-        given.refuse("--pairs compares all images of the two folders as they are", "subject", "data", "n", "size")
+        given.refuse(
+            "--pairs compares all images of the two folders as they are", "subject", "data", "n", "size", "dtype"
+        )
     if metrics is not None:
         needed = {METRICS[name].weights for name in metrics if name in METRICS}
         for name in tools.weights:
@@ -95,7 +97,7 @@ def _scorer(given: Options, **settings):
         asked = given.passed_to(reconstruction.pairs, **settings)
         return lambda **protocol: reconstruction.pairs(*given.pairs, **{**asked, **protocol})
     judge = AnalyticJudge()
-    tokenizer = given.named(options.tokenizer(given.subject, given.out, given.on))
+    tokenizer = given.named(options.tokenizer(given.subject, given.out, given.on, given.dtype))
     asked = given.passed_to(
         reconstruction.run,
         agreement=lambda a, b: calibration.agreement(judge, a, b),
