@@ -77,10 +77,14 @@ class Sampling(SamplingOptions):
     )
     flow_steps: int = Field(30, description="flow-head evaluations per token")
     sampler: Literal["sde", "sde2", "ode", "heun", "ab2", "dpmpp"] = Field(
-        "sde", description="of the flow head: sde, sde2 (stochastic), ode (Euler), heun, ab2, dpmpp"
+        "sde",
+        description="of the flow head: sde (default; of the published code), sde2 (stochastic too), ode (Euler; the "
+        "paper's), heun, ab2, dpmpp",
     )
     time_schedule: str = Field("linear", description="linear (default), power:NUMBER or shift:NUMBER")
-    order: Literal["random", "raster"] = Field("random", description="of the tokens (default random)")
+    order: Literal["random", "raster"] = Field(
+        "random", description="of the tokens (default random, each image its own)"
+    )
     mar_schedule: Literal["cosine", "uniform"] = Field(
         "cosine", description="of MAR alone: tokens revealed per step (default cosine)"
     )
