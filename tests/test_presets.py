@@ -96,6 +96,14 @@ def test_stages_of_the_autoencoder():
         assert preset(f"vgt_ae_{family}_stage2").init.weights == f"vgt_ae_{family}_stage1"
 
 
+def test_the_logits_term_is_the_references_alone():
+    """docs/vgt.md 1.8, 3.1 P4."""
+    for name in FULL:
+        if preset(name).system == "vgt_ae":
+            losses = configs.validated(AELossConfig, preset(name).losses, name)
+            assert losses.logits == (0.1 if name.endswith("_reference") else 0.0)
+
+
 def test_the_arm_without_distillation_differs_in_nothing_else():
     for name in ("vgt_ae_internvl3_stage1", "vgt_ae_internvl_stage1"):
         arm = name.replace("internvl3_stage1", "internvl3_stage1_nodistill").replace(
@@ -139,7 +147,8 @@ def test_the_pixel_only_arm_has_no_backbone():
 
 @pytest.mark.parametrize(
     ("name", "missing"),
-    [("vgt_ae_internvl3_stage1", "ConvNeXt"), ("query_ar_internvl3_1b_reference", "REPA"),
+    [("vgt_ae_internvl3_stage1", "ConvNeXt"), ("vgt_ae_internvl3_stage1_reference", "states in bf16"),
+     ("query_ar_internvl3_1b_reference", "REPA"),
      ("query_ar_internvl3_1b_reference", "step 10,000"), ("pixel_ae_448", "Not the published DC-AE")],
 )  # fmt: skip
 def test_what_cannot_be_set_is_said(name, missing):
