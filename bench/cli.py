@@ -38,9 +38,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--steps", type=int, default=None, help="only the first so many decode steps, for large models")
     parser.add_argument("--repeats", type=int, default=REPEATS, help=f"timed rounds (default {REPEATS})")
-    parser.add_argument(
-        "--dtype", choices=("fp32", "bf16"), default=None, help="of the weights (default fp32 on a CPU, bf16 on a GPU)"
-    )
+    options.add_dtype(parser, "fp32 on a CPU, bf16 on a GPU")
     parser.add_argument(
         "--threshold", type=float, default=0.1, help="compare: slower by more than this is a regression"
     )
@@ -89,6 +87,10 @@ def _works(args: argparse.Namespace) -> list:
         models += [name] if name not in suites.SUITES else []
     if args.name is not None and (len(args.subjects) != 1 or len(models) != 1):
         raise ValueError(f"--name {args.name!r} is for one model; bench each of {', '.join(args.subjects)} by itself")
+    if (options.sampling(args) or args.autoencoder) and not any(_samples(name) for name in args.subjects):
+        raise ValueError(
+            f"sampling settings and --autoencoder have no effect on {', '.join(args.subjects)}; name a generator"
+        )
     device = options.device(args.device)
     batches = [SMOKE_BATCH] if args.smoke else args.batch
     common = {"device": device, "dtype": _dtype(args, device), "settings": options.sampling(args)}
@@ -111,11 +113,17 @@ def _works(args: argparse.Namespace) -> list:
     return works
 
 
-def _dtype(args: argparse.Namespace, device: str):
-    import torch
+def _samples(name: str) -> bool:
+    """Whether a suite or a model depends on how a generator samples."""
+    from bench import suites
 
-    chosen = args.dtype or ("fp32" if device == "cpu" else "bf16")
-    return {"fp32": torch.float32, "bf16": torch.bfloat16}[chosen]
+    if name in suites.SUITES:
+        return name in (*suites.GENERATORS, "flow-head")
+    return suites.system_named(name, options.RUNS).kind == "generator"
+
+
+def _dtype(args: argparse.Namespace, device: str):
+    return options.dtype(args.dtype or ("fp32" if device == "cpu" else "bf16"))
 
 
 def _number(value: float | None) -> str:

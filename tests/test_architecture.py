@@ -214,3 +214,14 @@ def test_no_loader_runs_code_of_a_checkpoint():
         ]
         for call in loads:
             assert {k.arg: ast.unparse(k.value) for k in call.keywords}.get("weights_only") == "True", name
+
+
+def test_files_are_read_in_one_place():
+    """JSON, JSON lines, CSV and TOML go through vgt/core/text.py, whose errors name file, line and field."""
+    parsers = re.compile(r"json\.loads?\(|csv\.(reader|DictReader)\(|tomllib\.|\.read_text\([^)]*\)\.splitlines\(\)")
+    elsewhere = {  # values of this process, of transformers and of a child's own environment; the kernel's tables
+        "vgt/core/text.py", "vgt/core/files.py", "vgt/core/record.py", "vgt/core/geneval_prompts.py",
+        "vgt/core/env.py", "vgt/vlm/vlm.py", "evals/judges/mplug_child.py", "bench/evaluators.py", "bench/timing.py",
+    }  # fmt: skip
+    found = {path.relative_to(ROOT).as_posix() for path in FILES if parsers.search(path.read_text(encoding="utf-8"))}
+    assert not found - elsewhere, f"{sorted(found - elsewhere)} parse files themselves; see vgt/core/text.py"

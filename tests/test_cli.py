@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from vgt.__main__ import VERBS, main
-from vgt.core import suites
+from vgt.core import suites, weights
 from vgt.inference.load import bundled, zoo
 
 GENERATOR, AUTOENCODER = "query_ar_internvl", "vgt_ae_internvl"
@@ -228,6 +228,32 @@ def test_list_and_doctor(capsys):
         assert status == 0 and result[kind] and all(name in text for name in result[kind])
     status, result, _, _ = call(capsys, "doctor")
     assert status == 0 and result["ok"] is True and not {"torch", "efflite0", "bundled models"} & set(result["missing"])
+
+
+def test_doctor_says_how_to_get_what_is_absent(capsys, monkeypatch, tmp_path):
+    monkeypatch.delenv("VGT_WEIGHTS", raising=False)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    _, result, told, _ = call(capsys, "doctor")
+    lines = {line.split()[0]: line for line in told.splitlines()}
+    assert {"inception", "lpips-alex", "lpips-vgg", "dinov2", "clip"} <= set(result["missing"])
+    for name, wanted in weights.PUBLISHED.items():
+        assert f"`{wanted.command}`" in lines[name] and wanted.option in lines[name] and wanted.sha256 in lines[name]
+
+
+def test_published_weights_are_those_that_the_packages_name():
+    """Addresses and checksums as torch-fidelity and torchvision have them; nothing is fetched."""
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+    from torchvision.models import AlexNet_Weights, VGG16_Weights
+
+    urls = {
+        "inception": URL_INCEPTION_V3,
+        "lpips-alex": AlexNet_Weights.IMAGENET1K_V1.url,
+        "lpips-vgg": VGG16_Weights.IMAGENET1K_V1.url,
+    }
+    assert {name: w.url for name, w in weights.PUBLISHED.items() if w.url} == urls
+    for name in urls:
+        wanted = weights.PUBLISHED[name]
+        assert wanted.url.endswith(f"/{wanted.file}") and wanted.file.endswith(f"-{wanted.sha256[:8]}.pth")
 
 
 def test_bundled_models_are_small_and_documented():

@@ -344,6 +344,18 @@ def test_options_of_the_published_mode_need_it(field):
         Sampling(**field)
 
 
+def test_settings_that_would_change_nothing(visual_lms):
+    model = copy.copy(visual_lms["internvl"])
+    for fields, words in (
+        ({"mar_schedule": "uniform"}, "mar_schedule 'uniform' is for MAR; query_ar takes its tokens in equal groups"),
+        ({"guidance": 1, "cfg_schedule": "rising"}, "cfg_schedule 'rising' has no effect with guidance 1"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            Sampling.of(model, fields)
+    model.config = model.config.model_copy(update={"method": "mar"})
+    assert Sampling.of(model, {"mar_schedule": "uniform"}).mar_schedule == "uniform"
+
+
 def test_settings_of_the_correct_mode_read_as_before():
     """Fingerprints of stored records hash this text."""
     plain = {"acceleration": 4, "guidance": 3.0, "cfg_schedule": None, "flow_steps": 15, "sampler": "sde",

@@ -50,6 +50,7 @@ def test_missing_weights_say_what_is_missing_and_where_it_goes(name, nowhere):
     text = str(error.value)
     assert features.SOURCES[name].names[0] in text and f"--weights {name}=PATH" in text and "VGT_WEIGHTS" in text
     assert (INCEPTION_SHA256 in text) == (name in features.INCEPTION)
+    assert ("`curl -L -O https://" if name in features.INCEPTION else "`hf download ") in text
     with pytest.raises(ValueError, match="there is no .*gone"):
         features.protocol(name, nowhere / "gone")
 

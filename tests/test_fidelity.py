@@ -407,6 +407,15 @@ def test_the_command(sides, tiny, tmp_path, monkeypatch):
         "clip": "b",
     }
     assert command.weights(["odd=name.pth"], ["clip"]) == {"clip": "odd=name.pth"}
+    for given, features_asked, why in (
+        (["clip=b"], ["dinov2"], "clip would do nothing: --features are dinov2"),
+        (["efflite2=b"], ["efflite2"], "come with a package"),
+        (["b"], ["efflite2"], "come with a package"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            command.weights(given, features_asked)
+    with pytest.raises(ValueError, match="efflite2 come with a package; leave the weights other.pth out"):
+        features.load("efflite2", "other.pth")
     with pytest.raises(ValueError, match="does not say for which features"):
         command.weights(["a.pth"], ["tf-compat", "clip"])
 
@@ -458,6 +467,16 @@ def test_no_feature_depends_on_its_neighbours(tmp_path, score, sides):
     few, many = found[1], found[20]
     rows = [np.load(many / f"features-pool-{b:02d}.npz")["values"][0] for b in range(3)]
     np.testing.assert_array_equal(np.load(few / "features-pool-00.npz")["values"], rows)
+
+
+def test_large_images_pass_one_at_a_time(sides, score, tiny, monkeypatch):
+    shapes = []
+    monkeypatch.setattr(features, "LARGE", SIDE * SIDE)
+    monkeypatch.setattr(features, "padded", lambda images, batch: pytest.fail("padded"))
+    stack = np.stack
+    monkeypatch.setattr(np, "stack", lambda x: shapes.append(len(list(x))) or stack(x))
+    (found,) = score(sides[0], real=sides[1], metrics=["kid"]).records
+    assert found.n == N and sorted(set(shapes)) == [1, 4], "the canaries are four"
 
 
 def test_moments_are_merged_in_a_fixed_order():

@@ -114,6 +114,21 @@ def test_names_that_differ_in_case_are_two_and_in_suffix_refused(tmp_path):
         image_files(tmp_path)
 
 
+def test_accents_match_however_they_are_written(tmp_path):
+    for folder, name in (("real", "caf\u00e9"), ("made", "cafe\u0301")):
+        (tmp_path / folder).mkdir()
+        picture(0).save(tmp_path / folder / f"{name}.png")
+    assert folders(tmp_path / "real", tmp_path / "made").ids == ["caf\u00e9"]
+
+
+def test_shards_with_images_beside_them_are_refused(tmp_path):
+    shard(tmp_path / "a.tar", ["1.png"])
+    (tmp_path / "c").mkdir()
+    picture(0).save(tmp_path / "c/1.png")
+    with pytest.raises(ValueError, match=r"1 \.tar files and 1 images beside them"):
+        image_set(tmp_path)
+
+
 # ------------------------------------------------------------------------------------------------- what is no image
 
 
@@ -224,7 +239,7 @@ def shard(path: Path, names: list[str]) -> Path:
 
 
 def test_dotted_names_in_shards_are_samples(tmp_path):
-    names = [f"v{k}.5{end}" for k in range(3) for end in (".png", ".txt")] + ["v0.7.png", "v0.7.txt", "w.x.y.PNG"]
+    names = [f"v{k}.5{end}" for k in range(3) for end in (".png", ".txt")] + ["v0.7.png", "v0.7.txt", "./w.x.y.PNG"]
     path = shard(tmp_path / "dotted.tar", [*names, "w.txt"])
     source = open_source(f"webdataset:{path}", tmp_path / "cache", captions=True)
     captions = [each.caption for each in map(source.item, range(len(source))) if isinstance(each, Sample)]

@@ -112,6 +112,18 @@ def test_average_is_the_documented_recurrence():
     assert average.shadow["weight"].item() == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize(("start", "expected"), [(0, 0.5**4 * 0 + 0.5 * 4 + 0.25 * 3 + 0.125 * 2 + 0.0625), (2, 3.25)])
+def test_an_average_without_a_ramp_has_one_decay(start, expected):
+    """From ``start`` on; until then it is the weights."""
+    module = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(module.weight)
+    average = Average(module, 0.5, ramp=False, start=start)
+    for step in range(4):
+        nn.init.constant_(module.weight, step + 1)
+        average.update(module, step)
+    assert average.shadow["weight"].item() == expected
+
+
 def test_the_saved_weights_are_the_averaged_ones(tmp_path):
     _, plain = toy_train(tmp_path / "a", steps=6)
     _, averaged = toy_train(tmp_path / "b", steps=6, ema=0.9)

@@ -115,3 +115,38 @@ def test_the_registry_imports_no_evaluator_and_protocols_no_torch():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.splitlines()[0] == "[]" and "torch" not in found.stdout
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (
+            "geneval --subject fake:oracle --guidance 2",
+            "--guidance 2.0 would do nothing: fake:oracle is no vgt: checkpoi",
+        ),
+        (
+            "geneval --subject fake:noise --dtype bf16",
+            "--dtype bf16 would do nothing: fake:noise is no vgt: checkpoint",
+        ),
+        ("geneval --rescore x --dtype bf16", "--dtype bf16 would do nothing: --rescore scores what is stored"),
+        ("geneval --import x --sampling published-dpg", "--guidance 4.5 would do nothing"),
+        ("dpg --answers x --dtype bf16", "--dtype bf16 would do nothing: --answers scores what is stored"),
+        ("dpg --resolution 8 --subject folder:x --dtype bf16", "--dtype bf16 would do nothing: the images of a folder"),
+        ("fidelity --subject folder:x --real photos --dtype fp16", "--dtype fp16 would do nothing: the images of fo"),
+        ("recon --pairs x y --dtype bf16", "--dtype bf16 would do nothing: --pairs compares all"),
+        ("recon --subject pca --dtype bf16", "--dtype bf16 is for vgt: subjects, not for 'pca'"),
+        ("probes --subject random_projection --dtype fp16", "--dtype fp16 is for vgt: subjects, not for 'random_pr"),
+        ("geneval --subject vgt:x --sampling published-dpg --flow-steps 30", "--flow-steps 30 contradicts --sampling"),
+    ],
+)
+def test_how_our_models_sample_is_no_setting_of_others(argv, words, tmp_path, capsys):
+    assert main(["eval", *argv.split(), "--out", str(tmp_path)]) == 2
+    assert words in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_named_settings_are_those_of_the_published_launchers():
+    """docs/vgt.md 6.2, 6.3."""
+    assert read("--sampling", "published-geneval").sampling == {"guidance": 4.5, "flow_steps": 30, "sampler": "sde"}
+    assert read("--sampling", "published-dpg").sampling == {"guidance": 4.5, "flow_steps": 100, "sampler": "sde"}
+    more = read("--sampling", "published-dpg", "--order", "raster", "--flow-steps", "100").sampling
+    assert more == {"guidance": 4.5, "flow_steps": 100, "sampler": "sde", "order": "raster"}

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+from safetensors.torch import save_file  # noqa: E402
+from torch import nn  # noqa: E402
 
 from evals import features  # noqa: E402
 from vgt.core import files, photos  # noqa: E402
@@ -140,6 +142,39 @@ def test_lpips_takes_its_trunk_from_a_given_file(monkeypatch, tmp_path):
     assert (loss.distances(images, images.flip(0))[[0, 2]] > 0).all()
     with pytest.raises(ValueError, match="no features"):
         perceptual.lpips_network("alex", {})
+
+
+def test_the_logits_term_of_the_published_recipe(tmp_path, monkeypatch):
+    """docs/vgt.md 1.8: MSE of ImageNet logits at 224 px; here of a small network of the same kind."""
+    from torchvision import models
+    from torchvision.models.convnext import CNBlockConfig, ConvNeXt
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        stages = [CNBlockConfig(8, 16, 1), CNBlockConfig(16, None, 1)]
+        small = ConvNeXt(stages, stochastic_depth_prob=0.5, layer_scale=1.0, num_classes=5).eval()
+    monkeypatch.setattr(models, "convnext_small", lambda: ConvNeXt(stages, 0.5, 1.0, 5))
+    monkeypatch.setenv("VGT_WEIGHTS", str(tmp_path))
+    with pytest.raises(ValueError, match=r"lacks convnext_small-0c510722.pth .*VGT_WEIGHTS"):
+        perceptual.convnext_state()
+    save_file(small.state_dict(), tmp_path / f"{perceptual.CONVNEXT}.safetensors")
+    loss = perceptual.LogitLoss(perceptual.convnext_state()).train()
+    images, target = batch("test", 2).requires_grad_(), batch("test", 2).flip(0).requires_grad_()
+    found = loss(images, target)
+    found.backward()
+    mean, std = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    a, b = (
+        small((nn.functional.interpolate(x, (224, 224), mode="bilinear", antialias=True) - mean) / std)
+        for x in (images, target)
+    )
+    torch.testing.assert_close(found, (a - b).square().mean())
+    assert images.grad.abs().sum() > 0 and target.grad is None
+    assert loss(images, images).item() == 0 and not any(p.requires_grad for p in loss.parameters())
+    (tmp_path / f"{perceptual.CONVNEXT}.safetensors").rename(tmp_path / f"{perceptual.CONVNEXT}.pth")
+    with pytest.raises(ValueError, match="its sha256 is another"):
+        perceptual.convnext_state()
+    with pytest.raises(ValueError, match="does not fit"):
+        perceptual.LogitLoss({"x": torch.zeros(1)})
 
 
 def test_evaluator_features():

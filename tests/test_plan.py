@@ -507,6 +507,7 @@ def test_a_full_disk_is_a_problem(tmp_path, monkeypatch):
         ("vgt_ae_internvl_stage1", ["losses.discriminator.widths=[32, 48]"], r"discriminator of widths \(32, 48\)"),
         ("vgt_ae_internvl_stage1", ["losses.distill=-1"], "distill: .*equal to 0"),
         ("vgt_ae_internvl_stage1", ["losses.noise=NaN"], "noise: .*finite"),
+        ("pixel_ae_448", ["model.decoder.kind=vit"], "init.decoder is for model.decoder.kind dc, not vit"),
         ("pixel_ae", ["model.pixel_width=96"], "pixel_width 96 does not divide"),
         ("pixel_ae", ["model.pixel_stride=16"], "has stride 8; set pixel_stride"),
         ("pixel_ae", ["model.decoder.widths=[32, 66, 66, 66]", "model.pixel_width=66"], "multiples of 4"),

@@ -64,7 +64,8 @@ def test_what_lacks_weights_is_said_and_what_has_them_is_measured(capsys, tmp_pa
     status, result, _, err = call(capsys, tmp_path, "--pairs", *folders)
     assert status == 0 and not any("rfid" in name or "lpips" in name for name in result["scores"])
     for metric, file in (("lpips-vgg-v0.1", "vgg16-397923af"), ("rfid-tf-compat", "inception-2015-12-05-6726825d")):
-        assert any(line.startswith(f"{metric} is not measured") and file in line for line in err.splitlines())
+        (said,) = (line for line in err.splitlines() if file in line)  # once, not for every metric that needs it
+        assert said.startswith("not measured: ") and f" {metric}" in said and "`curl -L -O https://" in said
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         torch.save(random_inception().state_dict(), tmp_path / "inception.pth")
@@ -157,6 +158,9 @@ def test_our_own_models_give_what_the_decoder_gives(tmp_path):
         (["--weights", "lpips-alex"], "ID=PATH"),
         (["--weights", "vgg=x.pth"], "lpips-vgg"),
         (["--metrics", "psnr"], "'psnr' is unknown"),
+        (["--metrics", ","], "',' names nothing"),
+        (["--metrics", ""], "'' names nothing"),
+        (["--protocol", ","], "',' names nothing"),
         (["--metrics", "lpips-alex-v0.1", "--weights", "lpips-alex=absent.pth"], "no file absent.pth"),
         (["--shards", "3/2"], "3/2"),
     ],

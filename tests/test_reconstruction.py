@@ -1,5 +1,6 @@
 """Reconstruction scores from end to end: identity, evidence, resuming, folders, pairs, the PCA baseline."""
 
+import hashlib
 import json
 from dataclasses import dataclass
 
@@ -9,7 +10,9 @@ from PIL import Image
 
 from evals.compare import contrasts
 from evals.engine.api import Tokenizer, named
+from evals.engine.images import adm_crop
 from evals.engine.protocol import Protocol
+from evals.engine.store import read_rows
 from evals.metrics import pixels
 from evals.recon import metrics as recon_metrics
 from evals.recon import run as reconstruction
@@ -469,3 +472,19 @@ def test_large_pairs_pass_one_at_a_time_and_what_needs_too_much_memory_is_refuse
     with pytest.raises(ValueError, match="0 has 0 million pixels, for which psnr-mean.*--metrics.*--memory 1"):
         compare(two_folders, tmp_path / "3", metrics=["psnr-mean"], memory=1e-6)
     assert not (tmp_path / "3").exists()
+
+
+def test_references_of_llamagen_above_256_are_cropped_from_the_files(tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    file = Image.fromarray(photos.crop("test", 1, 448).image).resize((700, 560), Image.Resampling.BICUBIC)
+    file.save(mine / "0.png")
+    _, found = score(Blur(1, size=384), tmp_path, data=str(mine), n=None, protocol="llamagen", metrics=["psnr-mean"])
+    (row,) = read_rows((tmp_path / found["psnr-mean"].evidence).with_name("images.jsonl"))
+    assert row["pixels"] == hashlib.sha256(adm_crop(file, 256).tobytes()).hexdigest()
+    twice = adm_crop(Image.fromarray(adm_crop(file, 384)), 256)
+    assert row["pixels"] != hashlib.sha256(twice.tobytes()).hexdigest()
+    params = found["psnr-mean"].protocol_params
+    assert (params["reference"], params["original"]) == ("cropped at the size of the comparison", "float")
+    small = score(Blur(1, size=64), tmp_path, data=str(mine), n=None, protocol="llamagen", metrics=["psnr-mean"])[1]
+    assert "reference" not in small["psnr-mean"].protocol_params, "nothing is resampled"

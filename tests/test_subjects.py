@@ -10,6 +10,7 @@ import zlib
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from evals.engine.api import Generator, Tokenizer
@@ -377,3 +378,35 @@ def test_code_in_a_pipelines_folder_is_refused(entry, tmp_path, monkeypatch):
         (tmp_path / "model_index.json").write_text(broken)
         with pytest.raises(ValueError, match="is no diffusers pipeline: model_index.json is missing or broken"):
             load_generator(f"diffusers:{tmp_path}")
+
+
+def test_our_models_in_another_precision(tmp_path):
+    """--dtype reaches the weights of both networks, the name, the fingerprint and the settings in records."""
+    fast = {"flow_steps": 2, "order": "raster", "mar_schedule": "uniform"}
+    plain, same, half = (
+        load_generator("vgt:mar_internvl", accel=16, settings={**fast, "dtype": dtype})
+        for dtype in (None, "fp32", "bf16")
+    )
+    assert (same.name, same.fingerprint, same.settings) == (plain.name, plain.fingerprint, plain.settings)
+    assert half.name == f"{plain.name}+bf16" and half.fingerprint != plain.fingerprint
+    assert {**half.settings} == {**plain.settings, "dtype": "bf16"} and plain.settings["mar_schedule"] == "uniform"
+    for part in (half.made.loaded, half.made.decoder):
+        assert {p.dtype for p in part.model.parameters()} == {torch.bfloat16}
+    prompts = suites.prompts("scenes-geneval")[:1]
+    shared = {"work": tmp_path, "records": tmp_path / "r", "suite": "s", "prompts": prompts, "accel": 16}
+    shared |= {"images_per_prompt": 1, "batch": 1, "check_judge": lambda judge: None}
+    record = geneval.run(half, AnalyticJudge(), partial_ok=True, **shared).records[0]
+    assert record.model == "mar_internvl+sde-2+bf16@16x" and record.extra["settings"]["dtype"] == "bf16"
+    assert {"order", "mar_schedule", "flow_steps", "guidance"} <= record.extra["settings"].keys()
+    with pytest.raises(ValueError, match="dtype 'int8' is unknown; choose one of fp32, bf16, fp16"):
+        load_generator("vgt:mar_internvl", settings={"dtype": "int8"})
+
+
+def test_an_autoencoder_in_another_precision():
+    plain, half = (load_tokenizer("vgt:vgt_ae_internvl", dtype=dtype) for dtype in ("fp32", "bf16"))
+    assert plain.fingerprint == load_tokenizer("vgt:vgt_ae_internvl").fingerprint != half.fingerprint
+    assert (plain.name, half.name, half.params) == ("vgt_ae_internvl", "vgt_ae_internvl+bf16", {"dtype": "bf16"})
+    image = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
+    a, b = plain.reconstruct(image).astype(int), half.reconstruct(image).astype(int)
+    assert 0 < np.abs(a - b).mean() < 4
+    assert half.encode(image).dtype == np.float32

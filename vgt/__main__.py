@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from typing import TextIO
 
-from vgt.core import env
+from vgt.core import env, weights
 
 # verb -> (module, one line of help, example)
 VERBS = {
@@ -208,6 +208,7 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     os.environ.setdefault("TQDM_MININTERVAL", "1")
     env.keep_freed_memory()
+    weights.new_run()
     stop: SystemExit | None = None
     with _streams() as out:
         if not sys.stderr.isatty():  # of libraries; ours look themselves

@@ -182,7 +182,8 @@ def _write_tiles(grid: Path, resolution: int, tile_files: list[Path]) -> None:
 def _bytes(path: Path) -> bytes:
     try:
         return images.content(path)
-    except ImageError:
+    except ImageError as error:
+        print(f"failed: {error}", file=sys.stderr)
         return b""
 
 

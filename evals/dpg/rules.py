@@ -113,7 +113,7 @@ def check_prompts(suite: str, prompts: list[dict]) -> None:
     twice."""
     seen: set[str] = set()
     for number, prompt in enumerate(prompts):
-        row = Fields(prompt, getattr(prompt, "where", f"suite {suite!r}, item {number}"))
+        row = Fields.of(prompt, getattr(prompt, "where", f"suite {suite!r}, item {number}"))
         if not row.text("prompt").strip():
             raise ValueError(f"{row.where}: the prompt is empty; `vgt prompts scenes-dpg` shows the format")
         if row.text("id") in seen:

@@ -19,7 +19,7 @@ from vgt.core import images as reader
 from vgt.core import photos as photo_crops
 from vgt.core import scenes as world
 from vgt.core.images import SUFFIXES, ImageError
-from vgt.core.listing import folder_name, image_files, tell_left_out
+from vgt.core.listing import folder_name, image_files, image_name, listed, tell_left_out
 from vgt.core.text import printable
 
 SCENES, PHOTOS = 500, 256  # how many images the full protocol asks for
@@ -158,7 +158,7 @@ def _tar_members(archives: list[Path]) -> dict[str, tars.Member]:
         samples, kinds = tars.samples(shard)
         left_out.update(kinds)
         for sample in samples:
-            key = printable(f"{shard.stem}/{sample.key}" if len(archives) > 1 else sample.key)
+            key = image_name(f"{shard.stem}/{sample.key}" if len(archives) > 1 else sample.key)
             if key in found:
                 raise ValueError(f"{shard.name} has two images for the key {key}; keep one of them")
             found[key] = sample.image
@@ -171,6 +171,12 @@ def _tar_members(archives: list[Path]) -> dict[str, tars.Member]:
 def _members(path: str | Path) -> Mapping[str, _File | tars.Member]:
     archives = tars.archives(path)
     if archives:
+        images = listed(path, tell=False).images if Path(path).is_dir() else ()
+        if images:
+            raise ValueError(
+                f"{path} holds {len(archives)} .tar files and {len(images)} images beside them; give one kind, for "
+                f"example {archives[0]}"
+            )
         return _tar_members(archives)
     return {stem: _File(found) for stem, found in image_files(path).items()}
 

@@ -19,6 +19,7 @@ from evals.engine.generation import Run
 from evals.engine.records import Measure, Outcome, claim, stored, write
 from evals.engine.store import WHOLE, Shard, checked_rows, collect, failures
 from vgt.core import files, images, record, text
+from vgt.core.text import Fields
 
 Job = tuple[int, int]  # prompt index, sample
 Rows = Mapping[Job, dict]  # what the judge found in each image, or {"error": why}
@@ -92,6 +93,30 @@ def write_judging(judging: Judging) -> None:
     files.write_json(judging.path.with_suffix(".run.json"), content)
 
 
+def _checked(told: Fields) -> Fields:
+    """What ``write_judging`` wrote.  Raises ValueError naming the field that is of another kind."""
+    for who in ("subject", "judge"):
+        told.object(who).text("name"), told.object(who).text("fingerprint")
+    told.text("suite")
+    for name in ("accel", "seed", "batch", "images_per_prompt"):
+        value = told.need(name)
+        whole = type(value) is int and (value >= 1 or name == "seed")
+        if not whole and (value is not None or name == "images_per_prompt"):
+            raise ValueError(f"{told.place(name)}: {text.shown(value)} is no such whole number")
+    prompts, places = told.need("prompts"), told.object("images")
+    if not (isinstance(prompts, list) and prompts and all(isinstance(prompt, dict) for prompt in prompts)):
+        raise ValueError(f"{told.place('prompts')}: {text.shown(prompts)} are no prompts")
+    limits = (len(prompts), told["images_per_prompt"])
+    for name, job in places.items():
+        known = isinstance(job, list) and [type(part) for part in job] == [int, int]
+        if not (known and all(0 <= part < limit for part, limit in zip(job, limits, strict=True))):
+            raise ValueError(f"{places.place(name)}: {text.shown(job)} is none of {limits[0]} x {limits[1]} images")
+    told.object("about")
+    if not (isinstance(told.need("extra"), list) and isinstance(told.need("note"), (str, type(None)))):
+        raise ValueError(f"{told.where}: extra is no list, or note is no text")
+    return told
+
+
 def read_judging(path: str | Path, evaluator: str) -> tuple[Judging, dict[Job, dict]]:
     """A stored judging and its rows, from the path of these.
 
@@ -103,7 +128,7 @@ def read_judging(path: str | Path, evaluator: str) -> tuple[Judging, dict[Job, d
         if not each.is_file():
             raise ValueError(f"{path.parent} holds no finished judging: {each} does not exist; {remedy}")
     try:
-        content = text.read_json(beside)
+        content = _checked(Fields.of(text.read_json(beside), str(beside)))
         subject, judge = Named(**content.pop("subject")), Named(**content.pop("judge"))
         images = {(index, sample): name for name, (index, sample) in content.pop("images").items()}
         extra, about, note = tuple(content.pop("extra")), content.pop("about"), content.pop("note")

@@ -156,8 +156,11 @@ def positive(text: str) -> int:
 
 
 def listed(text: str) -> list[str]:
-    """Parse "a,b,c"."""
-    return [part.strip() for part in text.split(",") if part.strip()]
+    """Parse "a,b,c".  Raises ValueError where it names nothing."""
+    found = [part.strip() for part in text.split(",") if part.strip()]
+    if not found:
+        raise ValueError(f"{text!r} names nothing; give one or more names with commas between them")
+    return found
 
 
 # ------------------------------------------------------------------------------------------------------- the groups
@@ -209,7 +212,7 @@ class Common(Options):
 class Count(Options):
     """-n."""
 
-    n: int | None = option(None, "fewer items than the protocol asks for: the result is partial")
+    n: int | None = option(None, "fewer items than the protocol asks for: the result is partial", type=positive)
 
 
 class Coverage(Options):
@@ -230,14 +233,25 @@ class Coverage(Options):
         return parse_shard(self.shards)
 
 
-class Sampling(Options):
+class Precision(Options):
+    """--dtype, of our own models."""
+
+    dtype: str | None = declared(None, verbs.add_dtype)
+
+
+class Sampling(Precision):
     """How our generators sample: declared once for generate, eval and bench."""
 
     sampling: dict[str, Any] = declared({}, verbs.add_sampling, verbs.sampling)
     autoencoder: str | None = declared(None, None)
 
+    @property
+    def ours(self) -> dict[str, Any]:
+        """What a generator of our own is loaded with."""
+        return {**self.sampling, "autoencoder": self.autoencoder, "dtype": self.dtype}
 
-MAKING = ("subject", "through_autoencoder", "accel", "batch", "settings", "sampling", "autoencoder")  # images
+
+MAKING = ("subject", "through_autoencoder", "accel", "batch", "settings", "sampling", "autoencoder", "dtype")  # images
 RUNNING = ("n", "shards", "seed", "device")  # a part of them, on a device
 
 
@@ -269,7 +283,7 @@ class Images(Count, Coverage, Sampling, Common):
         named = named_subject(self.subject, "vgt:query_ar_internvl")
         is_model = named.startswith("vgt:")
         if not is_model:
-            self.refuse(f"{named} is no vgt: checkpoint", "accel", "sampling", "autoencoder")
+            self.refuse(f"{named} is no vgt: checkpoint", "accel", "sampling", "autoencoder", "dtype")
         if named.startswith("folder:"):
             self.refuse(f"the images of {named} are made already", "batch", "seed")
         accel = (self.accel or 1) if is_model else None
@@ -277,7 +291,7 @@ class Images(Count, Coverage, Sampling, Common):
             raise ValueError(
                 f"--set {self.settings[0]} is for diffusers: subjects; give --guidance and the like instead"
             )
-        settings = {**self.sampling, "autoencoder": self.autoencoder} if is_model else parse_settings(self.settings)
+        settings = self.ours if is_model else parse_settings(self.settings)
         prompts = [p["prompt"] for p in asked]
         found = load_generator(named, accel=accel, device=self.on(), prompts=prompts, settings=settings)
         if self.through_autoencoder:
@@ -318,15 +332,15 @@ def checkpoint(given: str | None, what: str, example: str) -> str:
     return path
 
 
-def tokenizer(given: str | None, work: Path, device: Callable[[], str]) -> Any:
-    """The autoencoder that --subject names; ``device``: called where torch is needed."""
+def tokenizer(given: str | None, work: Path, device: Callable[[], str], dtype: str | None = None) -> Any:
+    """The autoencoder that --subject names; ``device``: called where torch is needed; ``dtype``: of ours."""
     from evals.subjects import load_tokenizer
 
-    if named_subject(given, "vgt:vgt_ae_internvl") in ("pca", "fake:pca"):
+    if named_subject(given, "vgt:vgt_ae_internvl") in ("pca", "fake:pca") and dtype is None:
         from evals.subjects.pca import pca
 
         return pca(work)
-    return load_tokenizer(given, device=device())
+    return load_tokenizer(given, device=device(), dtype=dtype)
 
 
 def prompts(name: str, n: int | None) -> tuple[str, list[dict]]:

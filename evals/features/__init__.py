@@ -20,9 +20,9 @@ import numpy as np
 
 from evals.engine.images import padded
 from evals.engine.precision import PRECISION, full_float32
-from vgt.core import files
+from vgt.core import files, weights
 
-INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+INCEPTION_SHA256 = weights.PUBLISHED["inception"].sha256
 _INCEPTION: dict[str, Any] = {
     "side": 299,
     "layer": "pool, 2048; spatial, first 7 channels of mixed_6/conv, 17 x 17 x 7 = 2023; logits without bias, 1008",
@@ -126,6 +126,8 @@ class Source:
 
         Raises ValueError saying which file is missing, its checksum and where to put it."""
         if given is not None:
+            if self.locate is not None:
+                raise ValueError(f"features {self.id} come with a package; leave the weights {given} out")
             if not Path(given).exists():
                 raise ValueError(f"features {self.id}: there is no {given}; it {self._wanted()}")
             return Path(given)
@@ -140,7 +142,8 @@ class Source:
                     return place / name
         raise ValueError(
             f"features {self.id} lack their weights: the file {self._wanted()}; "
-            f"give it as --weights {self.id}=PATH or put it in a folder and set VGT_WEIGHTS to that"
+            f"give it as --weights {self.id}=PATH or put it in a folder and set VGT_WEIGHTS to that; "
+            f"{weights.PUBLISHED['inception' if self.sha256 else self.id].text}"
         )
 
     def _wanted(self) -> str:
@@ -241,7 +244,8 @@ def _source(name: str) -> Source:
 
 
 def load(name: str, weights: str | Path | None = None, *, any_weights: bool = False, device: str = "cpu") -> Extractor:
-    """A feature network by name.  ``weights``: its file or folder (default: see Source.find); ``any_weights``: accept
+    """A feature network by name.  ``weights``: its file or folder (default: see Source.find; of those that come with a
+    package none can be given); ``any_weights``: accept
     another checksum or architecture, which the protocol then says.
 
     Raises ValueError for an unknown name, and for weights that are missing, wrong or unreadable, with the remedy."""

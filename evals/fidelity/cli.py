@@ -9,7 +9,7 @@ from evals.engine import options
 from evals.engine.images import which
 from evals.engine.options import listed, option, positive
 from evals.engine.records import Outcome
-from evals.features import NAMES
+from evals.features import NAMES, SOURCES
 from evals.fidelity.metrics import ALIASES, METRICS
 
 EXAMPLE = "vgt eval fidelity --subject folder:samples --real photos --features efflite2 --metrics kid,prdc"
@@ -28,7 +28,7 @@ class Options(options.Count, options.Coverage, options.Sampling, options.Common)
     metrics: str | None = option(None, f"of {', '.join([*METRICS, *ALIASES])}", metavar="NAME,...")
     weights: list[str] = option([], "weights file or folder of features", metavar="[ID=]PATH")
     any_weights: bool = option(False, "accept other weights than the published ones")
-    size: int | None = option(None, "side in pixels to resize both sets to (default: the subject's)")
+    size: int | None = option(None, "side in pixels to resize both sets to (default: the subject's)", type=positive)
     paired: bool = option(False, "the images are reconstructions of --real, by name")
     allow_few: bool = option(False, "Frechet distance of fewer images than dimensions")
     export: Path | None = option(None, "write the subject's statistics there", metavar="NPZ")
@@ -43,7 +43,9 @@ class Options(options.Count, options.Coverage, options.Sampling, options.Common)
 
 
 def weights(given: list[str], features: list[str]) -> dict[str, str]:
-    """``--weights`` texts -> {id: path}; without an id a path belongs to the single features asked for."""
+    """``--weights`` texts -> {id: path}; without an id a path belongs to the single features asked for.
+
+    Raises ValueError for features that were not asked for, and for those whose weights come with a package."""
     found = {}
     for text in given:
         name, equals, path = text.partition("=")
@@ -53,6 +55,10 @@ def weights(given: list[str], features: list[str]) -> dict[str, str]:
             found[features[0]] = text
         else:
             raise ValueError(f"--weights {text!r} does not say for which features; give ID=PATH, ID of {features}")
+    for name in found:
+        if name not in features or SOURCES[name].locate is not None:
+            why = "the weights come with a package" if name in features else f"--features are {', '.join(features)}"
+            raise ValueError(f"--weights of {name} would do nothing: {why}; leave it out")
     return found
 
 
@@ -62,15 +68,16 @@ def evaluate(given: Options) -> Outcome:
     named = options.named_subject(given.subject, "folder:samples")
     if given.real is None:
         given.refuse("there is no --real", "paired", "allow_few")
+    if all(SOURCES[name].locate for name in listed(given.features) if name in SOURCES):
+        given.refuse("the weights come with a package", "any_weights")
     if not named.startswith("vgt:"):
-        given.refuse(f"the images of {named} are made already", "seed", "sampling", "autoencoder")
+        given.refuse(f"the images of {named} are made already", "seed", "sampling", "autoencoder", "dtype")
         return fidelity.run(named, **given.passed_to(fidelity.run))
     from evals.engine import generation
     from evals.fidelity.images import CLASSES
     from evals.subjects import load_generator
 
-    settings = {**given.sampling, "autoencoder": given.autoencoder}
-    made = load_generator(named, device=given.on(), settings=settings)
+    made = load_generator(named, device=given.on(), settings=given.ours)
     asked = generation.of_classes(given.named(made), given.n, given.seed, given.batch)
     generation.images(asked, asked.folder(given.out, CLASSES), given.shard)
     if not given.shard.whole:  # a part makes images; all of them are compared at once

@@ -67,7 +67,7 @@ def origin(spec: str | Run, work: str | Path, named: bool = False) -> str:
     if not spec.startswith(IMAGES):
         return record.place(spec.removeprefix("folder:"), named=named)
     found = generated(spec.removeprefix(IMAGES), work)
-    told = json.loads((found / generation.SUBJECT).read_text(encoding="utf-8")).get("origin")
+    told = read_json(found / generation.SUBJECT).get("origin")
     return told or record.place(found, named=True)  # an earlier version did not tell
 
 

@@ -391,15 +391,21 @@ class Evidence:
         title = f"{self.extractor.id} of {self.images.name}"
         working: dict[int, _Block] = {}  # a batch may end one block and begin the next
         with exclusive(self.folder, shard), tqdm(total=len(members), desc=title, unit="image", disable=None) as bar:
-            for start in range(0, len(members), self.batch):
-                chosen = members[start : start + self.batch]
+            step = self._step
+            for start in range(0, len(members), step):
+                chosen = members[start : start + step]
                 for b in dict.fromkeys(b for b, _ in chosen):
                     working.setdefault(b, _Block(missing[b], self.extractor.dims))
                 self._run(chosen, working)
-                following = members[start + self.batch][0] if start + self.batch < len(members) else None
+                following = members[start + step][0] if start + step < len(members) else None
                 for b in [b for b in working if b != following]:
                     self._finish(b, working.pop(b))
                 bar.update(len(chosen))
+
+    @property
+    def _step(self) -> int:
+        """How many images are in memory at a time: a batch, of large ones one (they pass the network so anyway)."""
+        return 1 if self.batch * self.images.params.get("size", 0) ** 2 > features.LARGE else self.batch
 
     def _run(self, chosen: list[tuple[int, int]], working: dict[int, _Block]) -> None:
         """One batch through the network, and its features to their blocks."""

@@ -264,6 +264,11 @@ def rescore(
     Official rules give the very records of ``run``; other thresholds give those of suite ``<suite>+<what differs>``.
     Raises ValueError for a folder without a finished judging."""
     judging, rows = read_judging(Path(stored) / ROWS, "geneval")
+    check_prompts(judging.run.suite, judging.run.prompts)
+    about = Fields(judging.about, str(judging.path.with_suffix(".run.json")))
+    about.text("prompt_variant")
+    for name in asdict(OFFICIAL):
+        about.object("stored_down_to").number(name, 0)
     for row in rows.values():
         if "error" not in row:
             official.check_row(row)

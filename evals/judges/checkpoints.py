@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from vgt.core import files
+from vgt.core import files, weights
 
 WHOLE = {  # file of a checkpoint folder -> those that do instead
     "config.json": (),
@@ -98,7 +98,8 @@ def place(source: str | None, option: str, model: str, needed: tuple[str, ...]) 
 
     ``option``: what gives it on the command line; ``model``: the published model it is meant for.  Raises ValueError
     that names the first missing file and where to put it."""
-    remedy = f"put {', '.join(needed)} of {model} into a folder and give it with {option}"
+    command = next((f": `{w.command}`" for w in weights.PUBLISHED.values() if w.hub == model), "")
+    remedy = f"put {', '.join(needed)} of {model} into a folder and give it with {option}{command}"
     if not source:
         raise ValueError(f"{option} is missing; {remedy}")
     folder = Path(source)

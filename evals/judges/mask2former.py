@@ -23,7 +23,7 @@ from evals.engine.api import Detection
 from evals.engine.precision import PRECISION, full_float32
 from evals.engine.store import SampleError
 from evals.judges import checkpoints
-from vgt.core import files
+from vgt.core import files, weights
 from vgt.core.geneval_prompts import CLASSES
 from vgt.core.scenes import COLORS
 
@@ -86,7 +86,7 @@ def tight_box(mask: Tensor) -> tuple[float, float, float, float]:
 
 # ------------------------------------------------------------------------------ the color of an object, by CLIP (2.5)
 
-CLIP_MODEL = "openai/clip-vit-large-patch14"
+CLIP_MODEL = weights.PUBLISHED["clip-colors"].hub
 CLIP_NEEDED = ("config.json", checkpoints.WEIGHTS, "vocab.json", "merges.txt")
 GROUND = (153, 153, 153)
 TEMPLATES = ("a photo of a {color} {name}", "a photo of a {color}-colored {name}", "a photo of a {color} object")
@@ -161,7 +161,7 @@ def load_colors(folder: Path, device: str) -> ClipColors:
 
 # ---------------------------------------------------------------------------------------------------------- the judge
 
-MODEL = "facebook/mask2former-swin-small-coco-instance"
+MODEL = weights.PUBLISHED["mask2former"].hub
 NEEDED = ("config.json", checkpoints.WEIGHTS)
 LEAST = 0.05  # a mask's confidence is at most 1, so a pair with less cannot reach what evidence keeps
 

@@ -14,12 +14,13 @@ from pathlib import Path
 
 from evals.judges import mplug_child
 from evals.judges.answering import ProcessAnswerer
-from vgt.core import files
+from vgt.core import files, weights
 
-MODEL = "damo/mplug_visual-question-answering_coco_large_en"
+MODEL = weights.PUBLISHED["mplug"].modelscope
 INSTALL = (
     "make an environment for it (python -m venv mplug; mplug/bin/pip install 'modelscope[multi-modal]' torch pillow; "
-    "on recent Pythons a fork of fairseq is needed) and name its interpreter with --judge-python mplug/bin/python"
+    "on recent Pythons a fork of fairseq is needed) and name its interpreter with --judge-python mplug/bin/python; "
+    f"{weights.PUBLISHED['mplug'].text} gets its weights"
 )
 
 TRUST = (

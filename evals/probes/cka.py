@@ -169,8 +169,8 @@ class Options(Encoders):
 
 
 def evaluate(given: Options) -> Outcome:
-    named = listed(given.subjects or "")
-    if not named:
+    named = listed(given.subjects) if given.subjects else None
+    if named is None:
         example = EXAMPLE.removeprefix("vgt eval cka ")
         raise ValueError(f"--subjects is missing; name two or more, for example {example}")
     tokenizers = [given.encoder(name) for name in dict.fromkeys([*named, ANCHOR])]

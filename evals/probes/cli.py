@@ -6,20 +6,20 @@ from typing import Literal
 
 from evals.engine import options
 from evals.engine.images import which
-from evals.engine.options import option
+from evals.engine.options import option, positive
 from evals.engine.records import Outcome
 
 EXAMPLE = "vgt eval probes --subject vgt:vgt_ae_internvl"
 ANCHOR = "random_projection"  # of pixels: what nothing learned scores
 
 
-class Latents(options.Count, options.Common):
+class Latents(options.Count, options.Precision, options.Common):
     """Options of everything that looks at latents."""
 
     data: str | None = option(
         None, "scenes (default), photos, or a folder; sub-folders of an ImageFolder are its labels"
     )
-    size: int | None = option(None, "image side for encoders that take any (default 64)")
+    size: int | None = option(None, "image side for encoders that take any (default 64)", type=positive)
     partial_ok: bool = option(False, "give values even where images cannot be read")
 
     def encoder(self, subject: str | None):
@@ -28,7 +28,7 @@ class Latents(options.Count, options.Common):
             from evals.subjects.pca import random_projection
 
             return random_projection(size=self.size or 64)
-        return options.tokenizer(subject, self.out, self.on)
+        return options.tokenizer(subject, self.out, self.on, self.dtype)
 
     def images(self, side: int | None):
         """The images that --data names, at the encoder's own size.  Raises ValueError where --size is another."""
@@ -51,5 +51,7 @@ class Options(Latents):
 def evaluate(given: Options) -> Outcome:
     from evals.probes import run as probes
 
+    if given.dtype is not None and given.subject == ANCHOR:
+        raise ValueError(f"--dtype {given.dtype} is for vgt: subjects, not for {ANCHOR!r}; leave it out")
     subject = given.named(given.encoder(given.subject))
     return probes.run(subject, **given.passed_to(probes.run, n=None, images=given.images(subject.size)))

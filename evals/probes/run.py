@@ -42,7 +42,8 @@ def run(
     _check(tokenizer, images, through, wanted, clusters)
     suite = f"{images.name}-latents" + (f"-{through}" if through != "mean" else "")
     probes = entries(images, through, wanted, clusters)
-    params = {metric: settings(images, entry) for metric, entry in probes.items()}
+    own = getattr(tokenizer, "params", {})
+    params = {metric: {**settings(images, entry), **own} for metric, entry in probes.items()}
     decides = {"subject": tokenizer.fingerprint, "suite": images.fingerprint, "seed": SEED}
     keys = {m: record.make_key(**decides, metric=m, params=params[m]) for m in probes}
     kept = engine.stored(records, tokenizer.name, suite, keys, undefined_ok=True, work=work)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,12 +13,13 @@ from evals.features import INCEPTION
 from evals.recon.metrics import METRICS, Tools, chosen
 from evals.recon.protocol import DEFAULT, PIPELINES, resolve
 from vgt.core.text import table
+from vgt.core.weights import PUBLISHED, say_once
 
 EXAMPLE = "vgt eval recon --subject vgt:vgt_ae_internvl --data photos"
 WEIGHTS = tuple(dict.fromkeys(metric.weights for metric in METRICS.values() if metric.weights))
 
 
-class Options(options.Count, options.Coverage, options.Common):
+class Options(options.Count, options.Coverage, options.Precision, options.Common):
     subject: str | None = option(None, "vgt:<checkpoint> or pca")
     data: str | None = option(None, "scenes (default), photos, a folder of images, a .tar shard or a folder of them")
     pairs: tuple[Path, Path] | None = option(None, "compare two folders instead", metavar=("REAL", "RECON"))
@@ -32,7 +32,7 @@ class Options(options.Count, options.Coverage, options.Common):
     metrics: str | None = option(
         None, f"only these of {', '.join(METRICS)} (default: all for which there are weights)", metavar="A[,B...]"
     )
-    size: int | None = option(None, "image side for a subject that takes any")
+    size: int | None = option(None, "image side for a subject that takes any", type=positive)
     batch: int = option(32, "images at a time; it decides their last bits", type=positive)
     weights: list[str] = option(
         [], f"weights file of {', '.join(WEIGHTS)} (default: by name in $VGT_WEIGHTS)", metavar="ID=PATH"
@@ -57,7 +57,7 @@ def evaluate(given: Options) -> Outcome:
     for name in protocols:
         resolve(name, None)
     tools = Tools(weights(given.weights), given.any_weights)
-    metrics = listed(given.metrics) if given.metrics else None
+    metrics = None if given.metrics is None else listed(given.metrics)
     _check(given, metrics, tools)
     score = _scorer(given, metrics=metrics, weights=tools.weights)
     found = {name: score(protocol=name) for name in protocols}
@@ -73,7 +73,9 @@ def _check(given: Options, metrics: list[str] | None, tools: Tools) -> None:
     """Raises ValueError for an option that would do nothing."""
     given.refuse("nothing is drawn at random", "seed")
     if given.pairs:
-        given.refuse("--pairs compares all images of the two folders as they are", "subject", "data", "n", "size")
+        given.refuse(
+            "--pairs compares all images of the two folders as they are", "subject", "data", "n", "size", "dtype"
+        )
     if metrics is not None:
         needed = {METRICS[name].weights for name in metrics if name in METRICS}
         for name in tools.weights:
@@ -95,7 +97,7 @@ def _scorer(given: Options, **settings):
         asked = given.passed_to(reconstruction.pairs, **settings)
         return lambda **protocol: reconstruction.pairs(*given.pairs, **{**asked, **protocol})
     judge = AnalyticJudge()
-    tokenizer = given.named(options.tokenizer(given.subject, given.out, given.on))
+    tokenizer = given.named(options.tokenizer(given.subject, given.out, given.on, given.dtype))
     asked = given.passed_to(
         reconstruction.run,
         agreement=lambda a, b: calibration.agreement(judge, a, b),
@@ -107,9 +109,19 @@ def _scorer(given: Options, **settings):
 
 
 def _say_what_is_left_out(tools: Tools) -> None:
+    """One line for each file that is missing, with all the metrics that need it."""
+    absent: dict[str, list[str]] = {}
     for name, reason in chosen(None, tools)[1].items():
         if METRICS[name].weights:
-            print(f"{name} is not measured: {reason}", file=sys.stderr)
+            key = published_for(METRICS[name].weights)
+            absent.setdefault(key, [reason]).append(name)
+    for reason, *names in absent.values():
+        say_once(f"not measured: {', '.join(names)}: {reason}")
+
+
+def published_for(weights_id: str) -> str:
+    """The name in PUBLISHED of what features or LPIPS need: the Inception network under all its names is one file."""
+    return weights_id if weights_id in PUBLISHED else "inception"
 
 
 def side_by_side(outcomes: Mapping[str, Outcome]) -> str:

@@ -157,7 +157,8 @@ def reconstructed(
         found.groups = groups(found, positions, size)
         return found
 
-    params = {**images.params, "reconstruction": "float" if floats else "uint8"}
+    own = getattr(tokenizer, "params", {})  # its precision, where unusual
+    params = {**images.params, **own, "reconstruction": "float" if floats else "uint8"}
     return Source(
         name=tokenizer.name,
         suite=images.name,

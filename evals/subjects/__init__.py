@@ -70,13 +70,17 @@ def load_generator(
     raise ValueError(f"subject {spec!r} is unknown; give {GENERATORS}")
 
 
-def load_tokenizer(spec: str, *, device: str | None = None) -> Tokenizer:
-    """The autoencoder that ``spec`` names.  Raises ValueError for other specs and where it cannot be loaded."""
+def load_tokenizer(spec: str, *, device: str | None = None, dtype: str | None = None) -> Tokenizer:
+    """The autoencoder that ``spec`` names; ``dtype``: of ours (fp32, bf16, fp16).
+
+    Raises ValueError for other specs and where it cannot be loaded."""
     kind, _, rest = spec.partition(":")
     if kind == "vgt" and rest:
         from evals.subjects import vgt
 
-        return vgt.tokenizer(rest, device=device or "cpu")
+        return vgt.tokenizer(rest, device=device or "cpu", dtype=dtype)
+    if dtype is not None:
+        raise ValueError(f"--dtype {dtype} is for vgt: subjects, not for {spec!r}; leave it out")
     if kind == "python" and rest:
         from evals.subjects import python
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from evals.engine.api import LABELS, PROMPTS
 from evals.engine.precision import PRECISION, full_float32
@@ -22,17 +23,19 @@ from vgt.inference.tokenizer import encode, indices, reconstruct, reconstruct_fl
 from vgt.methods import registry
 
 RUNS = Path("runs")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 OUR_PIPELINES = {"VGTPipeline": VGTPipeline}  # classes with diffusers' manners, by the name in their model_index.json
 
 
 @dataclass(frozen=True)
 class AutoencoderSubject:
-    """A tokenizer's checkpoint as a Tokenizer."""
+    """A tokenizer's checkpoint as a Tokenizer; ``params``: what records tell of it, its precision where unusual."""
 
     name: str
     fingerprint: str
     size: int | None
     model: Any
+    params: Mapping[str, Any] = field(default_factory=dict)
     takes_floats = True
 
     def reconstruct_float(self, images: np.ndarray) -> np.ndarray:
@@ -61,11 +64,13 @@ class DiscreteSubject(AutoencoderSubject):
 @dataclass(frozen=True)
 class GeneratorSubject:
     """A generator's checkpoint, with the autoencoder that it was trained on, as a Generator.  The fingerprint covers
-    the generator, the autoencoder and the sampling settings; the name says where mode or sampler are unusual."""
+    the generator, the autoencoder, the precision and the sampling settings; the name says where mode, sampler or
+    precision (``params``) are unusual."""
 
     name: str
     fingerprint: str
     made: ImageGenerator
+    params: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def origin(self) -> str:
@@ -91,7 +96,7 @@ class GeneratorSubject:
     @property
     def settings(self) -> dict[str, Any]:
         """The sampling settings, as records carry them."""
-        return self.made.settings.model_dump()
+        return {**self.made.settings.model_dump(), **self.params}
 
     @property
     def batch_matters(self) -> bool:
@@ -121,12 +126,22 @@ class VLMSubject:
         return [Reply(text) for text in self.model.answer(to_float(image[None], device), list(questions))]
 
 
-def tokenizer(path: str, device: str = "cpu") -> AutoencoderSubject:
-    """The autoencoder at ``path`` (folder, run or bundled name)."""
-    found = expect(load(path, RUNS, device), *registry.names("tokenizer"))
+def _precision(dtype: str | None) -> tuple[dict[str, str], str, tuple[str, ...]]:
+    """What records tell of a precision, what a name gets behind it, what a fingerprint covers: nothing for fp32, so
+    that stored records stay valid.  Raises ValueError for an unknown one."""
+    if dtype not in (None, *DTYPES):
+        raise ValueError(f"dtype {dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
+    return ({}, "", ()) if dtype in (None, "fp32") else ({"dtype": dtype}, f"+{dtype}", (dtype,))
+
+
+def tokenizer(path: str, device: str = "cpu", dtype: str | None = None) -> AutoencoderSubject:
+    """The autoencoder at ``path`` (folder, run or bundled name), in ``dtype`` (fp32, bf16 or fp16)."""
+    params, suffix, decides = _precision(dtype)
+    found = expect(load(path, RUNS, device, DTYPES[dtype or "fp32"]), *registry.names("tokenizer"))
     discrete = registry.get(found.system).latents == "discrete"
     kind = DiscreteSubject if discrete else AutoencoderSubject
-    return kind(found.name, found.fingerprint, found.model.config.image_size, found.model)
+    content = files.digest(found.fingerprint, *decides) if decides else found.fingerprint
+    return kind(found.name + suffix, content, found.model.config.image_size, found.model, params)
 
 
 def answerer(path: str, device: str = "cpu") -> VLMSubject:
@@ -140,16 +155,20 @@ def check_sampling(path: str, settings: dict[str, Any]) -> None:
     check_settings(path, settings, RUNS)
 
 
-def generator(path: str, device: str = "cpu", autoencoder: str | None = None, **settings) -> GeneratorSubject:
-    """The generator at ``path`` with sampling ``settings`` (fields of its sampling options).
+def generator(
+    path: str, device: str = "cpu", autoencoder: str | None = None, dtype: str | None = None, **settings
+) -> GeneratorSubject:
+    """The generator at ``path`` in ``dtype`` (fp32, bf16 or fp16), with sampling ``settings`` (fields of its sampling
+    options).
 
     ``autoencoder``: where its autoencoder is; default the run or bundled model of the name that it was trained on.
     Raises ValueError when that autoencoder is another one than the generator was trained on, or when the
     acceleration or another setting is impossible."""
-    made = open_generator(path, settings, RUNS, device, autoencoder)
+    params, suffix, decides = _precision(dtype)
+    made = open_generator(path, settings, RUNS, device, autoencoder, DTYPES[dtype or "fp32"])
     own = made.loaded
-    content = files.digest(own.fingerprint, made.decoder.fingerprint, made.settings.model_dump_json())
-    return GeneratorSubject(own.name + made.settings.suffix(own.model.tokens), content, made)
+    content = files.digest(own.fingerprint, made.decoder.fingerprint, made.settings.model_dump_json(), *decides)
+    return GeneratorSubject(own.name + made.settings.suffix(own.model.tokens) + suffix, content, made, params)
 
 
 def training_log(path: str) -> tuple[str, str, list[dict], int, str | None]:

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from vgt.core import env
+from vgt.core import env, weights
+from vgt.core.text import coloured
 
 NEEDED = (
     "torch",
@@ -44,11 +45,14 @@ def run(args: argparse.Namespace) -> dict:
             print(f"device           {device} {device_name(device)}{threads}")
             bf16 = "yes" if native_bf16(device) else "emulated and slow; train with --set train.precision=fp32"
             print(f"bf16             {device} {bf16}")
-    weights = _weights()
-    for name, (present, text) in weights.items():
-        print(f"{name:<16} {'present' if present else 'absent'}: {text}")
+    found = _weights()
+    for name, (present, text) in found.items():
+        print(coloured(f"{name:<16}  {'present' if present else 'absent'}: {text}"))
         if not present:
             missing.append(name)
+    for name, wanted in weights.PUBLISHED.items():
+        if name not in found:
+            print(f"{name:<16} {wanted.text}; give it with {wanted.option} ({wanted.use}; optional)")
     needed = {*NEEDED, "efflite0", "efflite2", "bundled models"}
     ok = not needed.intersection(missing)
     print(
@@ -60,11 +64,11 @@ def run(args: argparse.Namespace) -> dict:
 def _optional() -> dict[str, Callable[[], Path]]:
     """Weights that some protocols need and no package brings along: name -> what finds the file."""
     from evals import features
-    from evals.metrics import lpips
     from vgt.methods import perceptual
 
-    found = {metric: partial(perceptual.lpips_file, net) for metric, net in lpips.METRICS.items()}
-    return found | {name: features.SOURCES[name].find for name in features.NAMES if not name.startswith("efflite")}
+    found = {f"lpips-{net}": partial(perceptual.lpips_file, net) for net in perceptual.LPIPS_BACKBONES}
+    names = {"inception": "tf-compat", "dinov2": "dinov2", "clip": "clip"}
+    return found | {name: features.SOURCES[source].find for name, source in names.items()}
 
 
 def _weights() -> dict[str, tuple[bool, str]]:
@@ -79,10 +83,12 @@ def _weights() -> dict[str, tuple[bool, str]]:
         except ValueError as error:
             found[name] = (False, f"{error} ({use})")
     for name, find in _optional().items():
+        wanted = weights.PUBLISHED[name]
         try:
-            found[name] = (True, find().name)
-        except ValueError as error:
-            found[name] = (False, f"{error} (optional)")
+            found[name] = (True, f"{find().name} ({wanted.use})")
+        except ValueError:
+            where = f"give it with {wanted.option}, or put it where VGT_WEIGHTS points to"
+            found[name] = (False, f"{wanted.text}; {where} ({wanted.use}; optional)")
     names = bundled()
     found["bundled models"] = (bool(names), ", ".join(names) or "train them with `vgt reproduce tiny --train`")
     return found

@@ -29,6 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-n", "--count", type=int, default=1, help="how many images of each prompt (default 1)")
     parser.add_argument("--scale", type=int, default=1, help="enlarge each pixel by this factor when writing")
     options.add_sampling(parser)
+    options.add_dtype(parser)
     options.add_out(
         parser,
         Path("out.png"),
@@ -55,7 +56,8 @@ def run(args: argparse.Namespace) -> dict:
     if not folder and len(prompts) > ROWS:
         raise ValueError(f"{len(prompts)} prompts are too many for one sheet; name a folder, for example -o images")
     settings = options.sampling(args) | {"acceleration": args.accel}
-    made = open_generator(args.model, settings, options.RUNS, options.device(args.device), args.autoencoder)
+    device, dtype = options.device(args.device), options.dtype(args.dtype)
+    made = open_generator(args.model, settings, options.RUNS, device, args.autoencoder, dtype)
     read = {prompt: made.read(prompt) for prompt in dict.fromkeys(prompts)}
     asked = [prompt for prompt in prompts for _ in range(args.count)]
     seeds = image_seeds(args.seed, asked)

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from vgt.methods import registry
+from vgt.methods.sampling import PUBLISHED
 
 
 class Parser(argparse.ArgumentParser):
@@ -25,11 +26,25 @@ class Parser(argparse.ArgumentParser):
 
 
 RUNS = Path("runs")
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 WORK = RUNS / "tiny"
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
+
+
+def add_dtype(parser: argparse.ArgumentParser, usual: str = "fp32") -> None:
+    parser.add_argument(
+        "--dtype", choices=tuple(DTYPES), default=None, help=f"precision of our own models' weights (default {usual})"
+    )
+
+
+def dtype(name: str | None):
+    """torch's type of a ``--dtype``; None is float32."""
+    import torch
+
+    return getattr(torch, DTYPES[name or "fp32"])
 
 
 def add_seed(parser: argparse.ArgumentParser) -> None:
@@ -102,15 +117,29 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
         add_fields(parser, options, known)
         known |= options.model_fields.keys()
     parser.add_argument(
+        "--sampling",
+        dest="named_sampling",
+        choices=tuple(PUBLISHED),
+        default=None,
+        help="guidance, flow steps and sampler of a published launcher: 4.5, sde and 30 (GenEval) or 100 (DPG-Bench)",
+    )
+    parser.add_argument(
         "--autoencoder", default=None, help="its autoencoder, if not the bundled or trained one of that name"
     )
 
 
 def sampling(args: argparse.Namespace) -> dict[str, Any]:
-    """The chosen sampling settings; the rest follow from the model."""
+    """The chosen sampling settings; the rest follow from the model.  Raises ValueError where a flag contradicts the
+    named ones."""
     names = dict.fromkeys(name for options in _samplings() for name in options.model_fields)
     found = {name: getattr(args, name, None) for name in names}
-    return {name: value for name, value in found.items() if value is not None}
+    given = {name: value for name, value in found.items() if value is not None}
+    named = PUBLISHED.get(getattr(args, "named_sampling", None), {})
+    for name, value in named.items():
+        if given.get(name, value) != value:
+            flag = name.replace("_", "-")
+            raise ValueError(f"--{flag} {given[name]} contradicts --sampling {args.named_sampling}, which has {value}")
+    return {**named, **given}
 
 
 def _samplings() -> list[type[BaseModel]]:

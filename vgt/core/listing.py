@@ -12,6 +12,7 @@ import functools
 import os
 import re
 import sys
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -111,14 +112,20 @@ def folder_name(folder: str | Path) -> str:
     return printable(os.path.basename(os.path.realpath(folder)))
 
 
+def image_name(path: str) -> str:
+    """A path without suffix as the name by which an image is matched with its counterpart elsewhere: accents composed
+    (macOS takes them apart), text of one line."""
+    return printable(unicodedata.normalize("NFC", path))
+
+
 def image_files(folder: str | Path) -> dict[str, Path]:
-    """All images of a folder tree by name: {path inside it without suffix, printable: file}, sorted by name.
+    """All images of a folder tree: {``image_name`` of the path inside it without suffix: file}, sorted by name.
 
     Raises ValueError as ``listed`` does, for a folder without images and for two files that differ in their suffix
     alone."""
     root, found = Path(folder), {}
     for path in listed(root).images:
-        name = printable(os.path.splitext(path)[0])
+        name = image_name(os.path.splitext(path)[0])
         if name in found:
             shown = f"{printable(found[name].name)} and {printable(PurePosixPath(path).name)}"
             raise ValueError(f"{shown} in {printable(str(root))} have the same name; keep one of them")

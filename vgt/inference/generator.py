@@ -54,18 +54,19 @@ def open_generator(
     runs: Path | None = None,
     device: str = "cpu",
     autoencoder: str | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> ImageGenerator:
     """The generator at ``spec`` (folder, run below ``runs``, bundled name or hub id) with the autoencoder that it was
-    trained on (at ``autoencoder``, default beside it or under its own name) and sampling ``settings``.  Says on stderr
-    where an acceleration results in steps of another size.
+    trained on (at ``autoencoder``, default beside it or under its own name), both in ``dtype``, and sampling
+    ``settings``.  Says on stderr where an acceleration results in steps of another size.
 
     Raises ValueError for what is no generator, another autoencoder, and settings that are impossible."""
     system = check_settings(spec, settings or {}, runs)
-    found = load(spec, runs, device)
+    found = load(spec, runs, device, dtype)
     chosen = system.part("sampling").of(found.model, settings or {})
     if note := chosen.note(found.model):
         print(f"note: {note}", file=sys.stderr)
-    decoder = paired_autoencoder(found, autoencoder, runs, device)
+    decoder = paired_autoencoder(found, autoencoder, runs, device, dtype)
     return system.part("generator")(found, decoder, chosen)
 
 

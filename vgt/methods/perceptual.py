@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from vgt.checkpoints import shards
-from vgt.core import files
+from vgt.core import files, weights
 
 
 @dataclass(frozen=True)
@@ -137,8 +137,18 @@ def feature_network(name: str) -> FeatureNetwork:
 # ------------------------------------------------------------------------------------------------------- LPIPS
 
 # torchvision's file names end in the first eight hex digits of their sha256.
-LPIPS_BACKBONES = {"alex": "alexnet-owt-7be5be79", "vgg": "vgg16-397923af"}
+LPIPS_BACKBONES = {net: weights.PUBLISHED[f"lpips-{net}"].file.removesuffix(".pth") for net in ("alex", "vgg")}
 LPIPS_SUFFIXES = (".pth", ".safetensors")
+
+
+def _torchvision_file(name: str) -> Path | None:
+    """The weights of torchvision of that name, in $VGT_WEIGHTS or torch.hub's folder."""
+    folders = [Path(os.environ["VGT_WEIGHTS"])] if "VGT_WEIGHTS" in os.environ else []
+    for folder in (*folders, Path(torch.hub.get_dir()) / "checkpoints"):
+        for suffix in LPIPS_SUFFIXES:
+            if (folder / (name + suffix)).is_file():
+                return folder / (name + suffix)
+    return None
 
 
 def lpips_file(net: str, given: str | Path | None = None) -> Path:
@@ -153,14 +163,11 @@ def lpips_file(net: str, given: str | Path | None = None) -> Path:
         if not Path(given).is_file():
             raise ValueError(f"LPIPS {net}: there is no file {given}; it should be {about}")
         return Path(given)
-    folders = [Path(os.environ["VGT_WEIGHTS"])] if "VGT_WEIGHTS" in os.environ else []
-    for folder in (*folders, Path(torch.hub.get_dir()) / "checkpoints"):
-        for suffix in LPIPS_SUFFIXES:
-            if (folder / (name + suffix)).is_file():
-                return folder / (name + suffix)
+    if (found := _torchvision_file(name)) is not None:
+        return found
     raise ValueError(
         f"LPIPS {net} lacks its backbone {about}; to evaluate, give it as --weights lpips-{net}=PATH, "
-        "or put it in a folder and set VGT_WEIGHTS to that"
+        f"or put it in a folder and set VGT_WEIGHTS to that; {weights.PUBLISHED[f'lpips-{net}'].text}"
     )
 
 
@@ -279,3 +286,63 @@ class PerceptualLoss(nn.Module):
     def forward(self, images: Tensor, target: Tensor) -> Tensor:
         """The mean distance, a float32 scalar."""
         return self.distances(images, target).mean()
+
+
+CONVNEXT = "convnext_small-0c510722"  # torchvision's ConvNeXt-Small, trained on ImageNet-1k
+SIDE = 224  # pixels of its images
+
+
+def convnext_state() -> dict[str, Tensor]:
+    """torchvision's weights of ConvNeXt-Small.  Raises ValueError saying which file is missing and where to put it, and
+    for one that is another."""
+    path = _torchvision_file(CONVNEXT)
+    if path is None:
+        raise ValueError(
+            f"losses.logits lacks {CONVNEXT}.pth (torchvision's ImageNet weights, sha256 {CONVNEXT[-8:]}..., "
+            f"https://download.pytorch.org/models/{CONVNEXT}.pth) or the same as .safetensors; put it in a folder and "
+            "set VGT_WEIGHTS to that, or set losses.logits=0"
+        )
+    if path.suffix == ".pth" and not _digest(path, path.stat().st_mtime_ns).startswith(CONVNEXT[-8:]):
+        raise ValueError(f"{path} is not torchvision's {CONVNEXT}.pth: its sha256 is another; get it again")
+    return _lpips_state(path)
+
+
+class LogitLoss(nn.Module):
+    """Mean squared error of the ImageNet logits that a frozen ConvNeXt-Small gives two images, of which the published
+    code adds 0.1 to LPIPS (docs/vgt.md 1.8).
+
+    ``state``: the network's weights, None in a plan.  Images float [N, 3, H, W] in [0, 1], resized to 224 px with
+    antialiasing; computed in float32.  Gradients reach ``images`` alone.  Raises ValueError for other weights."""
+
+    def __init__(self, state: dict[str, Tensor] | None):
+        super().__init__()
+        from torchvision import models
+
+        with torch.device("meta"):
+            self.network = models.convnext_small()
+        if state is not None:
+            try:
+                self.network.load_state_dict(state, assign=True)
+            except RuntimeError as error:
+                raise ValueError(f"{CONVNEXT} does not fit: {str(error).splitlines()[-1].strip()}") from error
+        mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+        self.register_buffer("mean", mean.view(3, 1, 1), persistent=False)
+        self.register_buffer("std", std.view(3, 1, 1), persistent=False)
+        self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> LogitLoss:
+        """Stays in eval mode: the network drops layers in training."""
+        return super().train(False)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """float32 [N, 1000]."""
+        size = (SIDE, SIDE)
+        x = nn.functional.interpolate(images.float(), size, mode="bilinear", align_corners=False, antialias=True)
+        return self.network((x - self.mean) / self.std)
+
+    def forward(self, images: Tensor, target: Tensor) -> Tensor:
+        """A float32 scalar."""
+        with torch.autocast(images.device.type, enabled=False):
+            with torch.no_grad():
+                wanted = self.logits(target)
+            return nn.functional.mse_loss(self.logits(images), wanted)

@@ -55,6 +55,12 @@ REFERENCE_ONLY = ("attention", "position_mode", "head_inputs")
 TINY = {"guidance": 3.0, "flow_steps": 15, "sampler": "sde"}
 TINY_TOKENS = 64
 
+# What the published launchers sample their benchmarks with (docs/vgt.md 6.2, 6.3), by the name of ``--sampling``.
+PUBLISHED = {
+    "published-geneval": {"guidance": 4.5, "flow_steps": 30, "sampler": "sde"},
+    "published-dpg": {"guidance": 4.5, "flow_steps": 100, "sampler": "sde"},
+}
+
 
 class Sampling(SamplingOptions):
     """Of QueryAR and MAR.  ``cfg_schedule`` None takes the method's own (QueryAR falling, MAR rising).
@@ -71,12 +77,16 @@ class Sampling(SamplingOptions):
     )
     flow_steps: int = Field(30, description="flow-head evaluations per token")
     sampler: Literal["sde", "sde2", "ode", "heun", "ab2", "dpmpp"] = Field(
-        "sde", description="of the flow head: sde, sde2 (stochastic), ode (Euler), heun, ab2, dpmpp"
+        "sde",
+        description="of the flow head: sde (default; of the published code), sde2 (stochastic too), ode (Euler; the "
+        "paper's), heun, ab2, dpmpp",
     )
     time_schedule: str = Field("linear", description="linear (default), power:NUMBER or shift:NUMBER")
-    order: Literal["random", "raster"] = Field("random", description="of the tokens (default random)")
+    order: Literal["random", "raster"] = Field(
+        "random", description="of the tokens (default random, each image its own)"
+    )
     mar_schedule: Literal["cosine", "uniform"] = Field(
-        "cosine", description="MAR: tokens revealed per step (default cosine)"
+        "cosine", description="of MAR alone: tokens revealed per step (default cosine)"
     )
     compat: Literal["none", "reference"] = Field("none", description="reference: decode as the published code does")
     attention: Literal["flash", "dense"] | None = Field(
@@ -118,11 +128,18 @@ class Sampling(SamplingOptions):
         return TINY if tokens <= TINY_TOKENS else {}
 
     def check(self, model: Any) -> None:
-        """Raises ValueError also where nothing was published that ``compat`` could follow."""
+        """Raises ValueError also where nothing was published that ``compat`` could follow, and for a setting that would
+        change nothing: MAR's schedule for another method, a schedule of guidance without guidance."""
         if self.compat == "reference" and model.config.method != registry.QUERY_AR.name:
             raise ValueError(
                 f"compat 'reference' is about the published QueryAR models; {model.config.method} has no such mode"
             )
+        if self.mar_schedule != "cosine" and model.config.method != registry.MAR.name:
+            raise ValueError(
+                f"mar_schedule {self.mar_schedule!r} is for MAR; {model.config.method} takes its tokens in equal groups"
+            )
+        if self.guidance == 1 and self.cfg_schedule is not None:
+            raise ValueError(f"cfg_schedule {self.cfg_schedule!r} has no effect with guidance 1; give one of the two")
         model.check_acceleration(self.acceleration)
 
     def note(self, model: Any) -> str | None:

@@ -146,13 +146,14 @@ class VGTAE(Pretrained, nn.Module):
 
 
 class AELossConfig(Config):
-    """Weights of the losses (docs/vgt.md 1.8) and what trains (1.10).  ``adversarial_start``: step from which the
-    discriminator and its term are on.  ``encoder_lr``: learning-rate factor of the vision tower.  ``kl``: of a KL
-    autoencoder."""
+    """Weights of the losses (docs/vgt.md 1.8) and what trains (1.10).  ``logits``: of ConvNeXt-Small's ImageNet logits;
+    ``kl``: of a KL autoencoder.  ``adversarial_start``: step from which the discriminator and its term are on.
+    ``encoder_lr``: learning-rate factor of the vision tower."""
 
     reconstruction: NotNegative = 1.0
     perceptual: NotNegative = 1.0
     perceptual_network: str = "efflite0"
+    logits: NotNegative = 0.0
     distill: NotNegative = 1.0
     adversarial: NotNegative = 0.1
     adversarial_start: Whole = 30_000
@@ -166,10 +167,14 @@ class AELossConfig(Config):
 
 
 class VGTAETraining:
-    """The autoencoder with what its training needs beside it: frozen teacher, perceptual network, discriminator."""
+    """The autoencoder with what its training needs beside it: frozen teacher, perceptual network, the network of the
+    logits' term, discriminator."""
 
-    def __init__(self, ae: VGTAE, losses: AELossConfig, teacher: nn.Module | None, perceptual: nn.Module | None):
-        self.ae, self.losses, self.perceptual = ae, losses, perceptual
+    def __init__(
+        self, ae: VGTAE, losses: AELossConfig, teacher: nn.Module | None, perceptual: nn.Module | None,
+        logits: nn.Module | None = None,
+    ):  # fmt: skip
+        self.ae, self.losses, self.perceptual, self.logits = ae, losses, perceptual, logits
         self.teacher = teacher.eval().requires_grad_(False) if teacher is not None and losses.distill > 0 else None
         self.discriminator = Discriminator(losses.discriminator) if losses.adversarial > 0 else None
         self._made: deque[Tensor] = deque()  # images in [0, 1] that wait for the discriminator's turn of step _made_at
@@ -181,7 +186,7 @@ class VGTAETraining:
         return {"model": self.ae, **({"discriminator": self.discriminator} if self.discriminator is not None else {})}
 
     def to(self, device) -> None:
-        for module in (self.teacher, self.perceptual):
+        for module in (self.teacher, self.perceptual, self.logits):
             if module is not None:
                 module.to(device)
 
@@ -217,6 +222,9 @@ class VGTAETraining:
         if self.perceptual is not None and weights.perceptual > 0:
             parts["perceptual"] = self.perceptual(fake, real).float()
             total = total + weights.perceptual * parts["perceptual"]
+        if self.logits is not None and weights.logits > 0:
+            parts["logits"] = self.logits(fake, real)
+            total = total + weights.logits * parts["logits"]
         if divergence is not None:
             parts["kl"] = divergence
             total = total + weights.kl * divergence

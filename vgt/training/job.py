@@ -48,6 +48,11 @@ class InitConfig(Config):
     weights: str | None = None
     autoencoder: str | None = None
 
+    @field_validator("vlm", "decoder", "weights", "autoencoder")
+    @classmethod
+    def _none(cls, spec: str | None) -> str | None:
+        return spec or None  # a preset takes back what its base names by ""
+
 
 class Preset(Config):
     """A preset file.  ``model`` holds the system's own configuration less what follows from ``init``;

@@ -22,7 +22,7 @@ from vgt.inference.images import grid, write_png
 from vgt.inference.load import load
 from vgt.inference.tokenizer import reconstruct
 from vgt.methods import registry
-from vgt.methods.perceptual import LPIPS_BACKBONES, PerceptualLoss, lpips_network
+from vgt.methods.perceptual import LPIPS_BACKBONES, LogitLoss, PerceptualLoss, convnext_state, lpips_network
 from vgt.methods.pixel_decoder import load_decoder
 from vgt.methods.sampling import Sampling
 from vgt.methods.vgt_ae import VGTAE, AELossConfig, VGTAEConfig, VGTAETraining
@@ -142,19 +142,22 @@ def autoencoder(preset: Preset, place: Place) -> Job:
     elif place.load and teacher is not None:
         ae.encoder.load_state_dict(teacher.state_dict())
     if preset.init.decoder and start is None:
+        if config.decoder.kind != "dc":
+            raise ValueError(f'init.decoder is for model.decoder.kind dc, not {config.decoder.kind}; set it to ""')
         if place.load:
             hashes["decoder"] = load_decoder(ae.decoder, preset.init.decoder)
         else:
             parents.check_decoder(preset.init.decoder, place)
     perceptual = _perceptual(losses.perceptual_network, place) if losses.perceptual > 0 else None
+    logits = _logits(place) if losses.logits > 0 else None
     with place.building():
-        system = VGTAETraining(ae, losses, teacher, perceptual)
+        system = VGTAETraining(ae, losses, teacher, perceptual, logits)
     data = _images(preset, place, config.image_size)
 
     def sample(state: dict[str, Tensor], step: int, out: Path) -> None:
         _write_reconstructions(config, state, out / "samples" / f"{step:08d}.png")
 
-    frozen = {"teacher": system.teacher, "perceptual": perceptual}
+    frozen = {"teacher": system.teacher, "perceptual": perceptual, "logits": logits}
     return Job(
         system=system,
         batches=data.batches,
@@ -239,6 +242,17 @@ def _perceptual(name: str, place: Place) -> nn.Module:
             raise
         place.problems.append(f"losses.perceptual_network: {error}")
     return _LPIPS(net)
+
+
+def _logits(place: Place) -> LogitLoss:
+    """The network of the logits' term; in a plan without weights, and a problem where they are not here."""
+    try:
+        return LogitLoss(convnext_state())
+    except ValueError as error:
+        if place.load:
+            raise
+        place.problems.append(str(error))
+    return LogitLoss(None)
 
 
 def _write_reconstructions(config: VGTAEConfig, state: dict[str, Tensor], path: Path) -> None:

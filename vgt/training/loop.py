@@ -88,7 +88,7 @@ def _train(system, data, config, out, identity, save, sample, here: Team, fresh,
     spreads = {k: spread(m, here, config.strategy if k == "model" else "ddp") for k, m in modules.items()}
     trainers = {name: optimizers(module, config, system.lr_scale) for name, module in modules.items()}
     model = modules["model"]
-    average = Average(model, config.ema) if config.ema > 0 else None
+    average = Average(model, config.ema, config.ema_ramp, config.ema_start) if config.ema > 0 else None
     begin = _resume(out, identity, modules, trainers, average, upgrade, here)
     if publish and not begin:
         raise ValueError(f"{out} has no stored state to publish; one is written every {config.save_every} steps")

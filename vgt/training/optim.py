@@ -18,8 +18,10 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 
 class TrainConfig(Config):
     """One training run.  ``warmup``: steps of linear warm-up; ``final_lr``: where the cosine ends, as a factor of lr;
-    ``ema``: decay of the averaged weights (0 = none); ``sample_every`` 0 makes no images.  ``optimizer`` "muon"
-    orthogonalises the updates of hidden matrices and leaves the rest to AdamW at ``rest_lr`` (0: at ``lr``).
+    ``sample_every`` 0 makes no images.  ``ema``: decay of the averaged weights (0 = none), ``ema_ramp``: whether it is
+    smaller at first, (1 + k) / (10 + k) in step k; until step ``ema_start`` the average is the weights themselves.
+    ``optimizer`` "muon" orthogonalises the updates of hidden matrices and leaves the rest to AdamW at ``rest_lr`` (0:
+    at ``lr``).
 
     ``batch``: rows of a step in all processes together; ``micro``: rows of a micro-batch (0: the share of a process),
     which has noise of its own, so that a run is the same for any number of processes with the same ``micro``.
@@ -40,6 +42,8 @@ class TrainConfig(Config):
     weight_decay: NotNegative = 0.01
     clip: NotNegative = 1.0
     ema: Decay = 0.0
+    ema_ramp: bool = True
+    ema_start: Whole = 0
     precision: Literal["fp32", "bf16"] = "fp32"
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     activation_checkpointing: bool = False
@@ -108,15 +112,16 @@ def set_learning_rate(opt: torch.optim.Optimizer, lr: float) -> None:
 
 
 class Average:
-    """Exponential moving average of the weights in fp32; early steps use a smaller decay, (1 + k) / (10 + k)."""
+    """Exponential moving average of the weights in fp32, by ``ema``, ``ema_ramp`` and ``ema_start`` of TrainConfig."""
 
-    def __init__(self, module: nn.Module, decay: float):
-        self.decay = decay
+    def __init__(self, module: nn.Module, decay: float, ramp: bool = True, start: int = 0):
+        self.decay, self.ramp, self.start = decay, ramp, start
         self.shadow = {k: v.detach().clone().float() for k, v in module.named_parameters()}
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
-        decay = min(self.decay, (1 + step) / (10 + step))
+        decay = min(self.decay, (1 + step) / (10 + step)) if self.ramp else self.decay
+        decay = decay if step >= self.start else 0.0
         current = [local(p.detach()).float() for _, p in module.named_parameters()]
         torch._foreach_lerp_([local(v) for v in self.shadow.values()], current, 1 - decay)
 

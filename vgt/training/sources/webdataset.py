@@ -122,7 +122,7 @@ def _indexed(shard: Path, cache: Path) -> Path:
     state = shard.stat()
     mark = files.digest(INDEX, str(shard.resolve()), str(state.st_size), str(state.st_mtime_ns))
     path = cache / INDEX / f"{mark[:24]}.bin"
-    if not path.exists():
+    if not (path.exists() and path.with_suffix(".json").exists()):
         rows, left_out = _rows(shard)
         files.write_json(path.with_suffix(".json"), left_out)
         with files.atomic(path) as part:
