@@ -10,7 +10,7 @@ from two_runs import draw, make, names, put, shares
 
 from evals.compare import compare, contrasts, pairs
 from vgt.__main__ import main
-from vgt.core import record, samples
+from vgt.core import files, record, samples
 from vgt.core.samples import Samples
 from vgt.core.statistics import compare_pairs, fixed_interval, mcnemar
 
@@ -139,6 +139,39 @@ def test_two_records_of_one_name_are_refused(tmp_path):
         put(tmp_path / "all" / part, None, make())
     with pytest.raises(ValueError, match="two records model/scenes-geneval/overall"):
         pairs.read(str(tmp_path / "all"))
+
+
+def test_one_name_of_two_models_is_refused(tmp_path, capsys):
+    """Two snapshots that share a name: no score of the one stands beside another of the other; both are named."""
+    for metric, weights in (("overall", "good"), ("dpg", "noised")):
+        one = make(metric=metric, low=0.4, high=0.6, fingerprint=weights, origin=f"weights of {weights}")
+        put(tmp_path / "mixed" / "records", None, one)
+    for other, key in (("clean", "1"), ("again", "2")):
+        put(tmp_path / other / "records", None, make(low=0.4, high=0.6, origin="weights of good", key=key))
+    put(tmp_path / "mixed" / "records", None, make("third", low=0.4, high=0.6, origin="x"))
+    for verb in (["compare", "mixed", "clean"], ["gate", "--baseline", "clean", "--candidate", "mixed"]):
+        assert main(verb) == 2
+        err = capsys.readouterr().err
+        assert len(err.splitlines()) == 1 and "two models under the name 'model'" in err
+        assert "good" in err and "noised" in err
+    assert call(capsys, "clean", "again")[0] == 0
+    assert call(capsys, "clean", "mixed:third")[0] == 0  # a model beside them is not touched
+
+
+def test_edited_samples_are_not_used(tmp_path, capsys):
+    """Also where their mean is still the record's."""
+    drawn = two_models(tmp_path / "runs")
+    for path in (tmp_path / "runs").rglob("overall.samples.csv"):
+        one = record.read(path.with_name("overall.json"))[0]
+        record.write(one.model_copy(update={"hashes": {"samples": files.digest_file(path)}}), tmp_path / "runs/records")
+    assert call(capsys, "runs:weak@4x", "runs:strong@4x")[0] == 0 and len(drawn) == 4
+    path = tmp_path / "runs/records/weak@4x/scenes-geneval/overall.samples.csv"
+    lines = path.read_text().splitlines()
+    first, second = (next(i for i, line in enumerate(lines) if f",{v}," in line) for v in ("0.0", "1.0"))
+    lines[first], lines[second] = lines[first].replace(",0.0,", ",1.0,"), lines[second].replace(",1.0,", ",0.0,")
+    path.write_text("\n".join(lines) + "\n")
+    status, result, _, _ = call(capsys, "runs:weak@4x", "runs:strong@4x")
+    assert status == 2 and "was changed since" in result["metrics"]["scenes-geneval/overall"]["notes"][0]
 
 
 def test_metrics_are_chosen_by_pattern(tmp_path, capsys):

@@ -510,6 +510,10 @@ def test_images_that_geneval_made(tiny, tmp_path, made):
     (found,) = fidelity.run("images:star@4x", real="images:oracle", **common).records
     assert found.name == "star@4x/images-oracle/kid-tiny" and found.accel == 4 and found.n == N
     assert found.partial, "one image of half of the prompts"
+    assert "settings" not in found.extra
+    made("moon@4x", "scenes-geneval-0-s0", 1, settings={"guidance": 1.0})
+    (told,) = fidelity.run("images:moon@4x", real="images:oracle", **common).records
+    assert told.extra["settings"] == {"guidance": 1.0}, "what `vgt compare` and `vgt gate` look at"
     assert fidelity.run("images:star@4x", real="images:oracle", **common).reused == 1
     with pytest.raises(ValueError, match="holds no images; make them first"):
         fidelity.run("images:nobody", real="images:oracle", **common)

@@ -286,3 +286,11 @@ def test_the_positive_of_a_scene_is_its_object_elsewhere():
     before, after = images.load(1).astype(int), images.positive(1).astype(int)
     assert np.median(np.abs(before - after)[inside]) == 0
     assert (np.abs(before - after)[~inside].max(-1) > 2).mean() > 0.9
+
+
+@pytest.mark.parametrize("argv", [["probes", "--subject", "pca"], ["cka", "--subjects", "pca"], ["training"]])
+def test_a_seed_that_would_do_nothing_is_refused(capsys, tmp_path, argv):
+    from vgt.__main__ import main
+
+    assert main(["eval", *argv, "--seed", "3", "-o", str(tmp_path / "out")]) == 2
+    assert "--seed 3 would do nothing" in capsys.readouterr().err and not (tmp_path / "out").exists()

@@ -181,3 +181,15 @@ def test_training_log_becomes_one_record(tmp_path):
 def test_an_empty_log_is_refused(tmp_path):
     with pytest.raises(ValueError, match="net is empty"):
         training.run("net", "mark", [], 7, records=tmp_path)
+
+
+def test_our_vlm_in_another_precision(tmp_path, capsys):
+    """--dtype reaches the weights, the name and the record; another kind of subject refuses it."""
+    assert (
+        main(["eval", "vqa", "--subject", "vgt:vlm_internvl", "--dtype", "bf16", "-n", "2", "--out", str(tmp_path)])
+        == 0
+    )
+    (record,) = (json.loads(path.read_text()) for path in (tmp_path / "records").rglob("*.json"))
+    assert record["subject"] == "vlm_internvl+bf16" and record["protocol_params"]["dtype"] == "bf16"
+    assert main(["eval", "vqa", "--subject", "vlm:x", "--dtype", "bf16", "--out", str(tmp_path)]) == 2
+    assert "--dtype bf16 would do nothing: vlm:x is no vgt: checkpoint" in capsys.readouterr().err

@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from evals.compare.pairs import Stored
-from vgt.core import samples
+from vgt.core import files, samples
 from vgt.core.intervals import estimate, grouped
 from vgt.core.record import Record
 from vgt.core.samples import REPLICATES, Samples
@@ -104,6 +104,9 @@ def _checked(stored: Stored) -> Samples | None:
     found = samples.read_file(stored.samples) if stored.samples is not None else None
     if found is None or stored.record.value is None:
         return None
+    told = stored.record.hashes.get("samples")
+    if told is not None and files.digest_file(stored.samples) != told:
+        raise ValueError(f"{stored.samples} was changed since it was written; evaluate again")
     if not len(found.ids):
         raise ValueError(f"{stored.samples} is empty; delete it and evaluate again")
     everything = found.groups if found.groups is not None else ["all"] * len(found.ids)

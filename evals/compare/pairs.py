@@ -16,10 +16,11 @@ TIMED = ("images/s", "ms", "s", "MiB")  # units of measurements that belong to o
 
 @dataclass(frozen=True)
 class Stored:
-    """A record and the file of its samples, None where a collection holds the record alone."""
+    """A record, the file of its samples, None where a collection holds the record alone, and its own file."""
 
     record: Record
     samples: Path | None
+    path: Path = Path()
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def _all(root: Path) -> dict[str, Stored]:
                 continue
             if one.name in found:
                 raise ValueError(f"{root} holds two records {one.name}; name the folder of one of them")
-            found[one.name] = Stored(one, samples.beside(path) if path.suffix == ".json" else None)
+            found[one.name] = Stored(one, samples.beside(path) if path.suffix == ".json" else None, path)
     return found
 
 
@@ -72,7 +73,8 @@ def read(text: str) -> Side:
     """The records that ``FOLDER``, ``FOLDER:MODEL`` or ``FILE.jsonl[:MODEL]`` names; a model is a subject, with its
     acceleration (``mar@4x``) or, without it, at every acceleration.
 
-    Raises ValueError where there are none, naming the models there are."""
+    Raises ValueError where there are none, naming the models there are, and where those of one name are of two
+    models, naming both."""
     root, model = _split(text)
     found = _all(root)
     if not found:
@@ -83,6 +85,7 @@ def read(text: str) -> Side:
             names = ", ".join(sorted({s.record.model for s in found.values()}))
             raise ValueError(f"{root} has no model {model!r}; it has {names}")
         found = chosen
+    record.refuse_mixtures((one.record, one.path) for one in found.values())
     return Side(text, found)
 
 

@@ -34,7 +34,7 @@ from evals.subjects.folder import Folder
 from vgt.core import env, files, record, suites
 from vgt.core.images import is_whole
 from vgt.core.seeds import image_seed
-from vgt.core.text import printable
+from vgt.core.text import printable, read_json
 
 IMAGES_PER_PROMPT = 4  # what GenEval and DPG ask for
 CLASS_IMAGES = 50_000  # what a class-conditional generator is compared by: ImageNet's FID-50K
@@ -175,8 +175,10 @@ def place(index: int, sample: int) -> str:
 
 def _prepare(run: Run, root: Path) -> None:
     """Write who makes the images and of which prompts."""
-    if not (root / SUBJECT).exists():
-        files.write_json(root / SUBJECT, {**run.identity, "origin": origin(run.subject)})
+    settings = getattr(run.subject, "settings", None)
+    told = {**run.identity, "origin": origin(run.subject), "settings": None if settings is None else dict(settings)}
+    if not (root / SUBJECT).exists() or "settings" not in read_json(root / SUBJECT):  # an earlier version told less
+        files.write_json(root / SUBJECT, told)
     for index, prompt in enumerate(run.prompts):
         metadata = root / f"{index:05d}" / "metadata.jsonl"
         if not metadata.exists():

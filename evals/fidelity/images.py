@@ -60,6 +60,16 @@ def subject(spec: str | Run, n: int | None, size: int | None, work: str | Path) 
     raise ValueError(f"subject {spec!r} is no set of images; give {SUBJECTS}")
 
 
+def settings(spec: str | Run, work: str | Path) -> dict | None:
+    """How a generator sampled the images of a subject; None where nobody tells."""
+    if isinstance(spec, Run):
+        found = getattr(spec.subject, "settings", None)
+        return None if found is None else dict(found)
+    if not spec.startswith(IMAGES):
+        return None
+    return read_json(generated(spec.removeprefix(IMAGES), work) / generation.SUBJECT).get("settings")
+
+
 def origin(spec: str | Run, work: str | Path, named: bool = False) -> str:
     """Whose the images of a subject are (evals/engine/api.py); ``named``: not by the name of their place."""
     if isinstance(spec, Run):

@@ -164,6 +164,8 @@ def run(
                 measures[found.metric] = replace(found, fields=fields)
             if export is not None:
                 _export(pair.subject, export, partial_ok)
+        sampled = sets.settings(subject, job.work)
+        common |= {"extra": {"settings": sampled}} if sampled is not None else {}
         outcome += engine.write(records, keys, kept, measures, common, partial_ok, work)
     return outcome
 

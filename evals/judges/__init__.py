@@ -34,12 +34,14 @@ def load(
     weights: str | None = None,
     instruction: str = YES_NO,
     trusted: bool = False,
+    dtype: str | None = None,
 ) -> Judge:
     """The judge that ``spec`` names.
 
     ``device``: called where torch is needed, after files were looked for; ``python``: the interpreter that has
     modelscope, ``weights``: a local copy of the model, and ``trusted``: whether foreign code may run, all for
-    ``mplug``; ``instruction``: what a chat model is told after each question.
+    ``mplug``; ``instruction``: what a chat model is told after each question; ``dtype``: of ``vgt:`` alone.
+
     Raises ValueError for an unknown judge and for one whose files are missing."""
     from evals.judges import answering, canary, checkpoints
 
@@ -59,7 +61,7 @@ def load(
     if kind == "vgt" and rest:
         from evals.subjects import vgt
 
-        return Judge(vgt.answerer(rest, device()), canary.check_world)
+        return Judge(vgt.answerer(rest, device(), dtype), canary.check_world)
     if kind in ("blip", "vlm") and rest:
         checkpoints.checked(rest, kind)  # before torch and transformers are imported
         from evals.judges import transformers_vqa

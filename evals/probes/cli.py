@@ -23,7 +23,8 @@ class Latents(options.Count, options.Precision, options.Common):
     partial_ok: bool = option(False, "give values even where images cannot be read")
 
     def encoder(self, subject: str | None):
-        """The autoencoder that ``subject`` names, or the anchor."""
+        """The autoencoder that ``subject`` names, or the anchor.  Raises ValueError for an option that does nothing."""
+        self.refuse("what is drawn has a seed of its own", "seed")
         if subject == ANCHOR:
             from evals.subjects.pca import random_projection
 

@@ -114,7 +114,7 @@ class VLMSubject:
     name: str
     fingerprint: str
     model: Any
-    params = PRECISION
+    params: Mapping[str, Any] = field(default_factory=lambda: PRECISION)
 
     def answer(self, image: np.ndarray, question: str) -> str:
         return self.replies(image, [question])[0].text
@@ -144,10 +144,12 @@ def tokenizer(path: str, device: str = "cpu", dtype: str | None = None) -> Autoe
     return kind(found.name + suffix, content, found.model.config.image_size, found.model, params)
 
 
-def answerer(path: str, device: str = "cpu") -> VLMSubject:
-    """The VLM at ``path``."""
-    found = expect(load(path, RUNS, device), *registry.names("vlm"))
-    return VLMSubject(found.name, found.fingerprint, found.model)
+def answerer(path: str, device: str = "cpu", dtype: str | None = None) -> VLMSubject:
+    """The VLM at ``path``, in ``dtype`` (fp32, bf16 or fp16)."""
+    params, suffix, decides = _precision(dtype)
+    found = expect(load(path, RUNS, device, DTYPES[dtype or "fp32"]), *registry.names("vlm"))
+    content = files.digest(found.fingerprint, *decides) if decides else found.fingerprint
+    return VLMSubject(found.name + suffix, content, found.model, {**PRECISION, **params})
 
 
 def check_sampling(path: str, settings: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ class Options(options.Common):
 def evaluate(given: Options) -> Outcome:
     from evals.subjects import vgt
 
+    given.refuse("a log is read as it is", "seed")
     path = options.checkpoint(given.subject, "has no training log", "vgt:query_ar_internvl")
     name, *log = vgt.training_log(path)
     name = given.named(Named(name, log[0])).name

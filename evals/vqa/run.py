@@ -134,7 +134,7 @@ def run(
 EXAMPLE = "vgt eval vqa --subject vgt:vlm_internvl --encoder vgt:vgt_ae_internvl"
 
 
-class Options(options.Count, options.Coverage, options.Common):
+class Options(options.Count, options.Coverage, options.Precision, options.Common):
     subject: str | None = option(None, "vgt:<checkpoint of a VLM>, vlm:<folder>, blip:<folder> or process:<command>")
     encoder: str | None = option(
         None, "with the vision encoder of this VGT-AE: understanding after tuning", metavar="AE"
@@ -147,7 +147,9 @@ def evaluate(given: Options) -> Outcome:
     if spec.partition(":")[0] not in ("vgt", "vlm", "blip", "process"):
         raise ValueError(f"subject {spec!r} is not a VLM; give vgt:<checkpoint>, vlm:<folder> or process:<command>")
     device = functools.cache(given.on)
-    model = judges.load(spec, device, instruction=INSTRUCTION)
+    if not spec.startswith("vgt:"):
+        given.refuse(f"{spec} is no vgt: checkpoint", "dtype")
+    model = judges.load(spec, device, instruction=INSTRUCTION, dtype=given.dtype)
     answerer = model.answerer
     if given.encoder is not None:
         from evals.subjects import load_tokenizer

@@ -198,7 +198,7 @@ def read(roots: str | Path | Iterable[str | Path], samples: bool = False) -> lis
                 if record.name in found:
                     _refuse(found[record.name], (record, path))
                 found[record.name] = record, path
-    _refuse_mixtures(found.values())
+    refuse_mixtures(found.values())
     return [found[name][0] for name in sorted(found)]
 
 
@@ -288,7 +288,7 @@ def _refuse(a: tuple[Record, Path], b: tuple[Record, Path]) -> None:
         )
 
 
-def _refuse_mixtures(found: Iterable[tuple[Record, Path]]) -> None:
+def refuse_mixtures(found: Iterable[tuple[Record, Path]]) -> None:
     """Raises ValueError naming both where records of one subject are of two models."""
     kinds: dict[tuple, tuple[Record, Path]] = {}
     for record, path in found:
