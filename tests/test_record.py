@@ -201,6 +201,17 @@ def test_no_name_leaves_the_folder_of_records(tmp_path, subject):
     assert path.parts[-3].isprintable() and not path.parts[-3].startswith(".") and len(path.parts[-3].encode()) <= 200
 
 
+def test_links_inside_a_folder_of_results_are_not_followed(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "linked").symlink_to(tmp_path / "elsewhere")
+    assert record.write(make(), tmp_path / "linked").exists(), "the folder itself may be a link"
+    other = make(subject="other")
+    (tmp_path / "linked" / "other").symlink_to(tmp_path)
+    with pytest.raises(ValueError, match="other is a link"):
+        record.write(other, tmp_path / "linked")
+    assert not (tmp_path / other.suite).exists()
+
+
 def test_what_killed_writers_left_is_removed_by_the_next(tmp_path):
     r = make()
     folder = record.write(r, tmp_path).parent

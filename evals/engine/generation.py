@@ -95,7 +95,7 @@ class Run:
         """``<work>/<evaluator>/<model>/<suite>-<hash>-s<seed>``: the hash of all that decides the pixels, for a folder
         of images made elsewhere only of the prompts (what is judged there carries stamps of its own)."""
         content = self.suite_hash if isinstance(self.subject, Folder) else files.digest_json(self.identity)
-        return Path(work) / evaluator / record.folder_name(self.model) / f"{self.suite}-{content[:8]}-s{self.seed}"
+        return files.inside(work, evaluator, record.folder_name(self.model), f"{self.suite}-{content[:8]}-s{self.seed}")
 
 
 def record_fields(run: Run, judge: Detector | Answerer, protocol: str, params: dict, evidence: Path) -> dict:

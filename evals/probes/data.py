@@ -219,7 +219,7 @@ def view(found: Latents, name: str = "mean") -> Points:
 def evidence_path(work: str | Path, tokenizer: Tokenizer, images: ProbeSet) -> Path:
     """Where the latents of ``images`` are kept."""
     inputs = files.digest_json([tokenizer.fingerprint, images.fingerprint, "pairs"])
-    return Path(work) / "probes" / record.folder_name(tokenizer.name) / f"latents-{inputs[:12]}.npz"
+    return files.inside(work, "probes", record.folder_name(tokenizer.name), f"latents-{inputs[:12]}.npz")
 
 
 def encoded(tokenizer: Tokenizer, images: ProbeSet, path: Path) -> Latents:

@@ -138,7 +138,7 @@ class _Run:
 
     def _folder(self, name: str, *parts: str) -> Path:
         about = files.digest_json([*parts, self.params, self.tools.batch])
-        return self.work / "recon" / record.folder_name(name) / f"{self.suite}-{about[:12]}"
+        return files.inside(self.work, "recon", record.folder_name(name), f"{self.suite}-{about[:12]}")
 
 
 def _score(run: _Run, names: Sequence[str] | None, shard: Shard) -> Outcome:

@@ -203,6 +203,18 @@ def visible(root: str | Path, *patterns: str) -> list[Path]:
     return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(root).parts))
 
 
+def inside(root: str | Path, *parts: str | Path) -> Path:
+    """A place below the folder ``root`` that is written to.  Raises ValueError where a link on the way leads out of it;
+    ``root`` itself may be one."""
+    path = Path(root).joinpath(*parts)
+    for place in (path, *path.parents):
+        if place == Path(root):
+            return path
+        if place.is_symlink():
+            raise ValueError(f"{place} is a link, and links inside a folder of results are not followed; remove it")
+    raise ValueError(f"{path} is not below {root}")
+
+
 def write_text(path: str | Path, text: str) -> Path:
     """Write UTF-8 text atomically."""
     with atomic(path) as part:

@@ -135,7 +135,7 @@ def _part(name: str) -> str:
 
 def write(record: Record, root: str | Path) -> Path:
     """Write one record under ``root`` atomically; what a writer that was killed left of it is removed."""
-    path = Path(root) / record.path
+    path = files.inside(root, record.path.parent) / record.path.name
     files.remove_unfinished(path)
     return files.write_json(path, files.sealed(json.loads(record.model_dump_json())))
 

@@ -51,6 +51,7 @@ def write(samples: Samples, root: str | Path, record: Record) -> Path:
     """Write the samples of one record atomically.  Raises ValueError for ids that repeat or lengths that differ."""
     if len(set(samples.ids)) < len(samples.ids):
         raise ValueError(f"{record.name}: sample ids repeat; a sample needs an id of its own")
+    files.inside(root, record.path.parent)
     return files.write_text(path(root, record), _text(samples))
 
 
