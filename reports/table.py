@@ -7,8 +7,6 @@ empty cells.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import re
 from collections import Counter
@@ -20,6 +18,7 @@ from pathlib import Path
 from reports.measured import Measured, basis
 from vgt.core import files
 from vgt.core.record import Record
+from vgt.core.text import csv_text as csv_lines
 
 EMPTY = "\N{EM DASH}"
 PARTIAL = "\N{DAGGER}"
@@ -475,16 +474,14 @@ def csv_text(table: Filled) -> str:
     heads = [
         c.key + suffix for c in table.columns for suffix in ("", *(f"_{_CSV_NAMES.get(p, p)}" for p in parts[c.key]))
     ]
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["row", *heads])
+    rows: list[list[object]] = [["row", *heads]]
     for row in table.rows:
-        fields = []
+        fields: list[object] = [row.label]
         for column in table.columns:
             cell = table.cell(row, column)
             fields += [cell.value, *(getattr(cell, p) for p in parts[column.key])]
-        writer.writerow([row.label, *("" if f is None else f for f in fields)])
-    return out.getvalue()
+        rows.append(fields)
+    return csv_lines(rows)
 
 
 def _csv_parts(cells: list[Cell]) -> list[str]:

@@ -184,6 +184,14 @@ def test_metrics_are_chosen_by_pattern(tmp_path, capsys):
     assert status == 2 and "it has" not in err and "loss, overall, position" in err
 
 
+def test_samples_come_back_whatever_their_names(tmp_path):
+    made = make(metric="psnr-mean")
+    ids = ["=cmd()", "'=a", "-1", "-b", "plain"]
+    samples.write(Samples(ids, [1.0, -2.5, 0.1, 1e-9, 3.0], ids, ["@g"] * 5), tmp_path, made)
+    assert samples.read(tmp_path, made) == Samples(ids, [1.0, -2.5, 0.1, 1e-9, 3.0], ids, ["@g"] * 5)
+    assert "\n'=cmd(),1.0," in samples.path(tmp_path, made).read_text()
+
+
 def test_too_few_clusters_are_not_called_no_common_samples(tmp_path, capsys):
     """Four images of one prompt on both sides: their samples are common, but show no spread over prompts."""
     ids, one = [f"p/{i}" for i in range(4)], ["p"] * 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import pytest
 
@@ -19,6 +20,13 @@ from vgt.core import files, record, suites
 
 JUDGE = AnalyticJudge()
 PROMPTS = suites.dpg_prompts(n=6)
+
+
+@pytest.fixture(scope="module")
+def stored_run(tmp_path_factory):
+    """The answers of a small run."""
+    root = tmp_path_factory.mktemp("stored")
+    return root / dpg.run(fake.Oracle(), JUDGE, **options(root, images_per_prompt=1)).records[0].evidence
 
 
 def question(number: int, *parents: int, category: str = "entity - whole") -> dict:
@@ -359,6 +367,29 @@ def test_stored_answers_are_checked(tmp_path, changed, fault):
     stored.with_suffix(".run.json").write_text(json.dumps(about))
     with pytest.raises(ValueError, match=f"answers.jsonl, line 1, .*{fault}"):
         dpg.rescore(stored, work=tmp_path, records=tmp_path / "records")
+
+
+@pytest.mark.parametrize(
+    "changed, fault",
+    [
+        ({"images_per_prompt": None}, "field 'images_per_prompt': None is no such whole number"),
+        ({"seed": "x"}, "field 'seed': 'x' is no such whole number"),
+        ({"prompts": []}, "field 'prompts': .. are no prompts"),
+        ({"suite": [1]}, "field 'suite': .1. is not text"),
+        ({"judge": {"name": 5, "fingerprint": ""}}, "field 'judge', field 'name': 5 is not text"),
+        ({"subject": {"name": "x", "fingerprint": "", "settings": 5}}, "field 'settings': 5 is no JSON object"),
+        ({"images": {"x": [6, 0]}}, "field 'images', field 'x': .6, 0. is none of 6 x"),
+        ({"images": {"x": [0]}}, "field 'x': .0. is none of"),
+        ({"about": None}, "field 'about': None is no JSON object"),
+    ],
+)
+def test_what_says_whose_answers_these_are_is_checked(stored_run, tmp_path, changed, fault):
+    shutil.copy(stored_run, tmp_path)
+    about = json.loads(stored_run.with_suffix(".run.json").read_text())
+    path = tmp_path / stored_run.name
+    path.with_suffix(".run.json").write_text(json.dumps({**about, **changed}))
+    with pytest.raises(ValueError, match=f"answers.run.json, .*{fault}"):
+        dpg.rescore(path, work=tmp_path, records=tmp_path / "records")
 
 
 @pytest.mark.parametrize(

@@ -213,8 +213,10 @@ def test_the_published_key_layout_loads(weights, judge, tmp_path):
             name = name.replace(new, before)
         if not name.startswith(f"{backbone}layernorm."):
             old[name] = tensor
-    assert f"{backbone}encoder.layers.0.blocks.0.attention.self.query.weight" in old and len(old) == len(tensors) - 2
-    old[f"{backbone}encoder.layers.0.blocks.0.attention.self.relative_position_index"] = torch.zeros(16, 16)
+    norms = [name for name in tensors if name.startswith((f"{backbone}layernorm.", f"{backbone}swin.layernorm."))]
+    assert f"{backbone}encoder.layers.0.blocks.0.attention.self.query.weight" in old
+    assert len(old) == len(tensors) - len(norms) and len(norms) in (0, 2)  # transformers 5.0 saves none
+    old.setdefault(f"{backbone}encoder.layers.0.blocks.0.attention.self.relative_position_index", torch.zeros(16, 16))
     shutil.copy(weights[0] / "config.json", tmp_path)
     save_file(old, tmp_path / "model.safetensors", metadata={"format": "pt"})
     again = mask2former.load(str(tmp_path), str(weights[1]), sides=SIDES)

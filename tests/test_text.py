@@ -173,6 +173,20 @@ def test_ragged_rows_are_refused():
         table([["a"], ["b", "c"]])
 
 
+@pytest.mark.parametrize(
+    ("cell", "written"),
+    [
+        ("=1+1", "'=1+1"), ("+cmd", "'+cmd"), ("-x", "'-x"), ("@SUM(A1)", "'@SUM(A1)"), ("\tx", "'\tx"),
+        ("-1.5", "-1.5"), ("+3e-2", "+3e-2"), ("'=x", "\'\'=x"), ("\'\'a", "\'\'\'a"), ("'tis", "'tis"),
+        ("a=1", "a=1"), ("", ""), ("'", "'"),
+    ],
+)  # fmt: skip
+def test_a_cell_that_a_spreadsheet_would_execute_is_text(cell, written, tmp_path):
+    (tmp_path / "a.csv").write_text(text.csv_text([["a", "b"], [cell, -1.5]]), newline="")
+    (row,) = text.csv_rows(tmp_path / "a.csv")
+    assert (row["a"], row["b"]) == (written, "-1.5") and text.csv_plain(written) == cell
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True

@@ -96,7 +96,12 @@ def write_judging(judging: Judging) -> None:
 def _checked(told: Fields) -> Fields:
     """What ``write_judging`` wrote.  Raises ValueError naming the field that is of another kind."""
     for who in ("subject", "judge"):
-        told.object(who).text("name"), told.object(who).text("fingerprint")
+        each = told.object(who)
+        each.text("name"), each.text("fingerprint")
+        if each.get("settings") is not None:
+            Fields.of(each["settings"], each.place("settings"))
+        if each.get("origin") is not None:
+            each.text("origin")
     told.text("suite")
     for name in ("accel", "seed", "batch", "images_per_prompt"):
         value = told.need(name)

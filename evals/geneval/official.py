@@ -127,7 +127,7 @@ def check_row(row: Fields) -> None:
         each.text("class")
         each.number("score", 0, 1)
         check_box(each.need("box"), each.where)
-        if each.need("color") is not None and each["color"] not in COLORS:
+        if each.need("color") is not None and each["color"] not in tuple(COLORS):
             raise ValueError(f"{each.place('color')}: {text.shown(each['color'])} is not one of {', '.join(COLORS)}")
 
 

@@ -10,16 +10,14 @@ B, so that the difference of two records of one suite can be jackknifed on commo
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vgt.core import files
 from vgt.core.record import SAMPLES, Record
-from vgt.core.text import csv_rows
+from vgt.core.text import csv_plain, csv_rows, csv_text
 
 DIFFERENCES = "differences"  # the suite of records of what two others differ by; see ``difference``
 COLUMNS = ("id", "value", "cluster", "group")
@@ -61,13 +59,9 @@ def digest(samples: Samples) -> str:
 
 
 def _text(samples: Samples) -> str:
-    text = io.StringIO()
-    lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(COLUMNS)
     groups = samples.groups if samples.groups is not None else [""] * len(samples.ids)
-    for row in zip(samples.ids, samples.values, samples.clusters, groups, strict=True):
-        lines.writerow([row[0], repr(float(row[1])), row[2], row[3]])
-    return text.getvalue()
+    rows = zip(samples.ids, map(float, samples.values), samples.clusters, groups, strict=True)
+    return csv_text([COLUMNS, *rows])
 
 
 def beside(path: str | Path) -> Path:
@@ -89,5 +83,5 @@ def read_file(where: Path) -> Samples | None:
         values = [row.figure("value") for row in rows]
     except ValueError as error:
         raise ValueError(f"{error}; delete these samples and evaluate again") from error
-    ids, clusters, groups = ([row[name] for row in rows] for name in ("id", "cluster", "group"))
+    ids, clusters, groups = ([csv_plain(row[name]) for row in rows] for name in ("id", "cluster", "group"))
     return Samples(ids, values, clusters, groups if any(groups) else None)

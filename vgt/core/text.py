@@ -7,6 +7,7 @@ over.  What cannot be read is a ValueError of one line that names the file, the 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import os
@@ -162,6 +163,37 @@ def _check_header(header: list[str], columns: Iterable[str], path: str | Path) -
         if header.count(name) != 1:
             fault = f"has the column {name!r} twice" if name in header else f"has no column {name!r}"
             raise ValueError(f"{path} {fault} (found: {found})")
+
+
+# What a spreadsheet takes for the beginning of a formula, which it executes (https://owasp.org, CSV injection).
+_FORMULA = tuple("=+-@\t\r\uff1d\uff0b\uff0d\uff20")
+
+
+def csv_text(rows: Iterable[Iterable[object]]) -> str:
+    """Rows as CSV.  A cell of text that a spreadsheet would execute gets an apostrophe in front, which ``csv_plain``
+    takes away; numbers, also as text, stay as they are, and None is an empty cell."""
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows([_csv_cell(cell) for cell in row] for row in rows)
+    return out.getvalue()
+
+
+def _csv_cell(cell: object) -> object:
+    if not isinstance(cell, str) or not cell.removeprefix("'").startswith((*_FORMULA, "'")) or _is_number(cell):
+        return cell
+    return f"'{cell}"
+
+
+def csv_plain(cell: str) -> str:
+    """A cell of ``csv_text`` as it was."""
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith((*_FORMULA, "'")) else cell
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return cell == cell.strip()
 
 
 def parse_toml(content: str, where: str) -> dict[str, Any]:
