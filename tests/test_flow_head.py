@@ -110,6 +110,26 @@ def test_loss_is_the_matching_error(head):
     assert torch.allclose(head.loss(x1, c, 1.4, 1, rng(6)), (v - (x1 - x0)).square().mean(1))
 
 
+def test_repa_is_the_cosine_with_the_middle_block():
+    """docs/vgt.md 2.5: less the weight times the cosine of the projected block 2 of 4 and the image's features."""
+    made = widen(FlowHead(FlowHeadConfig(width=WIDTH, depth=4, repa=7), D_Z, CONDITION), 3)
+    x1, _, c = inputs(5)
+    features = torch.randn(5, 7, generator=rng(4))
+    t = flow.logit_normal_time(5, 1.0, again := rng(6))
+    x0 = torch.randn(5, D_Z, generator=again)
+    y, x = made.time_embed(t) + made.cond_embed(c), made.input_proj(flow.interpolate(x1, x0, t[:, None]))
+    for block in made.res_blocks[:2]:
+        x = block(x, y)
+    cosine = F.cosine_similarity(made.repa_projector(x), features, dim=-1)
+    found = made.loss(x1, c, 1.0, 1, rng(6), features, 0.5)
+    torch.testing.assert_close(found, made.loss(x1, c, 1.0, 1, rng(6)) - 0.5 * cosine)
+    found.mean().backward()
+    assert all(p.grad is not None for p in made.parameters())
+    with torch.device("meta"):
+        full = FlowHead(FlowHeadConfig(repa=768), 32, 896)
+    assert sum(p.numel() for p in full.repa_projector.parameters()) == 8_917_760
+
+
 def test_repeats_keep_each_token_with_its_condition(head):
     x1, _, c = inputs(8)
     many = head.loss(x1, c, 1.0, 3000, rng(7))

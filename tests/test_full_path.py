@@ -70,6 +70,52 @@ def trained(place) -> Path:
     return runs
 
 
+def test_the_generator_is_aligned_with_image_features(trained, place, tmp_path):
+    """REPA (docs/vgt.md 2.5) by the published preset, with a small random DINOv3."""
+    from transformers import DINOv3ViTConfig, DINOv3ViTModel
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    vit = DINOv3ViTModel(DINOv3ViTConfig(**sizes, num_register_tokens=4))
+    vit.save_pretrained(tmp_path / "vit")
+    shard = f'data.source="webdataset:{place}/shard-{{000..000}}.tar"'
+    settings = [*SMALL, f"init.vlm={place / 'vlm'}", shard, "model.query_grid=8", "init.layers=1", "train.ema_start=1",
+                "data.caption_tokens=64", "data.workers=0", 'model.head={"width": 32, "depth": 2}',
+                f"init.autoencoder={trained / 'vgt_ae_internvl3_stage2'}"]  # fmt: skip
+    name = "query_ar_internvl3_1b_reference"
+    runs = [run.run(name, [*settings, f"init.repa={tmp_path / 'vit'}", *more], tmp_path / f"r{i}", tmp_path)
+            for i, more in enumerate(([], ["losses.repa=2.0"]))]  # fmt: skip
+    assert abs(runs[0].result.loss - runs[1].result.loss) > 1e-3  # 1.5 times the cosine
+    made = load(runs[0].folder).model
+    assert made.config.head.repa == 16 and made.image_head.repa_projector[4].out_features == 16
+    (image,) = VGTPipeline.from_pretrained(
+        runs[0].folder, autoencoder=str(trained / "vgt_ae_internvl3_stage2" / "model")
+    )("a red star", acceleration=4, generator=0).images
+    assert image.size == (IMAGE, IMAGE)
+    with pytest.raises(ValueError, match=r"losses.repa 0.5 and init.repa None belong together"):
+        run.run(name, [*settings, "init.repa="], tmp_path / "none", tmp_path)
+    with pytest.raises(ValueError, match="init.repa: there is no nothing"):
+        run.run(name, [*settings, "init.repa=nothing"], tmp_path / "none", tmp_path)
+    with pytest.raises(ValueError, match="losses.repa needs the images"):
+        run.run(name, [*settings, f"init.repa={tmp_path / 'vit'}", "data.source=scenes"], tmp_path / "none", tmp_path)
+
+
+def test_features_are_those_of_the_patches_on_the_latent_grid():
+    import torch
+    from transformers import DINOv3ViTConfig, DINOv3ViTModel
+
+    from vgt.methods.visual_lm import ImageFeatures
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    vit = DINOv3ViTModel(DINOv3ViTConfig(**sizes, num_register_tokens=4)).eval()
+    images = torch.rand(2, 3, 256, 256, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    shown = ((images + 1) / 2 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+    with torch.no_grad():
+        states = vit(pixel_values=shown).last_hidden_state[:, 5:]  # one class token, four registers
+    torch.testing.assert_close(ImageFeatures(vit, (16, 16))(images), states, rtol=1e-3, atol=1e-3)
+    assert ImageFeatures(vit, (14, 14))(images).shape == (2, 196, 16)
+
+
 def test_every_stage_is_a_checkpoint_that_names_its_data(trained):
     for name in ("vgt_ae_internvl3_stage1", "vgt_ae_internvl3_stage2", "query_ar_internvl3_1b"):
         card = (trained / name / "model" / "README.md").read_text()

@@ -148,7 +148,7 @@ def test_the_pixel_only_arm_has_no_backbone():
 @pytest.mark.parametrize(
     ("name", "missing"),
     [("vgt_ae_internvl3_stage1", "ConvNeXt"), ("vgt_ae_internvl3_stage1_reference", "states in bf16"),
-     ("query_ar_internvl3_1b_reference", "REPA"),
+     ("query_ar_internvl3_1b_reference", "pure bf16"),
      ("query_ar_internvl3_1b_reference", "step 10,000"), ("pixel_ae_448", "Not the published DC-AE")],
 )  # fmt: skip
 def test_what_cannot_be_set_is_said(name, missing):

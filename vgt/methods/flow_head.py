@@ -10,15 +10,19 @@ import math
 import torch
 from torch import Tensor, nn
 
-from vgt.core.config import Config
+from vgt.core.config import Config, Whole
 from vgt.equations import flow, solvers
 
 FREQUENCIES = 256
+REPA_WIDTH = 2048  # of the projector between the head and the features that it is aligned with
 
 
 class FlowHeadConfig(Config):
+    """``repa``: channels of the features that its middle is aligned with in training (docs/vgt.md 2.5), 0 for none."""
+
     width: int = 1536
     depth: int = 12
+    repa: Whole = 0
 
 
 def time_features(t: Tensor) -> Tensor:
@@ -75,6 +79,9 @@ class FlowHead(nn.Module):
         self.input_proj = nn.Linear(d_z, width)
         self.res_blocks = nn.ModuleList(ResBlock(width) for _ in range(config.depth))
         self.final_layer = FinalLayer(width, d_z)
+        if config.repa:
+            layers = (nn.Linear(width, REPA_WIDTH), nn.SiLU(), nn.Linear(REPA_WIDTH, REPA_WIDTH), nn.SiLU())
+            self.repa_projector = nn.Sequential(*layers, nn.Linear(REPA_WIDTH, config.repa))
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -85,21 +92,35 @@ class FlowHead(nn.Module):
             nn.init.zeros_(module.weight)
         nn.init.zeros_(self.final_layer.linear.weight)
 
-    def forward(self, x: Tensor, t: Tensor, c: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, c: Tensor, middle: list[Tensor] | None = None) -> Tensor:
+        """``middle`` takes the output [N, W] of the block in the middle."""
         y = self.time_embed(t) + self.cond_embed(c)
         x = self.input_proj(x.to(self.input_proj.weight.dtype))
-        for block in self.res_blocks:
+        depth = len(self.res_blocks)
+        for place, block in enumerate(self.res_blocks, 1):
             x = block(x, y)
+            if middle is not None and place == min(depth, max(2, depth // 2)):
+                middle.append(x)
         return self.final_layer(x, y).float()
 
-    def loss(self, target: Tensor, c: Tensor, shift: float, repeats: int, rng: torch.Generator) -> Tensor:
-        """Flow-matching MSE per token [N] (repeats averaged): target latents [N, d], conditions [N, C]."""
+    def loss(
+        self, target: Tensor, c: Tensor, shift: float, repeats: int, rng: torch.Generator,
+        features: Tensor | None = None, repa: float = 0.0,
+    ) -> Tensor:  # fmt: skip
+        """Flow-matching MSE per token [N] (repeats averaged): target latents [N, d], conditions [N, C].  With
+        ``features`` [N, F] of the image, less ``repa`` times the cosine between them and the projected output of the
+        middle block (REPA, docs/vgt.md 2.5)."""
         n = len(target)
         x1 = target.float().repeat(repeats, 1)
         t = flow.logit_normal_time(n * repeats, shift, rng, target.device)
         x0 = torch.randn(x1.shape, generator=rng, device=rng.device).to(x1)
-        v = self(flow.interpolate(x1, x0, t[:, None]), t, c.repeat(repeats, 1))
-        return (v - flow.velocity(x1, x0)).square().mean(1).view(repeats, n).mean(0)
+        middle: list[Tensor] | None = None if features is None else []
+        v = self(flow.interpolate(x1, x0, t[:, None]), t, c.repeat(repeats, 1), middle)
+        found = (v - flow.velocity(x1, x0)).square().mean(1).view(repeats, n).mean(0)
+        if middle is None:
+            return found
+        aligned = self.repa_projector(middle[0]).float().view(repeats, n, -1)
+        return found - repa * nn.functional.cosine_similarity(aligned, features.float(), dim=-1).mean(0)
 
     @torch.no_grad()
     def sample(self, c: Tensor, guidance: float, noise: Tensor, table: solvers.Scheme) -> Tensor:

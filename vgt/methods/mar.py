@@ -45,14 +45,20 @@ def masked_conditions(model: VisualLM, ids: Tensor, mask: Tensor, u: Tensor, kno
     return model.conditions(hidden[:, -n:])
 
 
-def loss(model: VisualLM, batch: dict[str, Tensor], rng: torch.Generator, repeats: int = 1) -> Tensor:
-    """Flow-matching loss on masked slots only, divided by their number; mask ratio and places sampled per row."""
+def loss(
+    model: VisualLM, batch: dict[str, Tensor], rng: torch.Generator, repeats: int = 1, repa: float = 0.0
+) -> Tensor:
+    """Flow-matching loss on masked slots only, divided by their number; mask ratio and places sampled per row.
+    ``repa`` as in query_ar.py."""
     u = model.standardize(batch["latents"])
     b, n, _ = u.shape
     ranks = random_orders(n, b, rng)
     masked = (ranks < mask_counts(b, n, rng)[:, None]).to(u.device)
     conditions = masked_conditions(model, batch["ids"], batch["mask"], u, ~masked)
-    return model.image_head.loss(u[masked], conditions[masked], model.config.time_shift, repeats, rng).mean()
+    features = batch["features"][masked] if repa else None
+    return model.image_head.loss(
+        u[masked], conditions[masked], model.config.time_shift, repeats, rng, features, repa
+    ).mean()
 
 
 @torch.no_grad()

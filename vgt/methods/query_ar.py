@@ -43,15 +43,20 @@ def teacher_forced(model: VisualLM, ids: Tensor, mask: Tensor, u: Tensor, orders
     return model.conditions(hidden[:, prefix.shape[1] :: 2])
 
 
-def loss(model: VisualLM, batch: dict[str, Tensor], rng: torch.Generator, repeats: int = 1) -> Tensor:
-    """Flow-matching loss averaged over all tokens; each row has an order of its own."""
+def loss(
+    model: VisualLM, batch: dict[str, Tensor], rng: torch.Generator, repeats: int = 1, repa: float = 0.0
+) -> Tensor:
+    """Flow-matching loss averaged over all tokens; each row has an order of its own.  With ``repa`` the batch has
+    ``features`` [B, N, F] of its images (docs/vgt.md 2.5)."""
     u = model.standardize(batch["latents"])
     b, n, d = u.shape
     orders = random_orders(n, b, rng).to(u.device)
     conditions = teacher_forced(model, batch["ids"], batch["mask"], u, orders)
     targets = u.gather(1, orders[..., None].expand(b, n, d))
+    rows = torch.arange(b, device=u.device)[:, None]
+    features = batch["features"][rows, orders].flatten(0, 1) if repa else None
     return model.image_head.loss(
-        targets.flatten(0, 1), conditions.flatten(0, 1), model.config.time_shift, repeats, rng
+        targets.flatten(0, 1), conditions.flatten(0, 1), model.config.time_shift, repeats, rng, features, repa
     ).mean()
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel
 
 from vgt.checkpoints.pretrained import Pretrained
@@ -187,19 +188,65 @@ def orders_and_noise(
     return orders.to(device), noise(generators, n, count, d).to(device)
 
 
+class ARLossConfig(Config):
+    """``repa``: weight of the alignment of the flow head's middle with the features of a frozen image model, the one
+    that ``init.repa`` names (docs/vgt.md 2.5)."""
+
+    repa: NotNegative = 0.0
+
+
+class ImageFeatures(nn.Module):
+    """A frozen vision transformer of transformers (DINOv3, DINOv2) as REPA uses it: images float [B, 3, H, W] in
+    [-1, 1], resized to ``side`` px -> [B, h w, F], its patches' last states resized to the latent grid."""
+
+    def __init__(self, network: nn.Module, grid: tuple[int, int], side: int = 256):
+        super().__init__()
+        self.network, self.grid = network.eval().requires_grad_(False), grid
+        self.side = side // network.config.patch_size * network.config.patch_size
+        mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+        self.register_buffer("mean", mean.view(3, 1, 1), persistent=False)
+        self.register_buffer("std", std.view(3, 1, 1), persistent=False)
+
+    @property
+    def channels(self) -> int:
+        """F."""
+        return self.network.config.hidden_size
+
+    def train(self, mode: bool = True) -> ImageFeatures:
+        """Stays in eval mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        size = (self.side, self.side)
+        x = F.interpolate((images + 1) / 2, size, mode="bicubic", align_corners=False, antialias=True)
+        states = self.network(pixel_values=(x - self.mean) / self.std).last_hidden_state.float()
+        patches = self.side // self.network.config.patch_size
+        states = states[:, -(patches**2) :].mT.unflatten(2, (patches, patches))  # without class and register tokens
+        if states.shape[-2:] != self.grid:
+            states = F.interpolate(states, self.grid, mode="bilinear", align_corners=False)
+        return states.flatten(2).mT
+
+
 class ARTraining:
     """A VisualLM under training by its method; ``repeats``: fresh (noise, time) draws per condition; ``ae``: a frozen
-    autoencoder for batches of images, whose latents nobody cached."""
+    autoencoder for batches of images, whose latents nobody cached; ``repa``: weight of the alignment with
+    ``features``."""
 
-    def __init__(self, model: VisualLM, loss_fn, repeats: int = 1, ae: nn.Module | None = None):
+    def __init__(
+        self, model: VisualLM, loss_fn, repeats: int = 1, ae: nn.Module | None = None, repa: float = 0.0,
+        features: nn.Module | None = None,
+    ):  # fmt: skip
         self.model, self.loss_fn, self.repeats, self.ae = model, loss_fn, repeats, ae
+        self.repa, self.features = repa, features
 
     def trainable_modules(self) -> dict[str, nn.Module]:
         return {"model": self.model}
 
     def to(self, device) -> None:
-        if self.ae is not None:
-            self.ae.to(device)
+        for module in (self.ae, self.features):
+            if module is not None:
+                module.to(device)
 
     def lr_scale(self, name: str) -> float:
         return 1.0
@@ -210,10 +257,12 @@ class ARTraining:
         if "latents" in batch:
             return batch
         latents = self.ae.encode(batch["images"]).float().flatten(2).mT
-        return {"ids": batch["ids"], "mask": batch["mask"], "latents": latents}
+        shown = {} if self.features is None else {"features": self.features(batch["images"])}
+        return {"ids": batch["ids"], "mask": batch["mask"], "latents": latents, **shown}
 
     def loss(self, name: str, batch: dict[str, Tensor], step: int, rng: torch.Generator):
         """``batch``: ids [B, L], mask bool [B, L], and latents [B, N, d] of the autoencoder (not standardised), or
         images [B, 3, H, W] for it."""
-        loss = self.loss_fn(self.model, self.encode(batch), rng, self.repeats)
+        more = {"repa": self.repa} if self.repa else {}
+        loss = self.loss_fn(self.model, self.encode(batch), rng, self.repeats, **more)
         return loss, {"loss": loss.detach()}

@@ -40,15 +40,16 @@ class InitConfig(Config):
     """What a run starts from: names of runs or bundled models, folders of ours or of Hugging Face, or hub ids.
     ``vlm``: its encoder (autoencoders) or language model (generators), of which ``layers`` keeps the first;
     ``decoder``: a diffusers AutoencoderDC whose decoder the pixel decoder starts from; ``weights``: a checkpoint of the
-    same system to go on from; ``autoencoder``: frozen."""
+    same system to go on from; ``autoencoder``: frozen; ``repa``: a vision transformer for the loss of that name."""
 
     vlm: str | None = None
     layers: Count | None = None
     decoder: str | None = None
     weights: str | None = None
     autoencoder: str | None = None
+    repa: str | None = None
 
-    @field_validator("vlm", "decoder", "weights", "autoencoder")
+    @field_validator("vlm", "decoder", "weights", "autoencoder", "repa")
     @classmethod
     def _none(cls, spec: str | None) -> str | None:
         return spec or None  # a preset takes back what its base names by ""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vgt.checkpoints import checkpoint
 from vgt.checkpoints.pretrained import Loaded
-from vgt.core import captions, photos, scenes, suites
+from vgt.core import captions, files, photos, scenes, suites
 from vgt.core import config as configs
 from vgt.inference.generator import generate
 from vgt.inference.images import grid, write_png
@@ -26,7 +26,7 @@ from vgt.methods.perceptual import LPIPS_BACKBONES, LogitLoss, PerceptualLoss, c
 from vgt.methods.pixel_decoder import load_decoder
 from vgt.methods.sampling import Sampling
 from vgt.methods.vgt_ae import VGTAE, AELossConfig, VGTAEConfig, VGTAETraining
-from vgt.methods.visual_lm import ARTraining, VisualLM, VisualLMConfig
+from vgt.methods.visual_lm import ARLossConfig, ARTraining, ImageFeatures, VisualLM, VisualLMConfig
 from vgt.training import data as batching
 from vgt.training import parents
 from vgt.training.job import SCENES, Job, Place, Preset
@@ -276,8 +276,9 @@ def visual_lm(preset: Preset, place: Place) -> Job:
     ae = parents.autoencoder("init.autoencoder", preset.init.autoencoder, place, place.device)
     vlm = parents.backbone(preset.init.vlm, place)
     _check_image(ae.model)
+    features, repa = _features(preset, ae.model, place)
     data = _captioned(preset, place, ae, vlm)
-    config = _generator_config(preset, ae, vlm, data.statistics)
+    config = _generator_config(preset, ae, vlm, data.statistics, 0 if features is None else features.channels)
     with _possible("model.text of the preset"), place.building():
         model = VisualLM(config)
     hashes = {"autoencoder": ae.fingerprint, "vlm": vlm.fingerprint, **data.parents}
@@ -286,6 +287,9 @@ def visual_lm(preset: Preset, place: Place) -> Job:
         wanted = model.language_model.state_dict().keys()  # the first layers only, where init.layers says so
         state = vlm.model.language.state_dict()
         model.language_model.load_state_dict({key: state[key] for key in wanted})
+    if features is not None and place.load:
+        state = features.network.state_dict()
+        hashes["repa"] = files.digest(*(part for k, v in state.items() for part in (k, v.numpy().tobytes())))
     encodes = preset.data.source != "scenes"  # else latents are encoded ahead of the steps, once
     around = len(config.start_ids) + method.part("sequence")(model.tokens)
 
@@ -293,7 +297,7 @@ def visual_lm(preset: Preset, place: Place) -> Job:
         _write_samples(config, state, vlm.tokenizer, ae.folder, out / "samples" / f"{step:08d}.png")
 
     return Job(
-        system=ARTraining(model, method.part("loss"), preset.repeats, ae.model if encodes else None),
+        system=ARTraining(model, method.part("loss"), preset.repeats, ae.model if encodes else None, repa, features),
         batches=data.batches,
         config=config.model_dump(mode="json"),
         tokenizer=vlm.tokenizer,
@@ -309,9 +313,25 @@ def visual_lm(preset: Preset, place: Place) -> Job:
             "projectors": [model.image_in_projector, model.image_out_projector],
             "flow_head": [model.image_head],
         },
-        frozen={"autoencoder": ae.model},
+        frozen={"autoencoder": ae.model, **({} if features is None else {"features": features})},
         positions=lambda batch: batch["ids"].shape[1] + around,
     )
+
+
+def _features(preset: Preset, ae: VGTAE, place: Place) -> tuple[ImageFeatures | None, float]:
+    """The network of the REPA loss and the loss's weight.  Raises ValueError where one is set without the other."""
+    losses: ARLossConfig = configs.validated(ARLossConfig, preset.losses, "losses of the preset")
+    if not losses.repa and not preset.init.repa:
+        return None, 0.0
+    if not losses.repa or not preset.init.repa:
+        raise ValueError(
+            f"losses.repa {losses.repa} and init.repa {preset.init.repa} belong together; name a vision transformer "
+            "and a weight (0.5 in the published code), or neither"
+        )
+    if preset.data.source == "scenes":
+        raise ValueError("losses.repa needs the images, and of scenes the latents are kept; set data.source")
+    side = ae.config.image_size // ae.stride
+    return parents.image_features(preset.init.repa, (side, side), place), losses.repa
 
 
 def _captioned(preset: Preset, place: Place, ae: Loaded, vlm: parents.Backbone) -> _Data:
@@ -353,7 +373,7 @@ def _blank(preset: Preset, rows: int, ae: VGTAE, vlm: parents.Backbone) -> batch
     return lambda index: {"ids": ids, "mask": ids == 0, **shown}
 
 
-def _generator_config(preset: Preset, ae: Loaded, vlm: parents.Backbone, statistics) -> VisualLMConfig:
+def _generator_config(preset: Preset, ae: Loaded, vlm: parents.Backbone, statistics, repa: int) -> VisualLMConfig:
     """Raises ValueError where the generator does not fit its autoencoder or itself."""
     own = ae.model.config
     side = own.image_size // ae.model.stride
@@ -371,6 +391,8 @@ def _generator_config(preset: Preset, ae: Loaded, vlm: parents.Backbone, statist
         "autoencoder_name": ae.name,
         **preset.model,
     }
+    if repa:
+        values["head"] = {**values.get("head", {}), "repa": repa}
     config: VisualLMConfig = configs.validated(VisualLMConfig, values, "model of the preset")
     if tuple(config.latent_grid) != (side, side) or config.d_z != own.d_z:
         raise ValueError(

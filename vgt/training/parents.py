@@ -10,12 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from transformers import AutoConfig, AutoModel, DINOv3ViTConfig
+
 from vgt.checkpoints import checkpoint, shards
 from vgt.checkpoints.pretrained import Loaded, is_backbone, is_hub_id, read_tokenizer
 from vgt.core import config as configs
 from vgt.inference.load import expect, load, locate
 from vgt.methods import registry
 from vgt.methods.vgt_ae import VGTAE, VGTAEConfig
+from vgt.methods.visual_lm import ImageFeatures
 from vgt.training.job import Place, Preset
 from vgt.vlm import backbones, known
 from vgt.vlm.tokenizer import build as build_tokenizer
@@ -118,6 +122,32 @@ def absent(what: str, spec: str) -> str:
     if spec in configs.preset_names():
         return f"{what}: {spec} is not trained yet; run `vgt train {spec}` first"
     return f"{what}: there is no {spec}; name a run, a bundled model, a folder or a hub id"
+
+
+def image_features(spec: str, grid: tuple[int, int], place: Place) -> ImageFeatures:
+    """The vision transformer that ``init.repa`` names, from its folder or the hub's cache; in a plan without weights.
+    Raises ValueError where it cannot be had."""
+    folder = _present(spec, place.runs)
+    if folder is None and not place.load:
+        place.problems.append(absent("init.repa", spec))
+        config = DINOv3ViTConfig(hidden_size=768, num_attention_heads=12, intermediate_size=3072, num_register_tokens=4)
+    elif folder is None:
+        raise ValueError(absent("init.repa", spec))
+    else:
+        try:
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"init.repa {spec} cannot be read: {str(error).splitlines()[0]}") from error
+    if not getattr(config, "patch_size", None) or not hasattr(config, "hidden_size"):
+        raise ValueError(f"init.repa {spec} is no vision transformer; name a DINOv3 or DINOv2 of transformers")
+    if not place.load:
+        with place.building():
+            return ImageFeatures(AutoModel.from_config(config, trust_remote_code=False), grid)
+    try:
+        network = AutoModel.from_pretrained(folder, trust_remote_code=False, use_safetensors=True, dtype=torch.float32)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ValueError(f"init.repa {spec} cannot be read: {str(error).splitlines()[0]}") from error
+    return ImageFeatures(network, grid)
 
 
 def check_decoder(spec: str, place: Place) -> None:
