@@ -884,7 +884,7 @@ def test_the_suite_and_the_command_line_measure_the_same_thing(benchmark_json, l
 
 def test_benchmark_files_that_do_not_fit_are_errors(benchmark_json, tmp_path):
     path = tmp_path / "bench.json"
-    with pytest.raises(ValueError, match="no file"):
+    with pytest.raises(ValueError, match="does not exist; make it with"):
         run.from_benchmark_json(path)
     path.write_text("[]")
     with pytest.raises(ValueError, match="not the JSON of pytest-benchmark"):

@@ -273,4 +273,4 @@ def test_the_report_shows_a_study(done):
 
 def test_without_a_study_the_section_says_so():
     section = sampler(Measured([]))
-    assert not section.blocks and "no record of `vgt eval solvers`" in section.lead
+    assert not section.blocks and "no record of `vgt eval solvers`" in section.without
