@@ -227,6 +227,17 @@ def test_other_thresholds_are_doubted_aloud(tmp_path, capsys, task, settings, do
     assert re.search(f"warning: .*r.jsonl was probably not judged with the official settings: {doubt}", told)
 
 
+def test_verdicts_of_one_rule_with_another_setting_are_doubted_aloud(imported, tmp_path, capsys):
+    """Every verdict of one task turned over, boxes kept; the boxes decide, and both scores are told."""
+    lines = [{**x, "correct": not x["correct"]} if x["tag"] == "position" else x for x in imported[1]]
+    there = [x for x in lines if any(json.loads(x["details"]).values()) or x["tag"] != "position" or not x["correct"]]
+    (tmp_path / "r.jsonl").write_text(official.to_lines(there))
+    options = {"work": tmp_path, "records": tmp_path / "records", "suite": "geneval", "prompts": OFFICIAL}
+    note = geneval.import_results(tmp_path / "r.jsonl", partial_ok=True, **options).records[0].note
+    doubt = "doubtful: its own verdicts give .* overall, its boxes .* verdicts differ, all in position, as with another"
+    assert re.search(doubt, note) and "all in position" in capsys.readouterr().err
+
+
 def test_official_settings_are_not_doubted(imported):
     assert "doubtful" not in imported[2].records[0].note
     many = [{"tag": "colors", "details": {"cat": [[0, 0, 9, 9, 0.31 + k / 100] for k in range(17)]}}]

@@ -288,24 +288,32 @@ def _bracketed(reason: str) -> str:
     return f" ({reason.splitlines()[0]})" if reason else ""
 
 
-def _check_verdicts(path: str | Path, prompts: list[dict], lines: Mapping[Job, Fields], rows: Rows) -> int:
-    """How many verdicts of an imported file differ from those of its boxes by the official rules.
+def _check_verdicts(path: str | Path, prompts: list[dict], lines: Mapping[Job, Fields], rows: Rows) -> tuple[int, str]:
+    """How many verdicts of an imported file differ from those of its boxes by the official rules, and the doubt that
+    they raise ("" where rounding explains them).
 
-    Raises ValueError, with both scores, where these are more than rounding explains."""
+    A rule of another setting (say the distance of "left of") contradicts within one task: that is doubted.  Raises
+    ValueError, with both scores, for verdicts that differ in several tasks or stand without any box."""
     ours = {job: official.result(line["filename"], prompts[job[0]], rows[job]) for job, line in lines.items()}
     differ = [job for job, line in lines.items() if line["correct"] != ours[job]["correct"]]
-    if len(differ) > DIFFER * len(lines):
-        theirs, first = lines[differ[0]], ours[differ[0]]
-        verdicts = ["right" if line["correct"] else "wrong" for line in (theirs, first)]
-        empty = sum(lines[job]["correct"] and not any(lines[job]["details"].values()) for job in differ)
-        seen = [f"{empty} images are called right without a box in details"] if empty else []
-        raise ValueError(
-            f"{path}: its own verdicts give {_overall(lines.values()):.4f} overall, its boxes "
-            f"{_overall(ours.values()):.4f}; {len(differ)} of {len(lines)} verdicts differ, the first at "
-            f"{theirs.where}: {verdicts[0]} there, {verdicts[1]} by the boxes{_bracketed(first['reason'])}; "
-            f"{'; '.join([*seen, *official.doubts(lines.values()), official.REMEDY])}, judged with its own settings"
-        )
-    return len(differ)
+    if len(differ) <= DIFFER * len(lines):
+        return len(differ), ""
+    scores = (
+        f"its own verdicts give {_overall(lines.values()):.4f} overall, its boxes {_overall(ours.values()):.4f}; "
+        f"{len(differ)} of {len(lines)} verdicts differ"
+    )
+    tasks = {lines[job]["tag"] for job in differ}
+    empty = sum(lines[job]["correct"] and not any(lines[job]["details"].values()) for job in differ)
+    if len(tasks) == 1 and not empty:
+        return len(differ), f"{scores}, all in {tasks.pop()}, as with another setting of its rule"
+    theirs, first = lines[differ[0]], ours[differ[0]]
+    verdicts = ["right" if line["correct"] else "wrong" for line in (theirs, first)]
+    seen = [f"{empty} images are called right without a box in details"] if empty else []
+    raise ValueError(
+        f"{path}: {scores}, the first at {theirs.where}: {verdicts[0]} there, {verdicts[1]} by the boxes"
+        f"{_bracketed(first['reason'])}; {'; '.join([*seen, *official.doubts(lines.values()), official.REMEDY])}, "
+        "judged with its own settings"
+    )
 
 
 def import_results(
@@ -333,8 +341,8 @@ def import_results(
     by = Named(f"import:{Path(path).stem}", content, origin=record.place(path, named=subject is not None))
     name = settled(records, by, subject)
     rows = {job: official.row_of(prompts[job[0]], line) for job, line in sorted(lines.items())}
-    differ = _check_verdicts(path, prompts, lines, rows)
-    doubts = official.doubts(lines.values())
+    differ, doubt = _check_verdicts(path, prompts, lines, rows)
+    doubts = [*official.doubts(lines.values()), *([doubt] if doubt else [])]
     note = "; ".join(
         [
             f"judged elsewhere, colors as its reasons tell; {differ} of {len(lines)} verdicts differ when scored here",
