@@ -306,3 +306,8 @@ def test_freed_memory_is_kept_unless_the_user_has_set_the_allocator(monkeypatch)
     assert told() == f"{platform.libc_ver()[0] == 'glibc'}\n"
     monkeypatch.setattr(env.ctypes, "CDLL", lambda name: object())  # another C library
     assert env.keep_freed_memory() is False
+
+
+def test_digests_take_any_text():
+    assert files.digest("caf\udce9") != files.digest("caf\udcea") and len(files.digest("\ud800")) == 64
+    assert files.digest("é") == files.digest("é".encode())

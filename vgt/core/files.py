@@ -230,7 +230,7 @@ def digest(*parts: str | bytes) -> str:
     """sha256 hex of the parts, each preceded by its length."""
     h = hashlib.sha256()
     for part in parts:
-        data = part.encode() if isinstance(part, str) else part
+        data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
         h.update(len(data).to_bytes(8, "big") + data)
     return h.hexdigest()
 
