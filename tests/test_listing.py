@@ -260,3 +260,35 @@ def test_what_is_left_out_of_a_shard_is_said_from_the_index_too(tmp_path, capsys
         assert len(open_source(f"webdataset:{path}", tmp_path / cache)) == 1
     assert "webdataset:" in (said := capsys.readouterr().err) and said.count("1 x .heic file") == 1
     assert len(image_set(path, size=16)) == 1 and "2 x hidden file" in capsys.readouterr().err
+
+
+TORN = {
+    "at a member": lambda data, second: data[:second],
+    "in a header": lambda data, second: data[: second + 100],
+    "in a member": lambda data, second: data[: second + 600],
+    "one bit": lambda data, second: data[: second + 150] + bytes([data[second + 150] ^ 1]) + data[second + 151 :],
+    "a hole": lambda data, second: data[:second] + bytes(512) + data[second + 512 :],
+    "two holes": lambda data, second: data[:second] + bytes(1024) + data[second + 1024 :],
+    "one block at the end": lambda data, second: data[: 512 * (-(-len(data.rstrip(b"\0")) // 512) + 1)],
+    "two archives": lambda data, second: data + data,
+    "something behind": lambda data, second: data + b"x",
+}
+
+
+@pytest.mark.parametrize("torn", TORN)
+def test_a_torn_shard_is_refused_after_its_last_member(tmp_path, torn):
+    path = shard(tmp_path / "x.tar", ["1.png", "2.png", "3.png"])
+    with tarfile.open(path) as archive:
+        second = archive.getmember("2.png").offset
+    data = path.read_bytes()
+    path.write_bytes(data + bytes(512))
+    assert len(tars.samples(path)[0]) == 3  # more zeros at the end are padding
+    path.write_bytes(TORN[torn](data, second))
+    last = {
+        "one block at the end": "3.png",
+        "two archives": "3.png",
+        "something behind": "3.png",
+    }
+    for read in (tars.samples, lambda shard: image_set(shard, size=16)):
+        with pytest.raises(ValueError, match=rf"^x\.tar is torn after member {last.get(torn, '1.png')} \("):
+            read(path)

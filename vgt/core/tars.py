@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from vgt.core.images import ImageError
 from vgt.core.listing import kind_of
@@ -99,16 +100,40 @@ def samples(shard: Path) -> tuple[list[Sample], Mapping[str, int]]:
 
 
 def _members(shard: Path) -> list[tuple[Member, str]]:
-    """All files of an archive, each with its kind (vgt/core/listing.py) or why it is left out."""
+    """All files of an archive, each with its kind (vgt/core/listing.py) or why it is left out.
+
+    Raises ValueError for an archive that cannot be listed to its end (``_check_end``)."""
+    found, last = [], ""
     try:
-        with tarfile.open(shard, "r:") as archive:
-            return [
-                (Member(shard, m.offset_data, m.size, m.name), _kind(m.name) if m.isfile() else "link")
-                for m in archive
-                if not m.isdir()
-            ]
-    except (tarfile.TarError, EOFError, OSError) as error:
+        with open(shard, "rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
+            size = os.fstat(file.fileno()).st_size
+            while (member := archive.next()) is not None:
+                if archive.offset > size:
+                    raise ValueError(f"{printable(member.name)} is cut off")
+                last = member.name
+                if not member.isdir():
+                    inside = Member(shard, member.offset_data, member.size, member.name)
+                    found.append((inside, _kind(member.name) if member.isfile() else "link"))
+            _check_end(file, archive.offset)
+    except (tarfile.TarError, EOFError, OSError, ValueError, OverflowError) as error:
+        if last:
+            remedy = "copy it again; of archives put together with cat, give each for itself"
+            raise ValueError(f"{shard.name} is torn after member {printable(last)} ({error}); {remedy}") from error
         raise ValueError(f"{shard.name} is no plain tar file ({error}); unpack it or copy it again") from error
+    return found
+
+
+def _check_end(file: BinaryIO, offset: int) -> None:
+    """Raises ValueError unless a tar file ends at ``offset``: with two blocks of zeros, which only zeros follow.
+    ``tarfile`` takes any block that is no header for the end."""
+    file.seek(offset)
+    size = 0
+    while block := file.read(1 << 20):
+        if block.count(0) < len(block):
+            raise ValueError("what follows is neither a member nor the end")
+        size += len(block)
+    if size < 2 * tarfile.BLOCKSIZE:
+        raise ValueError("its end is missing")
 
 
 def _kind(name: str) -> str:
