@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
 
 import numpy as np
@@ -396,3 +397,42 @@ def test_a_folder_of_grids_is_looked_at_before_the_judge_is_asked_for(tmp_path, 
     assert main([*command, "--judge", "blip:nowhere"]) == 2
     note, *_, weights = capsys.readouterr().err.splitlines()
     assert "4 of 8 images are there, 1 prompts have none (00000)" in note and "nowhere" in weights
+
+
+@pytest.mark.parametrize(
+    ("ids", "why"),
+    [
+        (("v1.a", "v1.b"), "'v1.a' and 'v1.b' are both 'v1' up to the first dot; rename one"),
+        (("/tmp/escaped", "b"), "line 1, id '/tmp/escaped': '/tmp/escaped' is no file name"),
+        (("a", "../b"), "line 2, id '../b': '' is no file name"),
+        (("a\0b", "b"), r"'a\\x00b' is no file name"),
+        ((".x", "b"), "'' is no file name"),
+        (("a", "c\\b"), "is no file name"),
+        (("a" * 300, "b"), "is no file name"),
+    ],
+)
+def test_grids_have_names_of_their_own_inside_their_folder(tmp_path, capsys, ids, why):
+    prompts = [{**prompt, "id": name} for prompt, name in zip(suites.dpg_prompts(n=2), ids, strict=True)]
+    (tmp_path / "s.jsonl").write_text(suites.lines(prompts))
+    command = ["eval", "dpg", "--suite", str(tmp_path / "s.jsonl"), "--subject", "fake:oracle"]
+    command += ["-o", str(tmp_path / "work"), "--export-grids", str(tmp_path / "grids")]
+    assert main(command) == 2
+    assert re.search(why, said := capsys.readouterr().err) and said.count("\n") == 1
+    assert not (tmp_path / "grids").exists() and not (tmp_path / "work/dpg").exists()
+    with pytest.raises(ValueError, match="up to the first dot|is no file name"):
+        dpg_data.unpack_grids(grids(tmp_path / "shown"), prompts, tmp_path, SIZE)
+
+
+def test_two_items_of_a_csv_are_not_one(tmp_path):
+    rows = [(f"v1.{end}", *row[1:]) for end, row in zip("aab", ROWS, strict=False)]
+    with pytest.raises(ValueError, match=r"line 4, field 'item_id': 'v1.a' and 'v1.b' are both item 'v1'"):
+        dpg_data.load(write_csv(tmp_path / "q.csv", rows))
+
+
+def test_a_question_of_a_csv_is_named_by_its_line(tmp_path):
+    for change, why in (
+        ({"question_natural_language": " "}, "line 4, field 'question': the question is empty"),
+        ({"tuple": "banana"}, "line 4, field 'tuple': category 'banana'"),
+    ):
+        with pytest.raises(ValueError, match=rf"q\.csv, {why}"):
+            dpg_rules.check_prompts("dpg-bench", dpg_data.load(write_csv(tmp_path / "q.csv", changed(2, **change))))

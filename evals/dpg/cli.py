@@ -13,6 +13,7 @@ from evals.dpg import run as dpg
 from evals.engine import options
 from evals.engine.options import listed, option
 from evals.engine.records import Outcome
+from vgt.core import files
 
 EXAMPLE = (
     "vgt eval dpg --subject vgt:query_ar_internvl --accel 4\n"
@@ -77,6 +78,11 @@ def evaluate(given: Options) -> Outcome:
         raise ValueError("--judge is missing; DPG-Bench needs one, for example --judge blip:<folder>")
     dpg_rules.check_prompts(suite, whole)
     dpg_rules.chosen(given.protocols, prompts)
+    if given.grids is not None:
+        data.file_names(whole)
+        files.check_writable(given.grids, folder=True)
+        if given.images_per_prompt != data.TILES:
+            raise ValueError(f"--export-grids takes {data.TILES} images a prompt; leave out --images-per-prompt")
     specs = [spec for spec in (given.judge or "analytic", given.against) if spec]
     mplug = {"python": given.judge_python, "weights": given.judge_weights, "trusted": given.trust_judge_code}
     if any(mplug.values()) and "mplug" not in specs:

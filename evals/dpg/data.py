@@ -8,6 +8,7 @@ are the better store; grids are read from and written for the official script.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from vgt.core.text import Fields
 SUITE = "dpg-bench"
 ITEMS = 1065  # prompts of the benchmark
 TILES = 4  # of a grid
+NAME = 200  # bytes of an item's name: file systems take 255, and a suffix and a writer's mark come on top
 COLUMNS = ("item_id", "text", "proposition_id", "dependency", "tuple", "question_natural_language")  # those read
 REMEDY = "give DPG-Bench's dpg_bench.csv"
 
@@ -33,22 +35,46 @@ def item_name(word: str) -> str:
     return word.strip().split(".")[0]
 
 
+def file_names(prompts: list[dict]) -> list[str]:
+    """``item_name`` of each item: what its grid is named.
+
+    Raises ValueError for an id that cannot name a file, and for two items that have one name."""
+    taken: dict[str, str] = {}
+    for index, prompt in enumerate(prompts):
+        word = str(prompt.get("id", f"{index:05d}"))
+        where = f"{prompt.where}, id" if isinstance(prompt, Fields) else "item"
+        name = item_name(word)
+        if not name or set(name) & set("/\\") or any(ord(c) < 32 for c in name) or len(os.fsencode(name)) > NAME:
+            raise ValueError(f"{where} {text.shown(word)}: {text.shown(name)} is no file name; change the id for grids")
+        if name in taken:
+            both = f"{text.shown(taken[name])} and {text.shown(word)}"
+            raise ValueError(f"{where} {text.shown(word)}: {both} are both {name!r} up to the first dot; rename one")
+        taken[name] = word
+    return list(taken)
+
+
 def _question(row: Fields) -> dict:
-    """One row as a question record."""
+    """One row as a question record, which knows its place."""
     parts = [part.strip() for part in row["dependency"].split(",")]
     numbers = [text.whole(part, row.place("dependency")) for part in parts]
-    return {
+    question = {
         "proposition_id": row.whole("proposition_id"),
         "dependency": [number for number in numbers if number],
         "tuple": row["tuple"],
         "question": row["question_natural_language"].strip(),
     }
+    return Fields(question, row.where)
 
 
-def _item(row: Fields) -> str:
+def _item(row: Fields, words: dict[str, str]) -> str:
+    """The item of a row; ``words``: item -> its id as the rows before have it, to which this one's is added."""
     name = item_name(row["item_id"])
     if not name:
         raise ValueError(f"{row.place('item_id')}: {text.shown(row['item_id'])} names no item")
+    earlier = words.setdefault(name, row["item_id"].strip())
+    if row["item_id"].strip().removesuffix(".0") != earlier.removesuffix(".0"):
+        both = f"{text.shown(earlier)} and {text.shown(row['item_id'])}"
+        raise ValueError(f"{row.place('item_id')}: {both} are both item {name!r} up to the first dot; rename one")
     return name
 
 
@@ -62,8 +88,9 @@ def read_questions(path: str | Path) -> list[dict]:
     items: dict[str, dict] = {}
     first = last = None  # the first row's question; the last row's item
     replaced: dict[str, int] = {}
+    words: dict[str, str] = {}
     for row in text.csv_rows(text.present(path, "questions file", f"{REMEDY} with --csv"), COLUMNS):
-        name, question = _item(row), _question(row)
+        name, question = _item(row, words), _question(row)
         if name != last:
             replaced[name] = replaced.get(name, 0) + len(items.get(name, {"questions": ()})["questions"])
             items[name] = {"id": name, "prompt": row["text"].strip(), "questions": {}}
@@ -193,12 +220,12 @@ def unpack_grids(
     """A folder of grids as a folder of GenEval's layout below ``work``, made once for the same files.
 
     ``full``: the whole suite, where ``prompts`` are a part.  An item without a grid has no images, and an image of no
-    item becomes one beyond the last prompt: the evaluator reports both.  Raises ValueError as ``grid_files`` and
-    ``split_grid`` do, before anything is judged."""
+    item becomes one beyond the last prompt: the evaluator reports both.  Raises ValueError as ``file_names``,
+    ``grid_files`` and ``split_grid`` do, before anything is judged."""
     root = Path(root)
     found = grid_files(root)
-    names = [item_name(str(prompt["id"])) for prompt in prompts]
-    known = {item_name(str(prompt["id"])) for prompt in full or prompts}
+    known = set(file_names(full or prompts))
+    names = file_names(prompts)
     mine = {index: found[name] for index, name in enumerate(names) if name in found}
     if not mine:
         raise ValueError(f"folder {root} holds no grid of this suite; their names must be <item_id>.png")
@@ -220,11 +247,11 @@ def unpack_grids(
 def export_grids(shown: Images, prompts: list[dict], out: str | Path) -> list[Path]:
     """Write ``<out>/<item_id>.png`` for every item with four images, for the official script.  Returns the files.
 
-    Raises ValueError where images of an item differ in size or are fewer than four."""
-    written = []
+    Raises ValueError as ``file_names`` does, and where images of an item differ in size or are fewer than four."""
+    written, names = [], file_names(prompts)
     for index in sorted({index for index, _ in shown.paths}):
         paths = [shown.paths[index, tile] for tile in range(TILES) if (index, tile) in shown.paths]
-        name = item_name(str(prompts[index].get("id", f"{index:05d}")))
+        name = names[index]
         try:
             grid = join_tiles([read_image(path) for path in paths])
         except (OSError, ValueError) as error:

@@ -98,12 +98,14 @@ def order(questions: list[dict]) -> list[int]:
 
 def _check_question(question: Any, where: str) -> None:
     """Raises ValueError for what is no question of the form at the top of this file."""
-    row = Fields.of(question, where)
+    row = Fields.of(question, getattr(question, "where", where))
     number, above = row.need("proposition_id"), row.need("dependency")
     for each in (number, *(above if isinstance(above, list) else [above])):
         if type(each) is not int:
-            raise ValueError(f"{where}: {shown(each)} is no question's id; ids are whole numbers")
-    row.text("question"), row.text("tuple")
+            raise ValueError(f"{row.where}: {shown(each)} is no question's id; ids are whole numbers")
+    row.text("tuple")
+    if not row.text("question").strip():
+        raise ValueError(f"{row.place('question')}: the question is empty")
     if category(row) not in CATEGORIES:
         raise ValueError(f"{row.place('tuple')}: category {category(row)!r} is not one of {', '.join(CATEGORIES)}")
 
