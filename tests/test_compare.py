@@ -330,6 +330,35 @@ def test_sampling_settings_are_compared(tmp_path, capsys):
     assert status == 2 and "'guidanse'" in err and "guidance" in err
 
 
+def test_one_way_of_sampling_in_other_words(tmp_path, capsys):
+    """In the published mode; a record without ``attention`` is older than the choice, and dense."""
+    own = {"compat": "reference", "attention": None, "cfg_schedule": None, "head_inputs": None}
+    typed = {**own, "attention": "flash", "cfg_schedule": "falling", "head_inputs": "fp32"}
+    old = {"compat": "reference", "cfg_schedule": None}
+    half = {**own, "dtype": "bf16"}
+    sides = {"own": own, "typed": typed, "old": old, "dense": {**own, "attention": "dense"}, "half": half}
+    sides |= {"plain": {}, "half-typed": {**half, "head_inputs": "bf16"}, "half-fp32": {**half, "head_inputs": "fp32"}}
+    for key, settings in sides.items():
+        put(tmp_path / key, None, make(low=0.4, high=0.6, key=key, extra={"settings": settings}))
+        timed = make(metric="images", protocol="throughput-b1", low=0.4, high=0.6, key=key, protocol_params=settings)
+        put(tmp_path / key, None, timed)
+    told = {
+        ("own", "typed"): [],
+        ("old", "dense"): [],
+        ("half", "half-typed"): [],
+        ("old", "own"): ["attention dense and flash"],
+        ("typed", "dense"): ["attention flash and dense"],
+        ("half", "half-fp32"): ["head_inputs null and fp32"],
+        ("own", "half"): ["dtype null and bf16"],
+        ("plain", "own"): ["attention null and flash", "compat null and reference"],
+    }
+    for (a, b), notes in told.items():
+        _, result, _, _ = call(capsys, a, b)
+        for entry in result["metrics"].values():
+            assert (entry["verdict"] == "incomparable") == bool(notes), (a, b, entry)
+            assert [note for note in entry["notes"] if " and " in note] == notes, (a, b)
+
+
 def test_nothing_compared_is_never_green(tmp_path, capsys):
     """Also a pattern that fits records of one side alone; what one side holds alone is listed."""
     put(tmp_path / "a", None, make(low=0.4, high=0.6, key="1"))

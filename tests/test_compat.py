@@ -398,6 +398,13 @@ def test_the_command_line_says_what_belongs_together():
         ({"sampler": "ab2", "flow_steps": 8, "time_schedule": "power:0.7"}, "query_ar_internvl+ab2-8-power0.7"),
         ({"compat": "reference", "sampler": "ode"}, "query_ar_internvl+reference+ode-15"),
         ({"sampler": "sde", "flow_steps": 15, "time_schedule": "linear"}, "query_ar_internvl"),
+        ({"cfg_schedule": "falling", "compat": "none", "guidance": 3}, "query_ar_internvl"),
+        ({"compat": "reference", "attention": "flash", "cfg_schedule": "falling"}, "query_ar_internvl+reference"),
+        ({"compat": "reference", "head_inputs": "fp32"}, "query_ar_internvl+reference"),
+        ({"compat": "reference", "position_mode": "cumulative"}, "query_ar_internvl+reference"),
+        ({"compat": "reference", "head_inputs": "bf16"}, "query_ar_internvl+reference-bf16"),
+        ({"compat": "reference", "head_inputs": "bf16", "dtype": "bf16"}, "query_ar_internvl+reference+bf16"),
+        ({"compat": "reference", "head_inputs": "fp32", "dtype": "bf16"}, "query_ar_internvl+reference-fp32+bf16"),
     ],
 )
 def test_records_name_mode_and_sampler(fields, name):
@@ -409,7 +416,34 @@ def test_records_name_mode_and_sampler(fields, name):
     assert found.name == name and (found.fingerprint == correct.fingerprint) == (name == correct.name)
     run = generation.Run(found, found.name, 4, "s", [{"prompt": "a"}], 1, 0, 1)
     assert run.model == f"{name}@4x"
-    assert dict(found.settings).get("compat") == fields.get("compat")
+    assert dict(found.settings).get("compat") == {"none": None}.get(fields.get("compat"), fields.get("compat"))
+
+
+@pytest.mark.parametrize(
+    ("name", "typed", "other"),
+    [
+        ("mar_internvl", {"cfg_schedule": "rising"}, {"cfg_schedule": "falling"}),
+        ("query_ar_internvl", {"cfg_schedule": "falling"}, {"cfg_schedule": "rising"}),
+        ("query_ar_qwen", {"compat": "reference", "position_mode": "padded_len"}, {"position_mode": "cumulative"}),
+        ("query_ar_internvl", {"time_schedule": "power:0.50"}, {"time_schedule": "power:0.51"}),
+        ("query_ar_internvl", {"time_schedule": "shift:1.0"}, {"time_schedule": "shift:1.1"}),
+    ],
+)
+def test_what_a_model_does_anyway_may_be_said(name, typed, other):
+    """Names, fingerprints and stored settings are those of one way of sampling, however it is written."""
+    from evals.subjects import load_generator
+
+    plain = {"compat": "reference"} if "compat" in typed else {}
+    if "time_schedule" in typed:
+        plain = {"time_schedule": {"power:0.50": "power:.5", "shift:1.0": "power:1"}[typed["time_schedule"]]}
+    one, same, changed = (load_generator(f"vgt:{name}", settings=each) for each in (plain, typed, {**typed, **other}))
+    assert (same.name, same.fingerprint, same.settings) == (one.name, one.fingerprint, one.settings)
+    assert changed.fingerprint != one.fingerprint and changed.settings != one.settings
+
+
+def test_guidance_is_not_negative(visual_lms):
+    with pytest.raises(ValueError, match=r"guidance: Input should be greater than or equal to 0 \(got -1"):
+        Sampling.of(visual_lms["internvl"], {"guidance": -1.0})
 
 
 def test_a_bundled_mar_is_no_subject_of_that_mode():

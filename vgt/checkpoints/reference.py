@@ -22,12 +22,10 @@ from transformers import DynamicCache
 from vgt.equations import flow
 from vgt.equations.latents import position_norm
 from vgt.equations.order import additive, group_sizes, positions
+from vgt.methods import registry
 from vgt.methods.flow_head import FlowHead
-from vgt.methods.sampling import Sampling
+from vgt.methods.sampling import POSITION_MODES, Sampling
 from vgt.methods.visual_lm import VisualLM, orders_and_noise
-
-# Position rule by the language model's type (docs/vgt.md 2.11): InternVL3's and Qwen2.5-VL's, latest revision.
-POSITION_MODES = {"qwen2": "cumulative", "qwen2_5_vl_text": "padded_len"}
 
 
 def position_mode(model: VisualLM, settings: Sampling) -> str:
@@ -127,6 +125,7 @@ def generate(model: VisualLM, ids: Tensor, mask: Tensor, seeds: list[int], setti
     queries, cache, prefix = model.queries(), DynamicCache(), model.prefix(ids)
     u = torch.zeros(b, n, model.config.d_z, device=ids.device)
     before, done, groups = None, 0, group_sizes(n, settings.acceleration)
+    schedule = settings.schedule(registry.QUERY_AR.name)
     for step, m in enumerate(groups):
         group = orders[:, done : done + m]  # [B, m]
         asked = queries[group.repeat(copies, 1)].to(prefix.dtype)  # [R, m, D]
@@ -142,7 +141,7 @@ def generate(model: VisualLM, ids: Tensor, mask: Tensor, seeds: list[int], setti
         with flash:
             hidden = model.read(inputs, additive(layout, inputs.dtype), where, cache)[:, -m:]
         c = model.conditions(hidden).flatten(0, 1)  # [R m, D]
-        w = flow.cfg_scale(settings.cfg_schedule or "falling", settings.guidance, step, step + 1, len(groups))
+        w = flow.cfg_scale(schedule, settings.guidance, step, step + 1, len(groups))
         sampled = head.sample(c, w, noise[:, done : done + m].flatten(0, 1), settings.table)
         sampled = model.standardize(position_norm(model.restore(sampled).to(dtype)).float()).view(b, m, -1)
         u[rows, group] = sampled

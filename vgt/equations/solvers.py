@@ -104,6 +104,15 @@ def times(schedule: str, n: int) -> list[float]:
     return [s**number if family == "power" else s / (s + number * (1 - s)) for s in grid]
 
 
+def one_form(schedule: str) -> str:
+    """The one way to write a time schedule: "power:0.7" for "power:.70", and "power:1" for "shift:1", which is the
+    same.  Raises ValueError for anything that is no schedule."""
+    if schedule == "linear":
+        return schedule
+    family, number = _family(schedule)
+    return "power:1" if number == 1 else f"{family}:{str(number).removesuffix('.0')}"
+
+
 def _family(schedule: str) -> tuple[str, float]:
     """("power", 0.7) of "power:0.7".  Raises ValueError for anything that is no schedule."""
     name, _, text = schedule.partition(":")

@@ -306,7 +306,7 @@ class QueryARLoop:
         here = torch.arange(len(batch.u), device=engine.device)[:, None]
         pending = engine.queries.new_zeros(len(batch.real), 0, engine.queries.shape[1])
         done = final = 0  # image tokens; places behind the prefix that stay as they are
-        schedule, groups = settings.cfg_schedule or query_ar.CFG_SCHEDULE, self.sizes(n, settings)
+        schedule, groups = settings.schedule(registry.QUERY_AR.name), self.sizes(n, settings)
         for step, m in enumerate(groups):
             p = pending.shape[1]
             chosen = batch.orders[:, done : done + m]
@@ -365,10 +365,10 @@ class MARLoop:
         visible = engine.visible(batch, n)
         mask = visible[:, None, None, : engine.width(visible, prefix + n)]
         known = torch.zeros(len(batch.u), n, dtype=torch.bool, device=engine.device)
-        done = 0
+        done, schedule = 0, settings.schedule(registry.MAR.name)
         for m in self.sizes(n, settings):
             chosen = batch.orders[:, done : done + m]
-            w = flow.cfg_scale(settings.cfg_schedule or mar.CFG_SCHEDULE, settings.guidance, done, done + m, n)
+            w = flow.cfg_scale(schedule, settings.guidance, done, done + m, n)
             (sampled,) = engine.run(
                 (m, copies, table),
                 lambda *tensors: self.step(engine, copies, table, *tensors),

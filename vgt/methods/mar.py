@@ -12,10 +12,9 @@ from transformers import DynamicCache
 
 from vgt.equations import flow
 from vgt.equations.order import additive, cosine_sizes, group_sizes, mask_counts, positions, prefix_mask, random_orders
+from vgt.methods import registry
 from vgt.methods.sampling import Sampling
 from vgt.methods.visual_lm import VisualLM, orders_and_noise
-
-CFG_SCHEDULE = "rising"  # of the guidance scale over the decode steps, unless another is chosen
 
 
 def sizes(n: int, settings: Sampling) -> list[int]:
@@ -76,7 +75,7 @@ def generate(model: VisualLM, ids: Tensor, mask: Tensor, seeds: list[int], setti
     where = base + torch.arange(n, device=ids.device)
     u = torch.zeros(b, n, model.config.d_z, device=ids.device)
     known = torch.zeros(b, n, dtype=torch.bool, device=ids.device)
-    done = 0
+    done, schedule = 0, settings.schedule(registry.MAR.name)
     for m in sizes(n, settings):
         group = orders[:, done : done + m]  # [B, m]
         inputs = slots(model, u, known).repeat(copies, 1, 1)
@@ -84,7 +83,7 @@ def generate(model: VisualLM, ids: Tensor, mask: Tensor, seeds: list[int], setti
         cache.crop(-n)
         asked = hidden.gather(1, group.repeat(copies, 1)[..., None].expand(-1, -1, hidden.shape[-1]))
         c = model.conditions(asked).flatten(0, 1)
-        w = flow.cfg_scale(settings.cfg_schedule or CFG_SCHEDULE, settings.guidance, done, done + m, n)
+        w = flow.cfg_scale(schedule, settings.guidance, done, done + m, n)
         sampled = model.image_head.sample(c, w, noise[:, done : done + m].flatten(0, 1), settings.table)
         u[rows, group] = model.renormalise(sampled).view(b, m, -1)
         known[rows, group] = True

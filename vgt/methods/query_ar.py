@@ -12,10 +12,9 @@ from transformers import DynamicCache
 
 from vgt.equations import flow
 from vgt.equations.order import additive, group_mask, group_sizes, interleaved_mask, positions, random_orders
+from vgt.methods import registry
 from vgt.methods.sampling import Sampling
 from vgt.methods.visual_lm import VisualLM, orders_and_noise
-
-CFG_SCHEDULE = "falling"  # of the guidance scale over the decode steps, unless another is chosen
 
 
 def sizes(n: int, settings: Sampling) -> list[int]:
@@ -77,7 +76,7 @@ def generate(model: VisualLM, ids: Tensor, mask: Tensor, seeds: list[int], setti
     u = torch.zeros(b, n, model.config.d_z, device=ids.device)
     pending = queries.new_zeros(len(ids), 0, queries.shape[-1])  # tokens of the previous group, not yet in the cache
     pending_at = base[:, :0]
-    done, groups = 0, sizes(n, settings)
+    done, groups, schedule = 0, sizes(n, settings), settings.schedule(registry.QUERY_AR.name)
     for step, m in enumerate(groups):
         group = orders[:, done : done + m]  # [B, m]
         asked = queries[group.repeat(copies, 1)]  # [rows, m, D]
@@ -86,7 +85,7 @@ def generate(model: VisualLM, ids: Tensor, mask: Tensor, seeds: list[int], setti
         inputs = torch.cat([pending, asked], 1)
         hidden = model.read(inputs, additive(layout, inputs.dtype), where, cache)[:, -m:]
         c = model.conditions(hidden).flatten(0, 1)  # [rows m, D]
-        w = flow.cfg_scale(settings.cfg_schedule or CFG_SCHEDULE, settings.guidance, step, step + 1, len(groups))
+        w = flow.cfg_scale(schedule, settings.guidance, step, step + 1, len(groups))
         sampled = model.image_head.sample(c, w, noise[:, done : done + m].flatten(0, 1), settings.table)
         sampled = model.renormalise(sampled).view(b, m, -1)
         u[rows, group] = sampled

@@ -26,11 +26,16 @@ class SamplingOptions(Config):
 
     @classmethod
     def of(cls, model: Any, given: Mapping[str, Any]) -> Self:
-        """The settings of ``model``: those that are ``given``, else its usual ones.  Raises ValueError for impossible
-        ones."""
+        """The settings of ``model``: those that are ``given``, else its usual ones, ``resolved``.  Raises ValueError
+        for impossible ones."""
         settings: Self = validated(cls, cls.usual(model.tokens) | dict(given), "sampling settings")
         settings.check(model)
-        return settings
+        return settings.resolved(model)
+
+    def resolved(self, model: Any) -> Self:
+        """The same way of sampling ``model`` in its one form: what is given and would be so anyway is as if it were
+        not given, so that names, fingerprints and records do not depend on how settings were written."""
+        return self
 
     def check(self, model: Any) -> None:
         """Raises ValueError for settings that ``model`` does not allow."""
@@ -50,6 +55,10 @@ class SamplingOptions(Config):
 
 # Fields that only the reference's way of decoding has.
 REFERENCE_ONLY = ("attention", "position_mode", "head_inputs")
+# What models do where nothing else is chosen: the guidance's schedule over the decode steps, by method, and published
+# positions after step 0, by the language model's type (docs/vgt.md 2.11; InternVL3's and Qwen2.5-VL's latest revision).
+CFG_SCHEDULE = {registry.QUERY_AR.name: "falling", registry.MAR.name: "rising"}
+POSITION_MODES = {"qwen2": "cumulative", "qwen2_5_vl_text": "padded_len"}
 # How models of few tokens sample, as the bundled ones.  Larger ones: the defaults below, those of the published GenEval
 # scores (docs/vgt.md 6.2).
 TINY = {"guidance": 3.0, "flow_steps": 15, "sampler": "sde"}
@@ -63,7 +72,7 @@ PUBLISHED = {
 
 
 class Sampling(SamplingOptions):
-    """Of QueryAR and MAR.  ``cfg_schedule`` None takes the method's own (QueryAR falling, MAR rising).
+    """Of QueryAR and MAR.  ``cfg_schedule`` None takes the method's own (``CFG_SCHEDULE``).
 
     ``compat`` "reference" decodes as the published code does, its defects included (vgt/checkpoints/reference.py;
     docs/vgt.md 3.3); then ``attention`` None is "flash", as the released models have it, ``position_mode`` None takes
@@ -71,7 +80,7 @@ class Sampling(SamplingOptions):
     Raises ValueError for any of them without ``compat``, and for a sampler, steps and schedule that do not go
     together."""
 
-    guidance: float = Field(4.5, description="classifier-free guidance scale; 1 turns it off")
+    guidance: float = Field(4.5, ge=0, description="classifier-free guidance scale; 1 turns it off")
     cfg_schedule: Literal["falling", "rising", "constant"] | None = Field(
         None, description="of the guidance over the steps (default: the method's own)"
     )
@@ -111,6 +120,10 @@ class Sampling(SamplingOptions):
         _ = self.table
         return self
 
+    def schedule(self, method: str) -> str:
+        """Of the guidance over the decode steps."""
+        return self.cfg_schedule or CFG_SCHEDULE[method]
+
     @property
     def table(self) -> solvers.Scheme:
         """What the flow head's sampler computes."""
@@ -141,6 +154,15 @@ class Sampling(SamplingOptions):
         if self.guidance == 1 and self.cfg_schedule is not None:
             raise ValueError(f"cfg_schedule {self.cfg_schedule!r} has no effect with guidance 1; give one of the two")
         model.check_acceleration(self.acceleration)
+
+    def resolved(self, model: Any) -> Self:
+        own = {"cfg_schedule": CFG_SCHEDULE.get(model.config.method)}
+        if self.compat == "reference":
+            half = str(model.image_in_projector.weight.dtype) == "torch.bfloat16"
+            own |= {"attention": "flash", "head_inputs": "bf16" if half else "fp32"}
+            own["position_mode"] = POSITION_MODES.get(str(model.config.text.get("model_type")))
+        same = {name: None for name, value in own.items() if getattr(self, name) == value}
+        return self.model_copy(update={**same, "time_schedule": solvers.one_form(self.time_schedule)})
 
     def note(self, model: Any) -> str | None:
         """Which steps an acceleration results in that does not divide the image tokens (docs/vgt.md 2.11), and which
