@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 from reports import published
-from reports.measured import DPG, GENEVAL, Measured
+from reports.measured import DPG, GENEVAL, Measured, unlike
 from reports.table import EMPTY, Cell, Column, Row, Table, from_record
 from reports.tables import ARMS, TRADEOFF, VQA
 from vgt.core.record import Record
@@ -48,6 +48,8 @@ def verdict(left: Cell, right: Cell, paired: tuple[Record, float] | None = None)
         return "not measured"
     if left.basis != right.basis:
         return "not comparable (other prompts, protocol or judge)"
+    if differ := unlike(left.settings, right.settings):
+        return f"not comparable: {', '.join(differ)}"
     order = "as claimed" if left.value > right.value else "equal" if left.value == right.value else "reversed"
     if paired is not None:
         d, p = paired
@@ -156,6 +158,7 @@ def _acceleration(measured: Measured) -> Iterator[Row]:
         for subject in pair:
             one, four = (from_record(measured.get(subject, GENEVAL, "overall", a)) for a in (1, 4))
             same = isinstance(one.value, float) and isinstance(four.value, float) and one.basis == four.basis
+            same = same and not unlike(one.settings, four.settings)
             changes.append(replace(four, value=four.value - one.value, low=None, high=None) if same else Cell())
         ours = " vs ".join(_text(change, "+.3f") for change in changes)
         words = "GenEval: 4x costs QueryAR less than MAR"

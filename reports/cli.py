@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from vgt.commands import options
@@ -27,7 +27,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--records", type=Path, nargs="+", default=None, help="folders of records (default <work>/records)"
     )
     parser.add_argument(
-        "--work", type=Path, default=options.WORK, help=f"folder that evidence lies in (default {options.WORK})"
+        "--work", type=Path, help=f"folder that evidence lies in (default: that of --records, else {options.WORK})"
     )
     parser.add_argument("--publish", type=Path, metavar="FILE", help="also write all records into one .jsonl file")
     parser.add_argument("--title", help="of the page")
@@ -61,11 +61,18 @@ def _say_what_changed(found: Iterable[Record], work: Path) -> None:
         )
 
 
+def _work(records: Sequence[Path] | None) -> Path:
+    """The work folder of the first records folder that was named."""
+    folders = [root for root in records or () if root.is_dir()]
+    return next((root.parent if root.name == "records" else root for root in folders), options.WORK)
+
+
 def run(args: argparse.Namespace) -> dict:
     from reports.headline import summary
     from reports.page import render
     from vgt.core import files, record
 
+    args.work = args.work or _work(args.records)
     roots = args.records or [args.work / "records"]
     for what, names in ONLY.items():
         for name in names:

@@ -100,6 +100,21 @@ def basis(record: Record) -> tuple:
     return ("score", record.suite_hash, record.protocol, record.judge)
 
 
+FREE = {"acceleration", "batch", "images_per_prompt", "repeats", "warmup", "steps"}  # what rows show, or how often
+
+
+def chosen(record: Record) -> dict[str, object]:
+    """The settings of protocol and sampler that a number was measured with, where it tells them."""
+    sampler = record.extra.get("settings")
+    told = {**record.protocol_params, **(sampler if isinstance(sampler, dict) else {})}
+    return {name: value for name, value in told.items() if name not in FREE}
+
+
+def unlike(a: dict[str, object], b: dict[str, object]) -> list[str]:
+    """The settings that two numbers both tell and that differ, in words, e.g. "guidance 3.0 and 1.0"."""
+    return [f"{name} {a[name]} and {b[name]}" for name in sorted(a.keys() & b.keys()) if a[name] != b[name]]
+
+
 class Measured:
     """All records of a report, looked up by subject, suite, metric and acceleration."""
 

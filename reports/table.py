@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
-from reports.measured import Measured, basis
+from reports.measured import Measured, basis, chosen, unlike
 from vgt.core import files
 from vgt.core.record import Record
 from vgt.core.text import csv_text as csv_lines
@@ -40,6 +41,7 @@ class Cell:
     n_failed: int = 0
     why: str | None = None
     basis: tuple | None = None
+    settings: dict[str, object] = field(default_factory=dict)
     odd: bool = False
     busy: bool = False
     interval: str | None = None
@@ -71,6 +73,7 @@ def from_record(record: Record | None) -> Cell:
         record.n_expected,
         record.n_failed,
         basis=basis(record),
+        settings=chosen(record),
         busy="busy" in record.extra,
         interval=record.interval,
     )
@@ -80,7 +83,7 @@ def ratio(above: Cell, below: Cell) -> Cell:
     """The quotient of two speeds; empty, with the reason, unless both were measured on one device in one way."""
     if not isinstance(above.value, float) or not isinstance(below.value, float) or below.value == 0:
         return Cell()
-    if above.basis != below.basis:
+    if above.basis != below.basis or unlike(above.settings, below.settings):
         return Cell(why="no ratio: the two speeds come from different devices or settings")
     return Cell(above.value / below.value, busy=above.busy or below.busy)
 
@@ -209,15 +212,28 @@ def _wanted(column: Column, rows: Sequence[Row]) -> bool:
 
 
 def _odd_marked(columns: Sequence[Column], rows: list[Row]) -> list[Row]:
-    """The rows, with cells marked whose basis is not the usual one of their column."""
+    """The rows, with cells marked whose basis or settings are not the usual ones of their column."""
     for column in columns:
-        bases = Counter(c.basis for r in rows if (c := r.cells[column.key]).value is not None and c.basis is not None)
-        usual = bases.most_common(1)
+        cells = [cell for row in rows if (cell := row.cells[column.key]).value is not None and cell.basis is not None]
+        basis = _most_common(cell.basis for cell in cells)
+        settings = _most_common(tuple(sorted(cell.settings.items(), key=str)) for cell in cells if cell.settings)
         for i, row in enumerate(rows):
             cell = row.cells[column.key]
-            if usual and cell.value is not None and cell.basis not in (None, usual[0][0]):
+            if cell.value is None or cell.basis is None:
+                continue
+            if cell.basis != basis or unlike(cell.settings, dict(settings or ())):
                 rows[i] = replace(row, cells={**row.cells, column.key: replace(cell, odd=True)})
     return rows
+
+
+def _most_common(values: Iterable) -> Any:
+    """The most frequent of values, compared as text; None without any."""
+    kept = {}
+    count = Counter()
+    for value in values:
+        kept.setdefault(repr(value), value)
+        count[repr(value)] += 1
+    return kept[count.most_common(1)[0][0]] if kept else None
 
 
 def _interval_notes(rows: Sequence[Row]) -> list[str]:
@@ -312,7 +328,9 @@ def view(table: Filled) -> View:
     if any(c.partial and c.value is not None for c in every):
         footnotes.append((PARTIAL, "partial: n of the expected number of items; not the benchmark's value"))
     if any(c.odd for c in every):
-        footnotes.append((ODD, "measured on other data, or with another protocol, judge or device: not comparable"))
+        footnotes.append(
+            (ODD, "measured on other data, or with another protocol, setting, judge or device: not comparable")
+        )
     if any(c.value is None and c.why is None for c in every):
         footnotes.append((EMPTY, table.missing))
     if any(c.busy and c.value is not None for c in every):

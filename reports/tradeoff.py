@@ -21,9 +21,13 @@ from reports.table import Cell, Column, Filled, Row, Table
 from vgt.core import files, record
 
 X, Y = "photos/psnr-mean", "scenes-geneval/overall"
-STEP = re.compile(r"(\d+)\D*$")
-# Of numbers that no evaluator of this project declares a direction for, the usual one by the beginning of the name.
-LOWER = ("fd-", "fid", "rfid", "gfid", "kid", "lpips", "mse")
+# What evaluators append to a model's name: modes of sampling ("+bf16"), a hash where another model has the name.
+APPENDED = re.compile(r"(\+[\w.,=-]*?|-(?=[0-9]*[a-f])[0-9a-f]{8})+$")
+STEP = re.compile(r"(?:^|[-_@./]|step)(\d+)$")
+# Directions by the beginning of the metric's name; of others none is known.
+LOWER = ("fd-", "fid-", "rfid-", "kid-", "lpips-", "loss")
+HIGHER = ("psnr-", "ssim-", "judge-agreement", "precision-", "recall-", "density-", "coverage-", "is-", "accuracy",
+          "overall", "dpg", "images-correct", "images-per-second")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,14 @@ class Axis:
         return cls(suite, metric)
 
     @property
-    def better(self) -> str:
-        return "low" if self.metric.startswith(LOWER) else "high"
+    def better(self) -> str | None:
+        if self.metric.startswith(LOWER):
+            return "low"
+        return "high" if self.metric.startswith(HIGHER) else None
+
+    @property
+    def title(self) -> str:
+        return f"{self.metric} ({self.suite})" + (f", {self.better}er is better" if self.better else "")
 
     def column(self, key: str, of: str = "") -> Column:
         return Column(
@@ -84,7 +94,7 @@ def paired(measured: Measured, given: Sequence[str]) -> list[tuple[str, str]]:
 
 def step_of(name: str) -> int:
     """The training step at the end of a name, e.g. 2000 of "ae-step2000".  Raises ValueError without one."""
-    found = STEP.search(name)
+    found = STEP.search(APPENDED.sub("", name))
     if not found:
         raise ValueError(f"{name!r} ends in no training step; name snapshots like run-2000 (--name of the evaluators)")
     return int(found.group(1))
@@ -120,7 +130,9 @@ def _measured(filled: Filled) -> list[Row]:
 
 def inverse(filled: Filled, x: Axis, y: Axis) -> tuple[int, int, int]:
     """(Pairs of points of two autoencoders in which the better at one is the worse at the other, those of them whose
-    intervals are apart on both axes, pairs in all)."""
+    intervals are apart on both axes, pairs in all); none where a direction is not known."""
+    if None in (x.better, y.better):
+        return 0, 0, 0
     rows, sign = _measured(filled), (1 if x.better == y.better else -1)
     pairs = [(a, b) for a, b in combinations(rows, 2) if a.others != b.others]
 
@@ -145,7 +157,7 @@ def figure(filled: Filled, x: Axis, y: Axis, by_step: bool) -> Figure:
         raise ValueError(f"no pair has both {x.suite}/{x.metric} and {y.suite}/{y.metric} measured alike")
     runs: dict[str, list[Row]] = {}
     for row in rows:
-        runs.setdefault(STEP.sub("", row.subject).rstrip("-_@.") if by_step else row.label, []).append(row)
+        runs.setdefault(STEP.sub("", APPENDED.sub("", row.subject)) if by_step else row.label, []).append(row)
 
     def paint(ax: Axes) -> None:
         for i, (name, of) in enumerate(runs.items()):
@@ -168,8 +180,8 @@ def figure(filled: Filled, x: Axis, y: Axis, by_step: bool) -> Figure:
             for row, cx, cy in zip(of, xs, ys, strict=True):
                 words = f"{row.cells['step'].value:.0f}" if by_step else row.label
                 ax.annotate(words, (cx.value, cy.value), (6, 4), textcoords="offset points", fontsize=8)
-        ax.set_xlabel(f"{x.metric} ({x.suite}), {x.better}er is better")
-        ax.set_ylabel(f"{y.metric} ({y.suite}), {y.better}er is better")
+        ax.set_xlabel(x.title)
+        ax.set_ylabel(y.title)
         ax.margins(0.18)
         ax.grid()
         if by_step and len(runs) > 1:
@@ -193,9 +205,11 @@ def run(
         part.write_bytes(drawn.png)
     against, sure, total = inverse(filled, *axes)
     print(table.markdown(filled))
-    print(
-        f"{against} of {total} pairs inverse (better at one, worse at the other), {sure} with intervals apart on both"
-    )
+    if None in (axes[0].better, axes[1].better):
+        print("no inverse pairs are counted: it is not known whether high or low is better")
+    else:
+        words = "pairs inverse (better at one, worse at the other)"
+        print(f"{against} of {total} {words}, {sure} with intervals apart on both")
     print(f"\nfigure: {out / 'tradeoff.png'}")
     return {"figure": str(out / "tradeoff.png"), "table": str(out / "tradeoff.csv"), "pairs": total, "inverse": against,
             "inverse_apart": sure}  # fmt: skip

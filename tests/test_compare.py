@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -68,6 +69,24 @@ def test_both_questions_and_one_binary_per_prompt(tmp_path, capsys):
         assert (entry["only_a"], entry["only_b"], entry["prompts"]) == (only_a, only_b, 120)
         assert entry["p"] == pytest.approx(p)
         assert f"{rule} of a prompt's images" in table
+
+
+def test_a_row_is_one_line_of_text(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    two_models(tmp_path / "runs")
+    (row,) = compare.compare(pairs.read("runs:weak@4x"), pairs.read("runs:strong@4x"), ["overall"])
+    line = str(row)
+    assert line.startswith("scenes-geneval/overall: A ") and line.endswith(": better") and "\n" not in line
+    assert ", B - A +" in line and len(line) < 200
+
+
+def test_what_no_difference_could_reach_is_not_named(tmp_path, monkeypatch):
+    """49.8 "would have been seen" of a share."""
+    monkeypatch.chdir(tmp_path)
+    two_models(tmp_path / "runs", gain=0.0)
+    (row,) = compare.compare(pairs.read("runs:weak@1x"), pairs.read("runs:strong@1x"), ["overall"])
+    assert "would have been seen" in str(row)
+    assert "too few samples to see any" in str(replace(row, detectable=49.81))
 
 
 def test_no_detectable_difference_says_what_would_have_been_seen(tmp_path, capsys):

@@ -189,3 +189,15 @@ def test_shards_of_images_are_data(capsys, tmp_path):
     one = record.read(tmp_path / "out" / "records")[0]
     assert status == 0 and one.name == "identity/folder-set/psnr-mean" and one.value == 100
     assert one.protocol_params["model_res"] == 32 and np.isfinite(one.value)
+
+
+def test_pairs_of_which_none_fits_are_an_error(tmp_path, capsys):
+    """As sheets beside their originals: 96 x 64 and 64 x 64."""
+    for name, width in (("real", 64), ("sheets", 96)):
+        (tmp_path / name).mkdir()
+        for i in range(3):
+            Image.new("RGB", (width, 64)).save(tmp_path / name / f"{i}.png")
+    words = ["eval", "recon", "--pairs", str(tmp_path / "real"), str(tmp_path / "sheets"), "-o", str(tmp_path / "w")]
+    assert main([*words, "--metrics", "psnr-mean"]) == 2
+    told = capsys.readouterr().err
+    assert "nothing could be measured" in told and "96" in told

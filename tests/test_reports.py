@@ -478,6 +478,15 @@ def test_tradeoff_of_any_models_by_pair_and_by_step(tmp_path):
         assert len(tradeoff.points(Measured(snapshots()), [], *AXES, None, by == "step").columns) == columns
 
 
+def test_a_report_lies_beside_the_records_that_were_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for r in snapshots():
+        record.write(r, tmp_path / "runs/mine/records")
+    pair = ["--x", "photos/fd-efflite2", "--pair", "ae-1000=gen-1000"]
+    found = cli_run(["tradeoff", "--records", "runs/mine/records", *pair])
+    assert Path(found["figure"]) == Path("runs/mine/report/tradeoff/tradeoff.png")
+
+
 def test_tradeoff_takes_the_pairs_that_records_tell():
     rows = [*invented(), make("mine", "scenes-geneval", "overall", 0.4, accel=1, extra={"autoencoder": "my_ae"})]
     assert ("my_ae", "mine") in tradeoff.paired(Measured(rows), [])
@@ -502,6 +511,58 @@ def test_tradeoff_says_what_is_wrong(tmp_path, words, message):
         cli_run([*words, "--records", str(tmp_path / "records"), "--out", str(tmp_path / "out")])
     with pytest.raises(ValueError, match="ends in no training step"):
         tradeoff.step_of("latest")
+
+
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [("ae-1000", 1000), ("gen_step2000", 2000), ("gen-2000+bf16", 2000), ("run-500-07ef91ce", 500),
+     ("run-500+bf16-07ef91ce", 500), ("run-12345678", 12345678)],
+)  # fmt: skip
+def test_steps_at_the_end_of_names(name, step):
+    assert tradeoff.step_of(name) == step
+
+
+@pytest.mark.parametrize("name", ["vgt_ae_internvl3", "query_ar_internvl+bf16", "query_ar-07ef91ce", "ae-1000-3fa9c1"])
+def test_names_without_a_step_are_refused(name):
+    with pytest.raises(ValueError, match="ends in no training step"):
+        tradeoff.step_of(name)
+
+
+def test_axes_know_the_directions_of_the_evaluators():
+    """None where it is not known: nothing is then counted as better or worse."""
+    from evals.compare.contrasts import better
+
+    for metric in ("psnr-mean", "ssim-wang", "fd-efflite2", "kid-efflite2", "overall", "dpg", "loss", "judge-agreement",
+                   "collapse", "cluster-maps", "precision-efflite2", "rfid-tf-compat", "ms-per-image"):  # fmt: skip
+        ours = tradeoff.Axis("photos", metric).better
+        declared = better(make("m", "photos", metric, 0.5))
+        assert None in (ours, declared) or f"{ours}er" == declared, metric
+    rows = [make("a", "photos", "ms-per-image", 1.0), make("b", "photos", "ms-per-image", 2.0)]
+    axes = tradeoff.Axis("photos", "ms-per-image"), tradeoff.Axis("photos", "ms-per-image")
+    filled = tradeoff.points(Measured(rows), [("a", "b"), ("b", "a")], *axes, None, False)
+    assert tradeoff.inverse(filled, *axes) == (0, 0, 0)
+
+
+def test_other_sampling_settings_are_neither_compared_nor_plotted():
+    def scored(subject: str, value: float, guidance: float, accel: int = 4):
+        told = {"settings": {"acceleration": accel, "guidance": guidance}}
+        return make(subject, "scenes-geneval", "overall", value, 0.01, 480, accel=accel, extra=told)
+
+    alike, apart = ([scored("query_ar_internvl", 0.8, 3.0), scored("mar_internvl", 0.5, g)] for g in (3.0, 1.0))
+
+    def decided(records) -> str:
+        rows = claims.CLAIMS.fill(Measured(records)).rows
+        return next(r.cells["verdict"].value for r in rows if r.label == "C12" and "GenEval" in r.cells["claim"].value)
+
+    assert decided(alike).startswith("as claimed") and decided(apart) == "not comparable: guidance 3.0 and 1.0"
+    third = scored("query_ar_qwen", 0.6, 3.0)
+    odd = {r.label for r in tables.DECODING.fill(Measured([*apart, third])).rows if r.cells["overall"].odd}
+    assert odd == {"MAR (InternVL) 4x"}
+    aes = [make(f"ae-{k}", "photos", "psnr-mean", 20.0 + k) for k in range(3)]
+    pairs = [("ae-0", "query_ar_internvl"), ("ae-1", "mar_internvl"), ("ae-2", "query_ar_qwen")]
+    axes = tradeoff.Axis("photos", "psnr-mean"), tradeoff.Axis("scenes-geneval", "overall")
+    filled = tradeoff.points(Measured([*apart, third, *aes]), pairs, *axes, None, False)
+    assert "MAR" not in tradeoff.figure(filled, *axes, False).alt
 
 
 def test_calibration_verdict():

@@ -306,6 +306,12 @@ def test_a_further_round_continues_the_log(chain, tmp_path):
     assert log.read(chain / "runs/stage2/model")[0]["step"] == 1  # an autoencoder's second stage is no such round
 
 
+def test_a_run_without_a_terminal_says_where_it_is(chain, tmp_path, capsys):
+    again(chain, "query_ar", tmp_path / "q", ["train.steps=2"])
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("q: ")]
+    assert told == ["q: from step 0 to 2"]  # then at most a line a minute
+
+
 def test_a_log_is_thinned_and_keeps_its_end():
     rows = [{"step": k, "samples": 2 * k, "loss": 1 / k} for k in range(1, 1001)]
     first = log.joined([], rows, {"minutes": 3.0, "command": "c", "batch": 2})

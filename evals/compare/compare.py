@@ -41,6 +41,12 @@ class ComparedMetric:
     adjusted: float | None = None
     detectable: float | None = None
 
+    def __str__(self) -> str:
+        """One line: metric, A, B, the difference with its interval, p-values and verdict."""
+        name, a, b, d, interval, p, adjusted, _, verdict = _cells(self)
+        tested = f", B - A {d} {interval}, p {p}, Holm {adjusted}" if self.contrast is not None else ""
+        return f"{name}: A {a}, B {b}{tested}: {verdict}"
+
 
 def chosen(found: Sequence[Pair], patterns: Sequence[str]) -> list[Pair]:
     """Pairs whose metric, or ``suite/metric``, fits a pattern.  Raises ValueError for a pattern that none fits."""
@@ -150,13 +156,20 @@ def figures(value: float | None) -> str:
     return f"{value:.4f}" if abs(value) < 10 else f"{value:.2f}" if abs(value) < 1000 else f"{value:.1f}"
 
 
+def _would_be_seen(row: ComparedMetric) -> str:
+    largest = contrasts.span(row.pair.a.record)
+    if largest is not None and row.detectable > largest:
+        return "too few samples to see any"
+    return f"{figures(row.detectable)} would have been seen"
+
+
 def _cells(row: ComparedMetric) -> list[str]:
     value_a, value_b = figures(row.pair.a.record.value), figures(row.pair.b.record.value)
     if row.contrast is None:
         return [row.pair.name, value_a, value_b, "", "", "", "", "", f"{row.verdict}: {'; '.join(row.notes)}"]
     result = row.contrast.comparison
     d = result.difference
-    seen = f" ({figures(row.detectable)} would have been seen)" if row.verdict == SAME and row.detectable else ""
+    seen = f" ({_would_be_seen(row)})" if row.verdict == SAME and row.detectable else ""
     count = str(row.contrast.pairs or row.contrast.how)
     return [
         row.pair.name,
@@ -192,10 +205,11 @@ def table(
         lines.append(f"settings that differ; allow them by name where they may: --allow {' '.join(names)}")
     if any(row.verdict == SAME and row.detectable for row in rows):
         lines.append(f"would have been seen: with about {100 * POWER:g} % power {POWER_NOTE}")
-    lines.append(
-        f"{compared} comparisons, p-values adjusted for all of them (Holm), level {ALPHA:g}; intervals are over other "
-        "prompts of the kind"
-    )
+    if compared:
+        lines.append(
+            f"{compared} comparisons, p-values adjusted for all of them (Holm), level {ALPHA:g}; intervals are over "
+            "other prompts of the kind"
+        )
     return "\n".join(lines)
 
 

@@ -223,10 +223,11 @@ def contrast(
 
 def same_prompts(found: Matched) -> dict[str, float | None]:
     """Question (a) of docs/evaluators.md 7.1 for the difference B - A: its interval over other images of the same
-    prompts, and rho, how much the differences of one prompt's images correlate."""
+    prompts, and rho, how much the differences of one prompt's images correlate (None where its estimate, of few
+    prompts, is no correlation)."""
     fixed = fixed_interval(found.b - found.a, found.clusters, found.groups)
     rho = intracluster_correlation(found.b - found.a, found.clusters, found.groups)
-    return {"low": fixed.low, "high": fixed.high, "correlation": None if np.isnan(rho) else round(rho, 6)}
+    return {"low": fixed.low, "high": fixed.high, "correlation": round(rho, 6) if -1 <= rho <= 1 else None}
 
 
 def per_prompt(found: Matched) -> dict[str, dict]:

@@ -62,6 +62,8 @@ def evaluate(given: Options) -> Outcome:
     score = _scorer(given, metrics=metrics, weights=tools.weights)
     found = {name: score(protocol=name) for name in protocols}
     outcome = sum(found.values(), Outcome.none())
+    if outcome.records and not any(r.n for r in outcome.records):
+        raise ValueError(f"nothing could be measured: {outcome.records[0].note}")
     if metrics is None:
         _say_what_is_left_out(tools)
     if len(found) > 1 and outcome.records:

@@ -9,6 +9,7 @@ holds its command, batch and minutes.
 from __future__ import annotations
 
 import json
+import math
 import platform
 import sys
 import time
@@ -25,6 +26,7 @@ from vgt.training.state import seconds_spent
 METRICS, LOG = "metrics.jsonl", "training.jsonl"
 POINTS = 50  # lines of a round, and about twice as many of all rounds before it
 DIGITS = 5  # significant ones of a number in the log
+SILENCE = 60  # seconds, at least, between two lines of a run without a terminal
 
 
 class Log:
@@ -36,6 +38,7 @@ class Log:
         kept = [row for row in read_metrics(out) if row["step"] <= begin]
         self.last = kept[-1]["loss"] if kept else float("nan")
         self._bar = None
+        self._steps, self._said = begin, -math.inf
         if self.active:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -45,6 +48,9 @@ class Log:
     def bar(self, steps: int) -> tqdm:
         """The steps that are still to be done."""
         name, quiet = self.path.parent.name, not self.active or None
+        self._steps = steps
+        if self.active and self.begin < steps:
+            self._say(f"from step {self.begin} to {steps}")
         self._bar = tqdm(
             range(self.begin, steps),
             initial=self.begin, total=steps, file=sys.stderr, desc=name, mininterval=2, disable=quiet,
@@ -57,11 +63,19 @@ class Log:
         if not self.active:
             return
         speed = (step - self.begin) / seconds
+        self._say(f"step {step} of {self._steps}, loss {self.last:.4g}, {speed:.3g} steps a second")
         with open(self.path, "a", encoding="utf-8") as f:
             f.write(json.dumps({"step": step, "samples": step * batch, "steps_per_second": speed, **values}) + "\n")
         for key, value in values.items():
             self.board.add_scalar(key, value, step)
         self._bar.set_postfix({k: f"{v:.4g}" for k, v in list(values.items())[:4]}, refresh=False)
+
+    def _say(self, words: str) -> None:
+        """A line on stderr where no bar moves, as in a job's log: at most one in SILENCE seconds."""
+        now = time.monotonic()
+        if not sys.stderr.isatty() and now - self._said >= SILENCE:
+            self._said = now
+            print(f"{self.path.parent.name}: {words}", file=sys.stderr)
 
     def close(self) -> None:
         if self.active:
