@@ -74,6 +74,19 @@ def test_threshold_is_strict_and_counting_has_its_own():
     assert rules.select([found("star", 0.9)], "counting") == {}
 
 
+@pytest.mark.parametrize(("tag", "threshold"), [("colors", 0.3), ("counting", 0.9), ("two_object", 0.35)])
+def test_scores_are_compared_as_float32(tag, threshold):
+    """As the official code, whose scores are float32; a threshold itself does not count, on whichever side it rounds."""
+    settings = rules.Thresholds() if threshold in (0.3, 0.9) else rules.Thresholds(threshold=threshold)
+    at = np.float32(threshold)
+    below, above = (float(np.nextafter(at, np.float32(to))) for to in (0, 1))
+    for score, kept in ((below, False), (float(at), False), (threshold, False), (above, True)):
+        assert bool(rules.select([found("star", score)], tag, settings)) == kept, score
+    if not settings.variant:
+        lines = [{"tag": tag, "details": {"star": [[0, 0, 9, 9, score] for score in (below, float(at), above)]}}]
+        assert official.doubts(lines)[0].startswith(f"2 boxes score {threshold} or less")
+
+
 def test_cap_and_suppression():
     many = [found("star", 0.4 + k / 100, (30 * k, 0, 30 * k + 10, 10)) for k in range(20)]
     assert rules.select(many, "colors")["star"] == list(range(19, 3, -1))
@@ -90,8 +103,8 @@ def test_of_equal_scores_the_last_comes_first():
 
 
 def test_scores_are_kept_as_they_are(tmp_path):
-    """One float step above the threshold counts; rounded to six digits it would be on the other side."""
-    above = float(np.nextafter(0.3, 1))
+    """One float32 step above the threshold counts; rounded to six digits it would be on the other side."""
+    above = float(np.nextafter(np.float32(0.3), np.float32(1)))
 
     class Judge(AnalyticJudge):
         def detect(self, image):

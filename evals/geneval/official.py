@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from evals.engine.judging import Job
-from evals.geneval.rules import OFFICIAL, Box, Thresholds, judge_image, select
+from evals.geneval.rules import OFFICIAL, Box, Thresholds, above, judge_image, select
 from vgt.core import text
 from vgt.core.scenes import COLORS
 from vgt.core.text import Fields
@@ -190,8 +190,8 @@ def doubts(lines: Iterable[dict], rules: Thresholds = OFFICIAL) -> list[str]:
             most = max(most, len(boxes))
     for kind, found in scores.items():
         least, lowest = getattr(rules, kind), min(found, default=1.0)
-        if lowest <= least and found:
-            told.append(f"{sum(score <= least for score in found)} boxes score {least} or less, as with a lower {kind}")
+        if found and not above(lowest, least):
+            told.append(f"{sum(not above(score, least) for score in found)} boxes score {least} or less, as with a lower {kind}")
         # If only a tenth of the scores lay evenly above the threshold, a gap this wide would be a matter of chance.
         elif (1 - 0.1 * (lowest - least) / (1 - least)) ** len(found) < 1e-6:
             told.append(f"none of {len(found)} boxes scores below {lowest:.4g}, as with a higher {kind} than {least}")

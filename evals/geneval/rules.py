@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple, Protocol
 
+import numpy as np
+
 from vgt.core.scenes import COLORS, RELATIONS, TASKS, relations
 
-VERSION = 2  # of the rules below: raise it when a change to them can change a score
+VERSION = 3  # of the rules below: raise it when a change to them can change a score
 
 
 @dataclass(frozen=True)
@@ -65,13 +67,18 @@ def overlap(a: Sequence[float], b: Sequence[float]) -> float:
     return both / union if union else 0.0
 
 
+def above(score: float, threshold: float) -> bool:
+    """Whether a score counts: both as float32, as the official code holds its scores and so compares them."""
+    return bool(np.float32(score) > np.float32(threshold))
+
+
 def select(detections: Sequence[Detected], tag: str, rules: Thresholds = OFFICIAL) -> dict[str, list[int]]:
-    """Class -> indices of the detections that count, best first (docs/evaluators.md 2.3): score above the task's
+    """Class -> indices of the detections that count, best first (docs/evaluators.md 2.3): score ``above`` the task's
     threshold, at most ``max_objects``, then greedy suppression.  Of equal scores the last detection comes first."""
     least = rules.counting_threshold if tag == "counting" else rules.threshold
     chosen: dict[str, list[int]] = {}
     for i in sorted(range(len(detections)), key=lambda i: (detections[i].score, i), reverse=True):
-        if detections[i].score > least:
+        if above(detections[i].score, least):
             chosen.setdefault(detections[i].label, []).append(i)
     for label, indices in chosen.items():
         kept: list[int] = []
