@@ -76,7 +76,7 @@ def test_threshold_is_strict_and_counting_has_its_own():
 
 @pytest.mark.parametrize(("tag", "threshold"), [("colors", 0.3), ("counting", 0.9), ("two_object", 0.35)])
 def test_scores_are_compared_as_float32(tag, threshold):
-    """As the official code, whose scores are float32; a threshold itself does not count, on whichever side it rounds."""
+    """As the official code, whose scores are float32; a threshold itself does not count, wherever it rounds to."""
     settings = rules.Thresholds() if threshold in (0.3, 0.9) else rules.Thresholds(threshold=threshold)
     at = np.float32(threshold)
     below, above = (float(np.nextafter(at, np.float32(to))) for to in (0, 1))

@@ -191,7 +191,8 @@ def doubts(lines: Iterable[dict], rules: Thresholds = OFFICIAL) -> list[str]:
     for kind, found in scores.items():
         least, lowest = getattr(rules, kind), min(found, default=1.0)
         if found and not above(lowest, least):
-            told.append(f"{sum(not above(score, least) for score in found)} boxes score {least} or less, as with a lower {kind}")
+            low = sum(not above(score, least) for score in found)
+            told.append(f"{low} boxes score {least} or less, as with a lower {kind}")
         # If only a tenth of the scores lay evenly above the threshold, a gap this wide would be a matter of chance.
         elif (1 - 0.1 * (lowest - least) / (1 - least)) ** len(found) < 1e-6:
             told.append(f"none of {len(found)} boxes scores below {lowest:.4g}, as with a higher {kind} than {least}")
