@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -314,6 +315,8 @@ def test_a_state_in_several_files_and_one_of_an_earlier_version(tmp_path, monkey
         path.unlink()
     assert {"weights/model/bias", "optimizer/model/0/0/exp_avg", "average/weight"} <= everything.keys()
     save_file(everything, old / "training.safetensors")
+    told = json.loads((old / "state.json").read_text())
+    (old / "state.json").write_text(json.dumps({key: told[key] for key in ("step", "seconds", "identity")}))
     for name in ("cut", "old"):
         result, made = toy_train(tmp_path / name, steps=6, ema=0.9, save_every=3)
         assert result.trained == 3 and torch.equal(made["weight"], whole["weight"])
@@ -352,6 +355,100 @@ def test_a_torn_state_is_told_and_the_one_before_it_used(tmp_path, capsys):
     (tmp_path / "t/state-00000002/state.json").write_text("{")
     with pytest.raises(ValueError, match="state-00000004 cannot be read .*start over with --fresh"):
         toy_train(tmp_path / "t", steps=6, ema=0.9, save_every=2)
+
+
+def _edited(**changes):
+    def edit(folder: Path) -> None:
+        told = json.loads((folder / "state.json").read_text())
+        (folder / "state.json").write_text(json.dumps({**told, **changes}))
+
+    return edit
+
+
+def _earlier(**changes):
+    """As an earlier version wrote it, but for ``changes``."""
+
+    def edit(folder: Path) -> None:
+        told = json.loads((folder / "state.json").read_text())
+        old = {key: told[key] for key in ("step", "seconds", "identity")}
+        (folder / "state.json").write_text(json.dumps({**old, **changes}))
+
+    return edit
+
+
+def _flipped(folder: Path) -> None:
+    path = next(folder.glob("*.safetensors"))
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+
+
+def _file_instead(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (_edited(step=400), "state.json was changed since it was written"),
+        (_edited(seconds=1e9), "state.json was changed since it was written"),
+        (_edited(check=None), "state.json was changed since it was written"),
+        (_earlier(step=400), "state.json, field 'step': 400 is not 4"),
+        (_earlier(step="4"), "state.json, field 'step': '4' is not 4"),
+        (_earlier(step=True), "field 'step': True is not 4"),
+        (_earlier(seconds="long"), "field 'seconds': 'long' is not a finite number"),
+        (_earlier(identity=[]), "no JSON object"),
+        (_flipped, "training-00001-of-00001.safetensors was changed since it was written"),
+        (_file_instead, "0 of 1 files are there"),
+        (lambda folder: (folder / "state.json").write_text("[]"), "no JSON object"),
+        (lambda folder: (folder / "state.json").write_text("{}"), "the field 'step' is missing"),
+        (lambda folder: (folder / "state.json").unlink(), "does not exist"),
+        (lambda folder: (folder / "state.json").write_bytes(b"\xff"), "not UTF-8"),
+    ],
+)
+def test_a_state_that_is_not_as_written_is_told_and_the_one_before_it_used(tmp_path, capsys, damage, why):
+    def stop(index: int) -> dict[str, torch.Tensor]:
+        if index == 5:
+            raise KeyboardInterrupt
+        return toy_batch(index)
+
+    with pytest.raises(KeyboardInterrupt):
+        toy_train(tmp_path / "t", data=stop, steps=6, save_every=2)
+    damage(tmp_path / "t/state-00000004")
+    (tmp_path / "t/state-old-one").mkdir()  # none of ours
+    result, made = toy_train(tmp_path / "t", steps=6, save_every=2)
+    said = capsys.readouterr().err
+    assert why in said and "going on from step 2, the state before it" in said and result.trained == 4
+    assert torch.equal(made["weight"], toy_train(tmp_path / "whole", steps=6)[1]["weight"])
+    assert (tmp_path / "t/state-00000006").is_dir()
+
+
+def test_a_state_of_an_earlier_version_is_used(tmp_path, capsys):
+    toy_train(tmp_path / "t", steps=2)
+    _earlier()(tmp_path / "t/state-00000002")
+    assert toy_train(tmp_path / "t", steps=2)[0].trained == 0 and capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ("5", "line 1: 5 is no JSON object"),
+        ('{"samples": 8, "loss": 1}', "line 1: the field 'step' is missing"),
+        ('{"step": [1], "samples": 8, "loss": 1}', r"line 1, field 'step': \[1\] is not a whole number"),
+        ('{"step": true, "samples": 8, "loss": 1}', "line 1, field 'step': True is not a whole number"),
+        ('{"step": -1, "samples": 8, "loss": 1}', "line 1, field 'step': -1 is below 0"),
+        ('{"step": 1, "samples": "8", "loss": 1}', "line 1, field 'samples': '8' is not a whole number"),
+        ('{"step": 1, "samples": 8, "loss": NaN}', "line 1, field 'loss': nan is not a finite number"),
+        ('{"step": 1, "samples": 8, "loss": "low"}', "line 1, field 'loss': 'low' is not a finite number"),
+    ],
+)
+def test_an_odd_row_of_the_log_is_named(tmp_path, row, why):
+    toy_train(tmp_path / "t", steps=2)
+    path = tmp_path / "t/metrics.jsonl"
+    path.write_text(f"{row}\n{path.read_text()}")
+    with pytest.raises(ValueError, match=rf"metrics\.jsonl, {why}"):
+        toy_train(tmp_path / "t", steps=2)
 
 
 def test_two_trainings_do_not_share_a_folder(tmp_path):

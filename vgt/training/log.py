@@ -85,8 +85,21 @@ class Log:
 def read_metrics(out: Path) -> list[dict]:
     """Rows of a run's metrics.jsonl; a last line that a kill left unfinished is left out.
 
-    Raises ValueError naming the line of any other that is not JSON."""
-    return text.log_rows(out / METRICS)
+    Raises ValueError naming the line of any other that is not JSON or lacks step, samples and loss."""
+    return _rows(out / METRICS)
+
+
+def _rows(path: Path) -> list[dict]:
+    rows = text.log_rows(path)
+    for row in rows:
+        for name in ("step", "samples"):
+            if type(row.need(name)) is not int:
+                raise ValueError(f"{row.place(name)}: {text.shown(row[name])} is not a whole number")
+            row.number(name, 0)
+        row.number("loss")
+        if "minutes" in row:
+            row.number("minutes", 0)
+    return rows
 
 
 # ---------------------------------------------------------------------------------------------- beside a checkpoint
@@ -94,7 +107,7 @@ def read_metrics(out: Path) -> list[dict]:
 
 def read(folder: Path) -> list[dict]:
     """The log beside a checkpoint; empty where it has none.  Raises ValueError as ``read_metrics`` does."""
-    return text.log_rows(folder / LOG)
+    return _rows(folder / LOG)
 
 
 def joined(earlier: Sequence[dict], rows: Sequence[dict], end: Mapping) -> list[dict]:

@@ -280,7 +280,8 @@ def _resume(out, identity, modules, trainers, average, upgrade, here) -> int:
 
 
 def _fill(targets: dict[str, Tensor], stored: Stored, prefix: str) -> None:
-    assert targets.keys() == set(stored.names(prefix)), f"the state's {prefix} is of another model"
+    if targets.keys() != set(stored.names(prefix)):
+        raise ValueError(f"the state of step {stored.step} is of another model ({prefix}); start over with --fresh")
     for key, target in targets.items():
         local(target).copy_(local(split_like(stored[prefix + key], target)))
 

@@ -1,8 +1,9 @@
 """The state of a run on disk: what resuming needs, readable by any number of processes.
 
-``<run>/state-<step>/`` holds ``state.json`` and the tensors in ``training-<k>-of-<n>.safetensors``, cut by size.  A
-folder is complete or absent.  A run that is under way keeps two, so that one torn by a fault of the disk costs the
-steps since the one before; a finished run keeps the last.  Which processes wrote a state leaves no trace.
+``<run>/state-<step>/`` holds ``state.json`` and the tensors in ``training-<k>-of-<n>.safetensors``, cut by size, whose
+hashes stand in ``state.json`` beside its own (states of earlier versions have none).  A folder is complete or absent.
+A run that is under way keeps two, so that one torn by a fault of the disk costs the steps since the one before; a
+finished run keeps the last.  Which processes wrote a state leaves no trace.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from vgt.checkpoints.shards import handle, write_file
 from vgt.core import files
-from vgt.core.text import read_json
+from vgt.core.text import Fields, read_json, shown
 from vgt.training.distributed import Team, whole
 
 try:
@@ -35,7 +36,15 @@ Tensors = dict[str, Tensor]
 
 def states(out: Path) -> list[Path]:
     """Complete states of a run, oldest first."""
-    return sorted(out.glob("state-????????"))
+    return sorted(out.glob("state-" + 8 * "[0-9]"))
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder, or what stands in its place."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -68,14 +77,22 @@ def seconds_spent(out: Path) -> float:
     return _info(found[-1])["seconds"] if found else 0.0
 
 
-def _info(folder: Path) -> dict:
-    return read_json(folder / "state.json")
+def _info(folder: Path) -> Fields:
+    """What ``state.json`` says.  Raises ValueError for what ``write`` has not written so."""
+    told = Fields.of(read_json(folder / "state.json"), "state.json")
+    if files.unsealed(told, must="files" in told) is None:
+        raise ValueError("state.json was changed since it was written")
+    step, named = told.need("step"), int(folder.name.rpartition("-")[2])
+    if type(step) is not int or step != named:
+        raise ValueError(f"{told.place('step')}: {shown(step)} is not {named}")
+    told.number("seconds", 0), Fields.of(told.need("identity"), told.place("identity"))
+    return told
 
 
 def clear(out: Path, names: Iterable[str]) -> None:
     """Remove the states of a run and the folders ``names``, and nothing else that a user may keep there."""
     for path in [*states(out), *(out / name for name in names)]:
-        shutil.rmtree(path, ignore_errors=True)
+        _remove(path)
 
 
 def changed(new, old, path: str = "") -> list[str]:
@@ -117,8 +134,13 @@ def write(out: Path, step: int, seconds: float, identity: dict, tensors: Tensors
         part.mkdir(parents=True)
     team.wait()
     try:
-        info = json.dumps({"step": step, "seconds": seconds, "identity": identity})
-        trouble = [error for error in team.gather(_write_files(part, info, tensors, team)) if error]
+        told = team.gather(_write_files(part, tensors, team))
+        trouble = [wrong for _, wrong in told if wrong]
+        if not trouble:
+            hashes = {name: found for each, _ in told for name, found in each.items()}
+            info = files.sealed({"step": step, "seconds": seconds, "identity": identity, "files": hashes})
+            write = (lambda: (part / "state.json").write_text(json.dumps(info))) if team.first else (lambda: None)
+            trouble = [wrong for wrong in team.gather(_trouble(write)) if wrong]
         if trouble:
             raise ValueError(
                 f"{out}: the state of step {step} could not be written ({trouble[0]}); make room and run the same "
@@ -138,13 +160,18 @@ def keep_newest(out: Path, team: Team) -> None:
     """Remove all states but the newest."""
     if team.first:
         for path in states(out)[:-1]:
-            shutil.rmtree(path, ignore_errors=True)
+            _remove(path)
 
 
-def _write_files(part: Path, info: str, tensors: Tensors, team: Team) -> str:
-    """Write this process's files; returns what went wrong, "" if nothing did.  Goes on after an error, because the
-    others need this process to put split tensors together."""
-    shards, wrong = shard(tensors, LIMIT), ""
+def _write_files(part: Path, tensors: Tensors, team: Team) -> tuple[dict[str, str], str]:
+    """Write this process's files; returns their hashes and what went wrong, "" if nothing did.  Goes on after an error,
+    because the others need this process to put split tensors together."""
+    shards, hashes, wrong = shard(tensors, LIMIT), {}, ""
+
+    def write_one(path: Path, held: Tensors) -> None:
+        write_file(path, held)
+        hashes[path.name] = files.digest_file(path)
+
     for k, names in enumerate(shards):
         mine, held = k % team.size == team.rank, {}
         for name in names:
@@ -153,10 +180,8 @@ def _write_files(part: Path, info: str, tensors: Tensors, team: Team) -> str:
                 held[name] = value.cpu().clone().contiguous()
         if held:
             path = part / f"training-{k + 1:05d}-of-{len(shards):05d}.safetensors"
-            wrong = _trouble(lambda path=path, held=held: write_file(path, held))
-    if team.first and not wrong:
-        wrong = _trouble(lambda: (part / "state.json").write_text(info))
-    return wrong
+            wrong = _trouble(lambda path=path, held=held: write_one(path, held))
+    return hashes, wrong
 
 
 def _trouble(write: Callable[[], object]) -> str:
@@ -171,22 +196,30 @@ def _trouble(write: Callable[[], object]) -> str:
 # -------------------------------------------------------------------------------------------------- reading
 
 
+def _line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 class Stored:
     """A state folder: ``step``, ``identity``, and its tensors, read one at a time (``training.safetensors`` of earlier
     versions too).  ``torn``: newer states that cannot be read, and why.
 
-    Raises ValueError for a file that is absent, torn or cannot be read."""
+    Raises ValueError for a file that is absent, torn, changed since it was written or cannot be read."""
 
     def __init__(self, folder: Path):
         paths = sorted(folder.glob("training*.safetensors"))
-        wanted = int(paths[0].stem.rpartition("-of-")[2]) if paths and "-of-" in paths[0].stem else 1
+        count = paths[0].stem.rpartition("-of-")[2] if paths else ""
+        wanted = int(count) if count.isdecimal() else 1
         if len(paths) != wanted:
             raise ValueError(f"{len(paths)} of {wanted} files are there")
         try:
             info = _info(folder)
+            for path in paths:
+                if "files" in info and info["files"].get(path.name) != files.digest_file(path):
+                    raise ValueError(f"{path.name} was changed since it was written")
             opened = [handle(path) for path in paths]
         except (OSError, ValueError) as error:
-            raise ValueError(next(iter(str(error).splitlines()), type(error).__name__)) from error
+            raise ValueError(_line(error)) from error
         self.step, self.identity = info["step"], info["identity"]
         self.torn: dict[Path, str] = {}
         self._home = {key: f for f in opened for key in f.keys()}  # noqa: SIM118 - not a dict
@@ -208,11 +241,11 @@ def newest(out: Path, identity: dict, upgrade: Callable[[dict], dict] | None = N
     for folder in reversed(states(out)):
         try:
             found = Stored(folder)
-        except ValueError as error:
-            torn[folder] = f"{folder} cannot be read ({error})"
+            old = upgrade(found.identity) if upgrade else found.identity
+        except (ValueError, KeyError, TypeError, AttributeError) as error:  # the last ones: settings of another form
+            torn[folder] = f"{folder} cannot be read ({_line(error)})"
             continue
         found.torn = torn
-        old = upgrade(found.identity) if upgrade else found.identity
         names = [name for name in changed(identity, old) if name not in FREE]
         if names:
             listed = ", ".join(name.removeprefix("preset.") for name in names)
@@ -227,5 +260,5 @@ def remove_torn(stored: Stored, team: Team) -> None:
     """Say which newer states cannot be read, and remove them; what is stored next may have their names."""
     for folder, problem in stored.torn.items() if team.first else ():
         print(f"{problem}; going on from step {stored.step}, the state before it", file=sys.stderr)
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
     team.wait()
