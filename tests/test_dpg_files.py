@@ -339,6 +339,7 @@ def test_the_command_says_what_is_missing(tmp_path, capsys):
         ({"id": None}, "field 'id' is missing"),
         ({"id": 3}, "field 'id': 3 is not text"),
         ({"prompt": " "}, "the prompt is empty"),
+        ({"held_out": "false"}, "field 'held_out': 'false' is not true or false"),
         ({"questions": {}}, "are no questions"),
         ({"questions": ["Is it?"]}, "is no JSON object"),
         (

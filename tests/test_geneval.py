@@ -418,6 +418,8 @@ def test_acceleration_names_the_record(tmp_path):
         ({"include": [{"class": "star", "count": 1, "color": ["red"]}]}, "asks for the color"),
         ({"exclude": 5}, "has 5 as exclude"),
         ({"id": {"a": 1}}, "has the id"),
+        ({"held_out": "false"}, "'false' as held_out; give true or false"),
+        ({"held_out": 1}, "has 1 as held_out"),
     ],
 )
 def test_suites_that_are_none_name_file_and_line(tmp_path, capsys, changed, fault):

@@ -165,6 +165,36 @@ def test_values_of_official_files_are_checked(imported, tmp_path, changed, fault
         geneval.import_results(tmp_path / "r.jsonl", **options)
 
 
+@pytest.mark.parametrize(
+    "changed, fault",
+    [
+        ({"tag": "counting"}, "'tag': 'counting' is not 'colors'"),
+        ({"prompt": "zzz"}, "'prompt': 'zzz' is not 'a photo of"),
+        ({"reason": "0 red; and banana"}, "'reason': 'banana' does not name colors"),
+        ({"reason": "0 red; and x red"}, "'reason': 'x red' does not name colors"),
+        ({"reason": "0 red; and -5 red"}, "'reason': '-5 red' does not name colors"),
+        ({"reason": "0 red; and 1 red; and 1 red"}, "'reason': '1 red; and 1 red' does not name colors"),
+        ({"reason": "0 red; and 1 mauve"}, "'reason': 'mauve' is not one of red"),
+        ({"reason": "0 red; and 100000000 red"}, "'reason': '100000000 red' are more colors than the 1 boxes"),
+        ({"reason": "0 red; and 1000000000 red"}, "'reason': '1000000000 red' does not name colors"),
+        ({"filename": "x/" + "0" * 5000 + "/samples/0000.png"}, "'filename': 'x/0+... is none of the 553 x 4"),
+        ({"filename": "x/\u0660/samples/0000.png"}, "'filename': .* is none of the 553 x 4"),
+        ({"filename": "x/00000/samples/0000.png\n"}, "'filename': .* is none of the 553 x 4"),
+    ],
+)
+def test_what_a_line_says_beside_its_boxes_is_checked(imported, tmp_path, changed, fault):
+    line = next(line for line in imported[1] if line["tag"] == "colors")
+    clause = json.loads(line["metadata"])["include"][0]
+    details = json.dumps({clause["class"]: [[0, 0, 9, 9, 0.9]]})
+    if "reason" in changed:
+        head = f"expected {clause['color']} {clause['class']}>={clause['count']}, found "
+        changed = {"reason": head + changed["reason"], "correct": False}
+    (tmp_path / "r.jsonl").write_text("\n" + json.dumps({**line, "details": details, **changed}) + "\n")
+    options = {"work": tmp_path, "records": tmp_path / "records", "suite": "geneval", "prompts": OFFICIAL}
+    with pytest.raises(ValueError, match=f"r.jsonl, line 2, field {fault}"):
+        geneval.import_results(tmp_path / "r.jsonl", **options)
+
+
 def test_a_file_as_other_programs_save_it_is_the_same_file(imported, tmp_path):
     """A byte order mark, Windows' line ends, blank lines, a reason that became null."""
     lines = [{**line, "reason": line["reason"] or None} for line in imported[1]]

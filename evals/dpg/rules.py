@@ -121,6 +121,8 @@ def check_prompts(suite: str, prompts: list[dict]) -> None:
         if row.text("id") in seen:
             raise ValueError(f"{row.where}: the id {row['id']!r} is there twice; each item counts once")
         seen.add(row["id"])
+        if "held_out" in row:
+            row.flag("held_out")
         questions = row.need("questions")
         if not (isinstance(questions, list) and questions):
             raise ValueError(f"{row.place('questions')}: {shown(questions)} are no questions; give a list")

@@ -23,7 +23,8 @@ from vgt.core.text import Fields
 SIDE = 100_000  # pixels: no image is larger, so no box reaches farther
 REMEDY = "give the official scorer's results.jsonl"
 JUDGE = "m2f-mmdet"  # the official detector
-_PLACE = re.compile(r"(?:^|[/\\])(\d+)[/\\]samples[/\\](\d+)\.png$")
+_PLACE = re.compile(r"(?:^|[/\\])([0-9]{1,9})[/\\]samples[/\\]([0-9]{1,9})\.png\Z")
+_COLORS = re.compile(r"[0-9]{1,9} [a-z]+(, [0-9]{1,9} [a-z]+)*")
 
 
 def place_of(filename: str) -> Job | None:
@@ -72,7 +73,8 @@ def to_lines(results: list[dict]) -> str:
 def told_colors(prompt: dict, reason: str, number: dict[str, int]) -> dict[str, list[str | None]]:
     """Class -> one color per detection, best first, as the reasons of a result tell; ``number``: how many there are.
 
-    A clause without a complaint found its color; the others name what was found instead, the right ones first here."""
+    A clause without a complaint found its color; the others name what was found instead, the right ones first here.
+    Raises ValueError for a complaint that does not name colors, or more of them than there are detections."""
     told: dict[str, list[str | None]] = {}
     for clause in prompt["include"]:
         name, count = clause["class"], clause["count"]
@@ -83,10 +85,24 @@ def told_colors(prompt: dict, reason: str, number: dict[str, int]) -> dict[str, 
         complaint = next((line for line in reason.split("\n") if line.startswith(head) and "; and " in line), None)
         named = [wanted] * count
         if complaint is not None:
-            seen = [part.split(" ", 1) for part in complaint.split("; and ")[1].split(", ")]
-            named = sorted((c for k, c in seen for _ in range(int(k))), key=lambda c: c != wanted)
+            named = sorted(_told(complaint.partition("; and ")[2], number.get(name, 0)), key=lambda c: c != wanted)
         told[name] = [*named, *[None] * number.get(name, 0)][: number.get(name, 0)]
     return told
+
+
+def _told(found: str, most: int) -> list[str]:
+    """The colors of "1 red, 2 blue", ``most`` at most; none where none could be told."""
+    if not found:
+        return []
+    if not _COLORS.fullmatch(found):
+        raise ValueError(f"{text.shown(found)} does not name colors, as '1 red, 2 blue' does")
+    seen = [(int(count), color) for count, color in (part.split(" ") for part in found.split(", "))]
+    unknown = [color for _, color in seen if color not in COLORS]
+    if unknown:
+        raise ValueError(f"{text.shown(unknown[0])} is not one of {', '.join(COLORS)}")
+    if sum(count for count, _ in seen) > most:
+        raise ValueError(f"{text.shown(found)} are more colors than the {most} boxes of the class in 'details'")
+    return [color for count, color in seen for _ in range(count)]
 
 
 def row_of(prompt: dict, line: dict) -> dict:
@@ -162,17 +178,26 @@ def read(path: str | Path, suite: str, prompts: list[dict], images_per_prompt: i
         where = place_of(line["filename"])
         if where is None or where[0] >= len(prompts) or where[1] >= images_per_prompt:
             raise ValueError(
-                f"{line.where}: {line['filename']!r} is none of the {len(prompts)} x {images_per_prompt} "
-                f"images of suite {suite!r}; name images <00000>/samples/<0000>.png"
+                f"{line.place('filename')}: {text.shown(line['filename'])} is none of the "
+                f"{len(prompts)} x {images_per_prompt} images of suite {suite!r}; "
+                "name images <00000>/samples/<0000>.png"
             )
         if where in found:
-            raise ValueError(f"{line.where}: {line['filename']!r} comes twice; each image counts once")
+            raise ValueError(f"{line.where}: {text.shown(line['filename'])} comes twice; each image counts once")
         mine = prompts[where[0]]
         if any(line["metadata"].get(key) != mine.get(key) for key in ("tag", "include", "exclude", "prompt")):
             raise ValueError(
                 f"{line.where}: the prompt {line['prompt']!r} is not number {where[0]} of suite {suite!r}, "
                 f"{mine['prompt']!r}; give the suite that was judged with --suite"
             )
+        for name in ("tag", "prompt"):
+            if line[name] != mine[name]:
+                fault = f"{line.place(name)}: {text.shown(line[name])} is not {text.shown(mine[name])}"
+                raise ValueError(f"{fault}, that of its metadata; {REMEDY}")
+        try:
+            told_colors(mine, line["reason"], {name: len(boxes) for name, boxes in line["details"].items()})
+        except ValueError as error:
+            raise ValueError(f"{line.place('reason')}: {error}; {REMEDY}") from error
         found[where] = line
     return found
 

@@ -179,6 +179,8 @@ def _fault(prompt: object) -> str | None:
         return f"has {prompt['exclude']!r} as exclude; give a list of clauses, or leave it out"
     if not isinstance(prompt.get("id", ""), (str, int)):
         return f"has the id {prompt['id']!r}; give a text"
+    if not isinstance(prompt.get("held_out", False), bool):
+        return f"has {prompt['held_out']!r} as held_out; give true or false"
     faults = [_clause_fault(clause, place) for place, clause in enumerate(prompt["include"])]
     faults += [_clause_fault(clause, 0) for clause in prompt.get("exclude", [])]
     return next(filter(None, faults), None)
