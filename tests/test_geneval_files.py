@@ -24,7 +24,7 @@ from evals.judges.analytic import AnalyticJudge
 from evals.subjects import fake
 from evals.subjects.folder import folder
 from vgt.__main__ import main
-from vgt.core import geneval_prompts, samples, suites
+from vgt.core import geneval_prompts, record, samples, suites
 from vgt.core.scenes import COLORS, TASKS
 
 OFFICIAL = geneval_prompts.prompts()
@@ -266,6 +266,34 @@ def test_verdicts_of_one_rule_with_another_setting_are_doubted_aloud(imported, t
     note = geneval.import_results(tmp_path / "r.jsonl", partial_ok=True, **options).records[0].note
     doubt = "doubtful: its own verdicts give .* overall, its boxes .* verdicts differ, all in position, as with another"
     assert re.search(doubt, note) and "all in position" in capsys.readouterr().err
+
+
+def test_the_command_says_a_doubt_once(tmp_path, capsys):
+    """Not in every line of its results; each record keeps it."""
+    prompt = {"tag": "single_object", "include": [{"class": "cat", "count": 1}], "prompt": "a photo of a cat"}
+    (tmp_path / "suite.jsonl").write_text(json.dumps(prompt) + "\n")
+    boxes = [{"class": "cat", "score": 0.35 + k / 100, "box": [0, 0, 9, 9], "color": None} for k in range(17)]
+    lines = [
+        official.result(f"00000/samples/{k:04d}.png", prompt, {"detections": boxes}, Thresholds(max_objects=17))
+        for k in range(4)
+    ]
+    (tmp_path / "r.jsonl").write_text(official.to_lines(lines))
+    argv = [
+        "--suite",
+        str(tmp_path / "suite.jsonl"),
+        "--import",
+        str(tmp_path / "r.jsonl"),
+        "--out",
+        str(tmp_path / "o"),
+    ]
+    assert main(["eval", "geneval", *argv]) == 0
+    out, err = capsys.readouterr()
+    doubt = "17 boxes of one class, as with a larger max_objects than 16"
+    assert out.count(doubt) == 1 and err.count(doubt) == 1 and out.count("judged elsewhere") == 1
+    assert out.count("any of 4 images") == 1
+    made = list((tmp_path / "o" / "records").rglob("*.json"))
+    notes = [record.read(path)[0].note for path in made]
+    assert len(notes) > 2 and all(doubt in note for note in notes)
 
 
 def test_official_settings_are_not_doubted(imported):

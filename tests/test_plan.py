@@ -544,6 +544,37 @@ def test_numbers_that_no_training_can_have_are_refused_in_one_line(setting):
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["train.ema=0", "train.ema_start=5"], "train.ema_start 5 has no effect with train.ema 0"),
+        (["train.ema=0", "train.ema_ramp=false"], "train.ema_ramp false has no effect with train.ema 0"),
+        (["train.steps=8", "train.ema_start=8"], r"train.ema_start 8 is never reached in 8 steps \(train.steps\)"),
+    ],
+)
+def test_settings_of_an_average_that_would_do_nothing(settings, words):
+    with pytest.raises(ValueError, match=words) as refused:
+        read("query_ar_internvl", settings)
+    assert "\n" not in str(refused.value)
+    assert read("query_ar_internvl", ["train.steps=8", "train.ema_start=7"]).train.ema_start == 7
+
+
+def test_absurd_factors_are_refused_in_one_line(tmp_path):
+    """However the system's own configuration is reached."""
+    for setting in ("train.lr=1e30", "train.weight_decay=1000", "train.clip=1e9"):
+        with pytest.raises(ValueError, match=rf"{setting.partition('=')[0]}: Input should be less than 1000"):
+            read("query_ar_internvl", [setting])
+    for name, setting in (
+        ("query_ar_internvl", "model.grid_start=1e30"),
+        ("query_ar_internvl", "model.time_shift=1e6"),
+        ("query_ar_internvl", "losses.repa=1e300"),
+        ("vgt_ae_internvl", "losses.kl=1e30"),
+    ):
+        with pytest.raises(ValueError, match=f"{setting.partition('=')[0].split('.')[1]}: .*less than 1000") as refused:
+            build(preset(name, setting), tmp_path, 1)
+        assert "\n" not in str(refused.value)
+
+
 def test_requests_that_make_no_plan(tmp_path):
     small = preset("query_ar_internvl")
     with pytest.raises(ValueError, match="device 'tpu' is not one to plan for; choose one of h100"):

@@ -165,13 +165,16 @@ def _outcome(args: argparse.Namespace) -> Outcome | None:
 
 
 def _show(outcome: Outcome) -> None:
-    rows = []
-    for r in outcome.records:
+    """A line for each record; what the notes of all of them say stands once, below."""
+    rows, notes = [], [(r.note or "").split("; ") for r in outcome.records]
+    shared = [part for part in notes[0] if part and all(part in each for each in notes)] if len(notes) > 1 else []
+    for r, parts in zip(outcome.records, notes, strict=True):
+        own = "; ".join(part for part in parts if part not in shared)
         value = "not measured" if r.value is None else f"{r.value:.4f}"
         interval = (
             f" [{r.low:.4f}, {r.high:.4f}]" if r.value is not None and r.low is not None and r.high is not None else ""
         )
         count = f"n={r.n}" + (f" of {r.n_expected}: partial" if r.partial else "")
-        rows.append([r.name, f"{value}{interval}  {count}{f'  ({r.note})' if r.note else ''}"])
+        rows.append([r.name, f"{value}{interval}  {count}{f'  ({own})' if own else ''}"])
     if rows:
-        print(text.table(rows))
+        print("\n".join([text.table(rows), *([f"note: {'; '.join(shared)}"] if shared else [])]))

@@ -13,8 +13,9 @@ from vgt.core import text
 Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+# Factors, weights and rates: none is near a thousand, and much larger ones overflow in silence.
+NotNegative = Annotated[float, Field(ge=0, lt=1000, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, lt=1000, allow_inf_nan=False)]
 
 
 class Config(BaseModel):

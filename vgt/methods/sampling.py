@@ -80,7 +80,7 @@ class Sampling(SamplingOptions):
     Raises ValueError for any of them without ``compat``, and for a sampler, steps and schedule that do not go
     together."""
 
-    guidance: float = Field(4.5, ge=0, description="classifier-free guidance scale; 1 turns it off")
+    guidance: float = Field(4.5, ge=0, lt=1000, description="classifier-free guidance scale; 1 turns it off")
     cfg_schedule: Literal["falling", "rising", "constant"] | None = Field(
         None, description="of the guidance over the steps (default: the method's own)"
     )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from vgt.core.config import Config, Count, NotNegative, Positive, Whole
@@ -53,6 +53,19 @@ class TrainConfig(Config):
     log_every: Count = 20
     sample_every: Whole = 0
     storage: Literal["fp32", "fp16", "bf16", "int6"] = "fp32"
+
+    @model_validator(mode="after")
+    def _averages(self) -> Self:
+        """Raises ValueError for settings of the average where there is none."""
+        if not self.ema and self.ema_start:
+            raise ValueError(f"train.ema_start {self.ema_start} has no effect with train.ema 0; set it to 0, or an ema")
+        if not self.ema and not self.ema_ramp:
+            raise ValueError("train.ema_ramp false has no effect with train.ema 0; set it to true, or an ema")
+        if self.ema and self.ema_start >= self.steps:
+            raise ValueError(
+                f"train.ema_start {self.ema_start} is never reached in {self.steps} steps (train.steps); lower it"
+            )
+        return self
 
 
 def micro_rows(config: TrainConfig, processes: int) -> int:
