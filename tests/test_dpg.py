@@ -11,7 +11,7 @@ import pytest
 from evals.agreement import run as agreement
 from evals.dpg import rules as dpg_rules
 from evals.dpg import run as dpg
-from evals.engine.store import Shard
+from evals.engine.store import Shard, read_rows, row_line
 from evals.judges.analytic import AnalyticJudge
 from evals.judges.answering import JudgeLost
 from evals.subjects import fake
@@ -296,6 +296,21 @@ def test_a_run_computes_all_protocols_from_the_same_answers_and_rescoring_needs_
     assert record.scores(again.records) == record.scores(outcome.records)
     assert [r.key for r in again.records] == [r.key for r in outcome.records]
     assert dpg.rescore(answers, work=tmp_path, records=tmp_path / "records", protocols=every).computed == 0
+
+    copy = shutil.copytree(answers.parent, tmp_path / "other") / "answers.jsonl"  # the same, with other answers
+    rows = read_rows(copy)
+    for row in rows:
+        row["answers"] = dict.fromkeys(row["answers"], "no")
+    copy.write_text("".join(map(row_line, rows)))
+    where = {"work": tmp_path, "records": tmp_path / "records"}
+    assert dpg.rescore(copy, **where).records[0].value == 0 != scores["dpg"].value
+    assert dpg.rescore(copy, **where).computed == 0
+    assert dpg.run(fake.Oracle(), JUDGE, **options(tmp_path)).records[0].value == scores["dpg"].value
+    about = json.loads(copy.with_suffix(".run.json").read_text())
+    copy.write_text(answers.read_text())
+    copy.with_suffix(".run.json").write_text(json.dumps({**about, "extra": ["one more.png"]}))
+    assert dpg.rescore(copy, **where).records[0].value is None, "an image too many withholds the value"
+
     answers.with_suffix(".run.json").unlink()
     with pytest.raises(ValueError, match="run.json does not exist"):
         dpg.rescore(answers, work=tmp_path, records=tmp_path / "again")
@@ -333,7 +348,7 @@ def test_what_two_judges_do_not_share_is_withheld_alike(tmp_path):
     for row in rows:
         row.pop(files.CHECK)
     rows[0] = {"id": rows[0]["id"], "error": "cannot be read"}
-    second.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    second.write_text("".join(map(row_line, rows)))
     about = json.loads(first.with_suffix(".run.json").read_text())
     about["judge"] = {"name": "other", "fingerprint": "f" * 64}
     second.with_suffix(".run.json").write_text(json.dumps(about))
@@ -358,7 +373,7 @@ def test_what_two_judges_do_not_share_is_withheld_alike(tmp_path):
 def test_stored_answers_are_checked(tmp_path, changed, fault):
     stored = tmp_path / "answers.jsonl"
     row = {"id": "00000/samples/0000.png", "answers": {"1": "yes"}}
-    stored.write_text(json.dumps({**row, **changed}) + "\n")
+    stored.write_text(row_line({**row, **changed}))
     about = {
         "subject": {"name": "x", "fingerprint": "0"}, "judge": {"name": "j", "fingerprint": "1"}, "accel": None,
         "suite": "mine", "prompts": [{"id": "a", "prompt": "p", "questions": [question(1)]}], "seed": 0,

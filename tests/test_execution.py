@@ -107,7 +107,7 @@ def unbroken(tmp_path_factory) -> dict[str, bytes]:
 def test_shards_are_parsed_and_deal_everything_out():
     assert (parse_shard(None), parse_shard("2/4"), str(Shard(1, 4))) == (WHOLE, Shard(1, 4), "2/4")
     assert [[p for p in range(7) if Shard(k, 3).mine(p)] for k in range(3)] == [[0, 3, 6], [1, 4], [2, 5]]
-    for text in ("0/4", "5/4", "2", "a/b", "-1/2"):
+    for text in ("0/4", "5/4", "2", "a/b", "-1/2", "\u00b2/2", "\u0661/\u0662"):
         with pytest.raises(ValueError, match="k/n"):
             parse_shard(text)
 

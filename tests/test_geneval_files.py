@@ -340,6 +340,19 @@ def test_rescoring_gives_the_very_records(judged, tmp_path):
     assert values(again) == values(outcome) and [r.key for r in again.records] == [r.key for r in outcome.records]
     assert (copy / "results.jsonl").read_bytes() == (stored / "results.jsonl").read_bytes()
     assert again.records[0].protocol_params == outcome.records[0].protocol_params
+    lines = (stored / "detections.jsonl").read_text().splitlines(keepends=True)
+    rows = [{**row, "detections": []} for row in read_rows(stored / "detections.jsonl")]
+    (copy / "detections.jsonl").write_text("".join(map(row_line, rows)))  # of the same run, but other ones
+    other = geneval.rescore(copy, work=tmp_path, records=tmp_path / "records")
+    assert other.reused == 0 and values(other) != values(outcome)
+    (copy / "detections.jsonl").write_text("".join(lines[:20]))
+    with pytest.raises(ValueError, match=r"28 of 48 images have no row, the first \d+/samples"):
+        geneval.rescore(copy, work=tmp_path, records=tmp_path / "records")
+    rows = [json.loads(line) for line in lines]
+    del rows[2]["check"]
+    (copy / "detections.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match="line 3: its hash, the field 'check', is missing; evaluate again"):
+        geneval.rescore(copy, work=tmp_path, records=tmp_path / "records")
     (copy / "detections.run.json").unlink()
     with pytest.raises(ValueError, match="holds no finished judging"):
         geneval.rescore(copy, work=tmp_path, records=tmp_path / "records")

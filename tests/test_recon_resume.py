@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evals.engine.store import Shard
+from evals.engine.store import Shard, read_rows, row_line, write_arrays
 from evals.features import Extractor
 from evals.recon import metrics as recon_metrics
 from evals.recon import run as reconstruction
@@ -118,6 +118,69 @@ def test_what_a_kill_left_of_a_file_is_no_evidence(tmp_path, whole):
 
 def _edited(path):
     path.write_text(path.read_text().replace('"psnr": ', '"psnr": 1', 1))
+
+
+def _unsealed(change):
+    """Rows that ``change`` has altered, all without their hash."""
+
+    def alter(path):
+        rows = [{k: v for k, v in json.loads(line).items() if k != "check"} for line in path.read_text().splitlines()]
+        path.write_text("".join(json.dumps(change(row)) + "\n" for row in rows))
+
+    return alter
+
+
+def _sealed(change):
+    """Rows that ``change`` has altered, as this program could have written them."""
+
+    def alter(path):
+        path.write_text("".join(row_line(change(row)) for row in read_rows(path)))
+
+    return alter
+
+
+def _without_hash(path):
+    with np.load(path) as stored:
+        held = {name: stored[name] for name in ("positions", "values")}
+    np.savez(path, positions=held["positions"], values=held["values"] * 2)
+
+
+def _of_value(path):
+    told = json.loads(path.read_text())
+    del told["check"]
+    path.write_text(json.dumps({**told, "value": 99.0}))
+
+
+@pytest.mark.parametrize(
+    "pattern, alter",
+    [
+        ("recon/dim/*/pixels.jsonl", _unsealed(lambda row: {**row, "psnr": 2 * row["psnr"]})),
+        ("recon/dim/*/pixels.jsonl", _unsealed(lambda row: {**row, "id": [1]})),
+        ("recon/dim/*/pixels.jsonl", _sealed(lambda row: {**row, "psnr": "high"})),
+        ("recon/dim/*/pixels.jsonl", _sealed(lambda row: {**row, "psnr": float("nan")})),
+        ("recon/dim/*/pixels.jsonl", _sealed(lambda row: {"id": row["id"], "psnr": row["psnr"]})),
+        ("recon/dim/*/images.jsonl", _sealed(lambda row: {"id": row["id"]})),
+        ("recon/dim/*/images.jsonl", _sealed(lambda row: {**row, "pixels": 5})),
+        ("recon/dim/*/*/00000008.npz", _without_hash),
+        ("recon/dim/*/*/00000008.npz", lambda p: write_arrays(p, positions=np.arange(2), values=np.zeros((4, 3)))),
+        ("recon/dim/*/*/00000008.npz", lambda p: write_arrays(p, positions=np.arange(8), values=np.zeros((8, 16)))),
+        ("recon/dim/*/pairs.png.hash", lambda p: p.write_bytes(b"\xff\xfe\xfa")),
+        ("records/dim/*/psnr-mean.json", _of_value),
+    ],
+    ids=[
+        "doubled", "no id", "text", "nan", "no cluster", "no pixels", "no hash of pixels", "unsealed array",
+        "another shape", "other positions", "bad hash", "unsealed record",
+    ],
+)  # fmt: skip
+def test_what_lacks_its_hash_or_its_fields_is_made_again(tmp_path, whole, capsys, pattern, alter):
+    shutil.copytree(whole[0], tmp_path, dirs_exist_ok=True)
+    for path in (tmp_path / "records").rglob("*.json") if pattern.startswith("recon/") else ():
+        path.unlink()
+    (path,) = tmp_path.glob(pattern)
+    alter(path)
+    outcome = score(tmp_path)
+    assert values(outcome) == values(whole[1]) and tree(tmp_path) == tree(whole[0])
+    assert path.suffix == ".hash" or f"{path}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

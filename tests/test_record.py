@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 
@@ -145,6 +146,51 @@ def test_an_edited_record_is_never_used(tmp_path, capsys):
         '"fingerprint": "f", "suite_hash": "s", "key": "k"}\n'
     )  # of an earlier version: no hash
     assert record.read(path)[0].value == 1.0
+    told = json.loads(record.write(r, tmp_path / "two").read_text())
+    del told["check"]
+    (tmp_path / "two" / r.path).write_text(json.dumps({**told, "value": 0.9}))
+    assert record.get(tmp_path / "two", r.name) is None
+    with pytest.raises(ValueError, match="edited since it was written"):
+        record.read(tmp_path / "two")
+
+
+@pytest.mark.parametrize(
+    "change, fault",
+    [
+        ({"n": -1}, "field 'n' -1: Input should be greater than or equal to 0"),
+        ({"value": "high"}, "field 'value' 'high': Input should be a valid number"),
+        ({"hashes": 5, "n_failed": -1}, "field 'n_failed' -1: .* .and 1 more."),
+        ({"value": float("nan")}, "query_ar_internvl/scenes-geneval/overall: value is nan"),
+        ({"colour": "red"}, "field 'colour' 'red': Extra inputs are not permitted"),
+        (None, "it is no JSON object"),
+    ],
+)
+def test_what_is_no_record_names_file_line_and_field(tmp_path, change, fault):
+    told = {**json.loads(make().model_dump_json()), **change} if change is not None else []
+    for path in (tmp_path / "x.json", tmp_path / "x.jsonl"):
+        path.write_text(("\n" if path.suffix == ".jsonl" else "") + json.dumps(told) + "\n")
+        where = ", line 2," if path.suffix == ".jsonl" else ""
+        with pytest.raises(ValueError, match=f"^{path}{where} does not hold a record: {fault}[^\n]*$"):
+            record.read(path)
+
+
+def test_what_is_torn_names_its_line(tmp_path, capsys):
+    r = make()
+    path = record.write(r, tmp_path)
+    path.write_text(path.read_text()[:400])
+    assert record.get(tmp_path, r.name) is None
+    assert re.match(rf"note: {path} is not used: line \d+: not valid JSON", capsys.readouterr().err)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match="overall.json is not UTF-8"):
+        record.read(tmp_path)
+
+
+def test_a_work_folder_stands_for_its_records(tmp_path):
+    record.write(make(), tmp_path / "records")
+    (tmp_path / "recon").mkdir()
+    (tmp_path / "recon" / "rows.jsonl").write_text("{}\n")
+    record.write(make(subject="records"), tmp_path / "records")
+    assert len(record.read(tmp_path)) == 2 and record.read(tmp_path) == record.read(tmp_path / "records")
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,10 @@ def judge_condition(
         return {"right": _prompt_correct(detector, prompts[index], degrade(made[0]))}
 
     stamps = {name: files.digest(stamp, prompts[i]["prompt"]) for name, (i, _) in images.items()}
-    evidence = collect(path, {**stamps, **dict.fromkeys(scenes, stamp)}, judge, f"judge on {condition} images")
+    title = f"judge on {condition} images"
+    evidence = collect(
+        path, {**stamps, **dict.fromkeys(scenes, stamp)}, judge, title, check=lambda row: row.flag("right")
+    )
     correct = {job: evidence[name]["right"] for name, job in images.items()}
     return correct, {index: evidence[name]["right"] for name, index in scenes.items()}
 

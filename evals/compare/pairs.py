@@ -56,8 +56,7 @@ def _split(text: str) -> tuple[Path, str | None]:
 
 def _all(root: Path) -> dict[str, Stored]:
     """Every record at ``root``: a file, a folder of records, or a work folder with ``records`` in it."""
-    if root.is_dir() and (root / "records").is_dir():
-        root = root / "records"
+    root = record.folder(root)
     paths = [root] if root.is_file() else files.visible(root, "**/*.jsonl", "**/*.json")
     found: dict[str, Stored] = {}
     for path in paths:

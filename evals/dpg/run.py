@@ -121,7 +121,7 @@ def run(
 
     def findings() -> tuple[Judging, Rows]:
         check_judge(answerer)
-        return judge_images(judging, work, "dpg", partial(answers, answerer), asked, shard)
+        return judge_images(judging, work, "dpg", partial(answers, answerer), asked, shard, dpg_rules.check_row)
 
     shared = {"work": work, "records": records, "partial_ok": partial_ok, "shard": shard}
     return score(judging, [scoring(judging, rules) for rules in chosen], findings, **shared)

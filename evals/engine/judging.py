@@ -16,7 +16,7 @@ from typing import Any
 from evals.engine import generation
 from evals.engine.api import Answerer, Detector, origin
 from evals.engine.generation import Run
-from evals.engine.records import Measure, Outcome, claim, stored, write
+from evals.engine.records import EVIDENCE, JUDGING, Measure, Outcome, claim, stored, write
 from evals.engine.store import WHOLE, Shard, checked_rows, collect, failures
 from vgt.core import files, images, record, text
 from vgt.core.text import Fields
@@ -73,6 +73,11 @@ class Scoring:
 # ------------------------------------------------------------------------------------------------------- on disk
 
 
+def _beside(rows: Path) -> Path:
+    """Where it is said whose images of which prompts the rows are of, and who judged them."""
+    return rows.with_suffix(".run.json")
+
+
 def write_judging(judging: Judging) -> None:
     """``<stem>.run.json`` beside the rows."""
     run, settings = judging.run, getattr(judging.run.subject, "settings", None)
@@ -90,7 +95,7 @@ def write_judging(judging: Judging) -> None:
         "about": dict(judging.about),
         "note": judging.note,
     }
-    files.write_json(judging.path.with_suffix(".run.json"), content)
+    files.write_json(_beside(judging.path), content)
 
 
 def _checked(told: Fields) -> Fields:
@@ -127,7 +132,7 @@ def read_judging(path: str | Path, evaluator: str) -> tuple[Judging, dict[Job, d
 
     Raises ValueError for files that are absent, broken, or not of one finished run."""
     path = Path(path)
-    beside = path.with_suffix(".run.json")
+    beside = _beside(path)
     remedy = f"name what a finished run of `vgt eval {evaluator}` left"
     for each in (path, beside):
         if not each.is_file():
@@ -139,6 +144,9 @@ def read_judging(path: str | Path, evaluator: str) -> tuple[Judging, dict[Job, d
         extra, about, note = tuple(content.pop("extra")), content.pop("about"), content.pop("note")
         judging = Judging(Run(subject, subject.name, **content), judge, path, images, extra, about, note)
         found = {row["id"]: row for row in checked_rows(path)}
+        lost = [name for name in images.values() if name not in found]
+        if lost:
+            raise ValueError(f"{len(lost)} of {len(images)} images have no row, the first {lost[0]}")
         return judging, {job: found[name] for job, name in images.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         why = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
@@ -155,12 +163,14 @@ def judge_images(
     look: Callable[[Path, dict], dict],
     asked: Callable[[dict], Any],
     shard: Shard = WHOLE,
+    check: Callable[[Fields], object] = dict,
 ) -> tuple[Judging, dict[Job, dict]]:
     """The judging with its images, and a row for each: what is missing of either is made.
 
     ``look(file, prompt)`` -> the row of an image; ``asked(prompt)``: what is asked of the judge, which with the image's
     bytes decides the row.  An image that cannot be judged has a row with its error; a judge that is gone ends the run,
-    and what it found before is kept.  Raises ValueError as ``generation.images`` does."""
+    and what it found before is kept; a stored row for which ``check`` raises ValueError is made again.  Raises
+    ValueError as ``generation.images`` does."""
     run = judging.run
     shown = generation.images(run, run.folder(work, evaluator), shard)
     jobs = {shown.name(*job): job for job in sorted(shown.paths)}
@@ -174,7 +184,7 @@ def judge_images(
     def row(name: str) -> dict:
         return look(shown.paths[jobs[name]], run.prompts[jobs[name][0]])
 
-    rows = collect(judging.path, stamps, row, f"{run.model}: {run.suite} judged", shard)
+    rows = collect(judging.path, stamps, row, f"{run.model}: {run.suite} judged", shard, check)
     judging = replace(judging, images={job: name for name, job in jobs.items()}, extra=shown.extra)
     if shard.whole:
         write_judging(judging)
@@ -217,8 +227,10 @@ def score(
         told = generation.record_fields(judging.run, judging.judge, "", {}, judging.path)
         claimed = {name: told[name] for name in ("subject", "accel", "fingerprint", "origin", "extra")}
         claim(records, wanted, **claimed, suite=scoring.suite)
+    given = {EVIDENCE: judging.path, JUDGING: _beside(judging.path)}
     kept = [
-        stored(records, judging.run.model, s.suite, wanted, work=work) for s, wanted in zip(scorings, keys, strict=True)
+        stored(records, judging.run.model, s.suite, wanted, work=work, given=given)
+        for s, wanted in zip(scorings, keys, strict=True)
     ]
     folders = (judging.path.parent, judging.path.parent.parent)  # a judge may have a folder below that of the images
     altered = [path for folder in folders for path in generation.replaced(folder)]
@@ -248,4 +260,6 @@ def _noted(judging: Judging, rows: Rows, measures: Mapping[str, Measure]) -> dic
 def record_fields(judging: Judging, protocol: str, params: Mapping[str, Any], work: str | Path) -> dict[str, Any]:
     """Fields that all records of a judging share."""
     path = judging.path.relative_to(work) if judging.path.is_relative_to(work) else judging.path
-    return generation.record_fields(judging.run, judging.judge, protocol, dict(params), path)
+    content = files.digest_path(_beside(judging.path))
+    hashes = {} if content is None else {JUDGING: content}
+    return {**generation.record_fields(judging.run, judging.judge, protocol, dict(params), path), "hashes": hashes}

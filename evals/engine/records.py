@@ -126,7 +126,7 @@ def plain(value: float) -> Interval:
 
 # --------------------------------------------------------------------------------------------------------- records
 
-SAMPLES, EVIDENCE, IMAGE = "samples", "evidence", "image"  # what a record's hashes are of
+SAMPLES, EVIDENCE, IMAGE, JUDGING = "samples", "evidence", "image", "judging"  # what a record's hashes are of
 
 
 def stored(
@@ -136,12 +136,14 @@ def stored(
     keys: Mapping[str, str],
     undefined_ok: bool = False,
     work: str | Path | None = None,
+    given: Mapping[str, Path] | None = None,
 ) -> dict[str, Record]:
     """Stored records (metric -> record) whose keys still hold, that miss no sample and that have their samples.  Says
     on stderr why others will be made again.
 
     ``undefined_ok``: those without a value stand too, where a value may not be defined; ``work``: the folder that
-    evidence is relative to: where it was changed, or half of it is gone, its records do not stand."""
+    evidence is relative to: where it was changed, or half of it is gone, its records do not stand; ``given``: the files
+    that they would be made from now (EVIDENCE, and JUDGING): records of other evidence do not stand."""
     kept, reasons = {}, {}
     digest = functools.cache(files.digest_path)
     for metric, key in keys.items():
@@ -149,6 +151,8 @@ def stored(
         if found is None or (found.value is None and not undefined_ok) or found.n_failed:
             continue
         why = _changed(root, found, key, None if work is None else Path(work), digest)
+        if why is None and given is not None and work is not None:
+            why = _of_others(found, Path(work), given, digest)
         if why is None:
             kept[metric] = found
         else:
@@ -232,6 +236,21 @@ def _changed(
     return None
 
 
+def _of_others(
+    found: Record, work: Path, given: Mapping[str, Path], digest: Callable[[Path], str | None]
+) -> str | None:
+    """Why a record is not one of the ``given`` evidence, None where it is.  Its own evidence, in its own place, was
+    looked at before, and may be gone as a whole."""
+    rows = given[EVIDENCE]
+    own = found.evidence is not None and work / found.evidence == rows
+    if not own and found.hashes.get(EVIDENCE) != (digest(rows) or ""):
+        return f"they were not made from {rows}"
+    there = digest(given[JUDGING])
+    if there is not None and there != found.hashes.get(JUDGING, there):
+        return f"{given[JUDGING]} is not what they were made with"
+    return None
+
+
 def write(
     root: str | Path,
     keys: Mapping[str, str],
@@ -257,7 +276,7 @@ def write(
             image = found.extra.get("image")
             if work is not None and image and (content := digest(Path(work) / image)) is not None:
                 hashes[IMAGE] = content
-            made[metric] = found.model_copy(update={"hashes": hashes}), its
+            made[metric] = found.model_copy(update={"hashes": found.hashes | hashes}), its
     check_names(root, [new for new, _ in made.values()])
     for new, its in made.values():
         if its is not None:

@@ -8,8 +8,8 @@ Every evaluator keeps its results here, in one of two kinds:
   batches.
 * **Arrays**, one ``.npz`` a batch or block in a folder: whole or absent.
 
-Both carry a hash of their own content: a line or file that is torn, or was changed since it was written, counts as
-absent, is said on stderr, and is made again.
+Both carry a hash of their own content: a line or file that is torn, was changed since it was written, or lacks its hash
+counts as absent, is said on stderr, and is made again.
 
 A part of a run (``Shard``: every n-th batch or block) writes rows to a file of its own, ``<stem>.2-of-4.jsonl``, which
 the next whole run takes in and removes; arrays need no such file.  ``exclusive`` keeps processes with the same work
@@ -90,10 +90,10 @@ def parse_shard(given: str | None) -> Shard:
     """ "2/4" -> the second of four; None -> WHOLE (under ``accelerate launch`` evals.engine.launch divides it)."""
     if given is None:
         return WHOLE
-    index, _, count = given.partition("/")
-    if not (index.isdigit() and count.isdigit()):
+    if not re.fullmatch(r"[0-9]{1,9}/[0-9]{1,9}", given):
         raise ValueError(f"--shards {given!r} is not of the form k/n, for example 2/4")
-    return Shard(int(index) - 1, int(count))
+    index, count = map(int, given.split("/"))
+    return Shard(index - 1, count)
 
 
 def _held(path: Path) -> bool:
@@ -156,23 +156,27 @@ def read_rows(path: str | Path, said: bool = False) -> list[dict]:
     for line in lines:
         with contextlib.suppress(ValueError):
             found.append(text.parse_json(line, str(path)))
-    found = [row for row in found if isinstance(row, dict)]
-    must = any(files.CHECK in row for row in found)  # an earlier version wrote none
-    rows = [row for row in (files.unsealed(row, must) for row in found) if row is not None]
+    rows = [row for row in (files.unsealed(row) for row in found if isinstance(row, dict)) if row is not None]
+    rows = [row for row in rows if isinstance(row.get("id"), str)]
     if said and len(rows) < len(lines):
-        lost = f"{len(lines) - len(rows)} of {len(lines)} lines"
-        print(f"note: {lost} of {path} are torn or were changed; they are made again", file=sys.stderr)
+        _say_lost(path, len(lines) - len(rows), len(lines))
     return rows
+
+
+def _say_lost(path: Path, lost: int, among: int) -> None:
+    print(f"note: {lost} of {among} lines of {path} are torn or were changed; they are made again", file=sys.stderr)
 
 
 def checked_rows(path: str | Path) -> list[text.Fields]:
     """All lines of a file of rows.  Raises ValueError naming file and line for one that is torn or was changed."""
     rows = list(text.objects(path))
-    must = any(files.CHECK in row for row in rows)
     for row in rows:
-        if files.unsealed(row, must) is None:
+        if files.CHECK not in row:
+            raise ValueError(f"{row.where}: its hash, the field {files.CHECK!r}, is missing; evaluate again")
+        if files.unsealed(row) is None:
             raise ValueError(f"{row.where}: it was changed since it was written; evaluate again")
-        row.pop(files.CHECK, None)
+        row.text("id")
+        del row[files.CHECK]
     return rows
 
 
@@ -190,7 +194,8 @@ class Rows:
 
     ``wanted``: the ids of this part's samples in the order of the finished file; as a mapping, id -> stamp.  Without
     stamps a row that is there is kept, one with an error too; with them, rows of another stamp and those with an error
-    are made again.  ``kept``: id -> row, with ``id`` (and ``stamp``).
+    are made again.  ``kept``: id -> row, with ``id`` (and ``stamp``).  ``check`` raises ValueError for a row without an
+    error that cannot be used, which counts as torn.
 
         rows = Rows(path, ids, shard)
         for batch in shard.take(batches):
@@ -199,8 +204,14 @@ class Rows:
         rows.finish()                          # in order; a whole run removes the files of its parts
     """
 
-    def __init__(self, path: str | Path, wanted: Sequence[str] | Mapping[str, str], shard: Shard = WHOLE):
-        self.path, self.shard = Path(path), shard
+    def __init__(
+        self,
+        path: str | Path,
+        wanted: Sequence[str] | Mapping[str, str],
+        shard: Shard = WHOLE,
+        check: Callable[[text.Fields], object] = dict,
+    ):
+        self.path, self.shard, self._check = Path(path), shard, check
         self.own = self.path.with_name(f"{self.path.stem}{shard.suffix}{self.path.suffix}")
         self.stamps = wanted if isinstance(wanted, Mapping) else None
         self.ids = list(wanted)
@@ -209,9 +220,19 @@ class Rows:
         self._parts = sorted(p for p in self.path.parent.glob("*") if name.fullmatch(p.name))  # of whatever division
         known = set(self.ids)
         self.kept: dict[str, dict] = {}
-        for row in (row for source in (self.path, *self._parts) for row in read_rows(source, said=True)):
-            if row.get("id") in known and self._holds(row):
-                self.kept[row["id"]] = row
+        for source in (self.path, *self._parts):
+            rows = read_rows(source, said=True)
+            usable = [row for row in rows if row["id"] not in known or self._usable(row)]
+            if len(usable) < len(rows):
+                _say_lost(source, len(rows) - len(usable), len(rows))
+            self.kept |= {row["id"]: row for row in usable if row["id"] in known and self._holds(row)}
+
+    def _usable(self, row: dict) -> bool:
+        with contextlib.suppress(ValueError):
+            fields = text.Fields.of(row, str(self.path))
+            fields.text("error") if "error" in row else self._check(fields)
+            return True
+        return False
 
     def _holds(self, row: dict) -> bool:
         return self.stamps is None or (row.get("stamp") == self.stamps[row["id"]] and "error" not in row)
@@ -247,7 +268,12 @@ class Rows:
 
 
 def collect(
-    path: str | Path, wanted: Mapping[str, str], make: Callable[[str], dict], title: str, shard: Shard = WHOLE
+    path: str | Path,
+    wanted: Mapping[str, str],
+    make: Callable[[str], dict],
+    title: str,
+    shard: Shard = WHOLE,
+    check: Callable[[text.Fields], object] = dict,
 ) -> dict[str, dict]:
     """The row of every wanted sample: ``wanted`` maps its id to its stamp, the hash of all that decides the row.
 
@@ -255,9 +281,10 @@ def collect(
     ImageError for an image that cannot be read, the row has a key "error" (as one that ``make`` itself gives) and is
     made again by the next run; anything else that it raises ends the run, and the rows made so far are kept.
     A part of a run passes the samples of its own images as ``wanted`` and leaves ``<stem>.2-of-4.jsonl``; the whole
-    run keeps what all parts made, writes ``path`` in the order of ``wanted``, and removes their files."""
+    run keeps what all parts made, writes ``path`` in the order of ``wanted``, and removes their files.
+    ``check``: see ``Rows``."""
     with exclusive(path, shard):
-        rows = Rows(path, wanted, shard)
+        rows = Rows(path, wanted, shard, check)
         missing = rows.lacks(wanted)
         for name in tqdm(missing, desc=title, unit="image", mininterval=0.5, disable=not missing or None):
             try:
@@ -282,23 +309,25 @@ def write_arrays(path: str | Path, **arrays: np.ndarray) -> Path:
 def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     """The arrays of a ``.npz``.  Raises ValueError naming one that is torn or was changed since it was written."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
             held = dict(stored)
-        check = held.pop(files.CHECK, None)  # an earlier version wrote none
-        if check is not None and str(check) != _digest(Path(path).name, held):
+        if str(held.pop(files.CHECK, "")) != _digest(Path(path).name, held):
             raise ValueError("it was changed since it was written")
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} cannot be used ({error}); delete it and run again") from error
     return held
 
 
-def are_whole(path: str | Path) -> bool:
-    """Whether a ``.npz`` is there and as it was written; says on stderr that one is torn or was changed."""
+def are_whole(path: str | Path, fit: Callable[[dict[str, np.ndarray]], bool] = lambda _: True) -> bool:
+    """Whether a ``.npz`` is there and as it was written, with arrays that ``fit``; says on stderr that one is torn or
+    was changed."""
     if not Path(path).exists():
         return False
     try:
-        read_arrays(path)
+        held = read_arrays(path)
     except ValueError:
+        held = None
+    if held is None or not fit(held):
         print(f"note: {path} is torn or was changed; it is made again", file=sys.stderr)
         return False
     return True
@@ -327,8 +356,9 @@ class Arrays:
     def path(self, number: int) -> Path:
         return self.folder / f"{self.prefix}{number:0{self.digits}d}.npz"
 
-    def lacks(self, number: int) -> bool:
-        return not are_whole(self.path(number))
+    def lacks(self, number: int, fit: Callable[[dict[str, np.ndarray]], bool] = lambda _: True) -> bool:
+        """Whether the arrays of a number are absent, torn, or do not ``fit``."""
+        return not are_whole(self.path(number), fit)
 
     def add(self, number: int, **arrays: np.ndarray) -> None:
         """Write the arrays of one batch or block."""

@@ -245,7 +245,7 @@ def run(
 
     def findings() -> tuple[Judging, Rows]:
         check_judge(detector)
-        return judge_images(judging, work, "geneval", partial(detections, detector), asked, shard)
+        return judge_images(judging, work, "geneval", partial(detections, detector), asked, shard, official.check_row)
 
     shared = {"work": work, "records": records, "partial_ok": partial_ok, "shard": shard}
     return score(judging, [scoring(judging, rules)], findings, **shared)

@@ -106,6 +106,11 @@ class Metric:
         """The value from the evidence alone."""
         raise NotImplementedError
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The numbers that its rows must hold."""
+        return ()
+
     def _hash(self, tools: Tools) -> str:
         return files.digest_json([self.definition(tools), self.judge(tools)])[:8]
 
@@ -169,6 +174,10 @@ class PerImage(Metric):
     summary: Callable[[list[dict], str], tuple[Interval, dict]] = mean
     means: bool = True
     judged: bool = False
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.column, "pixels") if self.summary is pooled_psnr else (self.column,)
 
     def definition(self, tools: Tools) -> dict[str, Any]:
         return self.defined(tools)

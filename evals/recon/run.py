@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from evals.recon.metrics import IMAGES, METRICS, Agreement, Evidence, Measuring,
 from evals.recon.protocol import DEFAULT, Pipeline, resolve
 from evals.recon.source import Batch, Compared, Group, Quantized, Source
 from vgt.core import files, record
+from vgt.core.text import Fields
 
 PAIRS = "pairs.png"  # the first originals, and their reconstructions below
 SHOWN = 12
@@ -154,11 +156,14 @@ def _score(run: _Run, names: Sequence[str] | None, shard: Shard) -> Outcome:
         _check_memory(run, missing)
         todo: dict[Path, Measuring] = {}
         smallest: dict[Path, int] = {}
+        columns: dict[Path, set[str]] = {}
         for name in missing:
             found = METRICS[name].measuring(run.tools, run.evidence)
             todo |= found
             smallest |= dict.fromkeys(found, METRICS[name].smallest)
-        _collect(run, todo, smallest, shard)
+            for place in found:
+                columns.setdefault(place, set()).update(METRICS[name].columns)
+        _collect(run, todo, smallest, columns, shard)
     if not shard.whole:
         return Outcome.none()
     measures = {name: _estimate(run, name, headings[name], started) for name in missing}
@@ -213,18 +218,32 @@ def _estimate(run: _Run, name: str, heading: Mapping[str, Any], started: float) 
 # --------------------------------------------------------------------------------------------------------- evidence
 
 
-def _collect(run: _Run, todo: Mapping[Path, Measuring], smallest: Mapping[Path, int], shard: Shard) -> None:
+def _collect(
+    run: _Run,
+    todo: Mapping[Path, Measuring],
+    smallest: Mapping[Path, int],
+    columns: Mapping[Path, set[str]],
+    shard: Shard,
+) -> None:
     """Measure what the places of ``todo`` lack: ``<name>.jsonl`` -> rows, any other path -> a folder of arrays.
 
-    ``smallest``: the side that an image must have there.  A shard takes every n-th batch.  Raises ValueError where
-    another process works on the same part, where a tokenizer changes shapes, and naming an image whose features are
-    not finite; what was measured before stays."""
+    ``smallest``: the side that an image must have there; ``columns``: the numbers of a row.  A shard takes every n-th
+    batch.  Raises ValueError where another process works on the same part, where a tokenizer changes shapes, and
+    naming an image whose features are not finite; what was measured before stays."""
     source, folder, size = run.source, run.evidence.folder, run.tools.batch
     todo = {folder / IMAGES: _hashes, **todo}
     batches = shard.take([range(s, min(s + size, len(source.ids))) for s in range(0, len(source.ids), size)])
     names = [source.ids[i] for batch in batches for i in batch]
+
+    def check(path: Path, row: Fields) -> None:
+        row.text("cluster")
+        if path.name == IMAGES:
+            row.text("pixels")
+        for column in columns.get(path, ()):
+            row.number(column)
+
     with exclusive(folder, shard):
-        stores = {p: Rows(p, names, shard) if p.suffix == ".jsonl" else Arrays(p) for p in todo}
+        stores = {p: Rows(p, names, shard, partial(check, p)) if p.suffix == ".jsonl" else Arrays(p) for p in todo}
         work = [(batch, [p for p in todo if _lacks(stores[p], source, batch)]) for batch in batches]
         if not _as_shown(folder):
             (folder / PAIRS).unlink(missing_ok=True)
@@ -262,13 +281,22 @@ def _measured(run: _Run, group: Group, seen: Compared, measure: Measuring, small
 def _as_shown(folder: Path) -> bool:
     """Whether the picture of the first pairs, where there is one, is the one that was made."""
     picture, told = folder / PAIRS, folder / f"{PAIRS}.hash"
-    return not (picture.exists() and told.exists()) or told.read_text("utf-8").strip() == files.digest_file(picture)
+    return not (picture.exists() and told.exists()) or told.read_bytes().strip() == files.digest_file(picture).encode()
 
 
 def _lacks(store: Rows | Arrays, source: Source, batch: range) -> bool:
     if isinstance(store, Arrays):
-        return store.lacks(batch.start)
+        return store.lacks(batch.start, lambda held: _fits(held, batch))
     return bool(store.lacks(source.ids[i] for i in batch))
+
+
+def _fits(held: Mapping[str, np.ndarray], batch: range) -> bool:
+    """Whether stored arrays are those of images of a batch."""
+    positions, values = held.get("positions"), held.get("values")
+    if positions is None or values is None or positions.ndim != 1 or positions.dtype.kind != "i":
+        return False
+    known = len(set(positions.tolist())) == len(positions) and set(positions.tolist()) <= set(batch)
+    return known and values.ndim >= 1 and values.dtype.kind in "if" and len(values) == len(positions)
 
 
 def _keep(store: Rows | Arrays, source: Source, batch: range, found: Batch, measured: list[_Measured]) -> None:

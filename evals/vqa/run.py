@@ -21,6 +21,7 @@ from evals.engine.records import Measure, Outcome, stored, write
 from evals.engine.store import WHOLE, Shard, collect, failures
 from evals.judges.answering import label, replies
 from vgt.core import captions, files, record, scenes
+from vgt.core.text import Fields
 
 SUITE, PROTOCOL = "scenes-vqa", "exact-match"
 SCENES, QUESTIONS = 400, 5
@@ -109,10 +110,15 @@ def run(
         rows = zip(pairs, found, strict=True)
         return {"asked": [{"question": q, "expected": a, "answer": reply.text} for (q, a), reply in rows]}
 
+    def check(row: Fields) -> None:
+        found = row.need("asked")
+        for each in found if isinstance(found, list) and len(found) == len(asked[int(row["id"])]) else [found]:
+            Fields.of(each, row.where).text("answer")
+
     path = Path(work) / "vqa" / f"{label(answerer.name)}.jsonl"
     stamp = {str(i): files.digest_json([answerer.fingerprint, scenes.WORLD, size, pairs]) for i, pairs in asked.items()}
     mine = {name: stamp[name] for name in shard.take(list(stamp))}
-    evidence = collect(path, mine, ask, f"questions to {answerer.name}", shard)
+    evidence = collect(path, mine, ask, f"questions to {answerer.name}", shard, check)
     if not shard.whole:
         return Outcome.none()
     common = {

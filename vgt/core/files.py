@@ -246,9 +246,9 @@ def sealed(data: dict) -> dict:
     return {**plain, CHECK: digest_json(plain)}
 
 
-def unsealed(data: dict, must: bool = False) -> dict | None:
-    """The entries without their hash; None where they were changed since they were ``sealed``.  ``must``: without a
-    hash too, which those of an earlier version lack."""
+def unsealed(data: dict, must: bool = True) -> dict | None:
+    """The entries without their hash; None where they were changed since they were ``sealed``, or, where there ``must``
+    be one, lack it."""
     plain = {key: value for key, value in data.items() if key != CHECK}
     whole = data[CHECK] == digest_json(plain) if CHECK in data else not must
     return plain if whole else None

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from vgt.core import env, files, text
 
@@ -43,9 +43,9 @@ class Record(BaseModel):
     low: float | None = None  # 95 % interval
     high: float | None = None
     interval: str | None = None  # how it was made, e.g. "cluster bootstrap by prompt, 2000 draws"
-    n: int  # items that entered the value
-    n_expected: int  # items that the full protocol asks for
-    n_failed: int = 0
+    n: int = Field(ge=0)  # items that entered the value
+    n_expected: int = Field(ge=0)  # items that the full protocol asks for
+    n_failed: int = Field(0, ge=0)
     protocol: str  # short id, e.g. "geneval", "ssim-wang"
     protocol_params: dict[str, Any] = {}
     judge: str | None = None  # model or rule that judged, with its version
@@ -142,14 +142,30 @@ def write(record: Record, root: str | Path) -> Path:
 
 def _parsed(content: str) -> Record:
     """The record of a file or line.  Raises ValueError where it is none, or was edited since it was written."""
-    data = text.parse_json(content, "it")
+    try:
+        data = text.parse_json(content, "")
+    except ValueError as error:  # whose message begins with where it stands: nothing, or the line
+        raise ValueError(str(error).lstrip(",: ")) from error
     if not isinstance(data, dict):
         raise ValueError("it is no JSON object")
-    plain = files.unsealed(data)
-    found = Record.model_validate(plain if plain is not None else {k: v for k, v in data.items() if k != files.CHECK})
+    # What has neither field may be of an earlier version, which wrote no hash.
+    plain = files.unsealed(data, must="origin" in data or "hashes" in data)
+    try:
+        found = Record.model_validate({k: v for k, v in data.items() if k != files.CHECK})
+    except ValidationError as error:
+        raise ValueError(_fault(error)) from error
     if plain is None:
         raise ValueError(f"{found.name} was edited since it was written; delete it and evaluate again")
     return found
+
+
+def _fault(error: ValidationError) -> str:
+    """The first fault of a record in one line: field, value, what is wrong."""
+    first, more = error.errors(include_url=False)[0], error.error_count() - 1
+    field = ".".join(map(str, first["loc"]))
+    wrong = " ".join(first["msg"].removeprefix("Value error, ").split())
+    shown = "" if first["type"] in ("missing", "value_error") else f" {text.shown(first['input'])}"
+    return (f"field {field!r}{shown}: " if field else "") + wrong + (f" (and {more} more)" if more else "")
 
 
 def get(root: str | Path, name: str) -> Record | None:
@@ -157,7 +173,7 @@ def get(root: str | Path, name: str) -> Record | None:
     model, suite, metric = name.rsplit("/", 2)
     path = Path(root) / folder_name(model) / _part(suite) / f"{_part(metric)}.json"
     try:
-        record = _parsed(path.read_text(encoding="utf-8"))
+        record = _parsed(path.read_bytes().decode())
     except OSError:
         return None
     except ValueError as error:
@@ -172,25 +188,36 @@ def find(root: str | Path, name: str, key: str) -> Record | None:
     return found if found is not None and found.key == key else None
 
 
+def folder(path: Path) -> Path:
+    """Where the records at ``path`` lie: of a work folder in its ``records``, which may not be a model of that name."""
+    inner = path / "records"
+    return inner if inner.is_dir() and not any(inner.glob("*/*.json")) else path
+
+
 def read(roots: str | Path | Iterable[str | Path], samples: bool = False) -> list[Record]:
-    """All records below the given folders (``*.json`` files and ``*.jsonl`` collections, hidden files left out), sorted
-    by name; later roots win.
+    """All records below the given folders (``*.json`` files and ``*.jsonl`` collections, hidden files left out; of a
+    work folder those in its ``records``), sorted by name; later roots win.
 
     ``samples``: look at the samples beside them too.  Raises ValueError naming a file that is not a record, or was
     edited since it was written, and naming both where records of one name are of two models."""
     roots = [roots] if isinstance(roots, (str, Path)) else list(roots)
     found: dict[str, tuple[Record, Path]] = {}
     for root in map(Path, roots):
+        root = folder(root)
         if not root.exists():
             raise ValueError(f"no records at {root}; run `vgt reproduce tiny` or name a folder with --records")
         paths = [root] if root.is_file() else files.visible(root, "**/*.jsonl", "**/*.json")
         for path in paths:
-            content = path.read_text(encoding="utf-8")
-            for part in filter(str.strip, content.split("\n")) if path.suffix == ".jsonl" else [content]:
+            content = text.read(path)
+            parts = enumerate(content.split("\n"), 1) if path.suffix == ".jsonl" else [(0, content)]
+            for line, part in parts:
+                if line and not part.strip():
+                    continue
                 try:
                     record = _parsed(part)
                 except ValueError as error:
-                    raise ValueError(f"{path} does not hold a record: {str(error).splitlines()[0]}") from error
+                    where = f"{path}, line {line}," if line else path
+                    raise ValueError(f"{where} does not hold a record: {str(error).splitlines()[0]}") from error
                 beside = path.with_suffix(SAMPLES)
                 told = record.hashes.get("samples") if samples and path.suffix == ".json" else None
                 if told is not None and beside.exists() and files.digest_file(beside) != told:
