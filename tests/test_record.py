@@ -181,6 +181,7 @@ def test_what_is_torn_names_its_line(tmp_path, capsys):
     assert record.get(tmp_path, r.name) is None
     assert re.match(rf"note: {path} is not used: line \d+: not valid JSON", capsys.readouterr().err)
     path.write_bytes(b"\xff\xfe")
+    assert record.get(tmp_path, r.name) is None and "overall.json is not used: is not UTF-8" in capsys.readouterr().err
     with pytest.raises(ValueError, match="overall.json is not UTF-8"):
         record.read(tmp_path)
 

@@ -140,7 +140,7 @@ def write(record: Record, root: str | Path) -> Path:
     return files.write_json(path, files.sealed(json.loads(record.model_dump_json())))
 
 
-def _parsed(content: str) -> Record:
+def _parsed(content: str | bytes) -> Record:
     """The record of a file or line.  Raises ValueError where it is none, or was edited since it was written."""
     try:
         data = text.parse_json(content, "")
@@ -173,7 +173,7 @@ def get(root: str | Path, name: str) -> Record | None:
     model, suite, metric = name.rsplit("/", 2)
     path = Path(root) / folder_name(model) / _part(suite) / f"{_part(metric)}.json"
     try:
-        record = _parsed(path.read_bytes().decode())
+        record = _parsed(path.read_bytes())
     except OSError:
         return None
     except ValueError as error:
