@@ -359,10 +359,27 @@ def test_damaged_statistics(tmp_path):
         ("shape", {"mu": np.zeros(4), "sigma": np.eye(5)}, "do not fit"),
         ("nan", {"mu": np.full(2, np.nan), "sigma": np.eye(2)}, "not finite"),
         ("empty", {"x": np.zeros(2)}, "need mu and sigma"),
+        ("skew", {"mu": np.zeros(2), "sigma": np.array([[1, 0.5], [0.4, 1]])}, "skew.npz .* not symmetric"),
+        ("negative", {"mu": np.zeros(2), "sigma": np.diag([1, -0.01])}, "negative.npz .* not positive semidefinite"),
+        ("mixed", {"mu": np.zeros(2), "sigma": np.array([[1, 2], [2, 1]])}, "not positive semidefinite .eigenvalue -1"),
+        ("words", {"mu": np.array(["1", "2"]), "sigma": np.eye(2)}, "words.npz: mu holds <U1 and not real numbers"),
+        ("complex", {"mu": np.zeros(2), "sigma": np.eye(2) * 1j}, "complex.npz: sigma holds complex128"),
+        ("flags", {"mu": np.zeros(2), "sigma": np.eye(2, dtype=bool)}, "flags.npz: sigma holds bool"),
+        (
+            "objects",
+            {"mu": np.zeros(2), "sigma": np.array([{}, 1])},
+            "objects.npz: sigma cannot be read .Object arrays",
+        ),
     ):
         np.savez(tmp_path / f"{name}.npz", **arrays)
         with pytest.raises(ValueError, match=message):
             sets.read_statistics(tmp_path / f"{name}.npz")
+    rounded = np.cov(np.random.default_rng(0).standard_normal((3, 9)), rowvar=False).astype(np.float32)  # singular
+    np.savez(tmp_path / "rounded.npz", mu=np.zeros(9, np.float32), sigma=rounded)
+    assert sets.read_statistics(tmp_path / "rounded.npz").gaussians["pool"].covariance.shape == (9, 9)
+    np.savez(tmp_path / "images.npz", arr_0=np.array([{}, 1]))
+    with pytest.raises(ValueError, match=r"images\.npz: arr_0 cannot be read"):
+        sets.subject(str(tmp_path / "images.npz"), None, None, tmp_path)
     (tmp_path / "text.npz").write_text("no zip")
     with pytest.raises(ValueError, match="cannot be read as npz"):
         sets.read_statistics(tmp_path / "text.npz")

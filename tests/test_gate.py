@@ -490,3 +490,9 @@ def test_the_gate_needs_no_torch(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["verdict"] in (PASS, INCONCLUSIVE)
+
+
+def test_a_policy_that_is_not_utf8_says_what_to_do(tmp_path):
+    (tmp_path / "p.toml").write_bytes("# gr\u00f6\u00dfer\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"p\.toml' is not UTF-8 \(.* at byte 4\); save it as UTF-8"):
+        gates.read_policy(str(tmp_path / "p.toml"))

@@ -201,3 +201,10 @@ def test_pairs_of_which_none_fits_are_an_error(tmp_path, capsys):
     assert main([*words, "--metrics", "psnr-mean"]) == 2
     told = capsys.readouterr().err
     assert "nothing could be measured" in told and "96" in told
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "nan", "inf", "much"])
+def test_a_limit_of_memory_is_above_zero(capsys, given):
+    with pytest.raises(SystemExit) as stop:
+        main(["eval", "recon", "--subject", "x", f"--memory={given}"])
+    assert stop.value.code == 2 and f"'{given}' is no number above 0" in capsys.readouterr().err

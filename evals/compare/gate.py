@@ -124,7 +124,10 @@ def read_policy(name: str) -> Policy:
         content = source.read_text(encoding="utf-8-sig")
     except (FileNotFoundError, IsADirectoryError) as error:
         raise ValueError(f"policy {name!r} is no file and none of {', '.join(bundled_policies())}") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        remedy = "save it as UTF-8"
+        raise ValueError(f"policy {name!r} is not UTF-8 ({error.reason} at byte {error.start}); {remedy}") from error
+    except OSError as error:
         raise ValueError(f"policy {name!r} cannot be read: {error}") from error
     return validated(Policy, text.parse_toml(content, f"policy {name}"), f"policy {name}")
 

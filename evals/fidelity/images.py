@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -239,7 +240,10 @@ def _npz(path: str | Path, size: int | None, work: str | Path) -> ImageSet:
             open(part, "wb") as target,
         ):
             shutil.copyfileobj(packed, target, 1 << 20)
-    images = np.load(unpacked, mmap_mode="r", allow_pickle=False)
+    try:
+        images = np.load(unpacked, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path.name}: {ARRAY} cannot be read ({error}); give uint8 [N, H, W, 3]") from error
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or len(images) == 0:
         raise ValueError(f"{path.name}: {ARRAY} is {images.dtype} {images.shape}; give uint8 [N, H, W, 3]")
     if size is None and images.shape[1] != images.shape[2]:
@@ -262,6 +266,8 @@ def _npz(path: str | Path, size: int | None, work: str | Path) -> ImageSet:
 
 
 KEYS = {"pool": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
+ROUNDING = 1e-4  # of the largest eigenvalue: what float32 leaves of a covariance of thousands of features
+UNREADABLE = (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)  # numpy's, of a member
 UNVERIFIED = "unverified reference statistics: the file says neither preprocessing nor network"
 
 
@@ -321,7 +327,7 @@ def members(path: str | Path) -> tuple[str, ...]:
 
 
 def read_statistics(path: str | Path) -> Reference:
-    """Statistics of an npz.  Raises ValueError naming what is missing, of another shape or not finite."""
+    """Statistics of an npz.  Raises ValueError for what is missing, of another shape, not finite or no covariance."""
     path = Path(path)
     held = members(path)
     if not {"mu", "sigma"} <= set(held):
@@ -330,23 +336,39 @@ def read_statistics(path: str | Path) -> Reference:
     with np.load(path, allow_pickle=False) as stored:
         for view, (mean, covariance) in KEYS.items():
             if mean in held and covariance in held:
-                gaussians[view] = _gaussian(path, stored[mean], stored[covariance])
+                gaussians[view] = _gaussian(path, _numbers(path, stored, mean), _numbers(path, stored, covariance))
         fingerprint = None
         if "fingerprint" in held:
             try:
                 fingerprint = Fingerprint(**parse_json(str(stored["fingerprint"]), "fingerprint"))
-            except (TypeError, ValueError) as error:
+            except (TypeError, *UNREADABLE) as error:
                 raise ValueError(f"{path.name} has a damaged fingerprint: {error}; export it again") from error
     content = [[view, g.mean.tobytes().hex(), files.digest(g.covariance.tobytes())] for view, g in gaussians.items()]
     return Reference(f"stats-{path.stem}", gaussians, files.digest_json(content), fingerprint)
 
 
+def _numbers(path: Path, stored: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    """An array of an npz as float64.  Raises ValueError where it cannot be read or holds anything but real numbers."""
+    try:
+        found = stored[name]
+    except UNREADABLE as error:
+        raise ValueError(f"{path.name}: {name} cannot be read ({error}); make the statistics again") from error
+    if found.dtype.kind not in "fiu":
+        raise ValueError(f"{path.name}: {name} holds {found.dtype} and not real numbers; make the statistics again")
+    return found.astype(np.float64)
+
+
 def _gaussian(path: Path, mean: np.ndarray, covariance: np.ndarray) -> Gaussian:
-    mean, covariance = np.asarray(mean, np.float64), np.asarray(covariance, np.float64)
     if mean.ndim != 1 or covariance.shape != (mean.size, mean.size):
         raise ValueError(f"{path.name} has a mean {mean.shape} and a covariance {covariance.shape}; they do not fit")
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise ValueError(f"{path.name} holds numbers that are not finite; make the statistics again")
+    fault = f"{path.name} has a covariance that is not"
+    if np.abs(covariance - covariance.T).max(initial=0) > ROUNDING * np.abs(covariance).max(initial=0):
+        raise ValueError(f"{fault} symmetric; make the statistics again")
+    values = np.linalg.eigvalsh(covariance)
+    if values.min(initial=0) < -ROUNDING * np.abs(values).max(initial=0):
+        raise ValueError(f"{fault} positive semidefinite (eigenvalue {values[0]:.3g}); make the statistics again")
     return Gaussian(mean, covariance)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from evals.engine import options
 from evals.engine.images import which
-from evals.engine.options import listed, option, positive
+from evals.engine.options import above_zero, listed, option, positive
 from evals.engine.records import Outcome
 from evals.features import INCEPTION
 from evals.recon.metrics import METRICS, Tools, chosen
@@ -38,7 +38,7 @@ class Options(options.Count, options.Coverage, options.Precision, options.Common
         [], f"weights file of {', '.join(WEIGHTS)} (default: by name in $VGT_WEIGHTS)", metavar="ID=PATH"
     )
     any_weights: bool = option(False, "accept other Inception weights, under a label")
-    memory: float = option(8.0, "GB that a metric may take for one image", metavar="GB")
+    memory: float = option(8.0, "GB that a metric may take for one image", metavar="GB", type=above_zero)
 
 
 def weights(given: list[str]) -> dict[str, Path]:
