@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from evals.subjects import folder as image_folder
 from vgt.__main__ import VERBS, main
 from vgt.core import suites, weights
+from vgt.inference import load
 from vgt.inference.load import bundled, zoo
 
 GENERATOR, AUTOENCODER = "query_ar_internvl", "vgt_ae_internvl"
@@ -79,6 +81,10 @@ def test_the_front_door_needs_no_torch():
         (["eval", "geneval", "--subject", "magic:wand"], "magic"),
         (["eval", "geneval", "--subject", "fake:oracle", "--suite", "nothing"], "nothing"),
         (["prompts", "poems"], "poems"),
+        (["prompts", "scenes-geneval", "--count", "3"], "--count 3 would do nothing: it is for scenes-dpg"),
+        (["prompts", "geneval", "--per-task", "20"], "--per-task 20 would do nothing: it is for scenes-geneval"),
+        (["prompts", "geneval", "--seed", "7"], "--seed 7 would give other prompts than the benchmark's"),
+        (["generate", "a star", "--layout", "geneval"], "--layout geneval is of a folder"),
         (["generate", "a photo \udce9"], "UTF-8"),
         (["generate", "a photo of a star", "--device", "meta"], "meta"),
         (["train", "pixel_ae", "--set", "train.steps=-5"], "train.steps"),
@@ -208,7 +214,8 @@ def test_a_usage_error_is_one_line_with_a_hint(argv, capsys):
         main(argv)
     err = capsys.readouterr().err
     assert stop.value.code == 2 and len(err.splitlines()) == 1
-    assert err.startswith(f"vgt {argv[0]}") and "--help`" in err
+    verb = " ".join(arg for arg in argv if arg in ("generate", "eval", "geneval", "list"))
+    assert err.startswith(f"vgt {argv[0]}") and f"`vgt {verb} --help`" in err
 
 
 def test_unreadable_checkpoint(tmp_path, capsys):
@@ -228,6 +235,52 @@ def test_list_and_doctor(capsys):
         assert status == 0 and result[kind] and all(name in text for name in result[kind])
     status, result, _, _ = call(capsys, "doctor")
     assert status == 0 and result["ok"] is True and not {"torch", "efflite0", "bundled models"} & set(result["missing"])
+
+
+def test_list_without_a_kind_lists_the_kinds(capsys):
+    status, result, told, _ = call(capsys, "list")
+    assert status == 0 and result["kinds"] == [line.split()[-1] for line in told.splitlines()]
+
+
+def test_a_run_of_a_bundled_name_goes_first_and_is_said(capsys, tmp_path):
+    shutil.copytree(zoo() / GENERATOR, tmp_path / "runs" / GENERATOR / "model")
+    (tmp_path / f"runs/{GENERATOR}/model/training.jsonl").write_text('{"step": 40}\n{"step": 50}\n')
+    shutil.copytree(zoo() / GENERATOR, tmp_path / "runs/mine/model")
+    said = f"note: {GENERATOR} is runs/{GENERATOR} (step 50), not the bundled model"
+    load._tell.cache_clear()
+    runs = Path("runs")
+    for _ in range(2):
+        assert load.locate(GENERATOR, runs) == runs / GENERATOR / "model"
+    for name in ("mine", AUTOENCODER, f"runs/{GENERATOR}", str(zoo() / GENERATOR)):
+        load.locate(name, runs)
+    load.locate(GENERATOR)
+    assert capsys.readouterr().err.splitlines() == [said]
+    status, result, told, _ = call(capsys, "list", "models")
+    lines = {line.split()[0]: line for line in told.splitlines()}
+    assert status == 0 and {f"runs/{GENERATOR}", "runs/mine"} <= {*result["models"]}
+    assert "(step 50)" in lines[f"runs/{GENERATOR}"] and f"runs/{GENERATOR}" in lines[GENERATOR]
+    assert "runs" not in lines[AUTOENCODER]
+    shutil.copytree(zoo() / GENERATOR, tmp_path / GENERATOR)
+    assert load.locate(GENERATOR, runs) == Path(GENERATOR)
+    assert "not the bundled model" in capsys.readouterr().err
+
+
+def test_generate_writes_genevals_layout_and_mixes_with_no_other_images(capsys):
+    """What it writes is a folder: subject of these prompts."""
+    rows = suites.geneval_prompts(per_task=1)[:2]
+    Path("p.jsonl").write_text(suites.lines(rows))
+    argv = ["generate", "--prompts", "p.jsonl", "--accel", 16, "--layout", "geneval", "-o", "made"]
+    assert call(capsys, *argv, "-n", 2)[0] == 0
+    assert [json.loads(Path(f"made/0000{k}/metadata.jsonl").read_text()) for k in range(2)] == rows
+    found, extra = image_folder("made").samples(rows, 2)
+    assert sorted(found) == [(0, 0), (0, 1), (1, 0), (1, 1)] and not extra
+    status, _, _, err = call(capsys, *argv)
+    assert status == 2 and "made holds 2 images that this call would not write, the first 00000/samples/0001.png" in err
+    shutil.copytree("made/00000/samples", "flat")
+    listed = Path("flat/images.jsonl")
+    listed.write_text("of an earlier call")
+    status, _, _, err = call(capsys, "generate", "a photo of a red star", "--accel", 16, "-o", "flat")
+    assert status == 2 and "the first 0000.png; name another folder with -o" in err and listed.read_text()
 
 
 def test_doctor_says_how_to_get_what_is_absent(capsys, monkeypatch, tmp_path):

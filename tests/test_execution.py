@@ -33,6 +33,7 @@ from evals.engine.store import (
     parse_shard,
     read_rows,
 )
+from evals.subjects import fake
 from evals.subjects.folder import folder
 from vgt.core import files, record, samples
 from vgt.core.images import read_image
@@ -46,7 +47,7 @@ class Painter:
     """Draws slow 8 x 8 images and notes every batch in a log.  An image depends on its whole batch, as the last bits
     of a network's do."""
 
-    name, fingerprint = "painter", "painter-1"
+    name, fingerprint, full_batches = "painter", "painter-1", True
 
     def __init__(self, log: Path | None = None, pause: float = 0.0):
         self.log, self.pause = log, pause
@@ -262,6 +263,30 @@ def test_images_stream_through_full_batches():
     assert stream == [(index, sample) for sample in range(3) for index in range(5)] + [(0, 3)]
     assert generation._batches(job(images_per_prompt=6))[:8] == three
     assert generation._batches(job(prompts=PROMPTS[:1], batch=4, images_per_prompt=2)) == [[(0, k) for k in range(4)]]
+
+
+def test_a_subject_of_others_is_asked_for_what_is_left_only():
+    subject = Painter()
+    subject.full_batches = False
+    assert generation._batches(job(subject, images_per_prompt=1)) == [[(0, 0), (1, 0)], [(2, 0), (3, 0)], [(4, 0)]]
+    assert generation._batches(job(subject, images_per_prompt=1, batch=32)) == [[(k, 0) for k in range(5)]]
+
+
+def test_few_images_of_a_foreign_generator_are_few_calls(tmp_path):
+    asked = []
+
+    class Foreign:
+        name, fingerprint = "foreign", "1"
+
+        def generate(self, prompts, seeds):
+            asked.append(list(prompts))
+            return np.zeros((len(prompts), 8, 8, 3), np.uint8)
+
+    run = job(Foreign(), images_per_prompt=1, batch=32)
+    assert len(generation.images(run, tmp_path / "out").paths) == 5
+    assert asked == [[p["prompt"] for p in PROMPTS]]
+    through = fake.through(fake.Identity(), Foreign())
+    assert not through.full_batches and fake.through(fake.Identity(), Painter()).full_batches
 
 
 def test_a_subject_whose_batches_matter_keeps_them():

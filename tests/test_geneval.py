@@ -221,7 +221,9 @@ def test_run_again_reuses_and_one_deleted_record_is_one_computed(oracle):
 
 
 class Mortal:
-    """A judge or generator that dies after some calls."""
+    """A judge or generator that dies after some calls; its batches are as ours."""
+
+    full_batches = True
 
     def __init__(self, of, lives: int):
         self.name, self.fingerprint, self.classes = of.name, of.fingerprint, getattr(of, "classes", ())

@@ -292,3 +292,11 @@ def test_a_torn_shard_is_refused_after_its_last_member(tmp_path, torn):
     for read in (tars.samples, lambda shard: image_set(shard, size=16)):
         with pytest.raises(ValueError, match=rf"^x\.tar is torn after member {last.get(torn, '1.png')} \("):
             read(path)
+
+
+def test_our_own_files_beside_images_are_not_left_out(tmp_path):
+    """Hashes and locks of a folder that an evaluator filled."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
+    for name in ("images.hashes", ".images.hashes.lock", ".images.hashes.1-of-1.lock"):
+        (tmp_path / name).touch()
+    assert not listed(tmp_path).left_out

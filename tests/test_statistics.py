@@ -80,6 +80,22 @@ def test_one_cluster_has_no_interval():
 
 
 @pytest.mark.parametrize(
+    ("values", "clusters", "groups", "value"),
+    [
+        ([1, 0, 0, 0], ["a", "a", "b", "c"], ["x", "x", "y", "y"], 0.25),  # one cluster, and two alike
+        ([1, 1, 0, 0], "abcd", "xxyy", 0.5),  # constant in each group
+        ([0.1] * 3, "abc", None, 0.1),
+    ],
+)
+def test_without_any_spread_there_is_no_interval(values, clusters, groups, value):
+    """Resampling gives the same number every time, which is not exactness."""
+    found = cluster_interval(values, list(clusters), groups and list(groups))
+    assert (found.value, found.low, found.high) == (pytest.approx(value), None, None)
+    assert "show no spread" in found.method
+    assert cluster_interval([*values, 1, 0], [*clusters, "p", "q"], groups and [*groups, "x", "x"]).low is not None
+
+
+@pytest.mark.parametrize(
     ("values", "clusters", "message"),
     [([], [], "at least one"), ([1.0], [1, 2], "one of each"), ([1.0, np.inf], [1, 2], "item 1 is not finite")],
 )

@@ -180,6 +180,52 @@ def test_a_gap_stays_a_gap_and_spare_images_are_named(tmp_path):
         folder(tmp_path).samples([{"prompt": "p0"}, {"prompt": "p1"}], 4)
 
 
+def test_a_part_of_a_suite_is_taken_from_a_folder_of_the_whole(tmp_path):
+    """Or is the folder's own, where that shows the part alone; nothing is guessed."""
+    suite = [{"prompt": f"p{k}"} for k in range(6)]
+    part = [suite[0], suite[2], suite[4]]
+    for k in range(6):
+        numbered(tmp_path / "whole", k, ["0000.png"])
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{k}.png")
+    found, extra = folder(tmp_path / "whole", whole=6).samples(part, 1)
+    assert [found[k, 0].parent.parent.name for k in range(3)] == ["00000", "00002", "00004"] and not extra
+    found, _ = folder(tmp_path, whole=6).samples(part, 1)
+    assert [found[k, 0].name for k in range(3)] == ["0.png", "2.png", "4.png"]
+    for k in range(3):  # what `vgt eval -n 3` makes
+        numbered(tmp_path / "part", k, ["0000.png"])
+        (tmp_path / "part" / f"{k:05d}/metadata.jsonl").write_text(json.dumps(part[k]))
+    found, _ = folder(tmp_path / "part", whole=6).samples(part, 1)
+    assert [found[k, 0].parent.parent.name for k in range(3)] == ["00000", "00001", "00002"]
+    for k in range(3, 6):  # the first three of the suite are not those that -n 3 asks for
+        shutil.rmtree(tmp_path / "whole" / f"{k:05d}")
+        (tmp_path / f"{k}.png").unlink()
+    assert sorted(folder(tmp_path / "whole", whole=6).samples(part, 1)[0]) == [(0, 0), (1, 0)]
+    with pytest.raises(ValueError, match="does not say which prompts its 3 images show.* give --suite mine.jsonl"):
+        folder(tmp_path, whole=6).samples(part, 1)
+    assert len(folder(tmp_path).samples(suite[:3], 1)[0]) == 3
+
+
+def test_prompts_beside_flat_images_must_be_those_of_the_suite(tmp_path):
+    suite = [{"prompt": f"p{k}"} for k in range(6)]
+    rows = [{"file": f"{k}.png", "prompt": f"p{k}", "seed": 0} for k in range(3)]
+    for row in rows:
+        Image.new("RGB", (8, 8)).save(tmp_path / row["file"])
+    (tmp_path / "images.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert len(folder(tmp_path).samples(suite[:3], 1)[0]) == 3
+    with pytest.raises(ValueError, match="has 'p1' for 1.png, which would be judged by 'p2'; .* --suite FILE"):
+        folder(tmp_path, whole=6).samples(suite[::2], 1)
+    (tmp_path / "images.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:2]))
+    with pytest.raises(ValueError, match="has no prompt for 2.png"):
+        folder(tmp_path).samples(suite[:3], 1)
+
+
+def test_missing_metadata_is_said_to_be_missing(tmp_path):
+    numbered(tmp_path, 1, ["0000.png"])
+    (tmp_path / "00001/metadata.jsonl").unlink()
+    with pytest.raises(ValueError, match="metadata.jsonl is missing; .* line 2 of `vgt prompts SUITE`"):
+        folder(tmp_path).samples([{"prompt": "p0"}, {"prompt": "p1"}], 1)
+
+
 def test_what_is_no_sample_in_genevals_layout(tmp_path, capsys):
     """Hidden files and other folders are left out and said; a link to nothing is a failed image, a folder none;
     other suffixes and two files of one number are refused."""

@@ -50,7 +50,7 @@ def _suite(given: Options) -> tuple[str, list[dict], list[dict]]:
     if given.csv is None:
         if given.texts is not None:
             raise ValueError("--prompts goes with --csv; name another suite with --suite")
-        suite, whole = options.prompts(given.suite or "scenes-dpg", None)
+        suite, whole = options.prompts(given.suite or "scenes-dpg")
     else:
         suite, whole = given.suite or data.SUITE, data.load(given.csv, given.texts)
     return suite, options.evenly(whole, given.n), whole
@@ -59,7 +59,7 @@ def _suite(given: Options) -> tuple[str, list[dict], list[dict]]:
 def _subject(given: Options, prompts: list[dict], whole: list[dict]) -> tuple[Any, int | None]:
     """The subject and its acceleration; a folder of grids is unpacked first."""
     if given.resolution is None:
-        return given.generator(prompts)
+        return given.generator(prompts, whole)
     given.refuse("the images of a folder of grids are made already", *options.MAKING[1:], "seed")
     kind, _, root = options.named_subject(given.subject, "folder:grids").partition(":")
     if kind != "folder" or not root:
@@ -89,7 +89,7 @@ def evaluate(given: Options) -> Outcome:
         raise ValueError(f"--judge-python, --judge-weights and --trust-judge-code are for judge mplug, not {specs[0]}")
     grids = None if given.resolution is None else _subject(given, prompts, whole)
     if grids is None:
-        given.check_folder(prompts)
+        given.check_folder(prompts, whole)
     else:
         given.tell_lacks(grids[0], prompts)
     asked = [judges.load(spec, given.on, **mplug) for spec in specs]

@@ -35,7 +35,8 @@ class Generator(Protocol):
 
     Attributes that one may have: ``conditions = "labels"`` where it is asked with the numbers of classes, 0 ..
     ``classes`` - 1, in the place of prompts; ``batch_matters = True`` where an image depends on the others of its
-    batch; ``settings``, how it samples, ``origin`` (see below), and ``extra``, what else its records tell."""
+    batch; ``full_batches = True`` where the last batch is to be filled up to the size of the others; ``settings``, how
+    it samples, ``origin`` (see below), and ``extra``, what else its records tell."""
 
     name: str
     fingerprint: str

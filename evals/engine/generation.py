@@ -9,11 +9,12 @@ is made again.
 
 The images are one endless stream, sample 0 of all prompts, then sample 1 ..., cut into full batches of one fixed
 size.  What stands in a batch follows from the prompts and its number alone, neither from what is on disk, nor from how
-many processes share the work, nor from how many samples are asked for: the last batch is filled with the images that
-would come next, which are thrown away.  So a killed run, and one that asks for more samples later, ends with the same
-bytes as one from nothing, even where the neighbours in a batch move an image's last bits.  A subject that sets
-``batch_matters``, because its neighbours decide the whole image, keeps the batches that its published numbers came
-from: none holds two samples of a prompt, the last one of each sample repeats its last image.
+many processes share the work, so a killed run ends with the same bytes as one from nothing, even where the neighbours
+in a batch move an image's last bits.  The last batch of a subject that sets ``full_batches`` (ours do) is filled with
+the images that would come next, which are thrown away: then a run that asks for more samples later ends with those
+bytes too.  Other subjects are asked for what is left.  A subject that sets ``batch_matters``, because its neighbours
+decide the whole image, keeps the batches that its published numbers came from: none holds two samples of a prompt, the
+last one of each sample repeats its last image.
 """
 
 from __future__ import annotations
@@ -186,17 +187,19 @@ def _prepare(run: Run, root: Path) -> None:
 
 
 def _batches(run: Run) -> list[list[tuple[int, int]]]:
-    """(prompt index, sample) in batches of ``run.batch``, those that only fill the last one among them."""
+    """(prompt index, sample) in batches of ``run.batch``, with those that only fill the last one where the subject
+    wants full batches."""
     n, size = len(run.prompts), run.batch
     if getattr(run.subject, "batch_matters", False):
         places = [[min(start + k, n - 1) for k in range(size)] for start in range(0, n, size)]
         return [[(index, sample) for index in batch] for sample in range(run.images_per_prompt) for batch in places]
-    starts = range(0, n * run.images_per_prompt, size)
-    return [[(place % n, place // n) for place in range(start, start + size)] for start in starts]
+    count = n * run.images_per_prompt
+    end = count + -count % size if getattr(run.subject, "full_batches", False) else count
+    return [[(k % n, k // n) for k in range(start, min(start + size, end))] for start in range(0, count, size)]
 
 
 def _generate(run: Run, jobs: list[tuple[int, int]]) -> np.ndarray:
-    """uint8 [len(jobs), H, W, 3]; jobs are a full batch.  Raises ValueError, naming the remedy, where memory runs out,
+    """uint8 [len(jobs), H, W, 3]; jobs are a batch.  Raises ValueError, naming the remedy, where memory runs out,
     and for what is no image."""
     asked = [run.prompts[index]["label" if conditions(run.subject) == LABELS else "prompt"] for index, _ in jobs]
     seeds = [image_seed(run.seed, prompt_id(run.prompts, index), sample) for index, sample in jobs]
@@ -210,10 +213,10 @@ def _generate(run: Run, jobs: list[tuple[int, int]]) -> np.ndarray:
             f"generator {run.model!r} ran out of memory on a batch of {run.batch}; {smaller}, or free some and run "
             "the same command again: what is made so far is kept"
         ) from error
-    if images.dtype != np.uint8 or images.ndim != 4 or len(images) != run.batch or images.shape[3] != 3:
+    if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(jobs) or images.shape[3] != 3:
         raise ValueError(
-            f"generator {run.model!r} gave {images.dtype} {images.shape} for {run.batch} {conditions(run.subject)}; "
-            f"it must give uint8 [{run.batch}, H, W, 3]"
+            f"generator {run.model!r} gave {images.dtype} {images.shape} for {len(jobs)} {conditions(run.subject)}; "
+            f"it must give uint8 [{len(jobs)}, H, W, 3]"
         )
     return images
 

@@ -271,7 +271,9 @@ class Images(Count, Coverage, Sampling, Common):
     """Images made from prompts, or a folder of them."""
 
     subject: str | None = option(
-        None, "vgt:<checkpoint>, diffusers:<folder>, folder:<dir>, fake:oracle, fake:noise, fake:shuffled"
+        None,
+        "vgt:<checkpoint>, diffusers:<folder or id>, python:<module>:<object>, folder:<dir>, fake:oracle, fake:noise "
+        "or fake:shuffled",
     )
     through_autoencoder: str | None = option(
         None, "send the subject's images through this autoencoder first", flag="--through", metavar="AE"
@@ -287,8 +289,9 @@ class Images(Count, Coverage, Sampling, Common):
         metavar="KEY=VALUE",
     )
 
-    def generator(self, asked: list[dict]) -> tuple[Any, int | None]:
-        """The generator that --subject names, and the acceleration that its records carry."""
+    def generator(self, asked: list[dict], whole: list[dict]) -> tuple[Any, int | None]:
+        """The generator that --subject names, and the acceleration that its records carry.  ``asked``: prompts of the
+        suite, which is ``whole``."""
         from evals.subjects import load_generator, load_tokenizer, parse_settings
         from evals.subjects.fake import through
 
@@ -305,18 +308,24 @@ class Images(Count, Coverage, Sampling, Common):
             )
         settings = self.ours if is_model else parse_settings(self.settings)
         prompts = [p["prompt"] for p in asked]
-        found = load_generator(named, accel=accel, device=self.on(), prompts=prompts, settings=settings)
+        if named.startswith("folder:"):
+            found = self._folder(whole)
+        else:
+            found = load_generator(named, accel=accel, device=self.on(), prompts=prompts, settings=settings)
         if self.through_autoencoder:
             found = through(load_tokenizer(self.through_autoencoder, device=self.on()), found)
         return found, accel
 
-    def check_folder(self, asked: list[dict]) -> None:
-        """Look at a folder: subject before any weights are asked for; what is missing of the suite's images is said on
-        stderr.  Raises ValueError as ``folder`` and ``Folder.samples`` do."""
+    def _folder(self, whole: list[dict]) -> Any:
         from evals.subjects.folder import folder
 
+        return folder(self.subject.removeprefix("folder:"), whole=len(whole))
+
+    def check_folder(self, asked: list[dict], whole: list[dict]) -> None:
+        """Look at a folder: subject before any weights are asked for; what is missing of the suite's images is said on
+        stderr.  Raises ValueError as ``folder`` and ``Folder.samples`` do."""
         if (self.subject or "").startswith("folder:"):
-            self.tell_lacks(folder(self.subject.removeprefix("folder:")), asked)
+            self.tell_lacks(self._folder(whole), asked)
 
     def tell_lacks(self, shown: Any, asked: list[dict]) -> None:
         """Say on stderr what a folder lacks of the suite's images."""
@@ -355,9 +364,8 @@ def tokenizer(given: str | None, work: Path, device: Callable[[], str], dtype: s
     return load_tokenizer(given, device=device(), dtype=dtype)
 
 
-def prompts(name: str, n: int | None) -> tuple[str, list[dict]]:
-    """A suite by name, or from a file of JSON lines (then named by its stem); ``n``: this many of it, evenly spaced,
-    so that a few prompts touch every task."""
+def prompts(name: str) -> tuple[str, list[dict]]:
+    """A suite by name, or from a file of JSON lines (then named by its stem)."""
     if name in suites.SUITES:
         suite, found = name, suites.prompts(name)
     else:
@@ -372,12 +380,13 @@ def prompts(name: str, n: int | None) -> tuple[str, list[dict]]:
             raise ValueError(f"{error}; give JSON lines as written by `vgt prompts`") from error
         if not found:
             raise ValueError(f"suite {name!r} has no prompts; `vgt prompts` writes some")
-    return suite, evenly(found, n)
+    return suite, found
 
 
 def evenly(items: list[dict], n: int | None) -> list[dict]:
-    """``n`` of the items, evenly spaced; all where it is None.  Raises ValueError where there are fewer."""
+    """``n`` of the items, evenly spaced, so that a few prompts touch every task; all where it is None.
+
+    Raises ValueError where there are fewer."""
     if n is not None and not 1 <= n <= len(items):
         raise ValueError(f"-n {n} is not possible: there are {len(items)} prompts; leave it out for all of them")
-    count = n or len(items)
-    return [items[i * len(items) // count] for i in range(count)]
+    return [items[i] for i in suites.spaced(len(items), n or len(items))]

@@ -112,7 +112,10 @@ class _Parser(options.Parser):
         if self.fill is not None:
             fill, self.fill = self.fill, None
             fill()
-        return super().parse_known_args(args, namespace)
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:  # said here, so that the hint names the evaluator
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -171,9 +174,11 @@ def _show(outcome: Outcome) -> None:
     for r, parts in zip(outcome.records, notes, strict=True):
         own = "; ".join(part for part in parts if part not in shared)
         value = "not measured" if r.value is None else f"{r.value:.4f}"
-        interval = (
-            f" [{r.low:.4f}, {r.high:.4f}]" if r.value is not None and r.low is not None and r.high is not None else ""
-        )
+        interval = ""
+        if r.value is not None and r.low is not None and r.high is not None:
+            interval = f" [{r.low:.4f}, {r.high:.4f}]"
+        elif r.value is not None and (r.interval or "").startswith("none: "):
+            interval = f" [no interval: {r.interval.removeprefix('none: ')}]"
         count = f"n={r.n}" + (f" of {r.n_expected}: partial" if r.partial else "")
         rows.append([r.name, f"{value}{interval}  {count}{f'  ({own})' if own else ''}"])
     if rows:

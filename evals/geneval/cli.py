@@ -63,7 +63,8 @@ def _outcome(given: Options) -> Outcome:
         given.refuse("--rescore scores what is stored", "name", *options.MAKING, *options.RUNNING, *stored)
         return geneval.rescore(given.rescore, **given.passed_to(geneval.rescore))
     default = "geneval" if given.results or given.judge == "m2f-hf" else "scenes-geneval"
-    suite, prompts = options.prompts(given.suite or default, given.n)
+    suite, whole = options.prompts(given.suite or default)
+    prompts = options.evenly(whole, given.n)
     asked = {"suite": suite, "prompts": prompts}
     if given.results:
         done = (*options.MAKING, *options.RUNNING, "judge", "mask2former", "clip")
@@ -72,9 +73,9 @@ def _outcome(given: Options) -> Outcome:
         return geneval.import_results(given.results, **given.passed_to(geneval.import_results, **asked, **whose))
     given.refuse("it names who judged an --import file", "import_judge")
     check_prompts(suite, prompts)
-    given.check_folder(prompts)
+    given.check_folder(prompts, whole)
     judge = _judge(given, suite)
-    generator, accel = given.generator(prompts)
+    generator, accel = given.generator(prompts, whole)
     generator = given.named(generator, accel)
     return geneval.run(generator, judge, **given.passed_to(geneval.run, **asked, accel=accel))
 

@@ -20,7 +20,7 @@ WEIGHTS = tuple(dict.fromkeys(metric.weights for metric in METRICS.values() if m
 
 
 class Options(options.Count, options.Coverage, options.Precision, options.Common):
-    subject: str | None = option(None, "vgt:<checkpoint> or pca")
+    subject: str | None = option(None, "vgt:<checkpoint>, python:<module>:<object>, pca or fake:identity")
     data: str | None = option(None, "scenes (default), photos, a folder of images, a .tar shard or a folder of them")
     pairs: tuple[Path, Path] | None = option(None, "compare two folders instead", metavar=("REAL", "RECON"))
     protocols: str = option(

@@ -128,6 +128,11 @@ class Through:
         """Whether the neighbours in a batch decide an image (evals/engine/generation.py)."""
         return getattr(self.generator, "batch_matters", False)
 
+    @property
+    def full_batches(self) -> bool:
+        """Whether the last batch is filled (same place)."""
+        return getattr(self.generator, "full_batches", False)
+
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
         """uint8 [N, H, W, 3]."""
         return self.tokenizer.reconstruct(self.generator.generate(prompts, seeds))

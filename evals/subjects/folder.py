@@ -3,7 +3,10 @@
 GenEval's layout (docs/evaluators.md 2.2) is ``<index>/metadata.jsonl`` and ``<index>/samples/<digits>.png``, index and
 digits numeric; it may have gaps, and images that nobody asked for, both of which the evaluator reports.  A flat folder
 holds images only; in the order of their names (vgt/core/listing.py) they are the samples of the first prompt, then of
-the second, and so on, so their number must be exact.  Images may differ in size; each is judged at its own.
+the second, and so on, so their number must be exact.  Where ``images.jsonl`` of `vgt generate` lies beside them, its
+prompts must be the suite's.  Of a part of a suite (-n) a folder may show the part alone, or the whole suite, from which
+the part is taken; a flat one without that list cannot show which prompts it is a part of.
+Images may differ in size; each is judged at its own.
 """
 
 from __future__ import annotations
@@ -13,9 +16,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from vgt.core import files, images, record
+from vgt.core import files, images, record, suites, text
 from vgt.core.images import SUFFIXES
-from vgt.core.listing import folder_name, in_order, listed, tell_left_out
+from vgt.core.listing import IMAGE_LIST, folder_name, in_order, listed, tell_left_out
 from vgt.core.text import printable, read_json
 
 
@@ -42,11 +45,13 @@ def _numbered_samples(pngs: list[Path], count: int) -> dict[int, Path]:
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder of images.  Raises ValueError where there is none or where it holds no images."""
+    """A folder of images; ``whole``: how many prompts the suite has, of which a part may be asked for.  Raises
+    ValueError where there is none or where it holds no images."""
 
     root: Path
     name: str
     origin: str | None = None
+    whole: int | None = None
 
     @cached_property
     def layout(self) -> str:
@@ -103,30 +108,78 @@ class Folder:
 
         Raises ValueError for images in GenEval's layout that do not end in .png (the official scorer skips them in
         silence), for prompts that are not the suite's, for two folders of one prompt or two files of one sample, and
-        for a flat folder of another length or without a clear order."""
+        for a flat folder of another length, without a clear order, or of a part of a suite without its prompts."""
         if self.layout == "flat":
-            wanted = len(prompts) * images_per_prompt
-            if len(self._flat) != wanted:
-                raise ValueError(
-                    f"flat folder {self.root} holds {len(self._flat)} images; {len(prompts)} prompts x "
-                    f"{images_per_prompt} need {wanted}: use GenEval's layout for a partial set"
-                )
-            ordered = in_order(self._flat)
-            return {(i // images_per_prompt, i % images_per_prompt): path for i, path in enumerate(ordered)}, ()
+            return self._in_order(prompts, images_per_prompt), ()
         found: dict[tuple[int, int], Path] = {}
         everything: list[Path] = []
         for first, second in zip(self._numbered, self._numbered[1:], strict=False):
             if int(first.name) == int(second.name):
                 raise ValueError(f"{first} and {second} are both prompt {int(first.name)}; keep one of them")
+        places = self._places(prompts)
+        index_of = {place: index for index, place in enumerate(places)}
+        passed_over = range(self.whole or 0) if places != list(range(len(prompts))) else ()
         for folder in self._numbered:
-            index = int(folder.name)
-            everything += self._pngs(folder)
-            if index < len(prompts):
-                self._check(folder, index, prompts)
+            index = index_of.get(int(folder.name))
+            if index is not None:
+                self._check(folder, prompts[index])
                 chosen = _numbered_samples(self._pngs(folder), images_per_prompt)
                 found |= {(index, sample): path for sample, path in chosen.items()}
+            if index is not None or int(folder.name) not in passed_over:
+                everything += self._pngs(folder)
         asked = set(found.values())
         return found, tuple(printable(p.relative_to(self.root).as_posix()) for p in everything if p not in asked)
+
+    def _places(self, prompts: list[dict]) -> list[int]:
+        """GenEval's layout: the number of each prompt's folder.  A part of the suite has its numbers in the whole one,
+        unless the folders show the part alone."""
+        own = list(range(len(prompts)))
+        within = suites.spaced(self.whole or len(prompts), len(prompts))
+        telling = [p for p in self._numbered if int(p.name) < len(prompts) and within[int(p.name)] != int(p.name)]
+        alone = all(_prompt(p) == prompts[int(p.name)]["prompt"] for p in telling)
+        if alone and (telling or int(self._numbered[-1].name) < len(prompts)):
+            return own
+        return within
+
+    def _in_order(self, prompts: list[dict], images_per_prompt: int) -> dict[tuple[int, int], Path]:
+        """Flat: (prompt index, sample) -> file, by the order of the files."""
+        places, wanted = list(range(len(prompts))), len(prompts) * images_per_prompt
+        whole = self.whole or len(prompts)
+        if whole > len(prompts) and len(self._flat) == whole * images_per_prompt:
+            places = suites.spaced(whole, len(prompts))
+        elif len(self._flat) != wanted:
+            others = f", all {whole} need {whole * images_per_prompt}" if whole > len(prompts) else ""
+            raise ValueError(
+                f"flat folder {self.root} holds {len(self._flat)} images; {len(prompts)} prompts x {images_per_prompt} "
+                f"need {wanted}{others}: use GenEval's layout for a partial set, or give its prompts with --suite"
+            )
+        elif whole > len(prompts) and not (self.root / IMAGE_LIST).is_file():
+            raise ValueError(
+                f"flat folder {self.root} does not say which prompts its {wanted} images show, and -n {len(prompts)} "
+                "takes prompts from all over the suite; write those of the images into a file, `vgt prompts SUITE | "
+                f"head -{len(prompts)} > mine.jsonl`, and give --suite mine.jsonl without -n"
+            )
+        ordered = in_order(self._flat)
+        found = {
+            (i, sample): ordered[place * images_per_prompt + sample]
+            for i, place in enumerate(places)
+            for sample in range(images_per_prompt)
+        }
+        if (self.root / IMAGE_LIST).is_file():
+            self._check_list(found, prompts)
+        return found
+
+    def _check_list(self, found: dict[tuple[int, int], Path], prompts: list[dict]) -> None:
+        """Raises ValueError naming the first file whose prompt by IMAGE_LIST is not the suite's."""
+        path = self.root / IMAGE_LIST
+        shown = {row.text("file"): row.text("prompt") for row in text.objects(path)}
+        for (index, _), file in sorted(found.items()):
+            if shown.get(file.name) != prompts[index]["prompt"]:
+                told = repr(shown[file.name]) if file.name in shown else "no prompt"
+                raise ValueError(
+                    f"{path} has {told} for {file.name}, which would be judged by {prompts[index]['prompt']!r}; give "
+                    "the prompts of these images with --suite FILE, and without -n"
+                )
 
     def lacks(self, prompts: list[dict], images_per_prompt: int) -> str | None:
         """One line on what is missing of a suite's images and what is too much; None where neither is.  Raises
@@ -139,30 +192,37 @@ class Folder:
         told += [f"{len(extra)} images are none that the suite asks for ({_shown(list(extra))})"] if extra else []
         return f"folder {self.root}: {', '.join(told)}" if told else None
 
-    def _check(self, folder: Path, index: int, prompts: list[dict]) -> None:
+    def _check(self, folder: Path, asked: dict) -> None:
         """One numbered folder belongs to this suite and holds no file that GenEval would skip."""
         others = [printable(p.relative_to(self.root).as_posix()) for p in self._images[folder] if p.suffix != ".png"]
         if others:
             raise ValueError(
                 f"{_shown(others)}: GenEval's layout scores PNG files with the suffix .png only; convert or rename them"
             )
-        try:
-            prompt = read_json(folder / "metadata.jsonl")["prompt"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        if (prompt := _prompt(folder)) != asked["prompt"]:
             raise ValueError(
-                f"{folder}/metadata.jsonl does not name the prompt; write one JSON object with the prompt's record"
-            ) from error
-        if prompt != prompts[index]["prompt"]:
-            raise ValueError(
-                f"{folder} shows {prompt!r}, prompt {index} of the suite is {prompts[index]['prompt']!r}; "
-                f"is this another suite's?"
+                f"{folder} shows {prompt!r}, prompt {int(folder.name)} of the suite is {asked['prompt']!r}; is this "
+                "another suite's? Give its prompts with --suite FILE"
             )
 
 
-def folder(path: str | Path, name: str | None = None, origin: str | None = None) -> Folder:
+def _prompt(folder: Path) -> str:
+    """The prompt of a numbered folder.  Raises ValueError where its metadata is missing or names none."""
+    path = folder / "metadata.jsonl"
+    if not path.is_file():
+        raise ValueError(
+            f"{path} is missing; write the prompt's record there: line {int(folder.name) + 1} of `vgt prompts SUITE`"
+        )
+    try:
+        return read_json(path)["prompt"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} does not name the prompt; write one JSON object with the prompt's record") from error
+
+
+def folder(path: str | Path, name: str | None = None, origin: str | None = None, whole: int | None = None) -> Folder:
     """The subject of a folder; ``name`` defaults to ``folder:<its own name>``; ``origin``: where its images came from
-    (vgt.core.record.place).  Raises ValueError as Folder does."""
+    (vgt.core.record.place); ``whole``: see Folder.  Raises ValueError as Folder does."""
     root = Path(path)
-    found = Folder(root, name or f"folder:{folder_name(root)}", origin or record.place(root))
+    found = Folder(root, name or f"folder:{folder_name(root)}", origin or record.place(root), whole)
     assert found.layout in ("geneval", "flat")  # looks at the disk: errors come here, not halfway through
     return found

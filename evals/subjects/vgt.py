@@ -71,6 +71,7 @@ class GeneratorSubject:
     fingerprint: str
     made: ImageGenerator
     params: Mapping[str, Any] = field(default_factory=dict)
+    full_batches = True
 
     @property
     def origin(self) -> str:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from vgt.commands import options
 from vgt.core import files, text
+from vgt.core.listing import IMAGE_LIST, listed
 
 BATCH = 16  # images decoded together
 ROWS = 64  # of a sheet; more prompts go into a folder
-LIST = "images.jsonl"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +34,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         Path("out.png"),
         "the image to write: a row a prompt, its images side by side; a name without suffix is a folder that gets each "
-        f"image by itself, and {LIST}",
+        f"image by itself, and {IMAGE_LIST}",
+    )
+    parser.add_argument(
+        "--layout",
+        choices=("flat", "geneval"),
+        help="of a folder of images: all beside each other (default), or <00000>/samples/<0000>.png with "
+        "metadata.jsonl, as GenEval has it",
     )
     options.add_seed(parser)
     options.add_device(parser)
@@ -48,13 +54,20 @@ def run(args: argparse.Namespace) -> dict:
     from vgt.inference.pipeline import image_seeds
     from vgt.vlm.prompts import prompt_list
 
-    prompts = prompt_list([*map(options.utf8, args.prompt), *(read_prompts(args.prompts) if args.prompts else ())])
+    given = [{"prompt": options.utf8(text)} for text in args.prompt]
+    given += read_prompts(args.prompts) if args.prompts else []
+    prompts = prompt_list([row["prompt"] for row in given])
     folder = not args.out.suffix
+    if args.layout and not folder:
+        raise ValueError(f"--layout {args.layout} is of a folder, and {args.out} is one image; name a folder with -o")
     files.check_writable(args.out if folder else check_name(args.out), folder)
     if args.count < 1 or args.scale < 1:
         raise ValueError(f"--count {args.count} and --scale {args.scale} must be 1 or more")
     if not folder and len(prompts) > ROWS:
         raise ValueError(f"{len(prompts)} prompts are too many for one sheet; name a folder, for example -o images")
+    place = "{:05d}/samples/{:04d}.png" if args.layout == "geneval" else "{:05d}-{}.png"
+    names = [place.format(i, sample) for i in range(len(prompts)) for sample in range(args.count)] if folder else []
+    check_others(args.out, names)
     settings = options.sampling(args) | {"acceleration": args.accel}
     device, dtype = options.device(args.device), options.dtype(args.dtype)
     made = open_generator(args.model, settings, options.RUNS, device, args.autoencoder, dtype)
@@ -62,6 +75,10 @@ def run(args: argparse.Namespace) -> dict:
     asked = [prompt for prompt in prompts for _ in range(args.count)]
     seeds = image_seeds(args.seed, asked)
     images, rows = [], []
+    if folder:
+        (args.out / IMAGE_LIST).unlink(missing_ok=True)  # of an earlier call: these images replace its own
+    for i, row in enumerate(given if args.layout == "geneval" else ()):
+        files.write_text(args.out / f"{i:05d}/metadata.jsonl", json.dumps(row) + "\n")
     batches = [range(first, min(first + BATCH, len(asked))) for first in range(0, len(asked), BATCH)]
     tokens = made.loaded.model.tokens
     with tqdm(total=tokens * len(batches), desc="tokens", file=sys.stderr, disable=None) as bar:
@@ -75,13 +92,12 @@ def run(args: argparse.Namespace) -> dict:
                 images += list(drawn)
                 continue
             for k, image in zip(batch, drawn, strict=True):
-                name = f"{k // args.count:05d}-{k % args.count}.png"
-                write_png(args.out / name, enlarged(image, args.scale))
-                rows.append({"file": name, "prompt": asked[k], "seed": seeds[k]})
+                write_png(args.out / names[k], enlarged(image, args.scale))
+                rows.append({"file": names[k], "prompt": asked[k], "seed": seeds[k]})
     h, w, _ = drawn[0].shape
     if folder:
-        files.write_text(args.out / LIST, "".join(json.dumps(row) + "\n" for row in rows))
-        written = [str(args.out / LIST)]
+        files.write_text(args.out / IMAGE_LIST, "".join(json.dumps(row) + "\n" for row in rows))
+        written = [str(args.out / IMAGE_LIST)]
     else:
         written = [str(args.out)]
         write_png(args.out, enlarged(grid(images, args.count) if len(images) > 1 else images[0], args.scale))
@@ -89,14 +105,26 @@ def run(args: argparse.Namespace) -> dict:
     return {"files": written}
 
 
-def read_prompts(path: Path) -> list[str]:
-    """The prompts of a text file, one a line, blank lines passed over, or the field ``prompt`` of JSON lines.
+def check_others(out: Path, names: list[str]) -> None:
+    """Raises ValueError where the folder ``out`` holds other images than those of ``names``, which would be taken for
+    some of this call."""
+    found = listed(out, deep="/" in names[0], tell=False).images if names and out.is_dir() else ()
+    others = sorted({*found} - {*names})
+    if others:
+        raise ValueError(
+            f"{out} holds {len(others)} images that this call would not write, the first {others[0]}; name another "
+            "folder with -o, or remove them"
+        )
+
+
+def read_prompts(path: Path) -> list[dict]:
+    """Records with ``prompt``: the lines of a text file, blank ones passed over, or JSON lines.
 
     Raises ValueError naming file and line of what is none."""
     if path.suffix in (".jsonl", ".json"):
-        found = [row.text("prompt") for row in text.objects(path)]
+        found = [{**row, "prompt": row.text("prompt")} for row in text.objects(path)]
     else:
-        found = [line.strip() for line in text.read(path).split("\n") if line.strip()]
+        found = [{"prompt": line.strip()} for line in text.read(path).split("\n") if line.strip()]
     if not found:
         raise ValueError(f"{path} has no prompts; write one a line")
     return found

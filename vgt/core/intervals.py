@@ -145,8 +145,19 @@ def cluster_interval(
     name counts per group.  Bounds are expanded percentiles: with few clusters they widen to the range of the cluster
     means (simulated coverage of a 95 % interval: 0.85 with 4 clusters, 0.94 with 6, 0.95 from 10 on).  Above MANY
     clusters: the estimate +- t SE, see ``error``.
+    No bounds where no group has two clusters that differ: resampling would call the estimate exact.
     Raises ValueError for empty or non-finite values and for lengths that differ."""
-    return interval_of(grouped(values, clusters, groups), groups is not None, draws, level, seed)
+    sums = grouped(values, clusters, groups)
+    found = interval_of(sums, groups is not None, draws, level, seed)
+    if found.low is None or any(_differ(s.total / s.count) for s in sums):
+        return found
+    total, many = sum(len(s.total) for s in sums), f" in {len(sums)} groups" if groups is not None else ""
+    return Interval(found.value, None, None, level, f"none: {total} clusters{many} show no spread")
+
+
+def _differ(means: np.ndarray) -> bool:
+    """Whether numbers differ by more than their rounding."""
+    return bool(np.ptp(means) > 1e-12 * np.abs(means).max())
 
 
 def interval_of(sums: list[Sums], named_groups: bool, draws: int, level: float, seed: int) -> Interval:

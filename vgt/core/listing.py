@@ -22,7 +22,8 @@ from vgt.core.images import SUFFIXES
 from vgt.core.text import printable
 
 # What lies beside images and is none by anyone's reckoning: captions, tables, labels, logs.
-PLAIN = (".txt", ".json", ".jsonl", ".csv", ".tsv", ".md", ".html", ".toml", ".yaml", ".yml", ".log", ".cls")
+PLAIN = (".txt", ".json", ".jsonl", ".csv", ".tsv", ".md", ".html", ".toml", ".yaml", ".yml", ".log", ".cls", ".hashes")
+IMAGE_LIST = "images.jsonl"  # beside images that `vgt generate` wrote: file, prompt and seed of each
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def kind_of(name: str) -> str:
     """What a file's name says: "image", "plain", "hidden file", or what is left out (".heic file")."""
     suffix = os.path.splitext(name)[1].lower()
     if name.startswith("."):
-        return "hidden file"
+        return "plain" if suffix == ".lock" else "hidden file"
     if suffix in SUFFIXES:
         return "image"
     return "plain" if suffix in PLAIN else f"{printable(suffix)} file" if suffix else "file without a suffix"

@@ -18,7 +18,7 @@ WORLD_SUITES = {
     "scenes-geneval": "six GenEval tasks over the synthetic scenes, 20 prompts a task",
     "scenes-dpg": "dense captions with question graphs over the synthetic scenes, 40 prompts",
 }
-SUITES = {**WORLD_SUITES, "geneval": "GenEval's own 553 prompts (seed 43; another seed is a variant)"}
+SUITES = {**WORLD_SUITES, "geneval": "GenEval's own 553 prompts"}
 DEFAULT_SEED = 43
 
 
@@ -158,6 +158,11 @@ def prompts(suite: str, seed: int = DEFAULT_SEED, per_task: int = 20, n: int = 4
     if suite == "scenes-dpg":
         return dpg_prompts(seed, n)
     raise ValueError(f"suite {suite!r} is unknown; choose one of {', '.join(SUITES)}")
+
+
+def spaced(count: int, n: int) -> list[int]:
+    """``n`` places of ``count``, evenly spaced from the first one on."""
+    return [i * count // n for i in range(n)]
 
 
 def lines(records: list[dict]) -> str:

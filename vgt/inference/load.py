@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -10,12 +12,14 @@ import torch
 
 from vgt.checkpoints import checkpoint, pretrained
 from vgt.checkpoints.pretrained import Loaded, is_backbone, is_hub_id
+from vgt.core import text
 from vgt.core.config import preset_names
 from vgt.methods import registry
 from vgt.methods.registry import System
 
 # The parts of a pipeline folder.
 GENERATOR, AUTOENCODER = "generator", "autoencoder"
+LOG = "training.jsonl"  # beside the weights of a run
 
 
 def zoo() -> Path:
@@ -28,9 +32,31 @@ def bundled() -> list[str]:
     return sorted(p.parent.name for p in zoo().glob("*/config.json"))
 
 
+def trained(runs: Path) -> dict[str, Path]:
+    """Checkpoint folders of the runs below ``runs``, by the name of the run."""
+    found = sorted(p.parent for part in ("model", GENERATOR) for p in runs.glob(f"*/{part}/{checkpoint.CONFIG}"))
+    return {folder.parent.name: folder for folder in reversed(found)}  # of a run with both: the model, as in `locate`
+
+
+def trained_steps(folder: Path) -> str:
+    """ " (step 50)" as the log beside a checkpoint tells; "" where it has none."""
+    try:
+        rows = text.log_rows(folder / LOG)
+    except ValueError:
+        return ""
+    return f" (step {rows[-1]['step']})" if rows and "step" in rows[-1] else ""
+
+
+@functools.cache
+def _tell(line: str) -> None:
+    """Once a process."""
+    print(f"note: {line}", file=sys.stderr)
+
+
 def locate(spec: str | Path, runs: Path | None = None) -> Path:
     """The checkpoint folder of ``spec``: a folder, the generator of a pipeline folder, a run of that name below
-    ``runs``, a bundled model, or the snapshot of a hub id.
+    ``runs``, a bundled model, or the snapshot of a hub id, in this order.  Says on stderr where a bundled model of the
+    same name is passed over.
 
     Raises ValueError saying where it was looked for."""
     spec = str(spec)
@@ -41,6 +67,9 @@ def locate(spec: str | Path, runs: Path | None = None) -> Path:
         candidates.append(zoo() / spec)
     for folder in candidates:
         if (folder / checkpoint.CONFIG).is_file():
+            if folder != zoo() / spec and spec in bundled():
+                place = folder.parent if folder.name in ("model", GENERATOR) else folder
+                _tell(f"{spec} is {place}{trained_steps(folder)}, not the bundled model")
             return folder
     if is_hub_id(spec):
         return pretrained.locate(spec)
