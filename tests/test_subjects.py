@@ -353,6 +353,8 @@ def test_a_pipeline_is_known_by_its_files_and_settings(pipeline, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(pipeline, copy)
     assert mark(copy, steps=2) == mark(pipeline, steps=2) != mark(pipeline, steps=3)
+    assert mark(copy, num_inference_steps=2) == mark(copy, steps=2)  # the same in other words, and what it does anyway
+    assert mark(copy, steps=50) == mark(copy, guidance_scale=7.5) == mark(copy) != mark(copy, size=16)
     config = copy / "scheduler" / "scheduler_config.json"
     config.write_text(config.read_text().replace('"beta_end": 0.02', '"beta_end": 0.03'))
     assert mark(copy, steps=2) != mark(pipeline, steps=2)
@@ -362,6 +364,7 @@ def test_pipelines_that_cannot_be_used(pipeline, tmp_path, monkeypatch):
     for settings, words in (
         ({"stpes": 2}, "no setting 'stpes'; it has .*num_inference_steps.*steps"),
         ({"prompt": "x"}, "no setting 'prompt'"),
+        ({"steps": 2, "num_inference_steps": 3}, "'num_inference_steps' gives num_inference_steps twice"),
         ({"dtype": "int8"}, "dtype 'int8'"),
     ):
         with pytest.raises(ValueError, match=words):

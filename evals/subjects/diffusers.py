@@ -79,6 +79,7 @@ def generator(path: str, device: str = "cpu", settings: Mapping[str, Any] | None
             f"install the version that it was saved with ({index.get('_diffusers_version')})"
         )
     arguments = call_arguments(kind, settings)
+    settings = one_form(kind, settings)
     pipeline = _load(kind, folder, index, settings)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.to(device)
@@ -126,8 +127,24 @@ def call_arguments(kind: type, settings: Mapping[str, Any]) -> dict[str, Any]:
             named = {name for name, p in known.items() if p.kind is not p.VAR_KEYWORD}
             choices = sorted({*SHORT, "dtype", "variant", *named} - {*NOT_SETTINGS})
             raise ValueError(f"{kind.__name__} has no setting {key!r}; it has {', '.join(choices)}")
+        if twice := sorted(taken.keys() & set(names)):
+            raise ValueError(f"setting {key!r} gives {twice[0]} twice; leave one out")
         taken |= dict.fromkeys(names, value)
     return taken
+
+
+def one_form(kind: type, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """``settings`` as fingerprints and records have them: short names, and without what the class does anyway."""
+    known, short = (
+        inspect.signature(kind.__call__).parameters,
+        {long[0]: key for key, long in SHORT.items() if len(long) == 1},
+    )
+    found = dict(settings)
+    for key, value in settings.items():
+        names = SHORT.get(key, (key,))
+        if all(name in known and known[name].default == value for name in names):
+            del found[key]
+    return {short.get(key, key): value for key, value in found.items()}
 
 
 def content_hashes(folder: Path, index: Mapping[str, Any]) -> list[list[str]]:
