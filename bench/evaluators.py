@@ -188,6 +188,7 @@ def geneval_evidence(root: Path, samples: int = 4, side: int = 512, detections: 
     """A folder with stored detections of 553 prompts x ``samples`` images; returns their file."""
     from evals.engine.generation import Run, place
     from evals.engine.judging import Named, write_judging
+    from evals.engine.store import row_line
     from evals.geneval.run import judging_of
 
     rng, prompts = np.random.default_rng(0), geneval_prompts.prompts()
@@ -200,7 +201,7 @@ def geneval_evidence(root: Path, samples: int = 4, side: int = 512, detections: 
     for (index, _), name in names.items():
         found = [detection(prompts[index], shapes, rng) for _ in range(detections)]
         lines.append({"id": name, "stamp": "2" * 64, "image": "3" * 64, "size": [side, side], "detections": found})
-    return files.write_text(root / "detections.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    return files.write_text(root / "detections.jsonl", "".join(map(row_line, lines)))
 
 
 if __name__ == "__main__":

@@ -330,7 +330,7 @@ def judged(tmp_path_factory):
     return root, outcome, (root / outcome.records[0].evidence).parent
 
 
-def test_rescoring_gives_the_very_records(judged, tmp_path):
+def test_rescoring_gives_the_very_records(judged, tmp_path, monkeypatch):
     root, outcome, stored = judged
     copy = tmp_path / "elsewhere"
     copy.mkdir()
@@ -345,6 +345,9 @@ def test_rescoring_gives_the_very_records(judged, tmp_path):
     (copy / "detections.jsonl").write_text("".join(map(row_line, rows)))  # of the same run, but other ones
     other = geneval.rescore(copy, work=tmp_path, records=tmp_path / "records")
     assert other.reused == 0 and values(other) != values(outcome)
+    monkeypatch.chdir(copy)  # a path that is not below the work folder, and relative
+    others = [geneval.rescore(".", work="../out", records="../out/records") for _ in range(2)]
+    assert others[0].reused == others[1].computed == 0 and values(others[1]) == values(other)
     (copy / "detections.jsonl").write_text("".join(lines[:20]))
     with pytest.raises(ValueError, match=r"28 of 48 images have no row, the first \d+/samples"):
         geneval.rescore(copy, work=tmp_path, records=tmp_path / "records")

@@ -260,6 +260,6 @@ def _noted(judging: Judging, rows: Rows, measures: Mapping[str, Measure]) -> dic
 def record_fields(judging: Judging, protocol: str, params: Mapping[str, Any], work: str | Path) -> dict[str, Any]:
     """Fields that all records of a judging share."""
     path = judging.path.relative_to(work) if judging.path.is_relative_to(work) else judging.path
-    content = files.digest_path(_beside(judging.path))
-    hashes = {} if content is None else {JUDGING: content}
+    contents = {EVIDENCE: files.digest_path(judging.path), JUDGING: files.digest_path(_beside(judging.path))}
+    hashes = {what: content for what, content in contents.items() if content is not None}
     return {**generation.record_fields(judging.run, judging.judge, protocol, dict(params), path), "hashes": hashes}
