@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from evals.engine.store import Shard, read_rows, row_line, write_arrays
@@ -80,13 +81,29 @@ def whole(tmp_path_factory):
     patch.undo()
 
 
-def killed(work, until):
-    """Run in a child process that dies at batch ``until``."""
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """A forked process has none of its parent's threads, and would wait for them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def forked(*args, **options) -> int:
+    """``score`` in a child process; its wait status."""
     child = os.fork()
     if not child:
-        score(work, Dim(until))
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
+        try:
+            score(*args, **options)
+        finally:
+            os._exit(0)
+    return os.waitpid(child, 0)[1]
+
+
+def killed(work, until):
+    """Run in a child process that dies at batch ``until``."""
+    status = forked(work, Dim(until))
     assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
 
 
@@ -239,11 +256,7 @@ def test_parts_measure_their_own_batches_and_a_whole_run_joins_them(tmp_path, wh
 
 
 def test_a_part_that_was_killed_is_finished_by_another_division(tmp_path, whole):
-    child = os.fork()
-    if not child:
-        score(tmp_path, Dim(2), shard=Shard(1, 2))
-        os._exit(0)
-    os.waitpid(child, 0)
+    forked(tmp_path, Dim(2), shard=Shard(1, 2))
     score(tmp_path, shard=Shard(0, 2))
     model = Dim()
     assert values(score(tmp_path, model)) == values(whole[1])
