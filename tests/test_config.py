@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from vgt.core import config
 from vgt.core.config import Config
+from vgt.training.job import Preset
 
 
 class Small(Config):
@@ -72,7 +73,6 @@ def test_unknown_presets(name):
 
 def test_every_preset_says_what_it_is_and_is_valid():
     from vgt.methods.vgt_ae import AELossConfig
-    from vgt.training.job import Preset
     from vgt.vlm import known
     from vgt.vlm.vlm import VLMConfig
 
@@ -113,3 +113,26 @@ def test_files_that_lead_nowhere_are_one_line(tmp_path):
         config.read_preset(str(a))
     deep = "[" * 100_000
     assert config.override({}, [f"a={deep}", "b=1e3", "c=" + "9" * 5000]) == {"a": deep, "b": 1e3, "c": "9" * 5000}
+
+
+@pytest.mark.parametrize(
+    ("setting", "why"),
+    [
+        ("train.steps=true", "train.steps: Input should be a number .got True"),
+        ('train.steps="10"', "train.steps: Input should be a number .got '10'"),
+        ("train.lr=false", "train.lr: Input should be a number"),
+        ("train.compile=1", "train.compile: Input should be true or false .got 1"),
+        ('train.compile="yes"', "train.compile: Input should be true or false .got 'yes'"),
+        ("train.batch=99999999999", "train.batch: Input should be less than or equal to 1048576"),
+        ("train.seed=99999999999999999999999", "train.seed: Input should be less than 9223372036854775808"),
+    ],
+)
+def test_settings_of_another_kind_or_size_are_refused(setting, why):
+    values = config.override(config.read_preset("smoke_pixel_ae"), [setting])
+    with pytest.raises(ValueError, match=why):
+        config.validated(Preset, values, "preset")
+
+
+def test_a_whole_number_may_be_written_as_a_float():
+    values = config.override(config.read_preset("smoke_pixel_ae"), ["train.steps=1e3"])
+    assert config.validated(Preset, values, "preset").train.steps == 1000

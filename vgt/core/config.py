@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from vgt.core import text
 
@@ -22,6 +23,28 @@ class Config(BaseModel):
     """Base of all configurations: unknown keys are errors, numbers are finite, values never change."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _kind(cls, value: Any, info: ValidationInfo) -> Any:
+        """No number is text or a truth value, and no truth value is anything else, which pydantic would convert."""
+        kinds = _kinds(cls.model_fields[info.field_name].annotation)
+        wanted = kinds & {bool, int, float}
+        if wanted and (type(value) is str and str not in kinds or type(value) is bool and bool not in kinds):
+            raise ValueError("Input should be " + ("true or false" if wanted == {bool} else "a number"))
+        if wanted == {bool} and type(value) in (int, float):
+            raise ValueError("Input should be true or false")
+        return value
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """The types that an annotation allows; str for words to choose from."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _kinds(get_args(annotation)[0])
+    if origin in (Union, UnionType):
+        return set().union(*map(_kinds, get_args(annotation)))
+    return {type(word) for word in get_args(annotation)} if origin is Literal else {origin or annotation}
 
 
 def preset_names() -> list[str]:

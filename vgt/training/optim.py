@@ -31,7 +31,7 @@ class TrainConfig(Config):
     resumes to rounding."""
 
     steps: Count
-    batch: Count
+    batch: Annotated[int, Field(ge=1, le=1 << 20)]
     micro: int = 0
     lr: Positive
     optimizer: Literal["adamw", "muon"] = "adamw"
@@ -48,7 +48,7 @@ class TrainConfig(Config):
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     activation_checkpointing: bool = False
     compile: bool = False
-    seed: Whole = 42
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 42
     save_every: Count = 500
     log_every: Count = 20
     sample_every: Whole = 0
