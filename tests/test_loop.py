@@ -251,7 +251,7 @@ def test_activations_computed_again_give_the_same_bits(tmp_path, monkeypatch, jo
 
         monkeypatch.setattr(loop, "_prepare", count)
         out = tmp_path / str(again)
-        two_processes.train(out, f"{job} activation_checkpointing={again} steps=2 micro=8")
+        two_processes.train(out, f"{job} activation_checkpointing={str(again).lower()} steps=2 micro=8")
         found[again] = load_file(out / "model/weights.safetensors")
     assert runs[True] == 2 * runs[False] > 0
     assert all(torch.equal(value, found[True][key]) for key, value in found[False].items())

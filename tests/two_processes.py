@@ -14,6 +14,7 @@ from conftest import IMAGE, vlm_values, widen
 from safetensors.torch import save_file
 from torch import Tensor
 
+from vgt.core.config import override
 from vgt.methods import query_ar
 from vgt.methods.flow_head import FlowHeadConfig
 from vgt.methods.pixel_decoder import DecoderConfig
@@ -146,8 +147,8 @@ SYSTEMS = {
 def train(out: Path, job: str) -> loop.Result:
     """``job``: a system and settings of its training, such as "generator strategy=fsdp optimizer=muon"."""
     name, *settings = job.split()
-    values = {"steps": 3, "batch": 8, "micro": 2, "lr": 1e-2, "warmup": 1, "ema": 0.9, "save_every": 2,
-              "log_every": 1, **dict(each.split("=") for each in settings)}  # fmt: skip
+    values = {"steps": 3, "batch": 8, "micro": 2, "lr": 1e-2, "warmup": 1, "ema": 0.9, "save_every": 2, "log_every": 1}
+    values = override(values, settings)
     config = TrainConfig.model_validate(values)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
