@@ -277,7 +277,7 @@ def test_compiled_transformers_are_the_same_model(tmp_path, monkeypatch, job):
 
     monkeypatch.setattr(models, "compile_transformers", traced)
     for switch in (False, True):
-        two_processes.train(tmp_path / str(switch), f"{job} compile={switch} steps=2")
+        two_processes.train(tmp_path / str(switch), f"{job} compile={str(switch).lower()} steps=2")
         found[switch] = load_file(tmp_path / str(switch) / "model/weights.safetensors")
     assert len(compiled) == (1 if job == "generator" else 2)  # the language model, and a whole VLM's vision tower
     assert found[False].keys() == found[True].keys()
