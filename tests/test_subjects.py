@@ -180,7 +180,7 @@ def test_a_gap_stays_a_gap_and_spare_images_are_named(tmp_path):
         folder(tmp_path).samples([{"prompt": "p0"}, {"prompt": "p1"}], 4)
 
 
-def test_a_part_of_a_suite_is_taken_from_a_folder_of_the_whole(tmp_path):
+def test_a_part_of_a_suite_is_taken_from_a_folder_of_the_whole(tmp_path, capsys):
     """Or is the folder's own, where that shows the part alone; nothing is guessed."""
     suite = [{"prompt": f"p{k}"} for k in range(6)]
     part = [suite[0], suite[2], suite[4]]
@@ -200,8 +200,11 @@ def test_a_part_of_a_suite_is_taken_from_a_folder_of_the_whole(tmp_path):
         shutil.rmtree(tmp_path / "whole" / f"{k:05d}")
         (tmp_path / f"{k}.png").unlink()
     assert sorted(folder(tmp_path / "whole", whole=6).samples(part, 1)[0]) == [(0, 0), (1, 0)]
-    with pytest.raises(ValueError, match="does not say which prompts its 3 images show.* give --suite mine.jsonl"):
-        folder(tmp_path, whole=6).samples(part, 1)
+    found, _ = folder(tmp_path, whole=6).samples(part, 1)
+    assert [found[k, 0].name for k in range(3)] == ["0.png", "1.png", "2.png"]
+    told = capsys.readouterr().err
+    assert "does not say which prompts its 3 images show; they are taken for 3 from all over the suite" in told
+    assert "('p0', then 'p2', ...)" in told and "with --suite FILE and without -n" in told
     assert len(folder(tmp_path).samples(suite[:3], 1)[0]) == 3
 
 

@@ -5,12 +5,13 @@ digits numeric; it may have gaps, and images that nobody asked for, both of whic
 holds images only; in the order of their names (vgt/core/listing.py) they are the samples of the first prompt, then of
 the second, and so on, so their number must be exact.  Where ``images.jsonl`` of `vgt generate` lies beside them, its
 prompts must be the suite's.  Of a part of a suite (-n) a folder may show the part alone, or the whole suite, from which
-the part is taken; a flat one without that list cannot show which prompts it is a part of.
+the part is taken; a flat one without that list does not show which prompts it is a part of, and a warning says so.
 Images may differ in size; each is judged at its own.
 """
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -108,7 +109,7 @@ class Folder:
 
         Raises ValueError for images in GenEval's layout that do not end in .png (the official scorer skips them in
         silence), for prompts that are not the suite's, for two folders of one prompt or two files of one sample, and
-        for a flat folder of another length, without a clear order, or of a part of a suite without its prompts."""
+        for a flat folder of another length or without a clear order."""
         if self.layout == "flat":
             return self._in_order(prompts, images_per_prompt), ()
         found: dict[tuple[int, int], Path] = {}
@@ -154,10 +155,12 @@ class Folder:
                 f"need {wanted}{others}: use GenEval's layout for a partial set, or give its prompts with --suite"
             )
         elif whole > len(prompts) and not (self.root / IMAGE_LIST).is_file():
-            raise ValueError(
-                f"flat folder {self.root} does not say which prompts its {wanted} images show, and -n {len(prompts)} "
-                "takes prompts from all over the suite; write those of the images into a file, `vgt prompts SUITE | "
-                f"head -{len(prompts)} > mine.jsonl`, and give --suite mine.jsonl without -n"
+            first = [prompt["prompt"] for prompt in prompts[:2]]
+            print(
+                f"warning: flat folder {self.root} does not say which prompts its {wanted} images show; they are taken "
+                f"for {len(prompts)} from all over the suite, as -n does ({first[0]!r}, then {first[-1]!r}, ...); "
+                "if they show others, give these with --suite FILE and without -n",
+                file=sys.stderr,
             )
         ordered = in_order(self._flat)
         found = {
