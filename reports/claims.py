@@ -13,7 +13,7 @@ from itertools import combinations
 
 from reports import published
 from reports.measured import DPG, GENEVAL, Measured, unlike
-from reports.table import EMPTY, Cell, Column, Row, Table, from_record
+from reports.table import EMPTY, Cell, Column, Row, Table, apart, from_record
 from reports.tables import ARMS, TRADEOFF, VQA
 from vgt.core.record import Record
 from vgt.core.samples import DIFFERENCES, difference
@@ -58,8 +58,7 @@ def verdict(left: Cell, right: Cell, paired: tuple[Record, float] | None = None)
     elif None in (left.low, left.high, right.low, right.high):
         how = "no interval"
     else:
-        apart = left.low > right.high or right.low > left.high
-        how = "intervals apart" if apart else "intervals overlap: undecided"
+        how = "intervals apart" if apart(left, right) else "intervals overlap: undecided"
     return f"{order}, {how}" + (" (partial records)" if left.partial or right.partial else "")
 
 
@@ -133,8 +132,8 @@ def _judged(measured: Measured, claim: Claim, tests: dict[tuple[str, str], tuple
     paired = tests.get(tuple(one.name for one in sides)) if None not in sides else None
     theirs = " vs ".join(f"{paper.value(row, claim.column):.2f}" for row in claim.rows)
     ours = " vs ".join(_text(cell, f".{claim.digits}f") for cell in (left, right))
-    unlike = _unlike(measured, *claim.models) if claim.models else ""
-    return _row(claim.number, claim.text, theirs, ours, unlike or verdict(left, right, paired))
+    unequal = _unequal(measured, *claim.models) if claim.models else ""
+    return _row(claim.number, claim.text, theirs, ours, unequal or verdict(left, right, paired))
 
 
 def _samples(measured: Measured, subject: str) -> int | None:
@@ -143,7 +142,7 @@ def _samples(measured: Measured, subject: str) -> int | None:
     return found.extra.get("samples") if found else None
 
 
-def _unlike(measured: Measured, left: str, right: str) -> str:
+def _unequal(measured: Measured, left: str, right: str) -> str:
     """Why two models say nothing about their methods: they saw different numbers of images; "" if not known to."""
     a, b = _samples(measured, left), _samples(measured, right)
     return f"not comparable: {a:,} and {b:,} images seen" if a and b and a != b else ""
@@ -165,7 +164,7 @@ def _acceleration(measured: Measured) -> Iterator[Row]:
         yield _row("C14", words, " vs ".join(f"{change:+.2f}" for change in theirs), ours, verdict(*changes))
 
 
-def _inverse(points: list[tuple[float, float]]) -> list[tuple[int, int]]:
+def inverse(points: list[tuple[float, float]]) -> list[tuple[int, int]]:
     """Index pairs of (reconstruction, generation) points in which the better at one is the worse at the other."""
     pairs = combinations(range(len(points)), 2)
     return [(i, j) for i, j in pairs if (points[i][0] - points[j][0]) * (points[i][1] - points[j][1]) < 0]
@@ -179,19 +178,19 @@ def _tradeoff(measured: Measured) -> Iterator[Row]:
     if len(found) < 2:
         return
     theirs = [(row["psnr"], row["geneval"]) for row in published.load(PAPER)["table6"].rows]
-    ours = _inverse([tuple(row.cells[k].value for k in keys) for row in found])
-    apart = sum("apart" in verdict(found[i].cells["overall"], found[j].cells["overall"]) for i, j in ours)
+    ours = inverse([tuple(row.cells[k].value for k in keys) for row in found])
+    sure = sum("apart" in verdict(found[i].cells["overall"], found[j].cells["overall"]) for i, j in ours)
     seen = {_samples(measured, row.subject) for row in found} - {None}
     yield _row(
         "C7",
         "GenEval: better reconstruction (PSNR) goes with lower generation",
         *(
-            f"{len(inverse)} of {len(of) * (len(of) - 1) // 2} pairs inverse"
-            for inverse, of in ((_inverse(theirs), theirs), (ours, found))
+            f"{len(opposed)} of {len(of) * (len(of) - 1) // 2} pairs inverse"
+            for opposed, of in ((inverse(theirs), theirs), (ours, found))
         ),
         "not comparable: different numbers of images seen"
         if len(seen) > 1
-        else f"GenEval intervals apart in {apart} of ours",
+        else f"GenEval intervals apart in {sure} of ours",
     )
 
 

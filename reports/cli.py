@@ -24,7 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="the whole page (default), or one figure of any models",
     )
     parser.add_argument(
-        "--records", type=Path, nargs="+", default=None, help="folders of records (default <work>/records)"
+        "--records", type=Path, nargs="+", default=None, help="folders of records, or work folders (default <work>)"
     )
     parser.add_argument(
         "--work", type=Path, help=f"folder that evidence lies in (default: that of --records, else {options.WORK})"
@@ -70,7 +70,7 @@ def _work(records: Sequence[Path] | None) -> Path:
 def run(args: argparse.Namespace) -> dict:
     from reports.headline import summary
     from reports.page import render
-    from vgt.core import files, record
+    from vgt.core import record
 
     args.work = args.work or _work(args.records)
     roots = args.records or [args.work / "records"]

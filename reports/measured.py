@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from vgt.core.record import SPEED, Record
+from vgt.core.record import SPEED, Record, one_form
 from vgt.methods import registry
 
 ACCELS = (1, 4, 16)  # tokens decoded per step in the head-to-head of QueryAR and MAR
@@ -106,7 +106,7 @@ FREE = {"acceleration", "batch", "images_per_prompt", "repeats", "warmup", "step
 def chosen(record: Record) -> dict[str, object]:
     """The settings of protocol and sampler that a number was measured with, where it tells them."""
     sampler = record.extra.get("settings")
-    told = {**record.protocol_params, **(sampler if isinstance(sampler, dict) else {})}
+    told = one_form(record.protocol_params) | one_form(sampler if isinstance(sampler, dict) else {})
     return {name: value for name, value in told.items() if name not in FREE}
 
 

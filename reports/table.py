@@ -79,6 +79,11 @@ def from_record(record: Record | None) -> Cell:
     )
 
 
+def apart(a: Cell, b: Cell) -> bool:
+    """Whether two cells have intervals, and these do not overlap."""
+    return None not in (a.low, a.high, b.low, b.high) and (a.low > b.high or b.low > a.high)
+
+
 def ratio(above: Cell, below: Cell) -> Cell:
     """The quotient of two speeds; empty, with the reason, unless both were measured on one device in one way."""
     if not isinstance(above.value, float) or not isinstance(below.value, float) or below.value == 0:

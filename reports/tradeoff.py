@@ -14,10 +14,10 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
-from reports import table
+from reports import claims, table
 from reports.figures.style import Figure, draw, errors, look
 from reports.measured import Measured, label, row_label
-from reports.table import Cell, Column, Filled, Row, Table
+from reports.table import Cell, Column, Filled, Row, Table, apart
 from vgt.core import files, record
 
 X, Y = "photos/psnr-mean", "scenes-geneval/overall"
@@ -134,18 +134,11 @@ def inverse(filled: Filled, x: Axis, y: Axis) -> tuple[int, int, int]:
     if None in (x.better, y.better):
         return 0, 0, 0
     rows, sign = _measured(filled), (1 if x.better == y.better else -1)
-    pairs = [(a, b) for a, b in combinations(rows, 2) if a.others != b.others]
-
-    def apart(a: Cell, b: Cell) -> bool:
-        known = None not in (a.low, a.high, b.low, b.high)
-        return known and (a.low > b.high or b.low > a.high)
-
-    def change(a: Row, b: Row) -> float:
-        return sign * (a.cells["x"].value - b.cells["x"].value) * (a.cells["y"].value - b.cells["y"].value)
-
-    found = [(a, b) for a, b in pairs if change(a, b) < 0]
-    sure = [1 for a, b in found if all(apart(a.cells[k], b.cells[k]) for k in "xy")]
-    return len(found), len(sure), len(pairs)
+    total = sum(a.others != b.others for a, b in combinations(rows, 2))
+    opposed = claims.inverse([(sign * row.cells["x"].value, row.cells["y"].value) for row in rows])
+    found = [(rows[i], rows[j]) for i, j in opposed if rows[i].others != rows[j].others]
+    sure = sum(all(apart(a.cells[k], b.cells[k]) for k in "xy") for a, b in found)
+    return len(found), sure, total
 
 
 def figure(filled: Filled, x: Axis, y: Axis, by_step: bool) -> Figure:

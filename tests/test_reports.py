@@ -24,7 +24,7 @@ from report_records import AES, draw_samples, draw_strips, invented, invented_sp
 from reports import claims, cli, page, published, sections, tables, tradeoff
 from reports.figures import images, speed
 from reports.headline import summary
-from reports.measured import TASKS, Measured, label
+from reports.measured import TASKS, Measured, chosen, label, unlike
 from reports.table import Cell, Column, Filled, Row, latex, markdown, ratio
 from vgt.core import record, scenes
 from vgt.core.samples import DIFFERENCES
@@ -563,6 +563,17 @@ def test_other_sampling_settings_are_neither_compared_nor_plotted():
     axes = tradeoff.Axis("photos", "psnr-mean"), tradeoff.Axis("scenes-geneval", "overall")
     filled = tradeoff.points(Measured([*apart, third, *aes]), pairs, *axes, None, False)
     assert "MAR" not in tradeoff.figure(filled, *axes, False).alt
+
+
+def test_published_modes_are_compared_as_vgt_compare_does():
+    """A record without its attention is from before there were two, and dense; null is flash."""
+
+    def told(**settings):
+        sampler = {"compat": "reference", "guidance": 3.0, **settings}
+        return chosen(make("m", "scenes-geneval", "overall", 0.5, extra={"settings": sampler}))
+
+    assert unlike(told(), told(attention=None)) == ["attention dense and flash"]
+    assert not unlike(told(attention="flash"), told(attention=None)) and not unlike(told(), told(attention="dense"))
 
 
 def test_calibration_verdict():

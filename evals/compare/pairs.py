@@ -11,7 +11,6 @@ from vgt.core import files, record, samples
 from vgt.core.record import Record
 
 SETTINGS = "settings"  # where one side does not tell the settings of its sampler
-BF16 = ("bf16", "bfloat16")  # as settings and measurements name the precision
 TIMED = ("images/s", "ms", "s", "MiB")  # units of measurements that belong to one machine
 
 
@@ -119,24 +118,14 @@ def settings(one: Record) -> dict | None:
     return {k: v for k, v in found.items() if k != "acceleration"} if isinstance(found, dict) else None
 
 
-def _one_form(chosen: dict) -> dict:
-    """Settings as they are compared: those of the published mode say which attention (records without it are from
-    before there were two, and dense), and not what the mode does anyway."""
-    if chosen.get("compat") != "reference":
-        return chosen
-    own = {"cfg_schedule": "falling", "head_inputs": "bf16" if chosen.get("dtype") in BF16 else "fp32"}
-    kept = {name: value for name, value in chosen.items() if value != own.get(name)}
-    return kept | {"attention": chosen.get("attention", "dense") or "flash"}
-
-
 def varying(a: Record, b: Record) -> dict[str, str]:
     """What two measurements of one protocol differ in, by name: the acceleration, a key of ``protocol_params`` or of
     the sampling settings; "settings" where one side does not tell its own."""
     found = {"accel": f"accel {a.accel} and {b.accel}"} if a.accel != b.accel else {}
     chosen = settings(a), settings(b)
-    sides = [(_one_form(a.protocol_params), _one_form(b.protocol_params))]
+    sides = [(record.one_form(a.protocol_params), record.one_form(b.protocol_params))]
     if chosen[0] is not None and chosen[1] is not None:
-        sides.append((_one_form(chosen[0]), _one_form(chosen[1])))
+        sides.append((record.one_form(chosen[0]), record.one_form(chosen[1])))
     elif chosen != (None, None):
         known, unknown = ("A", "B") if chosen[1] is None else ("B", "A")
         told = ", ".join(f"{name} {_short(value)}" for name, value in (chosen[0] or chosen[1] or {}).items())

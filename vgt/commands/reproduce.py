@@ -99,12 +99,12 @@ def run(args: argparse.Namespace) -> dict:
     return {**told, "result": str(place)}
 
 
-# How much work a step is, in seconds on two cores: only their ratios count.
+# How much work a step is, in seconds on two quiet cores with AVX-512 (of a training roughly): only their ratios count.
 WORK = {
-    "train": 2500, "eval judge": 60, "eval vqa": 50, "eval training": 8, "eval recon": 35, "eval probes": 30,
-    "eval cka": 20, "eval geneval": 10, "eval dpg": 5, "eval fidelity": 9, "bench": 60, "report": 20,
+    "train": 1000, "eval judge": 26, "eval vqa": 8, "eval training": 0.1, "eval recon": 9, "eval probes": 5,
+    "eval cka": 1, "eval geneval": 1, "eval dpg": 0.5, "eval fidelity": 1, "bench": 25, "report": 9,
 }  # fmt: skip
-WORK_OF_IMAGES = {"eval geneval": 20, "eval dpg": 8}  # one image per prompt at 4x; at 1x it is about twice as much
+WORK_OF_IMAGES = {"eval geneval": 3, "eval dpg": 1.5}  # one image per prompt at 4x; at 1x it is about twice as much
 
 
 def work(step: list[str]) -> float:

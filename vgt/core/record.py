@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from vgt.core import env, files, text
 
 SAMPLES = ".samples.csv"  # ends the name of the samples beside a record (vgt/core/samples.py)
+BF16 = ("bf16", "bfloat16")  # as settings and measurements name the precision
 PLACE, NAMED = "place ", "named place "  # begin the origin of images made elsewhere; the latter's name was given
 # Suites of speeds: "bench-b8"; "bench-b1-n8", of the first 8 decode steps; "bench-b8-throughput", without waiting.
 SPEED = re.compile(r"bench-b(?P<batch>\d+)(?:-n(?P<steps>\d+))?(?P<throughput>-throughput)?")
@@ -238,6 +239,16 @@ def write_collection(records: Iterable[Record], path: str | Path) -> Path:
 def scores(records: Iterable[Record]) -> dict[str, dict]:
     """``{name: {value, low, high, n}}`` for the closing JSON line of a command."""
     return {r.name: r.score() for r in records}
+
+
+def one_form(chosen: dict) -> dict:
+    """Settings as they are compared: those of the published mode say which attention (records without it are from
+    before there were two, and dense), and not what the mode does anyway."""
+    if chosen.get("compat") != "reference":
+        return chosen
+    own = {"cfg_schedule": "falling", "head_inputs": "bf16" if chosen.get("dtype") in BF16 else "fp32"}
+    kept = {name: value for name, value in chosen.items() if value != own.get(name)}
+    return kept | {"attention": chosen.get("attention", "dense") or "flash"}
 
 
 # ---------------------------------------------------------------------------------------- whose a name is
