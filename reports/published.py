@@ -54,6 +54,10 @@ class PublishedTable(_Strict):
 
 
 class Paper(_Strict):
+    """One file of ``papers``; what stands in it besides is read by ``reports/recipe.py``."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
     paper: dict[str, str]
     tables: list[PublishedTable]
 

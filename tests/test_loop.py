@@ -16,7 +16,7 @@ from torch import nn
 
 from vgt.core import seeds
 from vgt.training import log, loop, models, state
-from vgt.training.optim import Average, TrainConfig, learning_rate, micro_rows, optimizers
+from vgt.training.optim import Average, Muon, TrainConfig, learning_rate, micro_rows, optimizers
 
 
 class Toy:
@@ -164,6 +164,25 @@ def test_parameter_groups():
     found = {(g["lr"], g["weight_decay"], tuple(tuple(p.shape) for p in g["params"])) for g in made.param_groups}
     assert found == {(0.1, 0.3, ((2, 3),)), (0.05, 0.3, ((3, 2),)), (0.05, 0.0, ((3,),))}
     assert made.defaults["betas"] == (0.9, 0.95)
+
+
+def test_muon_together_is_muon_one_by_one():
+    """Against torch's own, whose products are in bf16: after some steps of tall, wide and square matrices."""
+    rng = torch.Generator().manual_seed(0)
+    first = [torch.randn(*shape, generator=rng) for shape in ((8, 24), (8, 24), (24, 8), (16, 16))]
+    ours, theirs = ([nn.Parameter(p.clone()) for p in first] for _ in range(2))
+    settings = {"lr": 0.02, "weight_decay": 0.1, "adjust_lr_fn": "match_rms_adamw"}
+    both = Muon([{"params": ours}], **settings), torch.optim.Muon([{"params": theirs}], **settings)
+    for _ in range(4):
+        for parameters in zip(ours, theirs, strict=True):
+            gradient = torch.randn(parameters[0].shape, generator=rng)
+            for parameter in parameters:
+                parameter.grad = gradient.clone()
+        for each in both:
+            each.step()
+    for a, b, start in zip(ours, theirs, first, strict=True):
+        assert (a - start).norm() > 0.05
+        assert (a - b).norm() < 0.02 * (a - start).norm()
 
 
 def test_muon_takes_the_hidden_matrices_only():

@@ -48,8 +48,14 @@ def _kinds(annotation: Any) -> set[Any]:
 
 
 def preset_names() -> list[str]:
-    """Names of the presets that come with the package."""
-    return sorted(p.name[:-5] for p in resources.files("vgt.presets").iterdir() if p.name.endswith(".toml"))
+    """Names of the presets that come with the package; those of a folder below it as "folder/name"."""
+    found = resources.files("vgt.presets")
+    folders = {"": found, **{f"{p.name}/": p for p in found.iterdir() if p.is_dir() and p.name != "__pycache__"}}
+    return [name for folder, place in sorted(folders.items()) for name in _presets_in(folder, place)]
+
+
+def _presets_in(folder: str, place: resources.abc.Traversable) -> list[str]:
+    return sorted(f"{folder}{p.name[:-5]}" for p in place.iterdir() if p.name.endswith(".toml"))
 
 
 def read_preset(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
