@@ -1,4 +1,5 @@
-"""The statistics of evaluators, ``vgt compare`` and ``vgt gate`` (docs/evaluators.md 7), in one place without torch."""
+"""The statistics of evaluators, ``vgt compare``, ``vgt gate`` and claims (docs/evaluators.md 7), in one place without
+torch."""
 
 from vgt.core.comparisons import (
     Alternative,
@@ -21,23 +22,30 @@ from vgt.core.intervals import (
     overall_variance,
     wilson,
 )
+from vgt.core.trainings import Effect, Part, effect, images_to_reach, jackknifed, speedup
 
 __all__ = [
     "Alternative",
     "Comparison",
+    "Effect",
     "Interval",
+    "Part",
     "cluster_interval",
     "compare_intervals",
     "compare_pairs",
     "compare_replicates",
     "design_effect",
+    "effect",
     "fixed_interval",
     "holm",
     "holm_level",
+    "images_to_reach",
     "intracluster_correlation",
     "jackknife_interval",
+    "jackknifed",
     "mcnemar",
     "minimum_detectable",
     "overall_variance",
+    "speedup",
     "wilson",
 ]
