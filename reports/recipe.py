@@ -1,7 +1,7 @@
 """How a paper is regenerated, as data: the scales, arms and measurements of ``papers/<paper>.toml``.
 
-An arm is one thing that is trained: a preset, settings on top of it, and the arms that it starts from.  At a scale it has
-a model for each seed, named ``<scale>_<arm>-s<seed>`` in folders and records.  ``vgt/commands/paper.py`` trains and
+An arm is one thing that is trained: a preset, settings on top of it, and the arms that it starts from.  At a scale it
+has a model for each seed, named ``<scale>_<arm>-s<seed>`` in folders and records.  ``vgt/commands/paper.py`` trains and
 measures them; tables and claims read their records.
 """
 
@@ -38,7 +38,7 @@ class Scale(_Strict):
 
     def preset(self, name: str) -> str:
         """The name of the preset ``name`` at this scale, as `vgt train` takes it."""
-        return "/".join(part for part in (self.folder, self.presets.get(name, name)) if part)
+        return "_".join(part for part in (self.folder, self.presets.get(name, name)) if part)
 
 
 class Arm(_Strict):
@@ -95,6 +95,23 @@ class Recipe(_Strict):
         if name not in self.scales:
             raise ValueError(f"scale {name!r} is unknown; choose one of {', '.join(self.scales)}")
         return self.scales[name]
+
+    def arms_of(self, names: Iterable[str]) -> list[str]:
+        """The arms that the tables and figures of these names show; an arm's name is itself.  Raises ValueError for an
+        unknown one."""
+        known = {arm.id for arm in self.arms}
+        found: list[str] = []
+        for name in names:
+            shown = [name] if name in known else self.shown.get(name)
+            if shown is None:
+                raise ValueError(f"--only {name!r} is unknown; choose of {', '.join([*self.shown, *sorted(known)])}")
+            found += shown
+        return list(dict.fromkeys(found))
+
+    @property
+    def shown(self) -> dict[str, list[str]]:
+        """The arms that each table or figure shows."""
+        return {}
 
     def needed(self, arms: Iterable[str]) -> list[Arm]:
         """The arms and all that they start from, in the order of the file."""

@@ -1,4 +1,4 @@
-"""``vgt reproduce tiny``: the main job, a sequence of the other verbs through files.
+"""``vgt reproduce``: ``tiny``, the main job, a sequence of the other verbs through files; ``paper`` stands in paper.py.
 
 Every step keeps its results below ``--out`` and computes only what is missing or changed.
 """
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vgt.commands import options
-from vgt.core import files
+from vgt.core import env, files
 
 TRAINING = (
     "vlm_internvl", "pixel_ae", "vgt_ae_internvl_stage1", "vgt_ae_internvl", "query_ar_internvl", "mar_internvl",
@@ -39,25 +39,83 @@ RESULT = "reproduce.json"  # all scores, in the work folder
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("job", choices=("tiny",), help="the synthetic scenes with the bundled models")
     parser.add_argument(
+        "job",
+        choices=("tiny", "paper"),
+        help="tiny: the bundled models; paper: train every arm of a paper with its seeds",
+    )
+    tiny = parser.add_argument_group("tiny")
+    tiny.add_argument(
         "--full",
         action="store_true",
         help=f"{FULL_IMAGES} images per prompt instead of {QUICK_IMAGES}, every reconstruction protocol, every "
         "condition of the judge's calibration, and speed at more accelerations and batch sizes",
     )
-    parser.add_argument(
+    tiny.add_argument(
         "--train", action="store_true", help="train every model from nothing first (many hours on two cores)"
     )
-    parser.add_argument(
+    tiny.add_argument(
         "--smoke", action="store_true", help="a few items of everything: checks the path, measures nothing"
     )
-    options.add_out(parser, options.WORK, "work folder: evidence, records and the report")
-    options.add_seed(parser)
+    tiny.add_argument("--seed", type=int, default=None, help="base seed of the images (default 0)")
+    of_paper = parser.add_argument_group("paper")
+    of_paper.add_argument("--paper", default=None, help="whose recipe, of reports/papers (default vgt)")
+    of_paper.add_argument("--scale", default=None, help="micro (default), tiny or full")
+    of_paper.add_argument(
+        "--only", type=lambda given: given.split(","), default=None, metavar="A[,B...]",
+        help="what these tables, figures or arms need, e.g. table8,figure6",
+    )  # fmt: skip
+    of_paper.add_argument("--seeds", type=whole_numbers, default=None, help="of the trainings (default 0,1,2)")
+    of_paper.add_argument("--plan", action="store_true", help="print the jobs that are left, run nothing")
+    of_paper.add_argument("--published", action="store_true", help="run only what the published results lack")
+    of_paper.add_argument("--jobs", type=int, default=None, help="at a time (default: a job for each core)")
+    of_paper.add_argument("--processes", type=int, default=None, help="of one training, by torchrun (default 1)")
+    of_paper.add_argument("--executor", default=None, help="Snakemake's, e.g. slurm or kubernetes (default: here)")
+    options.add_out(parser, None, f"work folder (default {options.WORK}, or runs/<paper>-<scale>)")
     options.add_device(parser)
 
 
+USUAL = {
+    "tiny": {"full": False, "train": False, "smoke": False, "seed": 0},
+    "paper": {
+        "paper": "vgt", "scale": "micro", "only": None, "seeds": None, "plan": False, "published": False, "jobs": None,
+        "processes": 1, "executor": None,
+    },
+}  # fmt: skip
+
+
+def whole_numbers(given: str) -> list[int]:
+    """Parse "0,1,2"."""
+    try:
+        values = [int(part) for part in given.split(",")]
+    except ValueError:
+        values = []
+    if not values or min(values) < 0 or len(set(values)) < len(values):
+        raise argparse.ArgumentTypeError(f"{given!r} is not a list of different seeds like 0,1,2")
+    return values
+
+
 def run(args: argparse.Namespace) -> dict:
+    for job, usual in USUAL.items():
+        for name, value in usual.items():
+            given = getattr(args, name)
+            if job != args.job and given not in (None, False):
+                raise ValueError(f"--{name} has no effect on {args.job}; it is for `vgt reproduce {job}`")
+            if given is None:
+                setattr(args, name, value)
+    if args.job == "tiny":
+        args.out = args.out or options.WORK
+        return _tiny(args)
+    from vgt.commands import paper
+
+    for name in ("jobs", "processes"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise ValueError(f"--{name} {getattr(args, name)} must be 1 or more")
+    args.jobs = args.jobs or max(1, env.cores() // args.processes)
+    return paper.run(args)
+
+
+def _tiny(args: argparse.Namespace) -> dict:
     from vgt.__main__ import dispatch
 
     files.check_writable(args.out, folder=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from importlib import resources
 from pathlib import Path
 from types import UnionType
@@ -47,15 +48,21 @@ def _kinds(annotation: Any) -> set[Any]:
     return {type(word) for word in get_args(annotation)} if origin is Literal else {origin or annotation}
 
 
+@functools.cache
+def _presets() -> dict[str, resources.abc.Traversable]:
+    """The files of the presets that come with the package, by name; those of a folder as <folder>_<file>."""
+    found = {}
+    for place in resources.files("vgt.presets").iterdir():
+        if place.name.endswith(".toml"):
+            found[place.name[:-5]] = place
+        elif place.is_dir():
+            found |= {f"{place.name}_{p.name[:-5]}": p for p in place.iterdir() if p.name.endswith(".toml")}
+    return found
+
+
 def preset_names() -> list[str]:
-    """Names of the presets that come with the package; those of a folder below it as "folder/name"."""
-    found = resources.files("vgt.presets")
-    folders = {"": found, **{f"{p.name}/": p for p in found.iterdir() if p.is_dir() and p.name != "__pycache__"}}
-    return [name for folder, place in sorted(folders.items()) for name in _presets_in(folder, place)]
-
-
-def _presets_in(folder: str, place: resources.abc.Traversable) -> list[str]:
-    return sorted(f"{folder}{p.name[:-5]}" for p in place.iterdir() if p.name.endswith(".toml"))
+    """Names of the presets that come with the package."""
+    return sorted(_presets())
 
 
 def read_preset(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -68,7 +75,7 @@ def read_preset(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
     if name.endswith(".toml") and Path(name).is_file():
         content = text.read(name)
     elif name in preset_names():
-        content = (resources.files("vgt.presets") / f"{name}.toml").read_text(encoding="utf-8")
+        content = _presets()[name].read_text(encoding="utf-8")
     else:
         raise ValueError(f"preset {name!r} is unknown; choose one of {', '.join(preset_names())}, or give a .toml file")
     values = text.parse_toml(content, f"preset {name}")
@@ -80,7 +87,7 @@ def read_preset(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
 
 def preset_header(name: str) -> str:
     """The first comment line of a preset: what it is."""
-    content = (resources.files("vgt.presets") / f"{name}.toml").read_text(encoding="utf-8")
+    content = _presets()[name].read_text(encoding="utf-8")
     first = content.splitlines()[0] if content else ""
     return first.lstrip("# ").strip() if first.startswith("#") else ""
 

@@ -169,10 +169,15 @@ def _fault(error: ValidationError) -> str:
     return (f"field {field!r}{shown}: " if field else "") + wrong + (f" (and {more} more)" if more else "")
 
 
+def place_of(name: str) -> Path:
+    """Where the record of that name lies, below any root."""
+    model, suite, metric = name.rsplit("/", 2)
+    return Path(folder_name(model)) / _part(suite) / f"{_part(metric)}.json"
+
+
 def get(root: str | Path, name: str) -> Record | None:
     """The stored record of that name, else None.  Says on stderr that one is torn or was edited."""
-    model, suite, metric = name.rsplit("/", 2)
-    path = Path(root) / folder_name(model) / _part(suite) / f"{_part(metric)}.json"
+    path = Path(root) / place_of(name)
     try:
         record = _parsed(path.read_bytes())
     except OSError:

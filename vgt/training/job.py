@@ -39,8 +39,9 @@ SCENES = f"the synthetic scenes (`{scenes.WORLD}`)"
 class InitConfig(Config):
     """What a run starts from: names of runs or bundled models, folders of ours or of Hugging Face, or hub ids.
     ``vlm``: its encoder (autoencoders) or language model (generators), of which ``layers`` keeps the first;
-    ``decoder``: a diffusers AutoencoderDC whose decoder the pixel decoder starts from; ``weights``: a checkpoint of the
-    same system to go on from; ``autoencoder``: frozen; ``repa``: a vision transformer for the loss of that name."""
+    ``decoder``: an autoencoder, ours or a diffusers AutoencoderDC, whose decoder the pixel decoder starts from;
+    ``weights``: a checkpoint of the same system to go on from; ``autoencoder``: frozen; ``repa``: a vision transformer
+    for the loss of that name."""
 
     vlm: str | None = None
     layers: Count | None = None

@@ -145,7 +145,7 @@ def autoencoder(preset: Preset, place: Place) -> Job:
         if config.decoder.kind != "dc":
             raise ValueError(f'init.decoder is for model.decoder.kind dc, not {config.decoder.kind}; set it to ""')
         if place.load:
-            hashes["decoder"] = load_decoder(ae.decoder, preset.init.decoder)
+            hashes["decoder"] = _load_decoder(ae, preset.init.decoder, place)
         else:
             parents.check_decoder(preset.init.decoder, place)
     perceptual = _perceptual(losses.perceptual_network, place) if losses.perceptual > 0 else None
@@ -171,6 +171,15 @@ def autoencoder(preset: Preset, place: Place) -> Job:
         frozen={name: module for name, module in frozen.items() if module is not None},
         positions=lambda batch: (batch["images"].shape[-1] // ae.stride) ** 2,
     )
+
+
+def _load_decoder(ae: VGTAE, spec: str, place: Place) -> str:
+    """Fill the pixel decoder from an autoencoder of ours or diffusers' AutoencoderDC; returns a hash."""
+    if parents.is_checkpoint(spec, place):
+        start = parents.autoencoder("init.decoder", spec, place)
+        checkpoint.load_into(ae.decoder, start.model.decoder.state_dict(), str(start.folder))
+        return start.fingerprint
+    return load_decoder(ae.decoder, spec)
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ from vgt.training.optim import Average, TrainConfig, learning_rate, micro_rows, 
 from vgt.training.state import Stored
 
 MODEL = "model"  # the checkpoint's folder within a run
+SNAPSHOTS = "snapshots"  # the folder of those of earlier steps
 CHECK_EVERY = 16  # steps after which the losses are looked at; a look waits for the device
 
 
@@ -64,22 +65,26 @@ def train(
     fresh: bool = False,
     upgrade: Callable[[dict], dict] | None = None,
     publish: bool = False,
+    snapshot: Callable[[dict[str, Tensor], int], None] | None = None,
 ) -> Result:
     """Train to ``config.steps``.  ``data(index)``: ``micro_rows`` rows, a pure function of the micro-batch's number.
     ``identity``: what the run is (a resumed run must be the same one; ``upgrade`` adds to a stored identity the
     settings that its version did not have).  ``save(state, step)`` writes ``out/model`` from the averaged weights,
-    ``sample(state, step)`` draws images, both on the first process only.  ``publish``: train nothing and save the
-    averaged weights of the last state, however far that is."""
+    ``sample(state, step)`` draws images, ``snapshot(state, step)`` keeps the weights of one of ``config.snapshots``,
+    all on the first process only.  ``publish``: train nothing and save the averaged weights of the last state, however
+    far that is."""
     if publish and fresh:
         raise ValueError(
             "to publish is to write the model of what was trained, and fresh throws that away; leave one out"
         )
     here = team(device)
     with states.exclusive(out, here):
-        return _train(system, data, config, out, identity, save, sample, here, fresh, upgrade, publish)
+        return _train(system, data, config, out, identity, save, sample, snapshot, here, fresh, upgrade, publish)
 
 
-def _train(system, data, config, out, identity, save, sample, here: Team, fresh, upgrade, publish) -> Result:
+def _train(
+    system, data, config, out, identity, save, sample, snapshot, here: Team, fresh, upgrade, publish
+) -> Result:  # fmt: skip
     rows = micro_rows(config, here.size)
     _clean(out, fresh, here)
     modules = system.trainable_modules()
@@ -117,7 +122,8 @@ def _train(system, data, config, out, identity, save, sample, here: Team, fresh,
             log.write(done, values, config.batch, time.time() - started)
         if stored:
             _store(out, identity, done, modules, trainers, average, log.seconds + time.time() - started, here)
-        _publish(model, average, here, done, [sample if samples else None, save if last else None])
+        kept = snapshot if done in config.snapshots else None
+        _publish(model, average, here, done, [sample if samples else None, kept, save if last else None])
     unsaved = publish or here.gather(begin >= config.steps and not (out / MODEL).exists())[0]
     _publish(model, average, here, begin, [save if unsaved else None])  # killed between the last state and the model
     if not publish:
@@ -132,7 +138,7 @@ def _clean(out: Path, fresh: bool, here: Team) -> None:
     if here.first:
         files.restore(out / MODEL)
         if fresh:
-            states.clear(out, (MODEL, "samples", "tensorboard"))
+            states.clear(out, (MODEL, SNAPSHOTS, "samples", "tensorboard"))
             (out / "metrics.jsonl").unlink(missing_ok=True)
         for torn in [*out.glob(".state-*"), *out.glob(f".{MODEL}.*")]:
             shutil.rmtree(torn, ignore_errors=True)

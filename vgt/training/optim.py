@@ -18,7 +18,8 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 
 class TrainConfig(Config):
     """One training run.  ``warmup``: steps of linear warm-up; ``final_lr``: where the cosine ends, as a factor of lr;
-    ``sample_every`` 0 makes no images.  ``ema``: decay of the averaged weights (0 = none), ``ema_ramp``: whether it is
+    ``sample_every`` 0 makes no images.  ``snapshots``: steps after which the model so far is kept as a checkpoint of
+    its own, ``<run>/snapshots/<step>``.  ``ema``: decay of the averaged weights (0 = none), ``ema_ramp``: whether it is
     smaller at first, (1 + k) / (10 + k) in step k; until step ``ema_start`` the average is the weights themselves.
     ``optimizer`` "muon" orthogonalises the updates of hidden matrices and leaves the rest to AdamW at ``rest_lr`` (0:
     at ``lr``).
@@ -52,7 +53,18 @@ class TrainConfig(Config):
     save_every: Count = 500
     log_every: Count = 20
     sample_every: Whole = 0
+    snapshots: tuple[Count, ...] = ()
     storage: Literal["fp32", "fp16", "bf16", "int6"] = "fp32"
+
+    @model_validator(mode="after")
+    def _reached(self) -> Self:
+        late = [step for step in self.snapshots if step >= self.steps]
+        if late:
+            raise ValueError(
+                f"train.snapshots {late[0]} is not before the last step (train.steps {self.steps}), whose model is kept "
+                "anyway; leave it out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _averages(self) -> Self:

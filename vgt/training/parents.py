@@ -115,6 +115,12 @@ def _present(spec: str, runs: Path) -> Path | None:
         return None
 
 
+def is_checkpoint(spec: str, place: Place) -> bool:
+    """Whether ``spec`` names a checkpoint of ours that is here."""
+    folder = None if is_hub_id(spec) else _present(spec, place.runs)
+    return folder is not None and not is_backbone(folder)
+
+
 def absent(what: str, spec: str) -> str:
     """The sentence for weights that are not here."""
     if is_hub_id(spec):

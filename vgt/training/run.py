@@ -18,7 +18,7 @@ from vgt.training import data as batching
 from vgt.training import log
 from vgt.training.distributed import Team, device_name, native_bf16, team
 from vgt.training.job import Job, Place, Preset, read
-from vgt.training.loop import MODEL, Result, train
+from vgt.training.loop import MODEL, SNAPSHOTS, Result, train
 from vgt.training.optim import micro_rows
 from vgt.training.state import seconds_spent
 
@@ -50,16 +50,19 @@ def run(
     identity = {"preset": preset.model_dump(mode="json"), "parents": dict(job.parents), "world": scenes.WORLD}
     folder, earlier = out / MODEL, _earlier(preset, runs)
 
-    def save(state, _: int) -> None:
+    def save(state, _: int, place: Path = folder) -> None:
         texts = _texts(name, settings, preset, job, out, earlier, device_name(here.device))
         checkpoint.save(
-            folder, preset.system, preset.name, job.config, state, job.tokenizer, texts, preset.train.storage
+            place, preset.system, preset.name, job.config, state, job.tokenizer, texts, preset.train.storage
         )
+
+    def snapshot(state, step: int) -> None:
+        save(state, step, out / SNAPSHOTS / str(step))
 
     sample = (lambda state, step: job.sample(state, step, out)) if job.sample else None
     with _ahead(job, preset, here) as batches:
         result = train(
-            job.system, batches, preset.train, out, identity, save, sample, device, fresh, _upgraded, publish
+            job.system, batches, preset.train, out, identity, save, sample, device, fresh, _upgraded, publish, snapshot
         )
     if job.skips is not None and here.first:
         job.skips.write(out / "skipped.json")
