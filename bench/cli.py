@@ -151,11 +151,11 @@ def _remarks(row: dict) -> list[str]:
 
 def _compare(args: argparse.Namespace) -> dict:
     from bench.compare import compare
-    from evals.compare import pairs
+    from vgt.core import sides
 
     if len(args.subjects) != 3:
         raise ValueError("compare takes two folders of records: vgt bench compare RECORDS_A RECORDS_B")
-    a, b = ([one.record for one in pairs.read(side).stored.values()] for side in args.subjects[1:])
+    a, b = ([one.record for one in sides.read(side).stored.values()] for side in args.subjects[1:])
     found = compare(a, b, args.threshold)
     for row in found:
         print(text.coloured("  ".join(f"{key}={value}" for key, value in row.items() if value is not None)))

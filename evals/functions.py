@@ -150,6 +150,6 @@ def compare(
     ``a``, ``b``: work folders, records folders or .jsonl files, FOLDER:MODEL for one model; ``metrics``: patterns;
     ``allow``: settings that may differ.  Raises ValueError where a side holds no records."""
     from evals.compare import compare as comparing
-    from evals.compare import pairs
+    from vgt.core import sides
 
-    return comparing.compare(pairs.read(str(a)), pairs.read(str(b)), metrics, allow)
+    return comparing.compare(sides.read(str(a)), sides.read(str(b)), metrics, allow)

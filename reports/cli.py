@@ -1,4 +1,4 @@
-"""``vgt report``: the page, or one figure of reconstruction against generation."""
+"""``vgt report``: the page, one figure of reconstruction against generation, or the samples behind scores."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from vgt.commands import options
 from vgt.core import files
 from vgt.core.record import Record
 
-ONLY = {"page": ("publish", "title"), "tradeoff": ("x", "y", "pair", "accel", "by")}  # options of one of them
+ONLY = {  # options of one of them
+    "page": ("publish", "title"),
+    "tradeoff": ("x", "y", "pair", "accel", "by"),
+    "evidence": ("metric", "a", "b", "megabytes"),
+}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         choices=tuple(ONLY),
         default="page",
-        help="the whole page (default), or one figure of any models",
+        help="the whole page (default), one figure of any models, or the samples behind scores",
     )
     parser.add_argument(
         "--records", type=Path, nargs="+", default=None, help="folders of records, or work folders (default <work>)"
@@ -44,6 +48,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     only.add_argument(
         "--by", choices=("pair", "step"), help="step: join snapshots by the step at the end of their names"
     )
+    only = parser.add_argument_group("evidence")
+    only.add_argument(
+        "--metric", nargs="+", metavar="GLOB", help="metrics, or suite/metric (default the main score of each suite)"
+    )
+    only.add_argument(
+        "--a", metavar="MODEL", help="one model (default all): of --records, or without it FOLDER[:MODEL]"
+    )
+    only.add_argument("--b", metavar="MODEL", help="the same, beside A on the same prompts")
+    only.add_argument("--megabytes", type=int, metavar="MB", help="of images at most (default 200)")
     options.add_out(parser, None, "folder of the report (default <work>/report)")
 
 
@@ -72,7 +85,7 @@ def run(args: argparse.Namespace) -> dict:
     from reports.page import render
     from vgt.core import record
 
-    args.work = args.work or _work(args.records)
+    given_work, args.work = args.work, args.work or _work(args.records)
     roots = args.records or [args.work / "records"]
     for what, names in ONLY.items():
         for name in names:
@@ -85,6 +98,19 @@ def run(args: argparse.Namespace) -> dict:
         files.check_writable(out, folder=True)
         axes = args.x or tradeoff.X, args.y or tradeoff.Y
         return tradeoff.run(roots, out, *axes, args.pair or [], args.accel, args.by == "step")
+    if args.what == "evidence":
+        from reports import evidence
+
+        out = args.out or args.work / "report" / "evidence"
+        return evidence.run(
+            args.records,
+            args.work,
+            given_work,
+            out,
+            args.metric or [],
+            (args.a, args.b),
+            evidence.MEGABYTES if args.megabytes is None else args.megabytes,
+        )
     if args.publish and args.publish.suffix != ".jsonl":
         raise ValueError(f"--publish {args.publish} must end in .jsonl")
     out = args.out or args.work / "report"

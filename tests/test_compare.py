@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from two_runs import draw, make, names, put, shares
 
-from evals.compare import compare, contrasts, pairs
+from evals.compare import compare, contrasts
 from vgt.__main__ import main
-from vgt.core import files, record, samples
+from vgt.core import files, record, samples, sides
 from vgt.core.samples import Samples
 from vgt.core.statistics import compare_pairs, fixed_interval, mcnemar
 
@@ -74,7 +74,7 @@ def test_both_questions_and_one_binary_per_prompt(tmp_path, capsys):
 def test_a_row_is_one_line_of_text(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     two_models(tmp_path / "runs")
-    (row,) = compare.compare(pairs.read("runs:weak@4x"), pairs.read("runs:strong@4x"), ["overall"])
+    (row,) = compare.compare(sides.read("runs:weak@4x"), sides.read("runs:strong@4x"), ["overall"])
     line = str(row)
     assert line.startswith("scenes-geneval/overall: A ") and line.endswith(": better") and "\n" not in line
     assert ", B - A +" in line and len(line) < 200
@@ -84,7 +84,7 @@ def test_what_no_difference_could_reach_is_not_named(tmp_path, monkeypatch):
     """49.8 "would have been seen" of a share."""
     monkeypatch.chdir(tmp_path)
     two_models(tmp_path / "runs", gain=0.0)
-    (row,) = compare.compare(pairs.read("runs:weak@1x"), pairs.read("runs:strong@1x"), ["overall"])
+    (row,) = compare.compare(sides.read("runs:weak@1x"), sides.read("runs:strong@1x"), ["overall"])
     assert "would have been seen" in str(row)
     assert "too few samples to see any" in str(replace(row, detectable=49.81))
 
@@ -126,7 +126,7 @@ def test_order_and_unmatched_samples(tmp_path):
 
 def test_subjects_are_matched_by_acceleration_and_folders_by_name(tmp_path, capsys):
     two_models(tmp_path / "runs")
-    matched = pairs.match(pairs.read("runs:weak"), pairs.read("runs:strong"))
+    matched = sides.match(sides.read("runs:weak"), sides.read("runs:strong"))
     assert [p.name for p in matched] == ["@1x/scenes-geneval/overall", "@4x/scenes-geneval/overall"]
     assert all(p.a.record.accel == p.b.record.accel for p in matched)
     _, result, _, _ = call(capsys, "runs", "runs")
@@ -157,7 +157,7 @@ def test_two_records_of_one_name_are_refused(tmp_path):
     for part in ("one", "two"):
         put(tmp_path / "all" / part, None, make())
     with pytest.raises(ValueError, match="two records model/scenes-geneval/overall"):
-        pairs.read(str(tmp_path / "all"))
+        sides.read(str(tmp_path / "all"))
 
 
 def test_one_name_of_two_models_is_refused(tmp_path, capsys):
@@ -249,7 +249,7 @@ def test_differences_are_kept_for_reports(tmp_path, capsys, monkeypatch):
     assert made.extra["of"] == [strong.key, weak.key] and made in record.read(root)
     monkeypatch.setattr(contrasts, "contrast", None)  # nothing is computed twice
     assert compare.keep(root, wanted[:1]) == [made]
-    assert made.name not in pairs.read("runs").stored
+    assert made.name not in sides.read("runs").stored
 
 
 def test_what_cannot_be_compared_is_said_and_left_out_of_the_correction(tmp_path, capsys):
@@ -321,7 +321,7 @@ def test_verdict_without_a_better_side(tmp_path):
     values = {"unit": "", "judge": None, "metric": "effective-rank"}
     put(tmp_path / "a", None, make(value=8.0, low=7.9, high=8.1, **values))
     put(tmp_path / "b", None, make(value=9.0, low=8.9, high=9.1, **values))
-    rows = compare.compare(pairs.read(str(tmp_path / "a")), pairs.read(str(tmp_path / "b")))
+    rows = compare.compare(sides.read(str(tmp_path / "a")), sides.read(str(tmp_path / "b")))
     assert [row.verdict for row in rows] == ["higher"]
 
 
@@ -355,9 +355,9 @@ def test_one_way_of_sampling_in_other_words(tmp_path, capsys):
     typed = {**own, "attention": "flash", "cfg_schedule": "falling", "head_inputs": "fp32"}
     old = {"compat": "reference", "cfg_schedule": None}
     half = {**own, "dtype": "bf16"}
-    sides = {"own": own, "typed": typed, "old": old, "dense": {**own, "attention": "dense"}, "half": half}
-    sides |= {"plain": {}, "half-typed": {**half, "head_inputs": "bf16"}, "half-fp32": {**half, "head_inputs": "fp32"}}
-    for key, settings in sides.items():
+    chosen = {"own": own, "typed": typed, "old": old, "dense": {**own, "attention": "dense"}, "half": half}
+    chosen |= {"plain": {}, "half-typed": {**half, "head_inputs": "bf16"}, "half-fp32": {**half, "head_inputs": "fp32"}}
+    for key, settings in chosen.items():
         put(tmp_path / key, None, make(low=0.4, high=0.6, key=key, extra={"settings": settings}))
         timed = make(metric="images", protocol="throughput-b1", low=0.4, high=0.6, key=key, protocol_params=settings)
         put(tmp_path / key, None, timed)

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from two_runs import draw, make, names, put, shares
 
-from evals.compare import compare, contrasts, pairs
+from evals.compare import compare, contrasts
 from evals.compare import gate as gates
 from evals.compare.gate import FAIL, INCOMPARABLE, INCONCLUSIVE, PASS
 from vgt.__main__ import main
-from vgt.core import record, samples
+from vgt.core import record, samples, sides
 from vgt.core.samples import REPLICATES
 from vgt.core.statistics import cluster_interval
 
@@ -444,8 +444,8 @@ def simulate(rng, loss, rules, metrics=("overall",)):
             if metric == "overall"
             else (np.where(rng.random(480) < 0.15, rng.random(480) < 0.5, r) for r in right)
         )
-        stored = pairs.Stored(one, None)
-        gated.append((pairs.Pair(metric, stored, stored), rules.rule(one)[1]))
+        stored = sides.Stored(one, None)
+        gated.append((sides.Pair(metric, stored, stored), rules.rule(one)[1]))
         matched = contrasts.Matched(a.astype(float), b.astype(float), CLUSTERS, GROUPS, 0)
         prepared.append(contrasts.paired(matched, one, level=0.9, alternative="less"))
     return gates.conclude(gated, prepared, rules)

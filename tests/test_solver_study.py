@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from two_runs import draw, make, put, shares
 
-from evals.compare.pairs import Stored
 from evals.judges.analytic import AnalyticJudge
 from evals.solvers import run as solvers
 from evals.subjects.fake import Oracle
@@ -20,6 +19,7 @@ from reports.table import view
 from vgt.__main__ import main
 from vgt.core import record, samples
 from vgt.core.scenes import TASKS
+from vgt.core.sides import Stored
 
 # --------------------------------------------------------------------------------------------------- the prompts
 

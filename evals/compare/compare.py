@@ -10,9 +10,9 @@ from pathlib import Path
 
 from evals.compare import contrasts, pairs
 from evals.compare.contrasts import Contrast
-from evals.compare.pairs import Pair, Side
-from vgt.core import files, record, samples, text
+from vgt.core import files, record, samples, sides, text
 from vgt.core.record import Record
+from vgt.core.sides import Pair, Side
 from vgt.core.statistics import holm, holm_level, minimum_detectable
 
 ALPHA = 0.05
@@ -99,7 +99,7 @@ def compare(a: Side, b: Side, metrics: Sequence[str] = ("*",), allowed: Collecti
 
     ``metrics``: patterns of names; ``allowed``: settings that may differ.  Raises ValueError where the two sides have
     no metric in common, for a pattern that no common metric fits, and for a setting that no record has."""
-    matched = pairs.match(a, b)
+    matched = sides.match(a, b)
     common = [p for p in matched if p.a is not None and p.b is not None]
     if not common:
         raise ValueError(f"{a.label} and {b.label} have no record in common; name one model of each with FOLDER:MODEL")
@@ -138,7 +138,7 @@ def several(names: Sequence[str]) -> str:
 
 def _unmatched(a: Side, b: Side, metrics: Sequence[str]) -> list[str]:
     """What only one of the two sides holds, a line for each."""
-    found = chosen(pairs.match(a, b), metrics)
+    found = chosen(sides.match(a, b), metrics)
     only = (a.label, [p.name for p in found if p.b is None]), (b.label, [p.name for p in found if p.a is None])
     return [f"only in {label}: {several(names)}" for label, names in only if names]
 
@@ -268,7 +268,7 @@ def keep(root: str | Path, wanted: Iterable[tuple[Record, Record]]) -> list[Reco
 
 def _paired(root: Path, a: Record, b: Record) -> Contrast | None:
     """A minus B from their samples, None where they cannot be paired."""
-    stored_a, stored_b = (pairs.Stored(one, samples.path(root, one)) for one in (a, b))
+    stored_a, stored_b = (sides.Stored(one, samples.path(root, one)) for one in (a, b))
     made = _contrast(Pair("", stored_b, stored_a), ())
     return made if isinstance(made, Contrast) and made.how == contrasts.PAIRED else None
 
@@ -277,8 +277,8 @@ def _paired(root: Path, a: Record, b: Record) -> Contrast | None:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    sides = "folder of records, work folder or .jsonl file; FOLDER:MODEL takes one model, for example runs/tiny:mar@4x"
-    parser.add_argument("a", metavar="A", help=sides)
+    named = "folder of records, work folder or .jsonl file; FOLDER:MODEL takes one model, for example runs/tiny:mar@4x"
+    parser.add_argument("a", metavar="A", help=named)
     parser.add_argument("b", metavar="B", help="the same; may be another model of the same folder")
     parser.add_argument(
         "--metric", nargs="+", default=["*"], metavar="GLOB", help="metrics, or suite/metric, to compare (default all)"
@@ -294,8 +294,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict:
     """The exit status is 2 where nothing could be compared."""
-    a, b = pairs.read(args.a), pairs.read(args.b)
+    a, b = sides.read(args.a), sides.read(args.b)
     rows = compare(a, b, args.metric, args.allow)
     print(text.coloured(table(a, b, rows, args.metric, args.allow)))
+    evidence = sides.evidence(a, b, () if args.metric == ["*"] else args.metric)
+    if evidence is not None:
+        print(f"their samples side by side: {evidence}")
     nothing = all(row.contrast is None for row in rows)
-    return report(a, b, rows) | ({"exit": 2} if nothing else {})
+    return report(a, b, rows) | {"evidence": evidence} | ({"exit": 2} if nothing else {})

@@ -14,11 +14,11 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
-from evals.compare.pairs import Stored
 from vgt.core import files, samples
 from vgt.core.intervals import estimate, grouped
 from vgt.core.record import Record
 from vgt.core.samples import REPLICATES, Samples
+from vgt.core.sides import Stored
 from vgt.core.statistics import (
     Alternative,
     Comparison,

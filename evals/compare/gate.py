@@ -31,10 +31,10 @@ from pydantic import Field, StrictBool, StrictFloat, StrictStr, model_validator
 from evals.compare import contrasts, pairs
 from evals.compare.compare import POWER_NOTE, figures, several
 from evals.compare.contrasts import Contrast
-from evals.compare.pairs import Pair, Side
-from vgt.core import files, text
+from vgt.core import files, sides, text
 from vgt.core.config import Config, validated
 from vgt.core.record import Record
+from vgt.core.sides import Pair, Side
 from vgt.core.statistics import holm, holm_level, minimum_detectable
 
 PASS, FAIL, INCONCLUSIVE, INCOMPARABLE = "pass", "fail", "inconclusive", "incomparable"
@@ -168,6 +168,7 @@ class Result:
     exit: int
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    evidence: str | None = None
 
 
 def decide(gain: float, low: float, high: float, margin: float, adjusted: float, alpha: float) -> tuple[str, str]:
@@ -242,7 +243,7 @@ def gate(baseline: Side, candidate: Side, policy: Policy, strict: bool = False) 
 
     Exit status: 0 pass, 1 fail, 2 incomparable; inconclusive is 0, or 1 where ``strict`` or the policy says so.
     Raises ValueError where the policy names none of the baseline's records."""
-    matched = pairs.match(baseline, candidate)
+    matched = sides.match(baseline, candidate)
     there = [pair.a.record for pair in matched if pair.a is not None]
     gated = [
         (pair, found[1]) for pair in matched if pair.a is not None and (found := policy.rule(pair.a.record)) is not None
@@ -264,9 +265,10 @@ def gate(baseline: Side, candidate: Side, policy: Policy, strict: bool = False) 
     status = {INCOMPARABLE: 2, FAIL: 1, INCONCLUSIVE: unsure, PASS: 0}[verdict]
     warnings = _versions([pair for pair, _ in gated])
     notes = _ungated(matched, idle, policy) + _remedies([pair for pair, _ in gated], policy)
+    evidence = sides.evidence(baseline, candidate)
     if all(metric.how == contrasts.IDENTICAL for metric in metrics):
         warnings.append("both sides hold the same measurements; nothing was measured again for the candidate")
-    return Result(tuple(metrics), verdict, status, tuple(warnings), tuple(notes))
+    return Result(tuple(metrics), verdict, status, tuple(warnings), tuple(notes), evidence)
 
 
 def _no_record(pattern: str, there: Sequence[Record]) -> str:
@@ -351,6 +353,7 @@ def table(result: Result, policy: Policy) -> str:
             *([f"{INCOMPARABLE}: {ABSENT}, {len(absent)} times: {several(absent)}"] if absent else []),
             *_warnings(result),
             *(f"note: {note}" for note in result.notes),
+            *([f"samples side by side: {result.evidence}"] if result.evidence is not None else []),
             f"gain: candidate - baseline, larger is better, with one-sided {100 * (1 - policy.alpha):g} % bounds",
             f"detectable: the smallest loss found with about {100 * policy.power:g} % power {POWER_NOTE}",
             "p: of a loss, adjusted for all gated metrics (Holm)",
@@ -380,6 +383,7 @@ def as_json(result: Result, policy: Policy, baseline: str, candidate: str) -> di
         "policy": policy.model_dump(exclude_none=True),
         "warnings": list(result.warnings),
         "notes": list(result.notes),
+        "evidence": result.evidence,
         "metrics": [asdict(metric) for metric in result.metrics],
     }
 
@@ -421,8 +425,8 @@ def _xml(message: str) -> str:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    sides = "folder of records, work folder or .jsonl file; FOLDER:MODEL takes one model"
-    parser.add_argument("--baseline", required=True, metavar="RECORDS", help=sides)
+    named = "folder of records, work folder or .jsonl file; FOLDER:MODEL takes one model"
+    parser.add_argument("--baseline", required=True, metavar="RECORDS", help=named)
     parser.add_argument("--candidate", required=True, metavar="RECORDS", help="the same")
     parser.add_argument(
         "--policy", default="default", metavar="FILE", help="a .toml file, or default or subset (default: default)"
@@ -437,7 +441,8 @@ def run(args: argparse.Namespace) -> dict:
     rules = read_policy(args.policy)
     if args.json and args.junit and args.json.absolute() == args.junit.absolute() and not args.json.is_char_device():
         raise ValueError(f"--json and --junit both name {args.json}; give each a file of its own")
-    result = gate(pairs.read(args.baseline), pairs.read(args.candidate), rules, args.strict)
+    baseline, candidate = sides.read(args.baseline), sides.read(args.candidate)
+    result = gate(baseline, candidate, rules, args.strict)
     outputs: dict[str, tuple[Path | None, Callable[[Path], object]]] = {
         "--json": (
             args.json,

@@ -23,7 +23,6 @@ import numpy as np
 from scipy import special
 
 from evals.compare import contrasts
-from evals.compare.pairs import Stored
 from evals.engine import options
 from evals.engine.api import Detector, Generator
 from evals.engine.options import option, positive
@@ -32,6 +31,7 @@ from evals.geneval import run as geneval
 from vgt.core import files, record, samples, suites, text
 from vgt.core.record import Record
 from vgt.core.scenes import TASKS
+from vgt.core.sides import Stored
 from vgt.core.statistics import holm, minimum_detectable
 from vgt.core.text import log_rows
 
