@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from bench.run import METRICS, Metric
-from vgt.core.record import SPEED, Record
+from vgt.core.record import SPEED, Record, one_form
 from vgt.methods import registry
 
 RIVALS = (registry.QUERY_AR.name, registry.MAR.name)  # QueryAR and MAR of one kind differ in this part of their names
@@ -77,11 +77,7 @@ def _comparison(a: Record | None, b: Record | None, threshold: float) -> dict:
 
 def _differences(a: Record, b: Record, also_free: set[str]) -> list[str]:
     """Conditions under which two speeds do not compare."""
-    free = _FREE | also_free
-    params = sorted(
-        k
-        for k in {**a.protocol_params, **b.protocol_params}
-        if k not in free and a.protocol_params.get(k) != b.protocol_params.get(k)
-    )
+    free, left, right = _FREE | also_free, one_form(a.protocol_params), one_form(b.protocol_params)
+    params = sorted(k for k in {**left, **right} if k not in free and left.get(k) != right.get(k))
     heads = [k for k in ("device", "protocol", "suite_hash") if k not in free and getattr(a, k) != getattr(b, k)]
     return [*heads, *params]

@@ -54,14 +54,15 @@ def counts(method: str, tokens: int, settings: Sampling, steps: int | None = Non
     stays in the cache, else m (query, latent) pairs (docs/vgt.md 2.12).  A MAR step reads all tokens (docs/mar.md 3).
     Steps and calls serve all images of a batch together; tokens and evaluations are of one image, both branches."""
     loop = registry.get(method).part("loop")
-    made = loop.sizes(tokens, settings)[:steps]
+    sizes = loop.sizes(tokens, settings)
+    made, evaluations = sizes[:steps], settings.evaluations(sizes)[:steps]
     read = tokens * len(made) if loop.rereads else sum(made) + sum(roofline.left_over(made))
     branches = 2 if settings.guidance != 1 else 1
     return {
         "decode_steps": len(made),
         "language_model_tokens_per_image": branches * read,
-        "head_calls": len(made) * settings.flow_steps,
-        "head_evaluations_per_image": branches * sum(made) * settings.flow_steps,
+        "head_calls": sum(evaluations),
+        "head_evaluations_per_image": branches * sum(m * k for m, k in zip(made, evaluations, strict=True)),
     }
 
 
@@ -289,10 +290,10 @@ class EngineGeneration(Generation):
             batch=how.batch,
             acceleration=settings.acceleration,
             text=self._prompt_tokens(),
-            evaluations=settings.flow_steps,
+            evaluations=tuple(settings.evaluations(self.subject.system.part("loop").sizes(model.tokens, settings))),
             copies=2 if settings.guidance != 1 else 1,
             bytes=self.subject.dtype.itemsize,
-            mar_schedule=settings.mar_schedule,
+            schedule=settings.schedule,
             steps=how.steps,
         )
         image = roofline.image(self.subject.ae, model.config.latent_grid)

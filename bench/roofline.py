@@ -149,19 +149,20 @@ class Image:
 @dataclass(frozen=True)
 class Decoding:
     """What is decoded: ``batch`` images at ``acceleration`` tokens a step, each with a prompt of ``text`` tokens;
-    ``evaluations`` of the flow head per token; ``copies`` 2 with guidance, 1 without; ``bytes`` of a number;
+    ``evaluations`` of the flow head per token, one number or one for each decode step; ``schedule`` of the tokens over
+    the steps (None: the method's own); ``copies`` 2 with guidance, 1 without; ``bytes`` of a number;
     ``steps``: only the first so many, without the autoencoder."""
 
     method: str
     batch: int
     acceleration: int
     text: int
-    evaluations: int = 30
+    evaluations: int | tuple[int, ...] = 30
     copies: int = 2
     bytes: int = 2
     hoisted: bool = True
     activations: bool = False
-    mar_schedule: Literal["cosine", "uniform"] = "cosine"
+    schedule: Literal["equal", "cosine"] | None = None
     steps: int | None = None
 
 
@@ -253,17 +254,17 @@ def _read(sizes: Sizes, tokens: int, asked: int, pairs: float) -> float:
     return whole - (1 - asked / tokens) * (2 * tokens * sizes.last + pairs * sizes.pair)
 
 
-def head(sizes: Sizes, how: Decoding, rows: int) -> list[Work]:
+def head(sizes: Sizes, how: Decoding, rows: int, evaluations: int) -> list[Work]:
     """The flow head over ``rows`` of one decode step (docs/decode.md 2)."""
     once, each = sizes.condition, sizes.velocity
     if not how.hoisted:
         each += sizes.modulation + sizes.condition + sizes.time
-        return [Work(how.bytes * each, 2 * rows * each, how.evaluations)]
-    stored = 2 * rows * how.evaluations * sizes.modulated if how.activations else 0  # written once, read once
-    modulation = 2 * rows * (how.evaluations * sizes.modulation + once)
+        return [Work(how.bytes * each, 2 * rows * each, evaluations)]
+    stored = 2 * rows * evaluations * sizes.modulated if how.activations else 0  # written once, read once
+    modulation = 2 * rows * (evaluations * sizes.modulation + once)
     return [
         Work(how.bytes * (sizes.modulation + once + stored), modulation),
-        Work(how.bytes * each, 2 * rows * each, how.evaluations),
+        Work(how.bytes * each, 2 * rows * each, evaluations),
     ]
 
 
@@ -278,7 +279,8 @@ def work(sizes: Sizes, how: Decoding, decoder: Image | None = None) -> dict[str,
             prompts * _read(sizes, length, 0, length * (length + 1) / 2),
         )
     )
-    for m, read, cached, pairs in _reads(sizes, how):
+    every = how.evaluations
+    for step, (m, read, cached, pairs) in enumerate(_reads(sizes, how)):
         seen = rows * (cached + read) * sizes.cache
         computed = _read(sizes, read, m, pairs) + 2 * m * sizes.out
         found["language_model"].append(
@@ -287,7 +289,7 @@ def work(sizes: Sizes, how: Decoding, decoder: Image | None = None) -> dict[str,
                 rows * computed + 2 * how.batch * m * sizes.into,
             )
         )
-        found["head"] += head(sizes, how, rows * m)
+        found["head"] += head(sizes, how, rows * m, every if isinstance(every, int) else every[step])
     if decoder is not None and how.steps is None:
         found["decode"].append(
             Work(how.bytes * (decoder.parameters + how.batch * decoder.values), how.batch * decoder.operations)

@@ -345,8 +345,8 @@ def flow_head(preset: str, size: str, how: Conditions, dtype: torch.dtype = torc
         hoisted = HoistedHead(head)
 
     def bounds(limits: Limits) -> dict:
-        decoding = roofline.Decoding(registry.QUERY_AR.name, 1, 1, 1, sampling.flow_steps, bytes=dtype.itemsize)
-        calls = roofline.head(roofline.sizes(model), decoding, rows)
+        decoding = roofline.Decoding(registry.QUERY_AR.name, 1, 1, 1, bytes=dtype.itemsize)
+        calls = roofline.head(roofline.sizes(model), decoding, rows, sampling.flow_steps)
         return {"ms": 1000 * sum(call.seconds(limits) for call in calls), "limits": vars(limits)}
 
     return Pair(

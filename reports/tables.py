@@ -523,9 +523,10 @@ def study_name(study: Record) -> str:
 
 
 def _solver(settings: dict) -> str:
-    """In the readers' words, with the time schedule where it is not the published one."""
-    name, schedule = settings["sampler"], settings.get("time_schedule", "linear")
-    return SAMPLERS.get(name, name) + ("" if schedule == "linear" else f", {schedule}")
+    """In the readers' words, with time schedule and decoding where they are not the usual ones."""
+    usual = {"time_schedule": "linear", "schedule": None, "order": "random", "flow_budget": "constant"}
+    others = [settings[name] for name, value in usual.items() if settings.get(name, value) != value]
+    return ", ".join([SAMPLERS.get(settings["sampler"], settings["sampler"]), *others])
 
 
 def _setting_rows(measured: Measured, study: Record) -> Iterator[Row]:

@@ -194,22 +194,25 @@ def test_only_known_devices():
 # -------------------------------------------------------------------------------------------------- generation
 
 CASES = [
-    ("query_ar", 1, 3.0, "cosine"),
-    ("query_ar", 3, 3.0, "cosine"),
-    ("query_ar", 5, 1.0, "cosine"),  # groups of 6, 5, 5
-    ("query_ar", 9, 3.0, "cosine"),  # one group
-    ("query_ar", 16, 1.0, "cosine"),
-    ("mar", 1, 1.0, "cosine"),
-    ("mar", 4, 3.0, "cosine"),
-    ("mar", 3, 3.0, "uniform"),
+    ("query_ar", 1, 3.0, {}),
+    ("query_ar", 3, 3.0, {}),
+    ("query_ar", 5, 1.0, {}),  # groups of 6, 5, 5
+    ("query_ar", 9, 3.0, {}),  # one group
+    ("query_ar", 16, 1.0, {}),
+    ("query_ar", 2, 3.0, {"schedule": "cosine"}),  # groups of one and larger ones
+    ("query_ar", 4, 3.0, {"flow_budget": "falling", "flow_steps": 8, "order": "spread"}),
+    ("mar", 1, 1.0, {}),
+    ("mar", 4, 3.0, {}),
+    ("mar", 4, 3.0, {"flow_budget": "falling", "flow_steps": 8}),
+    ("mar", 3, 3.0, {"schedule": "equal"}),
 ]
 
 
-@pytest.mark.parametrize("method, acceleration, guidance, schedule", CASES)
-def test_counts_are_those_of_both_loops(loaded, method, acceleration, guidance, schedule):
+@pytest.mark.parametrize("method, acceleration, guidance, chosen", CASES)
+def test_counts_are_those_of_both_loops(loaded, method, acceleration, guidance, chosen):
     """The reference implementation by hooks on its modules, the engine by the tensors that its parts are given."""
     found, how = loaded[f"tiny_{method}"], Conditions(3, eager=True)
-    settings = Sampling(acceleration=acceleration, guidance=guidance, flow_steps=3, mar_schedule=schedule)
+    settings = Sampling(**{"acceleration": acceleration, "guidance": guidance, "flow_steps": 3, **chosen})
     wanted = generation.counts(method, found.model.tokens, settings)
     read, heads = [], []
     hooks = [

@@ -350,13 +350,16 @@ def test_sampling_settings_are_compared(tmp_path, capsys):
 
 
 def test_one_way_of_sampling_in_other_words(tmp_path, capsys):
-    """In the published mode; a record without ``attention`` is older than the choice, and dense."""
+    """In the published mode, where a record without ``attention`` is older than the choice, and dense; and of the
+    schedule, which was MAR's alone under another name."""
     own = {"compat": "reference", "attention": None, "cfg_schedule": None, "head_inputs": None}
     typed = {**own, "attention": "flash", "cfg_schedule": "falling", "head_inputs": "fp32"}
     old = {"compat": "reference", "cfg_schedule": None}
     half = {**own, "dtype": "bf16"}
     chosen = {"own": own, "typed": typed, "old": old, "dense": {**own, "attention": "dense"}, "half": half}
     chosen |= {"plain": {}, "half-typed": {**half, "head_inputs": "bf16"}, "half-fp32": {**half, "head_inputs": "fp32"}}
+    chosen |= {"early": {"mar_schedule": "cosine"}, "early-equal": {"mar_schedule": "uniform"}}
+    chosen |= {"equal": {"schedule": "equal"}, "cosine": {"schedule": "cosine"}}
     for key, settings in chosen.items():
         put(tmp_path / key, None, make(low=0.4, high=0.6, key=key, extra={"settings": settings}))
         timed = make(metric="images", protocol="throughput-b1", low=0.4, high=0.6, key=key, protocol_params=settings)
@@ -370,6 +373,10 @@ def test_one_way_of_sampling_in_other_words(tmp_path, capsys):
         ("half", "half-fp32"): ["head_inputs null and fp32"],
         ("own", "half"): ["dtype null and bf16"],
         ("plain", "own"): ["attention null and flash", "compat null and reference"],
+        ("plain", "early"): [],
+        ("early-equal", "equal"): [],
+        ("early", "equal"): ["schedule null and equal"],
+        ("early", "cosine"): ["schedule null and cosine"],
     }
     for (a, b), notes in told.items():
         _, result, _, _ = call(capsys, a, b)

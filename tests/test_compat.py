@@ -19,7 +19,7 @@ from vgt.checkpoints.pretrained import place
 from vgt.equations import flow, solvers
 from vgt.inference import generator
 from vgt.inference.engine import Engine
-from vgt.methods import query_ar
+from vgt.methods import query_ar, registry
 from vgt.methods.pixel_decoder import DecoderConfig
 from vgt.methods.sampling import Sampling
 from vgt.methods.vgt_ae import VGTAE, AELossConfig, VGTAEConfig, VGTAETraining
@@ -346,23 +346,49 @@ def test_options_of_the_published_mode_need_it(field):
 
 def test_settings_that_would_change_nothing(visual_lms):
     model = copy.copy(visual_lms["internvl"])
-    for fields, words in (
-        ({"mar_schedule": "uniform"}, "mar_schedule 'uniform' is for MAR; query_ar takes its tokens in equal groups"),
-        ({"guidance": 1, "cfg_schedule": "rising"}, "cfg_schedule 'rising' has no effect with guidance 1"),
-    ):
-        with pytest.raises(ValueError, match=words):
-            Sampling.of(model, fields)
-    model.config = model.config.model_copy(update={"method": "mar"})
-    assert Sampling.of(model, {"mar_schedule": "uniform"}).mar_schedule == "uniform"
+    with pytest.raises(ValueError, match="cfg_schedule 'rising' has no effect with guidance 1"):
+        Sampling.of(model, {"guidance": 1, "cfg_schedule": "rising"})
+    with pytest.raises(ValueError, match="mar_schedule: Extra inputs are not permitted"):
+        Sampling.of(model, {"mar_schedule": "uniform"})
+    own = {"acceleration": 16, "schedule": "equal", "flow_budget": "falling"}
+    assert Sampling.of(model, own).note(model) == "flow_budget 'falling' changes nothing with one decode step"
+    words = "schedule 'cosine' changes nothing at acceleration "
+    assert [Sampling(schedule="cosine", acceleration=a).note(model) for a in (1, 4, 16)] == [
+        f"{words}1", None, f"{words}16"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("field", [{"schedule": "cosine"}, {"order": "spread"}, {"flow_budget": "falling"}])
+def test_what_the_published_code_does_not_have(field):
+    ((name, value),) = field.items()
+    with pytest.raises(ValueError, match=f"{name} '{value}' is not in the published code that compat 'reference'"):
+        published(**field)
+
+
+@pytest.mark.parametrize(("method", "own", "other"), [("query_ar", "equal", "cosine"), ("mar", "cosine", "equal")])
+def test_schedules_of_both_methods(method, own, other, visual_lms):
+    """What a method does anyway is as if it were not said."""
+    model = copy.copy(visual_lms["internvl"])
+    model.config = model.config.model_copy(update={"method": method})
+    assert Sampling.of(model, {"schedule": own}) == Sampling.of(model, {})
+    assert Sampling.of(model, {"schedule": other}).schedule == other
+    sizes = registry.get(method).part("loop").sizes
+    cosine, equal = (sizes(16, Sampling(acceleration=4, schedule=s)) for s in ("cosine", "equal"))
+    assert (cosine, equal) == ([2, 3, 5, 6], [4, 4, 4, 4])
+    assert sizes(16, Sampling(acceleration=4)) == (equal if own == "equal" else cosine)
 
 
 def test_settings_of_the_correct_mode_read_as_before():
     """Fingerprints of stored records hash this text."""
     plain = {"acceleration": 4, "guidance": 3.0, "cfg_schedule": None, "flow_steps": 15, "sampler": "sde",
              "order": "random", "mar_schedule": "cosine"}  # fmt: skip
-    assert Sampling(acceleration=4, guidance=3.0, flow_steps=15).model_dump_json() == json.dumps(
-        plain, separators=(",", ":")
-    )
+    how = Sampling(acceleration=4, guidance=3.0, flow_steps=15)
+    assert how.hashed == json.dumps(plain, separators=(",", ":"))
+    assert how.model_dump() == {name: value for name, value in plain.items() if name != "mar_schedule"}
+    kinds = ({"schedule": "cosine"}, {"schedule": "equal"}, {"order": "spread"}, {"flow_budget": "falling"})
+    others = [how.model_copy(update=kind) for kind in kinds]
+    assert len({one.hashed for one in (how, *others)}) == 5
+    assert [Sampling(**one.model_dump()) for one in others] == others
     how = published(4, position_mode="padded_len")
     assert how.model_dump()["compat"] == "reference" and Sampling(**how.model_dump()) == how
     how = Sampling(time_schedule="shift:2")
@@ -398,6 +424,13 @@ def test_the_command_line_says_what_belongs_together():
         ({"sampler": "ab2", "flow_steps": 8, "time_schedule": "power:0.7"}, "query_ar_internvl+ab2-8-power0.7"),
         ({"compat": "reference", "sampler": "ode"}, "query_ar_internvl+reference+ode-15"),
         ({"sampler": "sde", "flow_steps": 15, "time_schedule": "linear"}, "query_ar_internvl"),
+        ({"schedule": "equal", "order": "random", "flow_budget": "constant"}, "query_ar_internvl"),
+        ({"schedule": "cosine"}, "query_ar_internvl+cosine"),
+        ({"order": "spread"}, "query_ar_internvl+spread"),
+        (
+            {"flow_budget": "falling", "order": "raster", "schedule": "cosine", "flow_steps": 8},
+            "query_ar_internvl+sde-8+cosine+raster+falling",
+        ),
         ({"cfg_schedule": "falling", "compat": "none", "guidance": 3}, "query_ar_internvl"),
         ({"compat": "reference", "attention": "flash", "cfg_schedule": "falling"}, "query_ar_internvl+reference"),
         ({"compat": "reference", "head_inputs": "fp32"}, "query_ar_internvl+reference"),

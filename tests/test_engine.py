@@ -15,7 +15,7 @@ from vgt.inference import engine as engines
 from vgt.inference import generator, hoisted_head, static_lm
 from vgt.inference.engine import Engine
 from vgt.methods.flow_head import FlowHead, FlowHeadConfig
-from vgt.methods.sampling import Sampling
+from vgt.methods.sampling import SCHEDULE, Sampling
 from vgt.methods.visual_lm import VisualLM, VisualLMConfig
 from vgt.vlm.prompts import tokenize
 
@@ -84,7 +84,9 @@ def test_equals_the_readable_loop(family, method, acceleration, guidance, visual
 @pytest.mark.parametrize("fields", [
     {"sampler": "heun", "flow_steps": 5}, {"sampler": "dpmpp", "flow_steps": 6}, {"sampler": "ab2"},
     {"sampler": "ode", "time_schedule": "power:0.7"}, {"cfg_schedule": "constant"}, {"order": "raster"},
-    {"mar_schedule": "uniform"},
+    {"schedule": "equal"}, {"schedule": "cosine"}, {"order": "spread"}, {"flow_budget": "falling"},
+    {"flow_budget": "falling", "sampler": "heun", "flow_steps": 9}, {"flow_budget": "falling", "sampler": "ab2"},
+    {"schedule": "cosine", "order": "spread", "flow_budget": "falling", "flow_steps": 6},
 ])  # fmt: skip
 @pytest.mark.parametrize("method", METHODS)
 @torch.no_grad()
@@ -93,7 +95,7 @@ def test_every_setting_reaches_the_engine(method, fields, visual_lms, vlms):
     ids, mask = prompts(vlms["internvl"].tokenizer, how)
     found = Engine(model)(ids, mask, SEEDS, how)
     assert torch.allclose(found, generator.eager(model)(ids, mask, SEEDS, how), atol=2e-5)
-    if method == "mar" or "mar_schedule" not in fields:
+    if fields != {"schedule": SCHEDULE[method]}:
         assert not torch.allclose(found, Engine(model)(ids, mask, SEEDS, settings(4)), atol=1e-3)
 
 
@@ -175,13 +177,15 @@ def test_narrow_weights(method, visual_lms, vlms, pixel_autoencoder):
 # ----------------------------------------------------------------------------------------------- rows on their own
 
 
-@pytest.mark.parametrize("acceleration", [1, 4])
+@pytest.mark.parametrize(
+    ("acceleration", "chosen"), [(1, {}), (4, {}), (4, {"order": "spread", "flow_budget": "falling"})]
+)
 @pytest.mark.parametrize("method", METHODS)
 @torch.no_grad()
-def test_rows_do_not_depend_on_their_neighbours(family, method, acceleration, visual_lms, vlms):
+def test_rows_do_not_depend_on_their_neighbours(family, method, acceleration, chosen, visual_lms, vlms):
     """Identical bytes at one batch shape; 2e-5 alone."""
     decode, words = Engine(by_method(visual_lms[family], method)), vlms[family].tokenizer
-    how = settings(acceleration)
+    how = settings(acceleration, **chosen)
 
     def latents(captions, seeds):
         return decode(*prompts(words, how, captions), seeds, how)
@@ -271,15 +275,21 @@ class Replayed:
         return tuple(outputs)
 
 
-@pytest.mark.parametrize("acceleration", [1, 4, 6])
+@pytest.mark.parametrize(
+    ("acceleration", "chosen"),
+    [
+        (1, {}), (4, {}), (6, {}), (4, {"schedule": "cosine", "order": "spread"}), (2, {"flow_budget": "falling"}),
+        (4, {"schedule": "cosine", "flow_budget": "falling", "order": "spread", "flow_steps": 6}),
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("method", METHODS)
 @torch.no_grad()
-def test_steps_can_be_graphs(family, method, acceleration, visual_lms, vlms, monkeypatch):
+def test_steps_can_be_graphs(family, method, acceleration, chosen, visual_lms, vlms, monkeypatch):
     """With steps replayed from fixed places, as a GPU does, latents are those of the reference implementation;
-    nothing in a step looks at values; and steps differ in few shapes."""
+    nothing in a step looks at values; and steps differ in few shapes and numbers of evaluations."""
     monkeypatch.setattr(engines, "Graphed", Replayed)
     monkeypatch.setattr(Replayed, "made", [])
-    model, how = by_method(visual_lms[family], method), settings(acceleration)
+    model, how = by_method(visual_lms[family], method), settings(acceleration, **chosen)
     rows = prompts(vlms[family].tokenizer, how)
     decode = Engine(model)
     decode._prepare()
@@ -287,11 +297,11 @@ def test_steps_can_be_graphs(family, method, acceleration, visual_lms, vlms, mon
     for _ in range(2):
         found = decode(*rows, SEEDS, how)
         assert torch.allclose(found, generator.eager(model)(*rows, SEEDS, how), atol=2e-5)
-    shapes = (
-        2 if method == "query_ar" else len(set(decode.loop.sizes(decode.model.tokens, how)))
-    )  # QueryAR's first step has nothing pending
-    assert sum(len(graph.kept) for graph in Replayed.made) == shapes
-    assert sum(graph.calls for graph in Replayed.made) == 2 * len(decode.loop.sizes(decode.model.tokens, how))
+    sizes = decode.loop.sizes(decode.model.tokens, how)
+    pending = [0, *(m if m == 1 else 2 * m for m in sizes)] if method == "query_ar" else [0] * len(sizes)
+    shapes = {*zip(sizes, how.evaluations(sizes), pending, strict=False)}
+    assert sum(len(graph.kept) for graph in Replayed.made) == len(shapes)
+    assert sum(graph.calls for graph in Replayed.made) == 2 * len(sizes)
 
 
 def test_a_graph_that_cannot_be_captured_says_why(monkeypatch):
@@ -377,7 +387,7 @@ def test_out_of_memory_with_one_image_is_an_error(visual_lms, vlms, monkeypatch)
 @torch.no_grad()
 def test_numbers_that_are_not_finite_are_named(method, visual_lms, vlms, monkeypatch):
     """The first decode step with one, the image, and the token's place on the grid."""
-    model, how = by_method(visual_lms["internvl"], method), settings(4, order="raster", mar_schedule="uniform")
+    model, how = by_method(visual_lms["internvl"], method), settings(4, order="raster", schedule="equal")
     decode, calls = Engine(model), []
     head = decode.head
 

@@ -3,6 +3,9 @@ and 3)."""
 
 from __future__ import annotations
 
+import math
+from statistics import mean
+
 import pytest
 import torch
 
@@ -51,6 +54,78 @@ def test_group_sizes_add_up():
             sizes = order.group_sizes(n, acceleration)
             assert sum(sizes) == n and len(sizes) == max(1, n // acceleration)
             assert sizes == sorted(sizes, reverse=True) and sizes[0] - sizes[-1] <= 1
+
+
+GRIDS = [(1, 1), (1, 7), (3, 5), (4, 4), (8, 8), (7, 9)]
+
+
+def spread(grid, acceleration, schedule="equal", rows=20):
+    """Sizes of the groups, random orders, and those that are spread."""
+    n = grid[0] * grid[1]
+    sizes, random = order.step_sizes(n, acceleration, schedule), order.random_orders(n, rows, torch.Generator())
+    return sizes, random, order.decode_orders("spread", random, sizes, grid)
+
+
+def distances(orders, sizes, grid):
+    """Mean distance of a place to the nearest one of its group, and to the nearest one decoded before, by a loop."""
+    mates, decoded = [], []
+    for row in orders.tolist():
+        places, done = [divmod(i, grid[1]) for i in row], 0
+        for m in sizes:
+            group = places[done : done + m]
+            for k, here in enumerate(group):
+                others = [math.dist(here, there) for j, there in enumerate(group) if j != k]
+                mates += [min(others)] if others else []
+                decoded += [min(math.dist(here, there) for there in places[:done])] if done else []
+            done += m
+    return mean(mates) if mates else 0, mean(decoded) if decoded else 0
+
+
+@pytest.mark.parametrize("schedule", ["equal", "cosine"])
+@pytest.mark.parametrize("grid", GRIDS)
+def test_spread_orders_hold_every_place_once(grid, schedule):
+    n = grid[0] * grid[1]
+    for acceleration in range(1, n + 1):
+        _, random, made = spread(grid, acceleration, schedule, rows=3)
+        assert made.dtype == torch.int64 and torch.equal(made.sort(1).values, torch.arange(n).expand(3, -1))
+        assert torch.equal(
+            order.spread_orders(random[1:2], order.step_sizes(n, acceleration, schedule), grid)[0], made[1]
+        )
+
+
+@pytest.mark.parametrize("schedule", ["equal", "cosine"])
+@pytest.mark.parametrize(
+    ("grid", "acceleration"), [((4, 4), 2), ((4, 4), 4), ((8, 8), 4), ((8, 8), 16), ((7, 9), 8), ((16, 16), 16)]
+)
+def test_groups_are_spread_and_near_what_is_decoded(grid, acceleration, schedule):
+    """Against random orders: those of a group are farther from each other, and nearer to what is decoded."""
+    sizes, random, made = spread(grid, acceleration, schedule, rows=10)
+    (mates, decoded), (usual_mates, usual_decoded) = distances(made, sizes, grid), distances(random, sizes, grid)
+    assert mates > 1.1 * usual_mates and decoded < 0.95 * usual_decoded
+
+
+def test_one_place_at_a_time_grows_from_a_random_one():
+    """Each place beside one that is decoded; beginnings and ties are random."""
+    sizes, random, made = spread((5, 6), 1, rows=200)
+    assert distances(made, sizes, (5, 6)) == (0, 1)
+    assert torch.equal(made[:, 0], random[:, 0]) and len(made[:, 0].unique()) == 30
+    assert {int(b - a) for a, b in made[:, :2]} == {-6, -1, 1, 6}
+
+
+def test_orders_by_hand():
+    """2 x 3 places, two at a time, ties in raster order: 0 and 2, which is far enough; 1, and 3 because 5 comes later;
+    the rest."""
+    random = torch.tensor([[0, 1, 2, 3, 4, 5]])
+    assert order.decode_orders("spread", random, [2, 2, 2], (2, 3)).tolist() == [[0, 2, 1, 3, 4, 5]]
+    assert order.decode_orders("raster", random.flip(1), [6], (2, 3)).tolist() == random.tolist()
+    assert order.decode_orders("random", random.flip(1), [6], (2, 3)).tolist() == random.flip(1).tolist()
+
+
+def test_sizes_and_grid_of_a_spread_order_belong_together():
+    random = torch.arange(16)[None]
+    for sizes, grid in (([8, 7], (4, 4)), ([8, 8], (4, 5))):
+        with pytest.raises(ValueError, match="groups of .* in all, a grid of .*, and orders of 16 differ"):
+            order.spread_orders(random, sizes, grid)
 
 
 @pytest.mark.parametrize("acceleration", [0, -1, 65])

@@ -103,7 +103,8 @@ def test_settings_reach_the_sampler(pipes):
     for ours, theirs in (
         ({"sampler": "ode"}, {"sampler": "ode"}), ({"time_schedule": "shift:2"}, {"time_schedule": "shift:2"}),
         ({"cfg_schedule": "constant"}, {"cfg_schedule": "constant"}),
-        ({"order": "raster"}, {"order": "raster"}), ({"mar_schedule": "uniform"}, {"mar_schedule": "uniform"}),
+        ({"order": "raster"}, {"order": "raster"}), ({"schedule": "equal"}, {"schedule": "equal"}),
+        ({"order": "spread"}, {"order": "spread"}),
         ({"guidance_scale": 1.0}, {"guidance": 1.0}), ({"num_flow_steps": 4}, {"flow_steps": 4}),
         ({"acceleration": 8}, {"acceleration": 8}),
     ):  # fmt: skip

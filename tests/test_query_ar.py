@@ -51,7 +51,8 @@ class Watched:
             patch.setattr(model, "read", seen_read)
             self.latents = query_ar.generate(model, self.ids, self.mask, list(seeds), how)
         self.conditions = torch.cat(conditions, 1)
-        self.orders, _ = orders_and_noise(list(seeds), N, how.table.draws, model.config.d_z, "cpu", how.order)
+        sizes, grid = query_ar.sizes(N, how), model.config.latent_grid
+        self.orders, _ = orders_and_noise(list(seeds), N, 4, model.config.d_z, "cpu", how.order, sizes, grid)
 
 
 @torch.no_grad()
@@ -66,17 +67,29 @@ def test_cached_loop_equals_teacher_forcing(family, visual_lms, vlms, monkeypatc
     assert (forced[:, 1:] - forced[:, :-1]).abs().max() > 0.1
 
 
-@pytest.mark.parametrize("acceleration", [4, 6, 16])
+@pytest.mark.parametrize(
+    ("acceleration", "chosen", "sizes"),
+    [
+        (4, {}, [4, 4, 4, 4]),
+        (6, {}, [8, 8]),
+        (16, {}, [16]),
+        (4, {"schedule": "cosine"}, [2, 3, 5, 6]),
+        (2, {"schedule": "cosine", "order": "spread"}, [1, 1, 1, 2, 3, 2, 3, 3]),
+    ],
+)
 @torch.no_grad()
-def test_every_query_of_a_group_is_in_its_training_context(family, acceleration, visual_lms, vlms, monkeypatch):
+def test_every_query_of_a_group_is_in_its_training_context(
+    family, acceleration, chosen, sizes, visual_lms, vlms, monkeypatch
+):
     """After k finished tokens, each query of the group sees what it would see in a training sequence in which it
-    comes next (groups of 4, of 8, and all 16 at once)."""
+    comes next, also where a group of one, whose query stays, and larger ones follow each other."""
     model = visual_lms[family]
-    how = settings(acceleration)
+    how = settings(acceleration, **chosen)
+    assert query_ar.sizes(N, how) == sizes
     run = Watched(model, vlms[family].tokenizer, list(CAPTIONS), how, monkeypatch=monkeypatch)
     u = model.standardize(run.latents)
     done = 0
-    for m in query_ar.group_sizes(N, acceleration):
+    for m in sizes:
         for j in range(m):
             place = done + j
             rest = [i for i in range(done, N) if i != place]
@@ -218,6 +231,9 @@ def test_draws_belong_to_the_image():
     assert few == many == 1 and Sampling(flow_steps=7).table.draws == 7  # one start, whatever a deterministic sampler
     raster, same = orders_and_noise([3, 4], 16, 5, 8, "cpu", "raster")
     assert torch.equal(raster, torch.arange(16).expand(2, -1)) and torch.equal(same, noise)
+    spread, same = orders_and_noise([3, 4], 16, 5, 8, "cpu", "spread", [4] * 4, (4, 4))
+    assert torch.equal(spread[1:], orders_and_noise([4], 16, 5, 8, "cpu", "spread", [4] * 4, (4, 4))[0])
+    assert not torch.equal(spread[0], spread[1]) and torch.equal(same, noise)
 
 
 @torch.no_grad()

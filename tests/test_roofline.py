@@ -172,7 +172,7 @@ def test_mar_generates_by_its_cosine_and_reads_all_at_every_step():
     made = [m for m, *_ in roofline._reads(SIZES, how)]
     assert sum(made) == 16 and made == sorted(made) and len(set(made)) > 1
     assert {read for _, read, *_ in roofline._reads(SIZES, how)} == {16}
-    assert [m for m, *_ in roofline._reads(SIZES, replace(how, mar_schedule="uniform"))] == [4] * 4
+    assert [m for m, *_ in roofline._reads(SIZES, replace(how, schedule="equal"))] == [4] * 4
 
 
 def test_the_last_layer_ends_with_the_tokens_that_are_asked_for():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,7 @@ from vgt.__main__ import main
 from vgt.core import record, samples
 from vgt.core.scenes import TASKS
 from vgt.core.sides import Stored
+from vgt.methods.sampling import DECODING, Sampling
 
 # --------------------------------------------------------------------------------------------------- the prompts
 
@@ -57,9 +59,26 @@ def test_settings_of_the_command_line():
     assert solvers.parse("ab2:8") == solvers.parse("ab2:8:linear") == {"sampler": "ab2", "flow_steps": 8}
     schedule = {"sampler": "ab2", "flow_steps": 8, "time_schedule": "power:0.7"}
     assert solvers.parse(" ab2:8:power:0.7") == schedule
-    for text in ("ab2", "ab2:x", ":8", ""):
-        with pytest.raises(ValueError, match="is not SAMPLER:EVALUATIONS"):
+    for text in ("ab2", "ab2:x", ":8", "", "ab2+spread", "ab2:8:power:0.7:x+"):
+        with pytest.raises(ValueError, match="is not SAMPLER:EVALUATIONS|decoding '' is unknown"):
             solvers.parse(text)
+    chosen = {"schedule": "cosine", "order": "spread", "flow_budget": "falling"}
+    assert solvers.parse("ab2:8:power:0.7+spread+cosine+falling") == {**schedule, **chosen}
+    assert solvers.parse("sde:15+raster+equal") == {
+        "sampler": "sde", "flow_steps": 15, "order": "raster", "schedule": "equal"
+    }  # fmt: skip
+    with pytest.raises(
+        ValueError, match="'sde:15.quick': decoding 'quick' is unknown; choose of equal, cosine, random"
+    ):
+        solvers.parse("sde:15+quick")
+    with pytest.raises(ValueError, match="spread contradicts raster; leave one of the two out"):
+        solvers.parse("sde:15+raster+spread")
+
+
+def test_words_of_decoding_are_those_of_sampling():
+    words = {name: {w for w, field in solvers.DECODING.items() if field == name} for name in DECODING}
+    fields = Sampling.model_fields
+    assert words == {name: {w for w in re.findall(r"'(\w+)'", str(fields[name].annotation))} for name in DECODING}
 
 
 # ------------------------------------------------------------------------------------------------------ the test
@@ -228,6 +247,8 @@ def test_bad_studies(tmp_path):
         (["--settings", "sde:15,ab2:8:cubic"], "time schedule 'cubic' is unknown"),
         (["--settings", "sde:15,euler:8"], "sampling settings: sampler: Input should be 'sde', 'sde2', 'ode'"),
         (["--settings", "sde"], "setting 'sde' is not SAMPLER:EVALUATIONS"),
+        (["--settings", "sde:15,sde:15+slow"], "setting 'sde:15+slow': decoding 'slow' is unknown"),
+        (["--settings", "sde:15,sde:3+falling"], "flow steps 3 is too few to fall over the sequence"),
         (["--prompts", "1000"], "1000 prompts do not divide among 6 tasks"),
         (["--subject", "fake:oracle"], "has no flow head; give vgt:<checkpoint>"),
     ],
@@ -241,12 +262,20 @@ def test_bad_command_lines(tmp_path, capsys, monkeypatch, options, message):
 
 def test_the_command_line(tmp_path, capsys):
     call = ["eval", "solvers", "--subject", "vgt:query_ar_internvl", "--accel", "64", "--prompts", "12"]
-    call += ["--images-per-prompt", "1", "--settings", "sde:3,ode:2", "--batch", "6", "-o", str(tmp_path)]
-    assert main(call) == 0
+    call += ["--images-per-prompt", "1", "--batch", "6", "-o", str(tmp_path)]
+    assert main([*call, "--settings", "sde:3,ode:2"]) == 0
     *text, last = capsys.readouterr().out.splitlines()
     assert any(line.startswith("recommended: ") for line in text)
     names = list(json.loads(last)["scores"])
     assert names[0] == "query_ar_internvl+sde-3@64x/scenes-geneval-12-validation/overall" and len(names) == 3
+    call[call.index("64")] = "32"
+    assert main([*call, "--settings", "ode:4,ode:4+cosine,ode:4+spread+falling"]) == 0
+    names = list(json.loads(capsys.readouterr().out.splitlines()[-1])["scores"])
+    assert [n.partition("@")[0] for n in names[1:3]] == [
+        "query_ar_internvl+ode-4+cosine", "query_ar_internvl+ode-4+spread+falling"
+    ]  # fmt: skip
+    assert main([*call, "--settings", "ode:4,ode:4+equal"]) == 2
+    assert "is another way to write one before it (query_ar_internvl+ode-4)" in capsys.readouterr().err
 
 
 # ----------------------------------------------------------------------------------------------------- the report

@@ -229,6 +229,38 @@ def test_bad_tables(arguments, message):
         solvers.table(*arguments)
 
 
+@pytest.mark.parametrize("sampler", solvers.SAMPLERS)
+@pytest.mark.parametrize("sizes", [[1] * 256, [16] * 16, [4] * 4, [5, 4, 4], [2, 3, 5, 6], [8]])
+def test_a_falling_budget_keeps_the_total(sampler, sizes):
+    """Never rising, from 3/2 to 1/2 of the constant one at the middles of the steps, in numbers that the sampler takes,
+    and as many in all."""
+    for steps in (7, 9, 15, 31):
+        found, total = solvers.falling_steps(sampler, steps, sizes), sum(sizes)
+        assert found == sorted(found, reverse=True) and len(found) == len(sizes)
+        assert all(solvers.table(sampler, k) for k in found)
+        ends = [steps * (1.5 - sizes[0] / 2 / total), steps * (0.5 + sizes[-1] / 2 / total)]
+        assert [found[0], found[-1]] == pytest.approx(ends, abs=1)
+        spent = sum(m * k for m, k in zip(sizes, found, strict=True))
+        assert spent == steps * total if len(set(sizes)) == 1 else abs(spent - steps * total) < total
+    assert solvers.falling_steps(sampler, 15, [4] * 4)[0] > 15 > solvers.falling_steps(sampler, 15, [4] * 4)[-1]
+
+
+def test_falling_budgets_by_hand():
+    assert solvers.falling_steps("sde", 15, [4, 4, 4, 4]) == [21, 17, 13, 9]
+    assert solvers.falling_steps("heun", 15, [4, 4, 4, 4]) == [21, 17, 13, 9]
+    assert solvers.falling_steps("sde", 8, [2, 3, 5, 6]) == [12, 10, 8, 6]  # 11.5, 10.25, 8.25, 5.5
+    assert solvers.falling_steps("sde", 15, [16]) == [15]
+
+
+@pytest.mark.parametrize(("sampler", "steps", "least"), [("sde", 3, 4), ("ab2", 2, 4), ("heun", 5, 7)])
+def test_budgets_that_are_too_small_to_fall(sampler, steps, least):
+    with pytest.raises(
+        ValueError, match=f"flow steps {steps} is too few to fall .* use at least {least} with {sampler}"
+    ):
+        solvers.falling_steps(sampler, steps, [4, 4])
+    assert min(solvers.falling_steps(sampler, least, [1] * 1000)) >= (3 if sampler == "heun" else 2)
+
+
 class Exact:
     """A head whose velocity is that of the Gaussian."""
 

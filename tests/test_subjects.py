@@ -434,22 +434,22 @@ def test_code_in_a_pipelines_folder_is_refused(entry, tmp_path, monkeypatch):
 
 def test_our_models_in_another_precision(tmp_path):
     """--dtype reaches the weights of both networks, the name, the fingerprint and the settings in records."""
-    fast = {"flow_steps": 2, "order": "raster", "mar_schedule": "uniform"}
+    fast = {"flow_steps": 2, "order": "raster", "schedule": "equal"}
     plain, same, half = (
         load_generator("vgt:mar_internvl", accel=16, settings={**fast, "dtype": dtype})
         for dtype in (None, "fp32", "bf16")
     )
     assert (same.name, same.fingerprint, same.settings) == (plain.name, plain.fingerprint, plain.settings)
     assert half.name == f"{plain.name}+bf16" and half.fingerprint != plain.fingerprint
-    assert {**half.settings} == {**plain.settings, "dtype": "bf16"} and plain.settings["mar_schedule"] == "uniform"
+    assert {**half.settings} == {**plain.settings, "dtype": "bf16"} and plain.settings["schedule"] == "equal"
     for part in (half.made.loaded, half.made.decoder):
         assert {p.dtype for p in part.model.parameters()} == {torch.bfloat16}
     prompts = suites.prompts("scenes-geneval")[:1]
     shared = {"work": tmp_path, "records": tmp_path / "r", "suite": "s", "prompts": prompts, "accel": 16}
     shared |= {"images_per_prompt": 1, "batch": 1, "check_judge": lambda judge: None}
     record = geneval.run(half, AnalyticJudge(), partial_ok=True, **shared).records[0]
-    assert record.model == "mar_internvl+sde-2+bf16@16x" and record.extra["settings"]["dtype"] == "bf16"
-    assert {"order", "mar_schedule", "flow_steps", "guidance"} <= record.extra["settings"].keys()
+    assert record.model == "mar_internvl+sde-2+equal+raster+bf16@16x" and record.extra["settings"]["dtype"] == "bf16"
+    assert {"order", "schedule", "flow_steps", "guidance"} <= record.extra["settings"].keys()
     with pytest.raises(ValueError, match="dtype 'int8' is unknown; choose one of fp32, bf16, fp16"):
         load_generator("vgt:mar_internvl", settings={"dtype": "int8"})
 

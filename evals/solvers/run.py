@@ -1,10 +1,12 @@
-"""``vgt eval solvers``: which sampler of the flow head needs the fewest evaluations at equal quality? (docs/decode.md)
+"""``vgt eval solvers``: which sampler of the flow head needs the fewest evaluations at equal quality, and which way of
+decoding costs nothing? (docs/decode.md)
 
-One generator makes images of the same prompts at several settings (sampler, evaluations a token, time schedule).  Each
-is scored by GenEval's rules in the synthetic scenes and tested against the first one, the baseline: with gain =
-setting - baseline of the overall score, paired by image and clustered by prompt text, the hypothesis "gain <=
--margin" has p = P(t > (gain + margin) / SE), corrected by Holm's method over all settings.  Recommended is the fewest
-evaluations among the settings that reject it; of equals, the one of the best score.
+One generator makes images of the same prompts at several settings: sampler, evaluations a token, time schedule, and how
+tokens are decoded (schedule, order, budget of evaluations).  Each is scored by GenEval's rules in the synthetic scenes
+and tested against the first one, the baseline: with gain = setting - baseline of the overall score, paired by image and
+clustered by prompt text, the hypothesis "gain <= -margin" has p = P(t > (gain + margin) / SE), corrected by Holm's
+method over all settings.  Recommended is the fewest evaluations, below the baseline's, among the settings that reject
+it; of equals, the one of the best score.
 
 The prompts are made for this purpose in two halves that share no text: one to choose by, one to conclude from.
 """
@@ -72,15 +74,28 @@ def prompts(split: str, count: int, seed: int = suites.DEFAULT_SEED) -> tuple[st
 # -------------------------------------------------------------------------------------------------- the settings
 
 
+FORM = "SAMPLER:EVALUATIONS[:SCHEDULE][+DECODING...]"
+# DECODING, as a model's name tells it: of which option each word is a value.
+DECODING = {
+    "equal": "schedule", "cosine": "schedule", "random": "order", "raster": "order", "spread": "order",
+    "constant": "flow_budget", "falling": "flow_budget",
+}  # fmt: skip
+
+
 def parse(text: str) -> dict[str, Any]:
-    """Sampling settings of "ab2:8" or "ab2:8:power:0.7".  Raises ValueError for another form."""
-    sampler, _, rest = text.strip().partition(":")
+    """Sampling settings of "ab2:8", "ab2:8:power:0.7" or "sde:15+cosine+spread".  Raises ValueError for another form,
+    and for words of ``DECODING`` that are unknown or contradict each other."""
+    solver, *words = text.strip().split("+")
+    sampler, _, rest = solver.partition(":")
     steps, _, schedule = rest.partition(":")
     if not sampler or not steps.isdigit():
-        raise ValueError(
-            f"setting {text!r} is not SAMPLER:EVALUATIONS[:SCHEDULE], for example ab2:8 or ab2:8:power:0.7"
-        )
+        raise ValueError(f"setting {text!r} is not {FORM}, for example ab2:8, ab2:8:power:0.7 or sde:15+spread")
     found = {"sampler": sampler, "flow_steps": int(steps)}
+    for word in words:
+        if word not in DECODING:
+            raise ValueError(f"setting {text!r}: decoding {word!r} is unknown; choose of {', '.join(DECODING)}")
+        if found.setdefault(DECODING[word], word) != word:
+            raise ValueError(f"setting {text!r}: {word} contradicts {found[DECODING[word]]}; leave one of the two out")
     return found if schedule in ("", "linear") else {**found, "time_schedule": schedule}
 
 
@@ -161,7 +176,8 @@ def assess(scored: Sequence[Stored], margin: float) -> list[Result]:
 
 
 def evaluations(one: Record) -> int:
-    """Evaluations of the flow head per token (each of two rows under guidance), as the record's settings say."""
+    """Evaluations of the flow head per token (each of two rows under guidance), as the record's settings say; a falling
+    budget has as many on average."""
     return one.extra["settings"]["flow_steps"]
 
 
@@ -221,7 +237,8 @@ def run(
 
     ``load``: settings -> generator; ``options``: those of ``geneval.run`` (images_per_prompt, seed, batch, accel).
     The outcome holds the overall scores and, last, the study's own record: the evaluations that are needed.
-    Raises ValueError for fewer than two settings, equal ones, a margin that is none, and prompts as ``prompts``."""
+    Raises ValueError for fewer than two settings, equal ones however written, a margin that is none, and prompts as
+    ``prompts``."""
     if len(settings) < 2 or any(one in settings[:i] for i, one in enumerate(settings)):
         raise ValueError(f"{len(settings)} settings; give two or more different ones, the baseline first")
     if not 0 < margin < 1:
@@ -229,9 +246,12 @@ def run(
     suite, asked = prompts(split, count)
     work, records = Path(work), Path(work) / "records"
     scored: list[Stored] = []
-    computed = reused = 0
+    computed, reused, names = 0, 0, set()
     for one in settings:
         generator = load(one)
+        if generator.name in names:
+            raise ValueError(f"setting {one} is another way to write one before it ({generator.name}); leave it out")
+        names.add(generator.name)
         log = work / "solvers" / f"{generator.name}@{options.get('accel')}x-{suite}.jsonl"
         common = {"work": work, "suite": suite, "prompts": asked, "variant": f"{suite}, not the benchmark suite"}
         score, new, old = _scored(Timed(generator, log), judge, records, **common, **options)
@@ -293,7 +313,9 @@ class Options(options.Common):
     subject: str | None = option(None, "vgt:<checkpoint>, a generator")
     accel: int = option(1, "tokens per decode step (default 1)", type=positive)
     settings: str = option(
-        SETTINGS, f"SAMPLER:EVALUATIONS[:SCHEDULE], the baseline first (default {SETTINGS})", metavar="LIST"
+        SETTINGS,
+        f"{FORM}, the baseline first (default {SETTINGS}); DECODING of {', '.join(DECODING)}",
+        metavar="LIST",
     )
     split: Literal["validation", "test"] = option("validation", "to choose by, or to tell")
     count: int = option(1020, "how many, of six tasks (default 1020)", flag="--prompts", type=positive)

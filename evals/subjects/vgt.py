@@ -170,7 +170,7 @@ def generator(
     params, suffix, decides = _precision(dtype)
     made = open_generator(path, settings, RUNS, device, autoencoder, DTYPES[dtype or "fp32"])
     own = made.loaded
-    content = files.digest(own.fingerprint, made.decoder.fingerprint, made.settings.model_dump_json(), *decides)
+    content = files.digest(own.fingerprint, made.decoder.fingerprint, made.settings.hashed, *decides)
     return GeneratorSubject(own.name + made.settings.suffix(own.model.tokens) + suffix, content, made, params)
 
 

@@ -125,7 +125,7 @@ def generate(model: VisualLM, ids: Tensor, mask: Tensor, seeds: list[int], setti
     queries, cache, prefix = model.queries(), DynamicCache(), model.prefix(ids)
     u = torch.zeros(b, n, model.config.d_z, device=ids.device)
     before, done, groups = None, 0, group_sizes(n, settings.acceleration)
-    schedule = settings.schedule(registry.QUERY_AR.name)
+    schedule = settings.cfg_rule(registry.QUERY_AR.name)
     for step, m in enumerate(groups):
         group = orders[:, done : done + m]  # [B, m]
         asked = queries[group.repeat(copies, 1)].to(prefix.dtype)  # [R, m, D]

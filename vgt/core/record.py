@@ -247,8 +247,12 @@ def scores(records: Iterable[Record]) -> dict[str, dict]:
 
 
 def one_form(chosen: dict) -> dict:
-    """Settings as they are compared: those of the published mode say which attention (records without it are from
-    before there were two, and dense), and not what the mode does anyway."""
+    """Settings as they are compared: ``mar_schedule`` of earlier records, which QueryAR had without using it, by the
+    name it has now, where it is not the default; those of the published mode say which attention (records without it
+    are from before there were two, and dense), and not what the mode does anyway."""
+    if "mar_schedule" in chosen:
+        equal = {"schedule": "equal"} if chosen["mar_schedule"] == "uniform" else {}
+        chosen = {name: value for name, value in chosen.items() if name != "mar_schedule"} | equal
     if chosen.get("compat") != "reference":
         return chosen
     own = {"cfg_schedule": "falling", "head_inputs": "bf16" if chosen.get("dtype") in BF16 else "fp32"}
@@ -274,7 +278,7 @@ def of_two_models(a: Record, b: Record) -> bool:
     if a.subject != b.subject or a.fingerprint == b.fingerprint:
         return False
     settings = [r.extra.get("settings") for r in (a, b)]
-    if a.accel == b.accel and None not in settings and settings[0] != settings[1]:
+    if a.accel == b.accel and None not in settings and one_form(settings[0]) != one_form(settings[1]):
         return True
     if a.origin is None or b.origin is None:  # of an earlier version, whose times do not tell the weights alone
         return a.name == b.name and not SPEED.fullmatch(a.suite)

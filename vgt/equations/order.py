@@ -1,11 +1,14 @@
-"""Decoding orders and attention layouts of QueryAR and MAR-in-VLM (docs/vgt.md 2.4, 2.11, 2.12; docs/mar.md 3.1).
+"""Decoding orders and attention layouts of QueryAR and MAR-in-VLM (docs/vgt.md 2.4, 2.11, 2.12; docs/mar.md 3.1;
+docs/decode.md 6).
 
 Masks are bool, True = may attend.  L padded text length, s start tokens, N image tokens.
 """
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -38,6 +41,59 @@ def cosine_sizes(n: int, steps: int) -> list[int]:
         sizes.append(masked - target)
         masked = target
     return sizes
+
+
+def step_sizes(n: int, acceleration: int, schedule: str) -> list[int]:
+    """Tokens of each decode step: "equal" groups (``group_sizes``), or as many steps on MAR's "cosine"
+    (``cosine_sizes``).  Raises ValueError as they do."""
+    equal = group_sizes(n, acceleration)
+    return cosine_sizes(n, len(equal)) if schedule == "cosine" else equal
+
+
+def decode_orders(kind: str, random: Tensor, sizes: Sequence[int], grid: tuple[int, int]) -> Tensor:
+    """int64 [rows, n]: the places of a ``grid`` (height, width) as each row decodes them in groups of ``sizes``:
+    "random" as they are, "raster", or "spread" (``spread_orders``)."""
+    if kind == "raster":
+        return torch.arange(random.shape[1]).expand(len(random), -1)
+    return spread_orders(random, sizes, grid) if kind == "spread" else random
+
+
+def spread_orders(random: Tensor, sizes: Sequence[int], grid: tuple[int, int]) -> Tensor:
+    """int64 [rows, n]: orders whose groups, of ``sizes``, lie near what is decoded and far from each other, so that the
+    tokens of a step have context and depend little on one another: the idea of locality-aware parallel decoding
+    (arXiv 2507.01957), without its training and its thresholds (docs/decode.md 6).
+
+    The m places of a group are chosen one by one, each the one with the least
+
+        distance to what is decoded / 2 - min(distance to those chosen of its group, sqrt(n / m)),
+
+    Euclidean distances between centres of cells on a ``grid`` (height, width); sqrt(n / m) apart, m places would cover
+    the grid evenly, and farther is no better.  Ties go to the place that ``random`` [rows, n], a permutation per row,
+    has first; so a group of one is any place beside what is decoded.  Raises ValueError where sizes, grid and
+    permutations are not of one n."""
+    rows, n = random.shape
+    if sum(sizes) != n or grid[0] * grid[1] != n:
+        raise ValueError(f"groups of {sum(sizes)} in all, a grid of {grid[0]} x {grid[1]}, and orders of {n} differ")
+    distance, row = _distances(*grid), torch.arange(rows)
+    tie = random.argsort(1) * 1e-9  # far below the least difference of two distances
+    decoded, made = distance.new_full((rows, n), sum(grid)), []  # equally far from everywhere before the first group
+    for m in sizes:
+        apart, mates = math.sqrt(n / m), distance.new_full((rows, n), math.inf)
+        for _ in range(m):
+            place = (decoded / 2 - mates.clamp(max=apart) + tie).argmin(1)
+            tie[row, place] = math.inf  # taken
+            mates = torch.minimum(mates, distance[place])
+            made.append(place)
+        decoded = torch.minimum(decoded, mates)
+    return torch.stack(made, 1)
+
+
+@functools.lru_cache(maxsize=16)
+def _distances(height: int, width: int) -> Tensor:
+    """float64 [n, n] between all places of a grid in raster order."""
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    where = torch.stack([y, x], 2).flatten(0, 1).double()
+    return torch.cdist(where, where, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def mask_counts(rows: int, n: int, rng: torch.Generator, std: float = 0.25, low: float = 0.7) -> Tensor:

@@ -10,8 +10,9 @@ with v_k the guided velocity at (x_k, times_k), x_0 and w_k standard normal, and
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -88,6 +89,33 @@ def table(sampler: str, steps: int, schedule: str = "linear") -> Scheme:
     lines = SAMPLERS[sampler](times(schedule, intervals))
     columns = zip(*((x.time, x.keep, x.before, x.push, x.back, x.noise) for x in lines), strict=True)
     return Scheme(*columns)
+
+
+def draws(tables: Sequence[Scheme]) -> int:
+    """Noise vectors that a token needs where its table is any of these; those beyond its own stay unused."""
+    return max(table.draws for table in tables)
+
+
+def falling_steps(sampler: str, steps: int, sizes: Sequence[int]) -> list[int]:
+    """Network evaluations of each decode step where their number falls over an image's tokens: the first ones decide
+    the layout, the last ones follow from them (docs/decode.md 6).
+
+    A group that covers the shares a to b of the tokens has K (3/2 - (a + b) / 2), ``steps`` K: from 1.5 K at the first
+    token to 0.5 K at the last, rounded, to an odd number for heun.  Over all tokens that is K on average, whatever the
+    ``sizes`` of the groups: sum (b - a) (a + b) / 2 = 1/2; rounding leaves it exact for equal groups, and moves it
+    little for others.  Raises ValueError where the last tokens had fewer than ``table`` takes."""
+    least = 7 if sampler == "heun" else 4
+    if steps < least:
+        raise ValueError(
+            f"flow steps {steps} is too few to fall over the sequence, whose last tokens get half; "
+            f"use at least {least} with {sampler}"
+        )
+    total, done, found = sum(sizes), 0, []
+    for m in sizes:
+        wanted = Fraction(steps * (3 * total - 2 * done - m), 2 * total)
+        found.append(2 * round((wanted - 1) / 2) + 1 if sampler == "heun" else round(wanted))
+        done += m
+    return found
 
 
 def times(schedule: str, n: int) -> list[float]:

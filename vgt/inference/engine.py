@@ -20,7 +20,7 @@ from torch import Tensor
 
 from vgt.equations import flow
 from vgt.equations.order import additive, group_mask, interleaved_mask, positions
-from vgt.equations.solvers import Scheme
+from vgt.equations.solvers import Scheme, draws
 from vgt.inference.hoisted_head import HoistedHead
 from vgt.inference.static_lm import KeyValues, static_lm
 from vgt.methods import mar, query_ar, registry
@@ -183,8 +183,9 @@ class Engine:
         cache = self._key_values(rows, -(-(prefix + self.loop.places(self.model.tokens)) // PAD_TO) * PAD_TO)
         self.prefill(ids, mask, cache)
         real = torch.cat([mask, mask.new_ones(rows, len(model.config.start_ids))], 1)
-        orders, generators = per_image_rng(seeds, n, settings.order)
-        given = self._noise(generators, settings.table.draws)
+        sizes = self.loop.sizes(n, settings)
+        orders, generators = per_image_rng(seeds, n, settings.order, sizes, model.config.latent_grid)
+        given = self._noise(generators, draws(settings.tables(sizes)))
         return Batch(cache, real, real.sum(1, keepdim=True), orders.to(self.device), given, torch.empty(0))
 
     def _noise(self, generators: list[torch.Generator], count: int) -> Callable[[int], Tensor]:
@@ -301,13 +302,13 @@ class QueryARLoop:
         return 2 * n
 
     def __call__(self, engine: Engine, batch: Batch, settings: Sampling, on_step: OnLoopStep) -> None:
-        n, copies, table, prefix = engine.model.tokens, batch.copies, settings.table, batch.real.shape[1]
+        n, copies, prefix = engine.model.tokens, batch.copies, batch.real.shape[1]
         visible = engine.visible(batch, batch.cache.places - prefix)
         here = torch.arange(len(batch.u), device=engine.device)[:, None]
         pending = engine.queries.new_zeros(len(batch.real), 0, engine.queries.shape[1])
         done = final = 0  # image tokens; places behind the prefix that stay as they are
-        schedule, groups = settings.schedule(registry.QUERY_AR.name), self.sizes(n, settings)
-        for step, m in enumerate(groups):
+        schedule, groups = settings.cfg_rule(registry.QUERY_AR.name), self.sizes(n, settings)
+        for step, (m, table) in enumerate(zip(groups, settings.tables(groups), strict=True)):
             p = pending.shape[1]
             chosen = batch.orders[:, done : done + m]
             offsets = torch.arange(final, final + p + m, device=engine.device)
@@ -317,7 +318,7 @@ class QueryARLoop:
             w = flow.cfg_scale(schedule, settings.guidance, step, step + 1, len(groups))
             sampled, pending = engine.run(
                 (m, copies, table),
-                lambda *tensors, m=m: self.step(engine, m, copies, table, *tensors),
+                lambda *tensors, m=m, table=table: self.step(engine, m, copies, table, *tensors),
                 *(pending, chosen, batch.base + offsets, mask, slots, engine.scalar(w), batch.noise(m)),
             )
             batch.u[here, chosen] = sampled
@@ -358,20 +359,20 @@ class MARLoop:
         return n
 
     def __call__(self, engine: Engine, batch: Batch, settings: Sampling, on_step: OnLoopStep) -> None:
-        n, copies, table, prefix = engine.model.tokens, batch.copies, settings.table, batch.real.shape[1]
+        n, copies, prefix = engine.model.tokens, batch.copies, batch.real.shape[1]
         here = torch.arange(len(batch.u), device=engine.device)[:, None]
         slots = torch.arange(prefix, prefix + n, device=engine.device)
         where = batch.base + torch.arange(n, device=engine.device)
         visible = engine.visible(batch, n)
         mask = visible[:, None, None, : engine.width(visible, prefix + n)]
         known = torch.zeros(len(batch.u), n, dtype=torch.bool, device=engine.device)
-        done, schedule = 0, settings.schedule(registry.MAR.name)
-        for m in self.sizes(n, settings):
+        done, schedule, groups = 0, settings.cfg_rule(registry.MAR.name), self.sizes(n, settings)
+        for m, table in zip(groups, settings.tables(groups), strict=True):
             chosen = batch.orders[:, done : done + m]
             w = flow.cfg_scale(schedule, settings.guidance, done, done + m, n)
             (sampled,) = engine.run(
                 (m, copies, table),
-                lambda *tensors: self.step(engine, copies, table, *tensors),
+                lambda *tensors, table=table: self.step(engine, copies, table, *tensors),
                 *(batch.u, known, chosen, where, mask, slots, engine.scalar(w), batch.noise(m)),
             )
             batch.u[here, chosen] = sampled

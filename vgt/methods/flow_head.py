@@ -125,8 +125,8 @@ class FlowHead(nn.Module):
     @torch.no_grad()
     def sample(self, c: Tensor, guidance: float, noise: Tensor, table: solvers.Scheme) -> Tensor:
         """Latents [N, d], nothing computed ahead: the reference implementation.  ``c``: [N, C], or [2 N, C] with the
-        unconditional rows second when ``guidance`` is not 1; ``noise`` [N, table.draws, d]: the start, and one draw per
-        further evaluation of a stochastic sampler (docs/vgt.md 2.9)."""
+        unconditional rows second when ``guidance`` is not 1; ``noise`` [N, table.draws or more, d]: the start, and one
+        draw per further evaluation of a stochastic sampler (docs/vgt.md 2.9)."""
         n = len(noise)
         x = noise[:, 0].float()
         x_before = v_before = None

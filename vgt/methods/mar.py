@@ -11,16 +11,16 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from vgt.equations import flow
-from vgt.equations.order import additive, cosine_sizes, group_sizes, mask_counts, positions, prefix_mask, random_orders
+from vgt.equations.order import additive, mask_counts, positions, prefix_mask, random_orders, step_sizes
+from vgt.equations.solvers import draws
 from vgt.methods import registry
 from vgt.methods.sampling import Sampling
 from vgt.methods.visual_lm import VisualLM, orders_and_noise
 
 
 def sizes(n: int, settings: Sampling) -> list[int]:
-    """Tokens that each decode step generates (docs/mar.md 1.3); as many steps as QueryAR takes."""
-    even = group_sizes(n, settings.acceleration)
-    return cosine_sizes(n, len(even)) if settings.mar_schedule == "cosine" else even
+    """Tokens that each decode step generates: on MAR's cosine (docs/mar.md 1.3) where nothing else is chosen."""
+    return step_sizes(n, settings.acceleration, settings.schedule or "cosine")
 
 
 def sequence(n: int) -> int:
@@ -67,7 +67,10 @@ def generate(model: VisualLM, ids: Tensor, mask: Tensor, seeds: list[int], setti
     The text prefix is read once; every step reads all N slots again, because each reveal changes them all."""
     n, b = model.tokens, len(seeds)
     copies = len(ids) // b
-    orders, noise = orders_and_noise(seeds, n, settings.table.draws, model.config.d_z, ids.device, settings.order)
+    groups, schedule = sizes(n, settings), settings.cfg_rule(registry.MAR.name)
+    tables = settings.tables(groups)
+    count, grid = draws(tables), model.config.latent_grid
+    orders, noise = orders_and_noise(seeds, n, count, model.config.d_z, ids.device, settings.order, groups, grid)
     rows = torch.arange(b, device=ids.device)[:, None]
     cache = DynamicCache()
     keys, base = model.read_prefix(ids, mask, cache)
@@ -75,8 +78,8 @@ def generate(model: VisualLM, ids: Tensor, mask: Tensor, seeds: list[int], setti
     where = base + torch.arange(n, device=ids.device)
     u = torch.zeros(b, n, model.config.d_z, device=ids.device)
     known = torch.zeros(b, n, dtype=torch.bool, device=ids.device)
-    done, schedule = 0, settings.schedule(registry.MAR.name)
-    for m in sizes(n, settings):
+    done = 0
+    for m, table in zip(groups, tables, strict=True):
         group = orders[:, done : done + m]  # [B, m]
         inputs = slots(model, u, known).repeat(copies, 1, 1)
         hidden = model.read(inputs, additive(layout, inputs.dtype), where, cache)
@@ -84,7 +87,7 @@ def generate(model: VisualLM, ids: Tensor, mask: Tensor, seeds: list[int], setti
         asked = hidden.gather(1, group.repeat(copies, 1)[..., None].expand(-1, -1, hidden.shape[-1]))
         c = model.conditions(asked).flatten(0, 1)
         w = flow.cfg_scale(schedule, settings.guidance, done, done + m, n)
-        sampled = model.image_head.sample(c, w, noise[:, done : done + m].flatten(0, 1), settings.table)
+        sampled = model.image_head.sample(c, w, noise[:, done : done + m].flatten(0, 1), table)
         u[rows, group] = model.renormalise(sampled).view(b, m, -1)
         known[rows, group] = True
         done += m

@@ -11,15 +11,16 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from vgt.equations import flow
-from vgt.equations.order import additive, group_mask, group_sizes, interleaved_mask, positions, random_orders
+from vgt.equations.order import additive, group_mask, interleaved_mask, positions, random_orders, step_sizes
+from vgt.equations.solvers import draws
 from vgt.methods import registry
 from vgt.methods.sampling import Sampling
 from vgt.methods.visual_lm import VisualLM, orders_and_noise
 
 
 def sizes(n: int, settings: Sampling) -> list[int]:
-    """Tokens that each decode step generates (docs/vgt.md 2.11)."""
-    return group_sizes(n, settings.acceleration)
+    """Tokens that each decode step generates: equal groups (docs/vgt.md 2.11) where nothing else is chosen."""
+    return step_sizes(n, settings.acceleration, settings.schedule or "equal")
 
 
 def sequence(n: int) -> int:
@@ -69,15 +70,18 @@ def generate(model: VisualLM, ids: Tensor, mask: Tensor, seeds: list[int], setti
     after each step with the standardised latents [B, N, d] so far, 0 where still to come."""
     n, b = model.tokens, len(seeds)
     copies = len(ids) // b
-    orders, noise = orders_and_noise(seeds, n, settings.table.draws, model.config.d_z, ids.device, settings.order)
+    groups, schedule = sizes(n, settings), settings.cfg_rule(registry.QUERY_AR.name)
+    tables = settings.tables(groups)
+    count, grid = draws(tables), model.config.latent_grid
+    orders, noise = orders_and_noise(seeds, n, count, model.config.d_z, ids.device, settings.order, groups, grid)
     rows = torch.arange(b, device=ids.device)[:, None]
     queries, cache = model.queries(), DynamicCache()
     keys, base = model.read_prefix(ids, mask, cache)  # real cache entries [rows, L + s]; first image position [rows, 1]
     u = torch.zeros(b, n, model.config.d_z, device=ids.device)
     pending = queries.new_zeros(len(ids), 0, queries.shape[-1])  # tokens of the previous group, not yet in the cache
     pending_at = base[:, :0]
-    done, groups, schedule = 0, sizes(n, settings), settings.schedule(registry.QUERY_AR.name)
-    for step, m in enumerate(groups):
+    done = 0
+    for step, (m, table) in enumerate(zip(groups, tables, strict=True)):
         group = orders[:, done : done + m]  # [B, m]
         asked = queries[group.repeat(copies, 1)]  # [rows, m, D]
         layout = group_mask(keys, pending.shape[1], m)
@@ -86,7 +90,7 @@ def generate(model: VisualLM, ids: Tensor, mask: Tensor, seeds: list[int], setti
         hidden = model.read(inputs, additive(layout, inputs.dtype), where, cache)[:, -m:]
         c = model.conditions(hidden).flatten(0, 1)  # [rows m, D]
         w = flow.cfg_scale(schedule, settings.guidance, step, step + 1, len(groups))
-        sampled = model.image_head.sample(c, w, noise[:, done : done + m].flatten(0, 1), settings.table)
+        sampled = model.image_head.sample(c, w, noise[:, done : done + m].flatten(0, 1), table)
         sampled = model.renormalise(sampled).view(b, m, -1)
         u[rows, group] = sampled
         latents = model.latent_inputs(sampled, group).repeat(copies, 1, 1)  # [rows, m, D]

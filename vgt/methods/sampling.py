@@ -4,7 +4,8 @@ records take them from here.  Free of torch, so that `--help` is quick.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_serializer, model_validator
@@ -48,6 +49,11 @@ class SamplingOptions(Config):
         return ""
 
     @property
+    def hashed(self) -> str:
+        """What fingerprints of images hash."""
+        return self.model_dump_json()
+
+    @property
     def batch_matters(self) -> bool:
         """Whether the neighbours in a batch decide an image."""
         return False
@@ -55,9 +61,15 @@ class SamplingOptions(Config):
 
 # Fields that only the reference's way of decoding has.
 REFERENCE_ONLY = ("attention", "position_mode", "head_inputs")
-# What models do where nothing else is chosen: the guidance's schedule over the decode steps, by method, and published
-# positions after step 0, by the language model's type (docs/vgt.md 2.11; InternVL3's and Qwen2.5-VL's latest revision).
+# Fields that say which tokens are decoded when and how finely (docs/decode.md 6); a name tells unusual values.
+DECODING = ("schedule", "order", "flow_budget")
+# Values of these that the published code does not have.
+NOT_PUBLISHED = {"schedule": "cosine", "order": "spread", "flow_budget": "falling"}
+# What models do where nothing else is chosen: the guidance's schedule over the decode steps and the tokens of each, by
+# method, and published positions after step 0, by the language model's type (docs/vgt.md 2.11; InternVL3's and
+# Qwen2.5-VL's latest revision).
 CFG_SCHEDULE = {registry.QUERY_AR.name: "falling", registry.MAR.name: "rising"}
+SCHEDULE = {registry.QUERY_AR.name: "equal", registry.MAR.name: "cosine"}
 POSITION_MODES = {"qwen2": "cumulative", "qwen2_5_vl_text": "padded_len"}
 # How models of few tokens sample, as the bundled ones.  Larger ones: the defaults below, those of the published GenEval
 # scores (docs/vgt.md 6.2).
@@ -72,13 +84,14 @@ PUBLISHED = {
 
 
 class Sampling(SamplingOptions):
-    """Of QueryAR and MAR.  ``cfg_schedule`` None takes the method's own (``CFG_SCHEDULE``).
+    """Of QueryAR and MAR.  ``cfg_schedule`` and ``schedule`` None take the method's own (``CFG_SCHEDULE``,
+    ``SCHEDULE``).
 
     ``compat`` "reference" decodes as the published code does, its defects included (vgt/checkpoints/reference.py;
     docs/vgt.md 3.3); then ``attention`` None is "flash", as the released models have it, ``position_mode`` None takes
     that of the model's family, and ``head_inputs`` "bf16" rounds what the flow head reads (None: as the weights are).
-    Raises ValueError for any of them without ``compat``, and for a sampler, steps and schedule that do not go
-    together."""
+    Raises ValueError for any of them without ``compat``, for what the published code does not have (``NOT_PUBLISHED``) with it,
+    and for a sampler, steps, budget and time schedule that do not go together."""
 
     guidance: float = Field(4.5, ge=0, lt=1000, description="classifier-free guidance scale; 1 turns it off")
     cfg_schedule: Literal["falling", "rising", "constant"] | None = Field(
@@ -91,11 +104,18 @@ class Sampling(SamplingOptions):
         "paper's), heun, ab2, dpmpp",
     )
     time_schedule: str = Field("linear", description="linear (default), power:NUMBER or shift:NUMBER")
-    order: Literal["random", "raster"] = Field(
-        "random", description="of the tokens (default random, each image its own)"
+    order: Literal["random", "raster", "spread"] = Field(
+        "random",
+        description="of the tokens: random (default, each image its own), raster, or spread (those of a step far from "
+        "each other and near what is decoded)",
     )
-    mar_schedule: Literal["cosine", "uniform"] = Field(
-        "cosine", description="of MAR alone: tokens revealed per step (default cosine)"
+    schedule: Literal["equal", "cosine"] | None = Field(
+        None, description="of the tokens over the steps (default: the method's own; QueryAR equal, MAR cosine)"
+    )
+    flow_budget: Literal["constant", "falling"] = Field(
+        "constant",
+        description="falling: from 1.5 times the flow steps for the first tokens to half of them for the last (default "
+        "constant)",
     )
     compat: Literal["none", "reference"] = Field("none", description="reference: decode as the published code does")
     attention: Literal["flash", "dense"] | None = Field(
@@ -113,28 +133,52 @@ class Sampling(SamplingOptions):
         given = [name for name in REFERENCE_ONLY if getattr(self, name) is not None]
         if given and self.compat == "none":
             raise ValueError(f"{given[0]} {getattr(self, given[0])!r} is for compat 'reference'; give both or neither")
+        ours = [name for name, value in NOT_PUBLISHED.items() if getattr(self, name) == value]
+        if ours and self.compat == "reference":
+            name = ours[0]
+            raise ValueError(f"{name} {NOT_PUBLISHED[name]!r} is not in the published code that compat 'reference' follows; "
+                             "leave one of the two out")  # fmt: skip
         return self
 
     @model_validator(mode="after")
-    def _has_table(self) -> Self:
-        _ = self.table
+    def _has_tables(self) -> Self:
+        _ = self.table, self.evaluations([1])
         return self
 
-    def schedule(self, method: str) -> str:
-        """Of the guidance over the decode steps."""
+    def cfg_rule(self, method: str) -> str:
+        """The schedule of the guidance over the decode steps."""
         return self.cfg_schedule or CFG_SCHEDULE[method]
 
     @property
     def table(self) -> solvers.Scheme:
-        """What the flow head's sampler computes."""
+        """What the flow head's sampler computes with ``flow_steps``, which a falling budget has on average."""
         return solvers.table(self.sampler, self.flow_steps, self.time_schedule)
+
+    def evaluations(self, sizes: Sequence[int]) -> list[int]:
+        """Of the flow head per token, in each decode step of ``sizes`` tokens."""
+        if self.flow_budget == "falling":
+            return solvers.falling_steps(self.sampler, self.flow_steps, sizes)
+        return [self.flow_steps] * len(sizes)
+
+    def tables(self, sizes: Sequence[int]) -> list[solvers.Scheme]:
+        """What the sampler computes in each decode step of ``sizes`` tokens."""
+        return [solvers.table(self.sampler, steps, self.time_schedule) for steps in self.evaluations(sizes)]
 
     @model_serializer(mode="wrap")
     def _without_defaults(self, dump) -> dict:
         """Options that came later are left out at their defaults: stored records stay valid."""
         hidden = ("compat", *REFERENCE_ONLY) if self.compat == "none" else ()
-        hidden += ("time_schedule",) if self.time_schedule == "linear" else ()
+        later = {"time_schedule": "linear", "schedule": None, "flow_budget": "constant"}
+        hidden += tuple(name for name, usual in later.items() if getattr(self, name) == usual)
         return {name: value for name, value in dump(self).items() if name not in hidden}
+
+    @property
+    def hashed(self) -> str:
+        """The dump with an option that there was, behind the order and at its default, so that fingerprints of earlier
+        records stay valid."""
+        told = list(self.model_dump().items())
+        place = 1 + [name for name, _ in told].index("order")
+        return json.dumps(dict([*told[:place], ("mar_schedule", "cosine"), *told[place:]]), separators=(",", ":"))
 
     @classmethod
     def usual(cls, tokens: int) -> dict[str, Any]:
@@ -142,21 +186,18 @@ class Sampling(SamplingOptions):
 
     def check(self, model: Any) -> None:
         """Raises ValueError also where nothing was published that ``compat`` could follow, and for a setting that would
-        change nothing: MAR's schedule for another method, a schedule of guidance without guidance."""
+        change nothing: a schedule of guidance without guidance."""
         if self.compat == "reference" and model.config.method != registry.QUERY_AR.name:
             raise ValueError(
                 f"compat 'reference' is about the published QueryAR models; {model.config.method} has no such mode"
-            )
-        if self.mar_schedule != "cosine" and model.config.method != registry.MAR.name:
-            raise ValueError(
-                f"mar_schedule {self.mar_schedule!r} is for MAR; {model.config.method} takes its tokens in equal groups"
             )
         if self.guidance == 1 and self.cfg_schedule is not None:
             raise ValueError(f"cfg_schedule {self.cfg_schedule!r} has no effect with guidance 1; give one of the two")
         model.check_acceleration(self.acceleration)
 
     def resolved(self, model: Any) -> Self:
-        own = {"cfg_schedule": CFG_SCHEDULE.get(model.config.method)}
+        method = model.config.method
+        own = {"cfg_schedule": CFG_SCHEDULE.get(method), "schedule": SCHEDULE.get(method)}
         if self.compat == "reference":
             half = str(model.image_in_projector.weight.dtype) == "torch.bfloat16"
             own |= {"attention": "flash", "head_inputs": "bf16" if half else "fp32"}
@@ -166,27 +207,34 @@ class Sampling(SamplingOptions):
 
     def note(self, model: Any) -> str | None:
         """Which steps an acceleration results in that does not divide the image tokens (docs/vgt.md 2.11), and which
-        others are the same setting; None where it divides them."""
+        others are the same setting; which choice changes nothing with one token a step or all in one."""
         tokens, steps = model.tokens, model.tokens // self.acceleration
-        if steps * self.acceleration == tokens:
-            return None
-        first, last = tokens // (steps + 1) + 1, tokens // steps
-        same = f"; accelerations {first} to {last} are the same setting" if first < last else ""
-        plural = "s" if steps > 1 else ""
-        return (
-            f"acceleration {self.acceleration} of {tokens} image tokens: {steps} step{plural}, {tokens / steps:.3g} "
-            f"tokens a step on average{same}"
-        )
+        found = []
+        if steps * self.acceleration != tokens:
+            first, last = tokens // (steps + 1) + 1, tokens // steps
+            same = f"; accelerations {first} to {last} are the same setting" if first < last else ""
+            plural = "s" if steps > 1 else ""
+            found.append(
+                f"acceleration {self.acceleration} of {tokens} image tokens: {steps} step{plural}, "
+                f"{tokens / steps:.3g} tokens a step on average{same}"
+            )
+        if self.schedule is not None and steps in (1, tokens):
+            found.append(f"schedule {self.schedule!r} changes nothing at acceleration {self.acceleration}")
+        if self.flow_budget != "constant" and steps == 1:
+            found.append(f"flow_budget {self.flow_budget!r} changes nothing with one decode step")
+        return "; ".join(found) or None
 
     def suffix(self, tokens: int) -> str:
         """For the mode "", "+reference", "+reference-padded_len-bf16"; for the sampler "", "+ab2-8",
-        "+ab2-8-power0.7"."""
+        "+ab2-8-power0.7"; for the decoding "", "+cosine", "+equal+spread+falling"."""
         chosen = [self.compat, *(getattr(self, name) for name in REFERENCE_ONLY)] if self.batch_matters else []
         mode = "-".join(value for value in chosen if value is not None)
         unusual = self.table != Sampling(**self.usual(tokens)).table
         schedule = [] if self.time_schedule == "linear" else [self.time_schedule.replace(":", "")]
         solver = "-".join([self.sampler, str(self.flow_steps), *schedule]) if unusual else ""
-        return "".join(f"+{part}" for part in (mode, solver) if part)
+        usual = Sampling()
+        decoding = [getattr(self, name) for name in DECODING if getattr(self, name) != getattr(usual, name)]
+        return "".join(f"+{part}" for part in (mode, solver, *decoding) if part)
 
     @property
     def batch_matters(self) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import torch
@@ -19,7 +20,7 @@ from transformers import AutoConfig, AutoModel
 from vgt.checkpoints.pretrained import Pretrained
 from vgt.core.config import Config, Count, NotNegative, Positive
 from vgt.equations.latents import crop_grid, position_norm, sinusoid_grid
-from vgt.equations.order import additive, interleaved_mask, positions
+from vgt.equations.order import additive, decode_orders, interleaved_mask, positions
 from vgt.methods import registry
 from vgt.methods.flow_head import FlowHead, FlowHeadConfig
 
@@ -162,16 +163,19 @@ def _cache_argument(model: type[nn.Module]) -> str:
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
-def per_image_rng(seeds: list[int], n: int, order: str = "random") -> tuple[Tensor, list[torch.Generator]]:
+def per_image_rng(
+    seeds: list[int], n: int, order: str = "random", sizes: Sequence[int] = (), grid: tuple[int, int] = (0, 0)
+) -> tuple[Tensor, list[torch.Generator]]:
     """Per-image order [B, n], and the image's own generator on the CPU, from which its noise comes next; so an image
-    depends neither on its neighbours nor on the device."""
+    depends neither on its neighbours nor on the device.  ``sizes`` of the decode steps and the latent ``grid`` are for
+    orders that depend on them (``decode_orders``)."""
     generators = [torch.Generator().manual_seed(seed % 2**63) for seed in seeds]
     sampled = torch.stack([torch.randperm(n, generator=rng) for rng in generators])
-    return sampled if order == "random" else torch.arange(n).expand(len(seeds), -1), generators
+    return decode_orders(order, sampled, sizes, grid), generators
 
 
 def noise(generators: list[torch.Generator], tokens: int, count: int, d: int) -> Tensor:
-    """The next ``tokens`` of each image: [B, tokens, count, d], ``count`` vectors a token (``Scheme.draws``)."""
+    """The next ``tokens`` of each image: [B, tokens, count, d], ``count`` vectors a token (``solvers.draws``)."""
     return torch.stack([torch.randn(tokens, count, d, generator=rng) for rng in generators])
 
 
@@ -181,10 +185,11 @@ def in_pieces(count: int, d: int) -> bool:
 
 
 def orders_and_noise(
-    seeds: list[int], n: int, count: int, d: int, device, order: str = "random"
-) -> tuple[Tensor, Tensor]:
-    """Per-image order [B, n] and noise [B, n, count, d] in decode order."""
-    orders, generators = per_image_rng(seeds, n, order)
+    seeds: list[int], n: int, count: int, d: int, device, order: str = "random", sizes: Sequence[int] = (),
+    grid: tuple[int, int] = (0, 0),
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Per-image order [B, n] and noise [B, n, count, d] in decode order; arguments as for ``per_image_rng``."""
+    orders, generators = per_image_rng(seeds, n, order, sizes, grid)
     return orders.to(device), noise(generators, n, count, d).to(device)
 
 
