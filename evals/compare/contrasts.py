@@ -14,8 +14,7 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
-from vgt.core import files, samples
-from vgt.core.intervals import estimate, grouped
+from vgt.core import samples
 from vgt.core.record import Record
 from vgt.core.samples import REPLICATES, Samples
 from vgt.core.sides import Stored
@@ -99,26 +98,6 @@ class Contrast:
         return self.how != IDENTICAL
 
 
-def _checked(stored: Stored) -> Samples | None:
-    """A record's samples.  Raises ValueError where they do not give its value: they belong to another run."""
-    found = samples.read_file(stored.samples) if stored.samples is not None else None
-    if found is None or stored.record.value is None:
-        return None
-    told = stored.record.hashes.get("samples")
-    if told is not None and files.digest_file(stored.samples) != told:
-        raise ValueError(f"{stored.samples} was changed since it was written; evaluate again")
-    if not len(found.ids):
-        raise ValueError(f"{stored.samples} is empty; delete it and evaluate again")
-    everything = found.groups if found.groups is not None else ["all"] * len(found.ids)
-    mean = estimate(grouped(found.values, everything, everything))
-    if not abs(mean - stored.record.value) <= 1e-6 * max(1.0, abs(mean)):
-        raise ValueError(
-            f"the samples of {stored.record.name} give {mean:.6g}, the record says {stored.record.value:.6g}; "
-            "they are of another run: evaluate again"
-        )
-    return found
-
-
 def match_samples(a: Samples, b: Samples) -> Matched | None:
     """Samples with the same id; None where there are none.  Raises ValueError for ids in other clusters or groups."""
 
@@ -197,7 +176,7 @@ def contrast(
     if a.record.key == b.record.key and a.record.value == b.record.value:
         nothing = Interval(0.0, 0.0, 0.0, level, "one measurement")
         return Contrast(Comparison(nothing, 1.0, 0, 0.0, test="none"), IDENTICAL, 0)
-    left, right = _checked(a), _checked(b)
+    left, right = (samples.checked(s.samples, s.record) if s.samples is not None else None for s in (a, b))
     found = match_samples(left, right) if left is not None and right is not None else None
     made = paired(found, b.record, sign, level, alternative) if found is not None else None
     if made is not None:

@@ -11,12 +11,13 @@ B, so that the difference of two records of one suite can be jackknifed on commo
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vgt.core import files
-from vgt.core.record import SAMPLES, Record
+from vgt.core.intervals import estimate, grouped
+from vgt.core.record import SAMPLES, Record, folder
 from vgt.core.text import csv_plain, csv_rows, csv_text
 
 DIFFERENCES = "differences"  # the suite of records of what two others differ by; see ``difference``
@@ -72,6 +73,42 @@ def beside(path: str | Path) -> Path:
 def read(root: str | Path, record: Record) -> Samples | None:
     """The samples of a record, None where there are none.  Raises ValueError naming a file that is none of ours."""
     return read_file(path(root, record))
+
+
+def checked(where: Path, record: Record) -> Samples | None:
+    """The samples of ``record`` in one file, None where there are none or the record has no value.  Raises ValueError
+    where they were changed, or do not give its value: they belong to another run."""
+    found = read_file(where)
+    if found is None or record.value is None:
+        return None
+    told = record.hashes.get("samples")
+    if told is not None and files.digest_file(where) != told:
+        raise ValueError(f"{where} was changed since it was written; evaluate again")
+    if not len(found.ids):
+        raise ValueError(f"{where} is empty; delete it and evaluate again")
+    everything = found.groups if found.groups is not None else ["all"] * len(found.ids)
+    mean = estimate(grouped(found.values, everything, everything))
+    if not abs(mean - record.value) <= 1e-6 * max(1.0, abs(mean)):
+        raise ValueError(
+            f"the samples of {record.name} give {mean:.6g}, the record says {record.value:.6g}; they are of another "
+            "run: evaluate again"
+        )
+    return found
+
+
+def lookup(roots: str | Path | Iterable[str | Path]) -> Callable[[Record], Samples | None]:
+    """Finds the samples of records that were read from these folders (``record.read``), each file once; of those of one
+    name the later root's, as with records.  None where there are none; raises as ``checked``."""
+    folders = [folder(Path(root)) for root in ([roots] if isinstance(roots, (str, Path)) else roots)]
+    kept: dict[str, Samples | None] = {}
+
+    def of(record: Record) -> Samples | None:
+        if record.name not in kept:
+            places = [place for root in reversed(folders) if (place := path(root, record)).exists()]
+            kept[record.name] = checked(places[0], record) if places else None
+        return kept[record.name]
+
+    return of
 
 
 def read_file(where: Path) -> Samples | None:
