@@ -26,7 +26,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from vgt.commands import options
-from vgt.core import env, files, scenes, text
+from vgt.core import env, files, record, scenes, text
 
 GRAPH, STAMPS, LOGS, RUNS = "graph.json", "jobs", "logs", "runs"  # in the work folder
 TRAIN, MEASURE, REPORT = "train", "measure", "report"
@@ -58,7 +58,7 @@ class Job:
         if not path.is_file() or (self.kind == TRAIN and not (work / RUNS / self.model / "model").is_dir()):
             return False
         told = text.read_json(path).get("records", []) if self.kind == MEASURE else []
-        return all((work / "records" / _record_path(name)).is_file() for name in told)
+        return all((work / "records" / record.place_of(name)).is_file() for name in told)
 
 
 def stamp(work: Path, name: str) -> Path:
@@ -66,27 +66,20 @@ def stamp(work: Path, name: str) -> Path:
     return work / STAMPS / f"{name}.json"
 
 
-def _record_path(name: str) -> Path:
-    from vgt.core import record
-
-    return record.place_of(name)
-
-
 # ------------------------------------------------------------------------------------------------------ the graph
 
 
 def graph(paper: str, scale: str, seeds: Sequence[int], arms: Iterable[str], work: Path) -> list[Job]:
-    """The jobs for ``arms`` and all that they start from, parents first, the report last.
+    """The jobs that train ``arms`` and all that they start from, parents first, and measure ``arms``; the report last.
 
     Raises ValueError for a scale without a preset that an arm needs."""
     from reports import recipe
 
     found = recipe.load(paper)
-    sizes = found.scale(scale)
-    known = _minutes(work, scale)
+    sizes, asked, known = found.scale(scale), set(arms), _minutes(work, scale)
     jobs: dict[str, Job] = {}
     latest: dict[tuple[str, int], str] = {}  # the training of an arm and seed
-    for arm in found.needed(arms):
+    for arm in found.needed(asked):
         if arm.id in sizes.published:
             continue
         for seed in seeds if arm.seeds else seeds[:1]:
@@ -94,12 +87,14 @@ def graph(paper: str, scale: str, seeds: Sequence[int], arms: Iterable[str], wor
             parents = {role: _parent(found[p], sizes, scale, seed) for role, p in arm.parents.items()}
             after = tuple(latest[p, seed] for p in arm.parents.values() if (p, seed) in latest)
             job = _training(sizes.preset(arm.preset), model, arm, seed, parents, after, known)
+            jobs[job.name] = job
             for other in seeds if not arm.seeds else [seed]:
                 latest[arm.id, other] = job.name
-            values = {role: f"{RUNS}/{parent}/model" for role, parent in parents.items()}
-            commands = [c.format(model=f"{RUNS}/{model}/model", name=model, **values) for c in found.commands(arm)]
-            measured = _measuring(model, arm.id, seed, job.name, commands, known)
-            jobs |= {job.name: job, measured.name: measured}
+            if arm.id in asked:
+                values = {role: f"{RUNS}/{parent}/model" for role, parent in parents.items()}
+                commands = [c.format(model=f"{RUNS}/{model}/model", name=model, **values) for c in found.commands(arm)]
+                measured = _measuring(model, arm.id, seed, job.name, commands, known)
+                jobs[measured.name] = measured
     last = tuple(name for name, job in jobs.items() if job.kind == MEASURE)
     report = Job(REPORT, f"report-{_hash(paper, scale, last)}", after=last, minutes=0.5)
     return [*jobs.values(), report]
@@ -165,10 +160,11 @@ def estimated(jobs: Sequence[Job], work: Path, device: str) -> list[Job]:
     made, plans = [], {}
     for job in jobs:
         if job.kind == TRAIN:
-            if job.arm not in plans:
-                preset = training.read(job.preset, list(job.settings))
-                plans[job.arm] = plan(preset, work / RUNS, 1, device, rate)
-            found = plans[job.arm]
+            sizes = tuple(s for s in job.settings if s.startswith(("model.", "train.")) and "seed" not in s)
+            if (job.preset, sizes) not in plans:  # with the preset's own parents, which need not be there
+                preset = training.read(job.preset, list(sizes))
+                plans[job.preset, sizes] = plan(preset, work / RUNS, 1, device, rate)
+            found = plans[job.preset, sizes]
             minutes = job.minutes
             if minutes is None and found.step_seconds is not None:
                 minutes = found.step_seconds * found.steps / 60

@@ -61,8 +61,8 @@ class TrainConfig(Config):
         late = [step for step in self.snapshots if step >= self.steps]
         if late:
             raise ValueError(
-                f"train.snapshots {late[0]} is not before the last step (train.steps {self.steps}), whose model is kept "
-                "anyway; leave it out"
+                f"train.snapshots {late[0]} is not before the last step, {self.steps} (train.steps), whose model is "
+                "kept anyway; leave it out"
             )
         return self
 
@@ -114,7 +114,7 @@ def optimizers(module: nn.Module, config: TrainConfig, lr_scale: Callable[[str],
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
-        if config.optimizer == "muon" and parameter.ndim == 2 and id(parameter) not in tables:
+        if config.optimizer == "muon" and parameter.ndim in (2, 4) and id(parameter) not in tables:
             matrices.setdefault(lr_scale(name), []).append(parameter)
         else:
             plain.setdefault((lr_scale(name), parameter.ndim >= 2), []).append(parameter)
@@ -127,7 +127,7 @@ def optimizers(module: nn.Module, config: TrainConfig, lr_scale: Callable[[str],
     if matrices:
         rows = [{"params": matrices[scale], "scale": scale} for scale in sorted(matrices, reverse=True)]
         decay = config.weight_decay
-        made.append(Muon(rows, lr=config.lr, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+        made.append(Muon(rows, lr=config.lr, weight_decay=decay))
     return made
 
 
@@ -145,9 +145,20 @@ def orthogonalised(updates: Tensor, coefficients: tuple[float, float, float], st
     return x.mT if tall else x
 
 
+# torch's defaults; its constructor refuses convolutions, and takes the place of these.
+MUON = {
+    "lr": 1e-3, "weight_decay": 0.1, "momentum": 0.95, "nesterov": True, "eps": 1e-7, "ns_steps": 5,
+    "ns_coefficients": (3.4445, -4.775, 2.0315), "adjust_lr_fn": "match_rms_adamw",
+}  # fmt: skip
+
+
 class Muon(torch.optim.Muon):
     """torch's Muon with all matrices of one shape orthogonalised together, and in fp32 where there is no GPU: hundreds
-    of small products in bf16, one after the other, were half of a step on a CPU."""
+    of small products in bf16, one after the other, were half of a step on a CPU.  A convolution's kernels are a matrix
+    too, of a row per output channel."""
+
+    def __init__(self, params, **settings):
+        torch.optim.Optimizer.__init__(self, params, {**MUON, **settings})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
@@ -165,13 +176,12 @@ class Muon(torch.optim.Muon):
             for place, parameter in enumerate(parameters):
                 shapes.setdefault(parameter.shape, []).append(place)
             for shape, places in shapes.items():
-                stacked = torch.stack([updates[place] for place in places])
+                stacked = torch.stack([updates[place].flatten(1) for place in places])
                 stacked = stacked.bfloat16() if stacked.is_cuda else stacked.float()
                 moved = orthogonalised(stacked, group["ns_coefficients"], group["ns_steps"], group["eps"])
-                rate = group["lr"] * 0.2 * math.sqrt(max(shape))  # the step size of AdamW, as torch's match_rms_adamw
-                torch._foreach_add_(
-                    [parameters[place] for place in places], list(moved.to(parameters[0].dtype)), alpha=-rate
-                )
+                rate = group["lr"] * 0.2 * math.sqrt(max(stacked.shape[1:]))  # AdamW's: torch's match_rms_adamw
+                moved = moved.to(parameters[places[0]].dtype).unflatten(2, shape[1:])
+                torch._foreach_add_([parameters[place] for place in places], list(moved), alpha=-rate)
 
 
 def set_learning_rate(opt: torch.optim.Optimizer, lr: float) -> None:

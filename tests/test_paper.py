@@ -1,0 +1,206 @@
+"""The recipe of a paper and its graph of jobs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import pytest
+
+from reports import recipe
+from vgt.commands import paper, reproduce
+from vgt.core import files, text
+
+SMOKE = """
+[scales.smoke]
+title = "a step of everything"
+folder = "smoke"
+size = 64
+tokens = 64
+seeds = [0, 1]
+[measurements]
+vlm = ["eval training --subject vgt:{model}"]
+autoencoder = ["eval training --subject vgt:{model}"]
+generator = ["eval training --subject vgt:{model}"]
+[[arms]]
+id = "vlm"
+kind = "vlm"
+label = "VLM"
+preset = "vlm_internvl"
+seeds = false
+[[arms]]
+id = "stage1"
+kind = "autoencoder"
+label = "stage 1"
+preset = "vgt_ae_internvl_stage1"
+from = { vlm = "vlm" }
+[[arms]]
+id = "ae"
+kind = "autoencoder"
+label = "AE"
+preset = "vgt_ae_internvl"
+from = { vlm = "vlm", weights = "stage1" }
+set = { "losses.noise" = 0.5 }
+[[arms]]
+id = "other"
+kind = "autoencoder"
+label = "other"
+preset = "pixel_ae"
+"""
+
+
+@pytest.fixture
+def smoke(tmp_path, monkeypatch):
+    """A function that makes a paper "smoke" of the given recipe."""
+    monkeypatch.setattr(recipe, "PAPERS", tmp_path / "papers")
+
+    def written(content: str = SMOKE) -> None:
+        files.write_text(tmp_path / "papers" / "smoke.toml", content)
+        recipe.load.cache_clear()
+
+    written()
+    yield written
+    recipe.load.cache_clear()
+
+
+def jobs_of(arms, work, seeds=(0, 1)) -> list[paper.Job]:
+    return paper.graph("smoke", "smoke", list(seeds), arms, work)
+
+
+def test_the_graph_has_parents_first_a_model_a_seed_and_measures_what_was_asked_for(smoke, tmp_path):
+    jobs = jobs_of(["ae"], tmp_path)
+    assert [(j.kind, j.model) for j in jobs[:-1]] == [
+        ("train", "smoke_vlm"), ("train", "smoke_stage1-s0"), ("train", "smoke_stage1-s1"),
+        ("train", "smoke_ae-s0"), ("measure", "smoke_ae-s0"), ("train", "smoke_ae-s1"), ("measure", "smoke_ae-s1"),
+    ]  # fmt: skip
+    by_model = {j.model: j for j in jobs if j.kind == "train"}
+    last = by_model["smoke_ae-s1"]
+    assert last.after == (by_model["smoke_vlm"].name, by_model["smoke_stage1-s1"].name)
+    assert set(last.settings) == {
+        "name=smoke_ae-s1", "init.vlm=smoke_vlm", "init.weights=smoke_stage1-s1", "train.seed=1", "losses.noise=0.5",
+    }  # fmt: skip
+    assert by_model["smoke_vlm"].settings == ("name=smoke_vlm",)  # trained once, by its preset's own seed
+    assert jobs[-1].kind == "report" and jobs[-1].after == tuple(j.name for j in jobs if j.kind == "measure")
+    assert jobs[4].commands == ("eval training --subject vgt:runs/smoke_ae-s0/model",)
+
+
+def test_a_changed_arm_is_trained_again_with_what_depends_on_it_alone(smoke, tmp_path):
+    before = {j.model: j.name for j in jobs_of(["ae", "other"], tmp_path) if j.kind == "train"}
+    smoke(SMOKE.replace('from = { vlm = "vlm" }', 'from = { vlm = "vlm" }\nset = { "losses.distill" = 0.5 }'))
+    after = {j.model: j.name for j in jobs_of(["ae", "other"], tmp_path) if j.kind == "train"}
+    changed = {model for model in before if before[model] != after[model]}
+    assert changed == {"smoke_stage1-s0", "smoke_stage1-s1", "smoke_ae-s0", "smoke_ae-s1"}
+    smoke(SMOKE.replace("vgt:{model}", "vgt:{model} --name x"))
+    measured = {j.model: j.name for j in jobs_of(["ae", "other"], tmp_path) if j.kind == "train"}
+    assert measured == before  # what is measured decides no training
+
+
+def done(job: paper.Job, work, records=()) -> None:
+    if job.kind == "train":
+        (work / "runs" / job.model / "model").mkdir(parents=True, exist_ok=True)
+    for name in records:
+        files.write_text(work / "records" / paper.record.place_of(name), "{}")
+    about = {"kind": job.kind, "model": job.model, "arm": job.arm, "seed": job.seed, "minutes": 2.0}
+    files.write_json(paper.stamp(work, job.name), {**about, "records": list(records)})
+
+
+def test_what_is_done_is_not_left_and_a_deleted_record_is(smoke, tmp_path):
+    jobs = jobs_of(["other"], tmp_path, [0])
+    train, measure, report = jobs
+    assert paper.to_do(jobs, tmp_path) == jobs
+    done(train, tmp_path)
+    assert paper.to_do(jobs, tmp_path) == [measure, report]
+    done(measure, tmp_path, ["smoke_other-s0/training/loss"])
+    assert paper.to_do(jobs, tmp_path) == [report]
+    files.write_text(tmp_path / "model-is-gone", "")
+    (tmp_path / "runs" / "smoke_other-s0" / "model").rmdir()
+    assert paper.to_do(jobs, tmp_path) == [report]  # its numbers are there
+    (tmp_path / "records" / "smoke_other-s0" / "training" / "loss.json").unlink()
+    assert paper.to_do(jobs, tmp_path) == jobs
+
+
+def test_published_results_are_adopted(smoke, tmp_path, monkeypatch):
+    jobs = jobs_of(["other"], tmp_path, [0])
+    done(jobs[1], tmp_path / "a", ["smoke_other-s0/training/loss"])
+    files.write_text(tmp_path / "a/records/smoke_other-s0/training/loss.samples.csv", "id\n")
+    monkeypatch.setattr(paper, "RESULTS", tmp_path)
+    one = paper.publish(tmp_path / "a", paper.results("smoke")).read_bytes()
+    assert paper.publish(tmp_path / "a", tmp_path / "again.zip").read_bytes() == one
+    paper.adopt(tmp_path / "b", "smoke")
+    assert paper.to_do(jobs, tmp_path / "b") == [jobs[-1]]
+    assert (tmp_path / "b/records/smoke_other-s0/training/loss.samples.csv").read_text() == "id\n"
+    assert jobs_of(["other"], tmp_path / "c", [0])[1].minutes == 2.0  # as published, before anything was measured
+    with pytest.raises(ValueError, match="no results of the scale 'huge' are published"):
+        paper.adopt(tmp_path / "b", "huge")
+
+
+def test_the_snakefile_has_a_rule_a_job(smoke, tmp_path):
+    jobs = jobs_of(["ae"], tmp_path, [0])
+    content = paper.snakefile(jobs, "cpu", 2)
+    assert content.count("\nrule job") == len(jobs)
+    train = next(part for part in content.split("\n\n") if f"jobs/{jobs[2].name}.json" in part.split("output")[-1])
+    assert f'ancient("jobs/{jobs[1].name}.json")' in train and "--nproc-per-node=2" in train
+    assert f"logs/{jobs[2].name}.log" in train
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["tiny", "--scale", "micro"], "--scale has no effect on tiny; it is for `vgt reproduce paper`"),
+        (["paper", "--smoke"], "--smoke has no effect on paper; it is for `vgt reproduce tiny`"),
+        (["paper", "--scale", "huge"], "scale 'huge' is unknown; choose one of micro, tiny, full"),
+        (["paper", "--paper", "other"], "paper 'other' is unknown; choose one of vgt"),
+        (["paper", "--only", "table99"], "--only 'table99' is unknown; choose of "),
+        (["paper", "--jobs", "0"], "--jobs 0 must be 1 or more"),
+    ],
+)
+def test_bad_input_is_one_line(words, said, tmp_path):
+    parser = argparse.ArgumentParser()
+    reproduce.arguments(parser)
+    with pytest.raises(ValueError) as error:
+        reproduce.run(parser.parse_args([*words, "--out", str(tmp_path)]))
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("seeds", ["", "1,1", "-1", "a"])
+def test_seeds_that_are_none(seeds):
+    with pytest.raises(argparse.ArgumentTypeError, match="not a list of different seeds"):
+        reproduce.whole_numbers(seeds)
+
+
+def test_every_arm_of_the_papers_has_a_preset_at_micro_scale(tmp_path):
+    found = recipe.load("vgt")
+    jobs = paper.graph("vgt", "micro", [0], [arm.id for arm in found.arms], tmp_path)
+    assert {j.arm for j in jobs if j.kind == "train"} == {arm.id for arm in found.arms}
+
+
+def test_arms_that_start_from_later_ones_are_refused():
+    values = {
+        "scales": {},
+        "measurements": {},
+        "arms": [{"id": "a", "kind": "vlm", "label": "", "preset": "x", "from": {"vlm": "b"}}],
+    }
+    with pytest.raises(ValueError, match="arm a starts from b, which is no arm above it"):
+        recipe.Recipe.model_validate(values)
+
+
+@pytest.mark.slow
+def test_snakemake_runs_the_graph_goes_on_and_tells_what_failed(smoke, tmp_path, capsys):
+    pytest.importorskip("snakemake", reason="snakemake is not installed (extra workflow)")
+    smoke(SMOKE.replace('{ "losses.noise" = 0.5 }', '{ "train.steps" = 1, "losses.noise" = 0.5 }'))
+    work = tmp_path / "work"
+    jobs = [j for j in jobs_of(["vlm", "other"], work, [0]) if j.kind != "report"]
+    broken = jobs[-1].commands[0] + " --no-such-option"
+    jobs[-1] = paper.dataclasses.replace(jobs[-1], commands=(broken,))
+    last = paper.Job("measure", "last", after=tuple(j.name for j in jobs))
+    missing = paper.execute([*jobs, last], work, "cpu", 1, 2, None)
+    assert missing == 2
+    told = paper.failures([*jobs, last], work)
+    assert told[0].startswith(f"failed: {jobs[-1].name}; see ") and told[1] == "1 more wait for them"
+    assert "--no-such-option" in (work / "logs" / f"{jobs[-1].name}.log").read_text()
+    stamp = text.read_json(paper.stamp(work, jobs[0].name))
+    assert stamp["kind"] == "train" and stamp["model"] == "smoke_vlm"
+    records = json.loads((work / "records/smoke_vlm/training/loss.json").read_text())
+    assert records["subject"] == "smoke_vlm"
+    jobs[-1] = paper.dataclasses.replace(jobs[-1], commands=(broken.removesuffix(" --no-such-option"),))
+    assert paper.execute([*paper.to_do([*jobs, last], work)], work, "cpu", 1, 2, None) == 0
