@@ -122,7 +122,8 @@ class Recipe(_Strict):
         return [arm for arm in self.arms if arm.id in wanted]
 
     def commands(self, arm: Arm) -> list[str]:
-        """What is measured of an arm: commands of `vgt` with {model}, and {vlm} and the like for its parents."""
+        """What is measured of an arm: commands of `vgt` with {name}, {run} and {model} for its model's name, folder and
+        checkpoint, and {vlm} and the like for its parents' checkpoints."""
         lines = list(self.measurements[arm.kind])
         for line in arm.measure:
             lines += self.measurements.get(line, [line])

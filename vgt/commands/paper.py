@@ -91,8 +91,9 @@ def graph(paper: str, scale: str, seeds: Sequence[int], arms: Iterable[str], wor
             for other in seeds if not arm.seeds else [seed]:
                 latest[arm.id, other] = job.name
             if arm.id in asked:
+                run = f"{RUNS}/{model}"
                 values = {role: f"{RUNS}/{parent}/model" for role, parent in parents.items()}
-                commands = [c.format(model=f"{RUNS}/{model}/model", name=model, **values) for c in found.commands(arm)]
+                commands = [c.format(run=run, model=f"{run}/model", name=model, **values) for c in found.commands(arm)]
                 measured = _measuring(model, arm.id, seed, job.name, commands, known)
                 jobs[measured.name] = measured
     last = tuple(name for name, job in jobs.items() if job.kind == MEASURE)
