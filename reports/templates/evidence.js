@@ -211,12 +211,14 @@
   }
 
   form.elements.sort.dataset.first = "worst";
-  form.addEventListener("input", (event) => {
+  const changed = (event) => {
     if (event.target.type === "checkbox") return marks();
     page = 0;
     show();
-  });
-  document.getElementById("reset").addEventListener("click", () => { form.reset(); marks(); page = 0; show(); });
+  };
+  form.addEventListener("change", changed);
+  form.elements.text.addEventListener("input", changed);
+  document.getElementById("everything").addEventListener("click", () => { form.reset(); marks(); page = 0; show(); });
   for (const [id, step] of [["previous", -1], ["next", 1]])
     document.getElementById(id).addEventListener("click", () => { page += step; show(); form.scrollIntoView(); });
   window.addEventListener("hashchange", restore);
