@@ -36,8 +36,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--publish", type=Path, metavar="FILE", help="also write all records into one .jsonl file")
     parser.add_argument("--title", help="of the page")
     only = parser.add_argument_group("tradeoff")
-    only.add_argument("--x", metavar="SUITE/METRIC", help="of the autoencoders (default photos/psnr-mean)")
-    only.add_argument("--y", metavar="SUITE/METRIC", help="of the generators (default scenes-geneval/overall)")
+    only.add_argument(
+        "--x",
+        metavar="SUITE/METRIC",
+        help="of the autoencoders (default photos/psnr-mean), or `step`, the training step",
+    )
+    only.add_argument(
+        "--y",
+        metavar="SUITE/METRIC",
+        help="of the generators (default scenes-geneval/overall); with --x step of any model",
+    )
     only.add_argument(
         "--pair",
         action="append",
@@ -97,7 +105,7 @@ def run(args: argparse.Namespace) -> dict:
         out = args.out or args.work / "report" / "tradeoff"
         files.check_writable(out, folder=True)
         axes = args.x or tradeoff.X, args.y or tradeoff.Y
-        return tradeoff.run(roots, out, *axes, args.pair or [], args.accel, args.by == "step")
+        return tradeoff.run(roots, out, *axes, args.pair or [], args.accel, args.by)
     if args.what == "evidence":
         from reports import evidence
 

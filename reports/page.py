@@ -1,4 +1,4 @@
-"""The report: one self-contained page, its tables as Markdown, LaTeX and CSV, its figures as PNG."""
+"""The report: one self-contained page, its tables as Markdown, LaTeX and CSV, its figures as SVG, PDF and PNG."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import jinja2
 
-from reports import sections, table
-from reports.figures import images
+from reports import regenerated, sections, table
+from reports.figures import images, style
 from reports.headline import cards
 from reports.measured import Measured
 from reports.sections import Section
@@ -48,12 +48,8 @@ def _write_files(made: list[Section], out: Path) -> None:
     for block in (b for s in made for b in s.blocks):
         if block.table:
             table.write(block.table, out / "tables")
-        pngs = {figure.name: figure.png for figure in block.figures}
-        if block.grid:
-            pngs[block.grid.name] = images.png(block.grid)
-        for name, data in pngs.items():
-            with files.atomic(out / "figures" / f"{name}.png") as part:
-                part.write_bytes(data)
+        for figure in (*block.figures, *([images.figure(block.grid)] if block.grid else [])):
+            style.write(figure, out / "figures")
 
 
 def _joined(head: str) -> str:
@@ -80,15 +76,16 @@ def _html(measured: Measured, made: list[Section], absent: list[Section], title:
         lstrip_blocks=True,
     )
     environment.globals["spans"] = table.spans
-    environment.filters |= {"view": table.view, "svg_uri": _svg_uri, "joined": _joined}
+    environment.filters |= {"view": table.view, "svg_uri": _svg_uri, "inline": style.part_of_page, "joined": _joined}
     return environment.get_template("page.html.j2").render(
         title=title,
         sections=made,
         absent=absent,
-        cards=cards(measured),
+        cards=cards(regenerated.apart(measured, sections.PAPER.paper["id"])),
         dates=_dates(measured),
         count=len(measured.records),
         partial=sum(r.partial for r in measured.records),
         dagger=table.PARTIAL,
         style=(TEMPLATES / "style.css").read_text(encoding="utf-8"),
+        script=(TEMPLATES / "page.js").read_text(encoding="utf-8"),
     )

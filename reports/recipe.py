@@ -7,16 +7,19 @@ measures them; tables and claims read their records.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from reports.published import PAPERS
+from reports import published
+from reports.published import PAPERS, Paper
 from vgt.core.text import parse_toml, read
 
 Kind = Literal["vlm", "autoencoder", "generator"]
+SHOWN_ROLES = ("vlm", "autoencoder", "generator")  # of a row of a table
 ROLES = ("vlm", "weights", "decoder", "autoencoder")  # what an arm may start from, as in a preset's [init]
 
 
@@ -62,6 +65,74 @@ class Arm(_Strict):
         return self
 
 
+class Quantity(_Strict):
+    """A number of ours: the record of ``metric`` in ``suite`` of the subject ``of``, e.g. "oracle+{autoencoder}"."""
+
+    of: str
+    suite: str
+    metric: str
+    head: str
+    unit: str = ""
+    digits: int = 3
+    better: Literal["high", "low"] | None = None
+
+    @property
+    def roles(self) -> list[str]:
+        return re.findall(r"{(\w+)}", self.of)
+
+
+class Line(_Strict):
+    """A row of a table: ``paper``, its label in the published table, or ``label``, a row of ours; and arms by role.
+
+    ``accel``: of the generator.  ``reference``: the roles name subjects that are not trained.  ``x``, ``group``: place
+    and line in a figure.  ``suffix``: behind the generator's name, a decoding schedule or a step."""
+
+    paper: str = ""
+    label: str = ""
+    vlm: str | None = None
+    autoencoder: str | None = None
+    generator: str | None = None
+    accel: int = 1
+    reference: bool = False
+    x: float | None = None
+    group: str = ""
+    suffix: str = ""
+
+    @model_validator(mode="after")
+    def _named(self) -> Line:
+        if bool(self.paper) == bool(self.label):
+            raise ValueError(f"a row needs `paper` or `label`, one of them: {self.paper!r} and {self.label!r}")
+        return self
+
+    @property
+    def arms(self) -> dict[str, str]:
+        """{role: arm}."""
+        return {role: arm for role in SHOWN_ROLES if (arm := getattr(self, role))}
+
+
+class Entry(_Strict):
+    """One table or figure as it is regenerated; ``papers/vgt.toml`` says what the fields mean."""
+
+    id: str
+    title: str = ""
+    columns: dict[str, str] = {}
+    also: list[str] = []
+    curve: str = ""
+    schedules: bool = False
+    rows: list[Line]
+    notes: list[str] = []
+
+    @property
+    def names(self) -> list[str]:
+        """Of the quantities that it shows."""
+        return list(dict.fromkeys((*self.columns.values(), *self.also, *([self.curve] if self.curve else []))))
+
+    @property
+    def arms(self) -> list[str]:
+        """Those behind its rows."""
+        return list(dict.fromkeys(arm for row in self.rows if not row.reference for arm in row.arms.values()))
+
+
 class Recipe(_Strict):
     """All of one paper.  Raises ValueError for an arm that starts from an unknown one or from a later one."""
 
@@ -70,6 +141,9 @@ class Recipe(_Strict):
     scales: dict[str, Scale]
     measurements: dict[str, list[str]]
     arms: list[Arm]
+    quantities: dict[str, Quantity] = {}
+    unmeasured: dict[str, str] = {}
+    regenerated: list[Entry] = []
 
     @model_validator(mode="after")
     def _ordered(self) -> Recipe:
@@ -111,7 +185,14 @@ class Recipe(_Strict):
     @property
     def shown(self) -> dict[str, list[str]]:
         """The arms that each table or figure shows."""
-        return {}
+        return {entry.id: entry.arms for entry in self.regenerated}
+
+    def entry(self, name: str) -> Entry:
+        """Raises ValueError for a table or figure that is not regenerated."""
+        for entry in self.regenerated:
+            if entry.id == name:
+                return entry
+        raise ValueError(f"table {name!r} is unknown; choose of {', '.join(self.shown)}")
 
     def needed(self, arms: Iterable[str]) -> list[Arm]:
         """The arms and all that they start from, in the order of the file."""
@@ -140,6 +221,26 @@ def models(scale: str, arm: Arm, seeds: Sequence[int]) -> Mapping[int, str]:
     return {seed: model(scale, arm, seed) for seed in seeds}
 
 
+def _check(of: Recipe, paper: Paper) -> None:
+    """Raises ValueError where what is regenerated names what is not there, or leaves out a column of the paper."""
+    tables = {table.id: table for table in paper.tables}
+    for entry in of.regenerated:
+        if unknown := [name for name in entry.names if name not in of.quantities]:
+            raise ValueError(f"{entry.id}: quantities {unknown} are unknown")
+        for arm in entry.arms:
+            of[arm]
+        labels = [row.paper for row in entry.rows if row.paper]
+        theirs = tables.get(entry.id)
+        order = [row["label"] for row in theirs.rows] if theirs else []
+        if [label for label in order if label in labels] != labels:
+            raise ValueError(f"{entry.id}: rows {labels} are not rows of the paper in its order")
+        scores = [c.key for c in theirs.columns if c.better] if theirs else []
+        if unknown := [key for key in entry.columns if key not in scores]:
+            raise ValueError(f"{entry.id}: {unknown} are no columns of scores of the paper")
+        if lacking := [key for key in scores if key not in entry.columns and key not in of.unmeasured]:
+            raise ValueError(f"{entry.id}: columns {lacking} have neither a quantity nor a reason in [unmeasured]")
+
+
 @lru_cache
 def load(paper: str) -> Recipe:
     """The recipe of one paper.  Raises ValueError for an unknown or malformed one."""
@@ -148,6 +249,8 @@ def load(paper: str) -> Recipe:
         known = ", ".join(sorted(p.stem for p in PAPERS.glob("*.toml")))
         raise ValueError(f"paper {paper!r} is unknown; choose one of {known}")
     try:
-        return Recipe.model_validate(parse_toml(read(path), path.name))
+        found = Recipe.model_validate(parse_toml(read(path), path.name))
+        _check(found, published.load(paper))
     except ValueError as error:
         raise ValueError(f"papers/{path.name} is malformed: {error}") from error
+    return found

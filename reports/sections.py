@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from reports import published, tables
+from reports import published, regenerated, tables
 from reports.claims import CLAIMS, VERDICTS
-from reports.figures import images, latents, scores, speed
+from reports.figures import images, latents, paper, scores, speed
 from reports.figures.images import Grid
 from reports.figures.style import Figure
 from reports.measured import Measured
+from reports.regenerated import Lookup, Regenerated
 from reports.table import Filled, Table
 
 
@@ -69,7 +70,7 @@ class Grids:
 @dataclass(frozen=True)
 class Section:
     """``short`` stands in the list of sections; a section without blocks is left out, and ``without`` (where it is not
-    empty) says so at the end of the page; ``blocks``: what these records hold of it."""
+    empty) says so at the end of the page; ``blocks``: what these records hold of it; ``open``: not folded."""
 
     id: str
     title: str
@@ -78,16 +79,105 @@ class Section:
     parts: Sequence[Tables | Figures | Grids]
     without: str = ""
     blocks: Sequence[Block] = ()
+    open: bool = False
 
 
-def build(measured: Measured, work: Path | None) -> list[Section]:
-    """All sections in reading order, the summary first; those without blocks have nothing to show."""
-    made = []
+def build(measured: Measured, work: Path | None, samples: Lookup = lambda record: None) -> list[Section]:
+    """All sections in reading order: the paper at each scale that was run with seeds, then the other models with their
+    summary first; those without blocks have nothing to show."""
+    name, every, made = PAPER.paper["id"], measured, []
+    for scale in regenerated.scales(every, name):
+        made += _paper(Regenerated(every, name, scale, samples), work)
+    measured = regenerated.apart(every, name)
     for section in (SUMMARY, *SECTIONS):
-        blocks = [block for part in section.parts for block in part.blocks(measured, work)]
-        lead = section.lead(measured) if callable(section.lead) else section.lead
+        shown = every if section.id == "provenance" else measured
+        blocks = [block for part in section.parts for block in part.blocks(shown, work)]
+        lead = section.lead(shown) if callable(section.lead) else section.lead
         made.append(replace(section, lead=lead, blocks=blocks))
     return made
+
+
+# ------------------------------------------------------------------------------------- the paper at one scale
+
+FIGURE_1C = (
+    "GenEval by training: the paper's curves, read off its plot, and ours. The axes differ: the paper counts steps, "
+    "ours images."
+)
+FIGURE_6 = "Reconstruction and generation by the noise that the autoencoder's latents had in training."
+FIGURE_7 = (
+    "t-SNE of mean-pooled latents of scenes with one object, of one seed; points are drawn as the object in their "
+    "image. Distances between clusters, their sizes and densities carry no meaning; the table below has the spread."
+)
+TRADEOFF_CAPTION = (
+    "One point a checkpoint: an autoencoder of one seed and the QueryAR generator on its latents, decoded at 1x, with "
+    "95 % intervals over images or prompts. Dashed: the Pareto front. Names and numbers show under the pointer."
+)
+
+
+def _claims(of: Regenerated) -> list[Filled]:
+    """The verdicts on the paper's claims, which open the page."""
+    return []
+
+
+def _paper(of: Regenerated, work: Path | None) -> list[Section]:
+    """Claims, tables, figures and trade-off of the paper, regenerated."""
+    size = of.recipe.scale(of.scale).title
+    means = f"Numbers here are means over the seeds {', '.join(map(str, of.seeds))}, with 95 % intervals."
+
+    def table(name: str) -> Block:
+        """Folded where none of it was run."""
+        filled = of.table(name)
+        return Block(
+            table=filled, folded="" if any(map(regenerated.scored, filled.rows)) else f"{filled.title} (not run)"
+        )
+
+    def drawn(figures: Sequence[Figure], caption: str) -> list[Block]:
+        return [Block(figures=tuple(figures), caption=caption)] if figures else []
+
+    def section(name: str, title: str, short: str, lead: str, blocks: Sequence[Block]) -> Section:
+        where = f"paper-{of.scale}-{name}"
+        return Section(where, f"{title}, {size}", f"{short} ({of.scale})", lead, (), blocks=blocks, open=True)
+
+    grids = [Block(grid=grid, caption="" if k else SAMPLES_CAPTION) for k, grid in enumerate(paper.samples(of, work))]
+    plots = [block for k, plot in enumerate(paper.plots(of)) for block in drawn([plot], "" if k else TRADEOFF_CAPTION)]
+    figures = [
+        *drawn(paper.curves(of), FIGURE_1C),
+        table("figure1c"),
+        *drawn(paper.sweep(of), FIGURE_6),
+        table("figure6"),
+        *drawn(paper.dispersion(of), FIGURE_7),
+        table("figure7"),
+        *grids,
+        table("figure9"),
+    ]
+    return [
+        section(
+            "claims",
+            "The paper's claims",
+            "Claims",
+            "Each claim of the paper, judged by the models that were trained here.",
+            [Block(table=filled) for filled in _claims(of)],
+        ),
+        section(
+            "tables",
+            "The paper's tables",
+            "Tables",
+            f"Its rows, columns and order: the paper's number, ours, the difference. {means}",
+            [table(entry.id) for entry in of.recipe.regenerated if entry.columns],
+        ),
+        section("figures", "The paper's figures", "Figures", means, figures),
+        section(
+            "tradeoff",
+            "Reconstruction versus generation",
+            "Trade-off",
+            "Does a better autoencoder make a better generator? Every autoencoder of the recipe, with the generator "
+            "that was trained on its latents.",
+            [*plots, table("tradeoff")],
+        ),
+    ]
+
+
+# ---------------------------------------------------------------------------------------------- all other models
 
 
 def _on_test_prompts(measured: Measured) -> list[Table]:

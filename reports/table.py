@@ -31,7 +31,8 @@ ARROWS = {"high": "\N{UPWARDS ARROW}", "low": "\N{DOWNWARDS ARROW}", None: ""}
 
 @dataclass(frozen=True)
 class Cell:
-    """A number (or a word) with its 95 % interval and coverage; ``why`` says why ``value`` is None."""
+    """A number (or a word) with its 95 % interval and coverage; ``why`` says why ``value`` is None, and ``blank`` is
+    shown in its place."""
 
     value: float | str | None = None
     low: float | None = None
@@ -40,6 +41,7 @@ class Cell:
     n_expected: int | None = None
     n_failed: int = 0
     why: str | None = None
+    blank: str = EMPTY
     basis: tuple | None = None
     settings: dict[str, object] = field(default_factory=dict)
     odd: bool = False
@@ -119,9 +121,9 @@ class Column:
 
     ``digits`` after the point; ``better`` "high" or "low" shows an arrow and sets the best value in bold;
     ``optional`` columns vanish where no row has a value, and those with ``unless`` where no value differs from the
-    column of that key.  A cell is the record of ``metric`` (by default ``key``) in
-    ``suite`` (by default the row's) of the row's subject, or of its other subject ``of``; or what ``value`` makes of
-    the row, whose ``cells`` are those of the columns before."""
+    column of that key; ``signed`` numbers show their sign, ``muted`` ones stand back.  A cell is the record of
+    ``metric`` (by default ``key``) in ``suite`` (by default the row's) of the row's subject, or of its other subject
+    ``of``; or what ``value`` makes of the row, whose ``cells`` are those of the columns before."""
 
     key: str
     head: str
@@ -132,6 +134,8 @@ class Column:
     text: bool = False
     optional: bool = False
     unless: str = ""
+    signed: bool = False
+    muted: bool = False
     suite: str = ""
     metric: str = ""
     of: str = ""
@@ -258,7 +262,8 @@ def _interval_notes(rows: Sequence[Row]) -> list[str]:
 
 @dataclass(frozen=True)
 class Shown:
-    """One cell as text.  ``coverage`` is filled only where it differs from the column's."""
+    """One cell as text.  ``coverage`` is filled only where it differs from the column's; ``sort``: the number that rows
+    are sorted by, "" for words and empty cells."""
 
     value: str
     interval: str = ""
@@ -267,6 +272,8 @@ class Shown:
     best: bool = False
     empty: bool = False
     text: bool = False
+    muted: bool = False
+    sort: str = ""
 
 
 @dataclass(frozen=True)
@@ -279,9 +286,9 @@ class View:
     footnotes: list[tuple[str, str]]
 
 
-def _number(value: float, digits: int) -> str:
-    shown = f"{value:.{digits}f}"
-    return shown.removeprefix("-") if float(shown) == 0 else shown
+def _number(value: float, digits: int, signed: bool = False) -> str:
+    shown = f"{value:{'+' if signed else ''}.{digits}f}"
+    return shown.lstrip("+-") if float(shown) == 0 else shown
 
 
 def _usual(cells: list[Cell]) -> str:
@@ -326,7 +333,7 @@ def view(table: Filled) -> View:
         for i, cell in enumerate(cells):
             if cell.value is None:
                 mark = letters.setdefault(cell.why, _letter(len(letters))) if cell.why else ""
-                grid[i].append(Shown(EMPTY, marks=mark, empty=True, text=column.text))
+                grid[i].append(Shown(cell.blank, marks=mark, empty=True, text=column.text))
             else:
                 grid[i].append(_shown(cell, column, usual, i in best))
     footnotes = []
@@ -355,7 +362,8 @@ def _shown(cell: Cell, column: Column, usual: str, best: bool) -> Shown:
     if cell.low is not None and cell.high is not None:
         interval = f"[{_number(cell.low, column.digits)}, {_number(cell.high, column.digits)}]"
     coverage = cell.coverage if cell.coverage != usual else ""
-    return Shown(_number(cell.value, column.digits), interval, coverage, _marks(cell), best)
+    shown = _number(cell.value, column.digits, column.signed)
+    return Shown(shown, interval, coverage, _marks(cell), best, muted=column.muted, sort=repr(cell.value))
 
 
 def spans(columns: Sequence[Column]) -> list[tuple[str, int]]:
@@ -377,7 +385,8 @@ def _plain(words: str) -> str:
 
 
 def _markdown_cell(shown: Shown) -> str:
-    value = f"**{shown.value}**" if shown.best else shown.value
+    mark = "**" if shown.best else "*" if shown.muted else ""
+    value = f"{mark}{shown.value}{mark}"
     marks = f"<sup>{shown.marks}</sup>" if shown.marks.isalpha() else shown.marks
     parts = (_plain(value) + marks, shown.interval, f"({shown.coverage})" if shown.coverage else "")
     return " ".join(p for p in parts if p)
@@ -403,6 +412,7 @@ def markdown(table: Filled) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+BETWEEN = "\N{ZERO WIDTH SPACE}"  # of two hyphens, which would become a dash
 _TEX = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -418,6 +428,7 @@ _TEX = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     '"': r"\textquotedbl{}",
+    BETWEEN: "{}",
     "\N{EM DASH}": "---",
     "\N{EN DASH}": "--",
     "\N{DAGGER}": r"\dag{}",
@@ -432,7 +443,7 @@ _TEX = {
 
 def tex(words: str) -> str:
     """``words`` with LaTeX's special characters escaped."""
-    return "".join(_TEX.get(c, c) for c in words)
+    return "".join(_TEX.get(c, c) for c in re.sub("-(?=-)", f"-{BETWEEN}", words))
 
 
 def _latex_mark(mark: str) -> str:
@@ -441,6 +452,7 @@ def _latex_mark(mark: str) -> str:
 
 def _latex_cell(shown: Shown) -> str:
     value = rf"\textbf{{{tex(shown.value)}}}" if shown.best else tex(shown.value)
+    value = rf"\scriptsize {value}" if shown.muted else value
     marks = rf"\textsuperscript{{{tex(shown.marks)}}}" if shown.marks else ""
     small = " ".join(p for p in (shown.interval, f"({shown.coverage})" if shown.coverage else "") if p)
     # Braces: a cell that starts with "[" would be read as an argument of the row before it.

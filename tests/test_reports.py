@@ -164,7 +164,25 @@ def test_page_is_self_contained(report):
         r"url\(([^)]*)\)", html
     )
     assert loads and all(target.startswith(("data:", "#")) for target in loads)
-    assert "<script" not in html and "@import" not in html and "http" not in re.sub(r"base64,[^\"]*", "", html)
+    assert "@import" not in html and "http" not in re.sub(r"base64,[^\"]*", "", html)
+    (script,) = re.findall(r"<script(?:\s[^>]*)?>.*?</script>", html, re.S)
+    assert script == f"<script>\n{(page.TEMPLATES / 'page.js').read_text()}\n</script>", "the one script of the page"
+    reach = (
+        "fetch",
+        "XMLHttp",
+        "Socket",
+        "EventSource",
+        "Beacon",
+        "import",
+        "src",
+        "href",
+        "location",
+        "eval",
+        "HTML",
+        "://",
+    )
+    assert not any(word in script for word in reach), "it reaches nothing outside"
+    assert not re.search(r"<\w[^>]*\son\w+=", html), "no script hides in an attribute"
     assert "A title with &lt;angle&gt; &amp; ampersand" in html
     assert html.count("data:image/svg+xml;base64,") >= 10 and html.count("data:image/png;base64,") >= 12
     anchors, ids = set(re.findall(r'href="#([^"]+)"', html)), set(re.findall(r'id="([^"]+)"', html))
@@ -220,9 +238,11 @@ def test_figures_are_files_too(report):
         "samples_1",
         "calibration_jpeg",
     } <= names
-    for path in (report / "figures").iterdir():
-        with Image.open(path) as image:
+    for name in names:
+        with Image.open(report / "figures" / f"{name}.png") as image:
             assert min(image.size) > 200
+        assert (report / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF-")
+        assert (report / "figures" / f"{name}.svg").read_text(encoding="utf-8").startswith("<svg")
 
 
 def test_the_summary_stands_open_and_sections_unfold_by_their_links(report):
@@ -472,10 +492,34 @@ def test_tradeoff_of_any_models_by_pair_and_by_step(tmp_path):
         out = tmp_path / by
         result = cli_run([*asked, "--by", by, "--out", str(out)])
         assert (result["pairs"], result["inverse"], result["inverse_apart"]) == (3, 3, 3)
-        assert {p.name for p in out.iterdir()} == {f"tradeoff.{s}" for s in ("png", "svg", "md", "tex", "csv")}
+        assert {p.name for p in out.iterdir()} == {f"tradeoff.{s}" for s in ("png", "svg", "pdf", "md", "tex", "csv")}
         rows = rows_of(out / "tradeoff.csv")
         assert float(rows["gen-2000 4x"]["x"]) == 90.0 and float(rows["gen-2000 4x"]["y"]) == pytest.approx(0.7)
         assert len(tradeoff.points(Measured(snapshots()), [], *AXES, None, by == "step").columns) == columns
+
+
+def test_any_number_by_training_step(tmp_path):
+    """Runs are joined by step, of models that end in one; no pair of them is asked for."""
+    other = make("other", "scenes-geneval", "overall", 0.9, 0.02, accel=4)
+    second = [make(f"b_step{s}", "scenes-geneval", "overall", s / 5000, 0.02, accel=4) for s in (4000, 500)]
+    for r in (*snapshots(), other, *second):
+        record.write(r, tmp_path / "records")
+    asked = ["tradeoff", "--records", str(tmp_path / "records"), "--x", "step", "--out", str(tmp_path / "out")]
+    result = cli_run(asked)
+    rows = rows_of(tmp_path / "out/tradeoff.csv")
+    assert {(name, float(row["x"])) for name, row in rows.items()} == {
+        *((f"gen-{s} 4x", s) for s in (1000, 2000, 4000)), *((f"b_step{s} 4x", s) for s in (500, 4000))
+    }  # fmt: skip
+    assert result["pairs"] == 0
+    svg = (tmp_path / "out/tradeoff.svg").read_text()
+    assert "training step" in svg and svg.count("<title>") == 5 and "Pareto" not in svg
+    assert re.findall(r">(gen|b)</text>", svg) == ["b", "gen"], "a name for each run"
+    cli_run([*asked, "--y", "photos/fd-efflite2"])
+    assert set(rows_of(tmp_path / "out/tradeoff.csv")) == {"ae-1000", "ae-2000", "ae-4000"}
+    (tmp_path / "less").mkdir()
+    record.write(other, tmp_path / "less/records")
+    with pytest.raises(ValueError, match="no model with .* has a name that ends in a training step"):
+        cli_run(["tradeoff", "--records", str(tmp_path / "less/records"), "--x", "step", "--out", str(tmp_path / "o")])
 
 
 def test_a_report_lies_beside_the_records_that_were_named(tmp_path, monkeypatch):
@@ -500,6 +544,10 @@ def test_tradeoff_takes_the_pairs_that_records_tell():
         (["tradeoff", "--x", "photos/fd-efflite2", "--pair", "ae-1000"], "not of the form AUTOENCODER=GENERATOR"),
         (["tradeoff", "--x", "photos/fd-efflite2", "--pair", "ae-1000=gone"], "no record of 'gone'"),
         (["tradeoff", "--x", "photos/fd-efflite2", "--accel", "9", "--pair", "ae-1000=gen-1000"], "no pair has both"),
+        (["tradeoff", "--x", "step", "--pair", "ae-1000=gen-1000"], "--pair has no effect with --x step"),
+        (["tradeoff", "--x", "step", "--by", "pair"], "--by has no effect with --x step"),
+        (["tradeoff", "--x", "step", "--y", "photos/psnr-mean"], "no record of photos/psnr-mean"),
+        (["tradeoff", "--y", "step"], "--y step is no score"),
         (["--x", "photos/fd-efflite2"], "--x has no effect here; it is for `vgt report tradeoff`"),
         (["tradeoff", "--title", "T"], "--title has no effect here"),
     ],

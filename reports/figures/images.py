@@ -1,4 +1,4 @@
-"""Images as figures: samples, reconstructions and cluster maps side by side, inlined on the page and as PNG files.
+"""Images as figures: samples, reconstructions and cluster maps side by side, inlined on the page and as files.
 
 Nothing is selected by looking: prompts are the first of each task in the suite and always sample 0; reconstructions
 are spread evenly over the first test images; cluster maps are of the images that the probes name.
@@ -19,13 +19,13 @@ from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 from scipy.optimize import linear_sum_assignment
 
-from reports.figures.style import GREEN, INK, LINE, MUTED, PALETTE, VERMILION
+from reports.figures.style import GREEN, INK, LINE, MUTED, PALETTE, VERMILION, Figure, of_pixels
 from reports.measured import GENEVAL, ORACLE, TASKS, Measured, is_reference, label, row_label
 from vgt.core import files, scenes
 from vgt.core.record import Record
 from vgt.core.text import log_rows, objects
 
-SHOWN = 128  # side of an image in the PNG file, pixels
+SHOWN = 128  # side of an image in the files, pixels
 LARGEST = 256  # larger images are reduced to this side before they are inlined
 SAMPLE = "samples/0000.png"
 HASHES = "images.hashes"  # of the images in a folder, beside them
@@ -65,8 +65,8 @@ def cell(image: Image.Image, correct: bool | None = None) -> Cell:
     return Cell(out.getvalue(), correct)
 
 
-def png(grid: Grid) -> bytes:
-    """The grid as one PNG, images enlarged without smoothing, a green or red bar for the judge's verdict."""
+def figure(grid: Grid) -> Figure:
+    """The grid as one figure, images enlarged without smoothing, a green or red bar for the judge's verdict."""
     regular = font_manager.findfont("DejaVu Sans")
     font, small = ImageFont.truetype(regular, 15), ImageFont.truetype(regular, 12)
     left, gap, top = 190, 10, 64
@@ -88,9 +88,8 @@ def png(grid: Grid) -> bytes:
                 canvas.paste(image.resize((SHOWN, SHOWN), Image.Resampling.NEAREST), (x, y))
             if shown.correct is not None:
                 pen.rectangle((x, y + SHOWN, x + SHOWN - 1, y + SHOWN + 3), GREEN if shown.correct else VERMILION)
-    out = io.BytesIO()
-    canvas.save(out, "PNG", optimize=True)
-    return out.getvalue()
+    names = ", ".join(name for name, _ in grid.rows)
+    return of_pixels(grid.name, np.asarray(canvas), f"{names}: {'; '.join(grid.prompts)}")
 
 
 def inside(work: Path | None, path: object) -> Path | None:

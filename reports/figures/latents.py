@@ -3,6 +3,7 @@ for; how the variance is shared out among channels; and how alike the encoders s
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -58,8 +59,9 @@ def labels(record: Record) -> list[str]:
     return [f"{color} {name}" for color, name in zip(colors, names, strict=True)] if colors else names
 
 
-def panel(record: Record) -> Figure | None:
+def panel(record: Record, title: str = "", name: str = "") -> Figure | None:
     """The t-SNE of one autoencoder; None where the record holds no points."""
+    title, name = title or label(record.subject), name or f"latents_{record.subject}"
     points = record.extra.get("points")
     names = labels(record) or [""] * len(points or ())
     if not points or len(points) != len(names):
@@ -75,7 +77,7 @@ def panel(record: Record) -> Figure | None:
             ax.plot(xy[:, 0], xy[:, 1], linestyle="", marker="o", markersize=3.5, color=look(record.subject)[0])
         else:
             _as_classes(ax, xy, names)
-        ax.set_title(label(record.subject))
+        ax.set_title(textwrap.fill(title, 30))
         ax.set_xticks([])
         ax.set_yticks([])
         ax.set_aspect("equal", adjustable="datalim")
@@ -84,8 +86,8 @@ def panel(record: Record) -> Figure | None:
 
     trust = f", trustworthiness {record.value:.3f}" if record.value is not None else ""
     objects = "; points are drawn as their objects" if known else ""
-    alt = f"t-SNE of {len(names)} latents of {label(record.subject)}{trust}{objects}"
-    return draw(f"latents_{record.subject}", (3.2, 3.3), alt, paint)
+    alt = f"t-SNE of {len(names)} latents of {title}{trust}{objects}"
+    return draw(name, (3.2, 3.3), alt, paint)
 
 
 def _as_objects(ax: Axes, xy: np.ndarray, kinds: Sequence[tuple[str | None, str | None]]) -> None:
