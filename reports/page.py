@@ -14,7 +14,7 @@ from reports.figures import images, style
 from reports.headline import cards
 from reports.measured import Measured
 from reports.sections import Section
-from vgt.core import files, record
+from vgt.core import files, record, samples
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -37,7 +37,7 @@ def render(
             f"no records below {places}; run `vgt reproduce tiny` first or name a folder that holds records"
         )
     measured, out = Measured(found), Path(out)
-    made = sections.build(measured, Path(work) if work is not None else None)
+    made = sections.build(measured, Path(work) if work is not None else None, samples.lookup(roots))
     shown = [section for section in made if section.blocks]
     absent = [section for section in made if section.without and not section.blocks]
     _write_files(shown, out)

@@ -8,7 +8,7 @@ the mean of the others.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -19,14 +19,13 @@ from reports.recipe import Entry, Line, Quantity, Recipe
 from reports.table import NOT_APPLICABLE, Cell, Column, Filled, Row, Table, from_record
 from vgt.core.intervals import Interval
 from vgt.core.record import Record
-from vgt.core.samples import REPLICATES, Samples
+from vgt.core.samples import REPLICATES, Lookup, Samples
 from vgt.core.statistics import Part, effect, jackknifed
 from vgt.core.trainings import METHOD, between
 
 NOT_RUN = "not run"
 STEP = "-step"  # before the training step in the name of a snapshot
 ONLY_HERE = "Only here"
-Lookup = Callable[[Record], Samples | None]  # the samples of a record
 
 
 # ---------------------------------------------------------------------------------------------------------- numbers

@@ -6,14 +6,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from reports import published, regenerated, tables
+from reports import inconsistencies, published, regenerated, tables, verdicts
 from reports.claims import CLAIMS, VERDICTS
 from reports.figures import images, latents, paper, scores, speed
 from reports.figures.images import Grid
 from reports.figures.style import Figure
 from reports.measured import Measured
-from reports.regenerated import Lookup, Regenerated
+from reports.regenerated import Regenerated
 from reports.table import Filled, Table
+from vgt.core.samples import Lookup
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ def build(measured: Measured, work: Path | None, samples: Lookup = lambda record
     name, every, made = PAPER.paper["id"], measured, []
     for scale in regenerated.scales(every, name):
         made += _paper(Regenerated(every, name, scale, samples), work)
+    made += [AGAINST_ITSELF] if made else []
     measured = regenerated.apart(every, name)
     for section in (SUMMARY, *SECTIONS):
         shown = every if section.id == "provenance" else measured
@@ -115,8 +117,10 @@ TRADEOFF_CAPTION = (
 
 
 def _claims(of: Regenerated) -> list[Filled]:
-    """The verdicts on the paper's claims, which open the page."""
-    return []
+    """The verdicts on the paper's claims, which open the page; none where trainings cannot be told from luck."""
+    if len(of.seeds) < 2:
+        return []
+    return [verdicts.table(of.paper, of.scale, verdicts.judge(of.paper, of.scale, of.measured, of.samples))]
 
 
 def _paper(of: Regenerated, work: Path | None) -> list[Section]:
@@ -175,6 +179,16 @@ def _paper(of: Regenerated, work: Path | None) -> list[Section]:
             [*plots, table("tradeoff")],
         ),
     ]
+
+
+AGAINST_ITSELF = Section(
+    "paper-itself",
+    "The paper against itself",
+    "Against itself",
+    "Where the paper's numbers disagree with each other, or with what it says of them.",
+    (),
+    blocks=[Block(table=inconsistencies.table())],
+)
 
 
 # ---------------------------------------------------------------------------------------------- all other models

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
@@ -25,7 +25,7 @@ from reports.published import PublishedTable
 from reports.recipe import Recipe
 from reports.table import EMPTY, Cell, Column, Filled, Row
 from vgt.core.record import Record
-from vgt.core.samples import REPLICATES, Samples
+from vgt.core.samples import REPLICATES, Lookup, Samples
 from vgt.core.statistics import Effect, Part, effect, holm, holm_level, images_to_reach, jackknifed, speedup
 from vgt.core.text import parse_toml, read
 from vgt.core.trainings import between, p_value
@@ -42,7 +42,6 @@ NAMES = {
     "photos/fd-efflite2": "FD on photos",
 }
 DIGITS = {"share": 3, "dB": 2, "of 100": 1}  # by unit
-Lookup = Callable[[Record], Samples | None]
 Kind = Literal["difference", "sweep", "curve", "images"]
 REPRODUCED, CONTRADICTED = "reproduced", "contradicted"
 UNDETECTED, UNTESTABLE, NOT_RUN = "not detectable here", "not testable here", "not run"

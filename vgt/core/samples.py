@@ -42,6 +42,9 @@ class Samples:
     groups: Sequence[str] | None = None
 
 
+Lookup = Callable[[Record], Samples | None]  # finds the samples of a record; see ``lookup``
+
+
 def path(root: str | Path, record: Record) -> Path:
     return beside(Path(root) / record.path)
 
@@ -96,7 +99,7 @@ def checked(where: Path, record: Record) -> Samples | None:
     return found
 
 
-def lookup(roots: str | Path | Iterable[str | Path]) -> Callable[[Record], Samples | None]:
+def lookup(roots: str | Path | Iterable[str | Path]) -> Lookup:
     """Finds the samples of records that were read from these folders (``record.read``), each file once; of those of one
     name the later root's, as with records.  None where there are none; raises as ``checked``."""
     folders = [folder(Path(root)) for root in ([roots] if isinstance(roots, (str, Path)) else roots)]
