@@ -769,6 +769,11 @@ def test_compare_refuses_other_conditions():
         assert row["verdict"] == "incomparable" and row["ratio"] is None and row["why"].startswith("different")
     (row,) = comparing.compare([a], [speed("q", 10.0, protocol_params={"batch": 8, "weights": "random"})])
     assert row["verdict"] == "same"
+    early = speed("q", 10.0, protocol_params={"batch": 8, "mar_schedule": "cosine"})  # as every record had it once
+    (row,) = comparing.compare([early], [a])
+    assert row["verdict"] == "same"
+    (row,) = comparing.compare([early], [speed("q", 10.0, protocol_params={"batch": 8, "schedule": "cosine"})])
+    assert row["why"] == "different schedule"
     (row,) = comparing.compare([a], [speed("q", None)])
     assert row["verdict"] == "missing"
     with pytest.raises(ValueError, match="threshold"):

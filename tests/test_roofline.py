@@ -156,6 +156,18 @@ def test_hoisting_and_stored_modulation():
     )
 
 
+def test_every_step_has_its_own_evaluations():
+    """Equal numbers are one number; a falling budget over equal groups reads as much in all, and a step
+    of more tokens counts more."""
+    memory = Limits("m", 1e30, 1e3, "")
+    for how in ({}, {"hoisted": False}, {"activations": True}):
+        assert total(evaluations=(30, 30, 30, 30), **how) == total(evaluations=30, **how)
+        assert total(memory, evaluations=(41, 34, 26, 19), **how) == pytest.approx(total(memory, **how))
+    product = Limits("p", 1e3, 1e30, "")
+    late, early = (total(product, method="mar", evaluations=k) for k in ((20, 20, 40, 40), (40, 40, 20, 20)))
+    assert late > total(product, method="mar", evaluations=30) > early
+
+
 def test_fewer_steps_leave_the_images_out():
     decoder = roofline.Image(10**6, 10**9, 100)
     how = Decoding("query_ar", 1, 4, text=8)

@@ -90,8 +90,8 @@ class Sampling(SamplingOptions):
     ``compat`` "reference" decodes as the published code does, its defects included (vgt/checkpoints/reference.py;
     docs/vgt.md 3.3); then ``attention`` None is "flash", as the released models have it, ``position_mode`` None takes
     that of the model's family, and ``head_inputs`` "bf16" rounds what the flow head reads (None: as the weights are).
-    Raises ValueError for any of them without ``compat``, for what the published code does not have (``NOT_PUBLISHED``) with it,
-    and for a sampler, steps, budget and time schedule that do not go together."""
+    Raises ValueError for any of them without ``compat``, for what the published code does not have (``NOT_PUBLISHED``)
+    with it, and for a sampler, steps, budget and time schedule that do not go together."""
 
     guidance: float = Field(4.5, ge=0, lt=1000, description="classifier-free guidance scale; 1 turns it off")
     cfg_schedule: Literal["falling", "rising", "constant"] | None = Field(
@@ -136,8 +136,10 @@ class Sampling(SamplingOptions):
         ours = [name for name, value in NOT_PUBLISHED.items() if getattr(self, name) == value]
         if ours and self.compat == "reference":
             name = ours[0]
-            raise ValueError(f"{name} {NOT_PUBLISHED[name]!r} is not in the published code that compat 'reference' follows; "
-                             "leave one of the two out")  # fmt: skip
+            raise ValueError(
+                f"{name} {NOT_PUBLISHED[name]!r} is not in the published code that compat 'reference' follows; "
+                "leave one of the two out"
+            )
         return self
 
     @model_validator(mode="after")
