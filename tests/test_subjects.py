@@ -271,7 +271,10 @@ def test_fingerprint_follows_the_pixels(tmp_path):
 def test_subjects_by_name(tmp_path):
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "a.png")
     assert isinstance(load_generator(f"folder:{tmp_path}"), Folder)
-    assert load_generator("fake:oracle", size=32).size == 32
+    assert load_generator("fake:oracle", settings={"size": 32}).size == 32
+    for wrong in ({"size": "large"}, {"size": 1}, {"steps": 3}):
+        with pytest.raises(ValueError, match="is not for fake: subjects; they have size"):
+            load_generator("fake:noise", settings=wrong)
     assert load_generator("fake:noise").name == "noise"
     assert load_generator("fake:shuffled", prompts=PROMPTS).name == "shuffled"
     assert load_tokenizer("fake:identity").name == "identity"

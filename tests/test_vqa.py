@@ -22,10 +22,10 @@ class Scripted:
 
     fingerprint = "scripted"
 
-    def __init__(self, name="scripted", blind=()):
-        self.name, self.asked = name, 0
+    def __init__(self, name="scripted", blind=(), size=64):
+        self.name, self.asked, self.size = name, 0, size
         self.blind = set(blind)
-        self.truth = {scenes.item("test", i).image.tobytes(): i for i in range(20)}
+        self.truth = {scenes.item("test", i, size).image.tobytes(): i for i in range(20)}
 
     def replies(self, image, questions):
         self.asked += len(questions)
@@ -43,6 +43,11 @@ def test_truth_scores_one_and_is_partial_for_few_scenes(tmp_path):
     assert record.value == 1.0 and record.n == 100 and record.partial and record.name == "scripted/scenes-vqa/accuracy"
     kinds = record.extra["by_kind"]
     assert sum(n for _, n in kinds.values()) == 100 and {share for share, _ in kinds.values()} == {1.0}
+
+
+def test_scenes_are_drawn_in_the_size_that_the_model_takes(tmp_path):
+    small = vqa.run(Scripted(size=32), work=tmp_path, records=tmp_path / "records", n=20).records[0]
+    assert small.value == 1.0 and small.protocol_params["size"] == 32  # it knows its own scenes alone
 
 
 def test_half_blind_scores_half_with_an_interval_over_scenes(tmp_path):

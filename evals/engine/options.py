@@ -284,7 +284,7 @@ class Images(Count, Coverage, Sampling, Common):
     batch: int = option(32, "images generated at a time; it decides their last bits", type=positive)
     settings: list[str] = option(
         [],
-        "diffusers: subjects: steps, guidance, size, dtype, or any argument of the pipeline's call",
+        "diffusers: subjects: steps, guidance, size, dtype, or any argument of the pipeline's call; fake: ones: size",
         flag="--set",
         metavar="KEY=VALUE",
     )
@@ -302,19 +302,22 @@ class Images(Count, Coverage, Sampling, Common):
         if named.startswith("folder:"):
             self.refuse(f"the images of {named} are made already", "batch", "seed")
         accel = (self.accel or 1) if is_model else None
-        if self.settings and not named.startswith("diffusers:"):
+        if self.settings and not named.startswith(("diffusers:", "fake:")):
             raise ValueError(
-                f"--set {self.settings[0]} is for diffusers: subjects; give --guidance and the like instead"
+                f"--set {self.settings[0]} is for diffusers: and fake: subjects; give --guidance and the like instead"
             )
         settings = self.ours if is_model else parse_settings(self.settings)
         prompts = [p["prompt"] for p in asked]
+        tokenizer = None
+        if self.through_autoencoder:
+            tokenizer = load_tokenizer(self.through_autoencoder, device=self.on())
+            if named.startswith("fake:") and tokenizer.size:
+                settings = {"size": tokenizer.size} | settings
         if named.startswith("folder:"):
             found = self._folder(whole)
         else:
             found = load_generator(named, accel=accel, device=self.on(), prompts=prompts, settings=settings)
-        if self.through_autoencoder:
-            found = through(load_tokenizer(self.through_autoencoder, device=self.on()), found)
-        return found, accel
+        return (through(tokenizer, found) if tokenizer else found), accel
 
     def _folder(self, whole: list[dict]) -> Any:
         from evals.subjects.folder import folder

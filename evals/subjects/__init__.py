@@ -38,13 +38,12 @@ def load_generator(
     accel: int | None = None,
     device: str | None = None,
     prompts: Sequence[str] | None = None,
-    size: int = 64,
     settings: Mapping[str, Any] | None = None,
 ) -> Generator | Folder:
     """The generator, or folder of its images, that ``spec`` names.
 
     ``accel`` is for ``vgt:``; ``device`` and sampling ``settings`` for ``vgt:`` (fields of its Sampling) and
-    ``diffusers:`` (see there); ``prompts`` (the suite's) for ``fake:shuffled``, ``size`` (pixels) for all fakes.
+    ``diffusers:`` (see there), and of fakes ``size`` (pixels, 64); ``prompts`` (the suite's) for ``fake:shuffled``.
     Raises ValueError for other specs and where the subject cannot be loaded."""
     kind, _, rest = spec.partition(":")
     if kind == "vgt" and rest:
@@ -61,13 +60,17 @@ def load_generator(
         return python.load(rest, "generator")
     if kind == "folder" and rest:
         return folder(rest)
-    if spec == "fake:oracle":
-        return fake.Oracle(size)
-    if spec == "fake:noise":
-        return fake.Noise(size)
-    if spec == "fake:shuffled":
-        return fake.shuffled(prompts or (), size=size)
+    if kind == "fake":
+        return fake.generator(rest, prompts or (), **_fake(settings or {}))
     raise ValueError(f"subject {spec!r} is unknown; give {GENERATORS}")
+
+
+def _fake(settings: Mapping[str, Any]) -> dict[str, int]:
+    """The settings of a fake.  Raises ValueError for others than its size."""
+    for name, value in settings.items():
+        if name != "size" or type(value) is not int or not 8 <= value <= 4096:
+            raise ValueError(f"--set {name}={value} is not for fake: subjects; they have size, 8 to 4096 pixels")
+    return dict(settings)
 
 
 def load_tokenizer(spec: str, *, device: str | None = None, dtype: str | None = None) -> Tokenizer:

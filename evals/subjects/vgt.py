@@ -117,6 +117,11 @@ class VLMSubject:
     model: Any
     params: Mapping[str, Any] = field(default_factory=lambda: PRECISION)
 
+    @property
+    def size(self) -> int:
+        """The side in pixels of the images that it was trained on."""
+        return self.model.image_size
+
     def answer(self, image: np.ndarray, question: str) -> str:
         return self.replies(image, [question])[0].text
 

@@ -25,6 +25,7 @@ from vgt.core.text import Fields
 
 SUITE, PROTOCOL = "scenes-vqa", "exact-match"
 SCENES, QUESTIONS = 400, 5
+SIDE = 64  # pixels of a scene for models that do not say what they take
 INSTRUCTION = "Answer with one word."  # what chat models are told
 VERSION = 2  # of the rules: raise it when a change to them can change a score
 
@@ -87,15 +88,16 @@ def run(
     work: str | Path,
     records: str | Path,
     n: int = SCENES,
-    size: int = 64,
     partial_ok: bool = False,
     shard: Shard = WHOLE,
 ) -> Outcome:
-    """Share of right answers to ``QUESTIONS`` questions on each of ``n`` test scenes; interval clustered by scene.
+    """Share of right answers to ``QUESTIONS`` questions on each of ``n`` test scenes, drawn in the size that the model
+    takes; interval clustered by scene.
 
     ``answerer``: an evals.engine.api.Answerer, or what else evals.judges.answering.replies can ask.  Answers are
     stored scene by scene; ``shard``: ask about this part of the scenes only, and record nothing."""
     asked = _asked(n)
+    size = getattr(answerer, "size", None) or SIDE
     suite_hash = files.digest_json([scenes.WORLD, size, list(asked.items())])
     parts = {"rules": VERSION, "protocol": PROTOCOL, "partial_ok": partial_ok}
     keys = {"accuracy": record.make_key(fingerprint=answerer.fingerprint, suite=suite_hash, **parts)}

@@ -16,13 +16,16 @@ from vgt.training.distributed import local
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
+MUON_TAKES = {"muon": (2,), "muon_conv": (2, 4)}  # dimensions of the parameters that it moves, by train.optimizer
+
+
 class TrainConfig(Config):
     """One training run.  ``warmup``: steps of linear warm-up; ``final_lr``: where the cosine ends, as a factor of lr;
     ``sample_every`` 0 makes no images.  ``snapshots``: steps after which the model so far is kept as a checkpoint of
     its own, ``<run>/snapshots/<step>``.  ``ema``: decay of the averaged weights (0 = none), ``ema_ramp``: whether it is
     smaller at first, (1 + k) / (10 + k) in step k; until step ``ema_start`` the average is the weights themselves.
-    ``optimizer`` "muon" orthogonalises the updates of hidden matrices and leaves the rest to AdamW at ``rest_lr`` (0:
-    at ``lr``).
+    ``optimizer`` "muon" orthogonalises the updates of hidden matrices, "muon_conv" those of convolutions too, and
+    leaves the rest to AdamW at ``rest_lr`` (0: at ``lr``).
 
     ``batch``: rows of a step in all processes together; ``micro``: rows of a micro-batch (0: the share of a process),
     which has noise of its own, so that a run is the same for any number of processes with the same ``micro``.
@@ -35,7 +38,7 @@ class TrainConfig(Config):
     batch: Annotated[int, Field(ge=1, le=1 << 20)]
     micro: int = 0
     lr: Positive
-    optimizer: Literal["adamw", "muon"] = "adamw"
+    optimizer: Literal["adamw", "muon", "muon_conv"] = "adamw"
     rest_lr: NotNegative = 0.0
     warmup: Whole = 100
     final_lr: NotNegative = 0.05
@@ -83,9 +86,10 @@ class TrainConfig(Config):
 def micro_rows(config: TrainConfig, processes: int) -> int:
     """Rows of one micro-batch.  Raises ValueError for a batch that cannot be split evenly over the processes, and for
     an optimizer that cannot work on split matrices."""
-    if config.strategy == "fsdp" and config.optimizer == "muon":
+    if config.strategy == "fsdp" and config.optimizer in MUON_TAKES:
         raise ValueError(
-            "train.optimizer muon needs whole matrices and train.strategy fsdp splits them; use adamw, or strategy ddp"
+            f"train.optimizer {config.optimizer} needs whole matrices and train.strategy fsdp splits them; use adamw, "
+            "or strategy ddp"
         )
     micro = config.micro or config.batch // processes
     if not 1 <= micro <= config.batch or config.batch % micro or (config.batch // micro) % processes:
@@ -114,7 +118,7 @@ def optimizers(module: nn.Module, config: TrainConfig, lr_scale: Callable[[str],
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
-        if config.optimizer == "muon" and parameter.ndim in (2, 4) and id(parameter) not in tables:
+        if parameter.ndim in MUON_TAKES.get(config.optimizer, ()) and id(parameter) not in tables:
             matrices.setdefault(lr_scale(name), []).append(parameter)
         else:
             plain.setdefault((lr_scale(name), parameter.ndim >= 2), []).append(parameter)

@@ -25,7 +25,7 @@ from vgt.methods.vgt_ae import VGTAE
 from vgt.training import models
 from vgt.training.distributed import Team
 from vgt.training.job import Job, Place, Preset
-from vgt.training.optim import TrainConfig, micro_rows
+from vgt.training.optim import MUON_TAKES, TrainConfig, micro_rows
 from vgt.training.plan.trace import Fakes, Rules, Traced, inference, recomputed, step
 from vgt.training.sources import KINDS, parts
 from vgt.training.sources.webdataset import shards
@@ -171,7 +171,7 @@ def _strategies(train: TrainConfig, processes: int) -> tuple[Strategy, ...]:
     """Those that are open to the run: Muon needs whole matrices."""
     if processes == 1:
         return ("single",)
-    return ("ddp",) if train.optimizer == "muon" else ("ddp", "fsdp")
+    return ("ddp",) if train.optimizer in MUON_TAKES else ("ddp", "fsdp")
 
 
 def count(*modules: nn.Module | nn.Parameter | None) -> int:
@@ -201,7 +201,8 @@ def _sizes(job: Job, train: TrainConfig) -> Sizes:
     tables = {id(m.weight) for each in modules.values() for m in each.modules() if isinstance(m, nn.Embedding)}
     every = [p for each in modules.values() for p in each.parameters()]
     trained = [p for p in every if p.requires_grad]
-    matrices = [p for p in trained if p.ndim == 2 and id(p) not in tables] if train.optimizer == "muon" else []
+    taken = MUON_TAKES.get(train.optimizer, ())
+    matrices = [p for p in trained if p.ndim in taken and id(p) not in tables]
     own, frozen = _numel(modules["model"].parameters()), [p for m in job.frozen.values() for p in m.parameters()]
     blocks = [_numel(m.parameters()) for m in modules["model"].modules() if isinstance(m, GradientCheckpointingLayer)]
     return Sizes(
