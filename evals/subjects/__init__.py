@@ -60,8 +60,8 @@ def load_generator(
         return python.load(rest, "generator")
     if kind == "folder" and rest:
         return folder(rest)
-    if kind == "fake":
-        return fake.generator(rest, prompts or (), **_fake(settings or {}))
+    if kind == "fake" and (made := fake.generator(rest, prompts or (), **_fake(settings or {}))):
+        return made
     raise ValueError(f"subject {spec!r} is unknown; give {GENERATORS}")
 
 
