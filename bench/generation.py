@@ -103,7 +103,7 @@ def call(subject: Subject, settings: Sampling, how: Conditions, decode: Decode |
 
 def prime(subject: Subject, settings: Sampling, how: Conditions, decode: Decode | None) -> None:
     """Touch all code once in a single decode step, so that what libraries set up at first use is counted nowhere."""
-    update = {"acceleration": subject.model.tokens, "flow_steps": 3}
+    update = {"acceleration": subject.model.tokens, "flow_steps": 3, "flow_budget": "constant"}
     quick = Conditions(how.batch, seed=how.seed)
     call(subject, settings.model_copy(update=update), quick if how.steps is None else how, decode)()
 

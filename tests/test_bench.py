@@ -259,6 +259,19 @@ def test_the_first_decode_steps_alone(loaded, method, steps, monkeypatch):
         )
 
 
+def test_a_falling_budget_is_primed_and_bounded(loaded):
+    """A single step of few evaluations, which alone could not fall; the bound is not that of a constant budget."""
+    found = loaded["tiny_query_ar"]
+    falling = {"flow_steps": 4, "flow_budget": "falling", "schedule": "cosine"}
+    works = [
+        generation.EngineGeneration(found, Conditions(2, settings=FAST | more), 4)
+        for more in (falling, {"flow_steps": 4})
+    ]
+    generation.prime(found, works[0].settings, Conditions(2), found.engine)
+    limits = roofline.Limits("p", 1e3, 1e30, "")
+    assert works[0].bound(limits)["ms"] != pytest.approx(works[1].bound(limits)["ms"])
+
+
 def test_throughput_makes_several_batches(loaded):
     found = loaded["tiny_query_ar"]
     how = Conditions(2, mode="throughput")

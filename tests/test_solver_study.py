@@ -300,6 +300,15 @@ def test_the_report_shows_a_study(done):
     assert section.id == "sampler" and any(b.figures for b in section.blocks) and any(b.table for b in section.blocks)
 
 
+def test_settings_in_the_readers_words():
+    early = {"sampler": "sde", "order": "random", "mar_schedule": "cosine"}
+    assert tables._solver(early) == "Stochastic (published)"
+    chosen = {"sampler": "ab2", "time_schedule": "power:0.7", "schedule": "cosine", "order": "spread"}
+    assert (
+        tables._solver(chosen | {"flow_budget": "falling"}) == "Adams-Bashforth 2, power:0.7, cosine, spread, falling"
+    )
+
+
 def test_without_a_study_the_section_says_so():
     section = sampler(Measured([]))
     assert not section.blocks and "no record of `vgt eval solvers`" in section.without
