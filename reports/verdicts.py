@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -26,12 +26,12 @@ from reports.recipe import Recipe
 from reports.table import EMPTY, Cell, Column, Filled, Row
 from vgt.core.record import Record
 from vgt.core.samples import REPLICATES, Lookup, Samples
-from vgt.core.statistics import Effect, Part, effect, holm, holm_level, images_to_reach, jackknifed, speedup
+from vgt.core.statistics import Effect, Part, effect, holm, holm_level, images_to_reach, jackknifed, pooled, speedup
 from vgt.core.text import parse_toml, read
 from vgt.core.trainings import between, p_value
 
 ALPHA = 0.05
-LEVELS = (0.5, 0.75, 1.0)  # of the lowest final score, at which images needed are compared
+LEVELS = (0.5, 0.75, 0.9)  # of the lowest final score, at which images needed are compared
 NAMES = {
     "scenes-geneval/overall": "GenEval",
     "scenes-dpg/dpg": "DPG",
@@ -41,6 +41,8 @@ NAMES = {
     "scenes/fd-efflite2": "FD on scenes",
     "photos/fd-efflite2": "FD on photos",
 }
+AT_LEAST = " at least"  # ends the label of a lower bound
+MANY = 6  # arms: more are not named in a command
 DIGITS = {"share": 3, "dB": 2, "of 100": 1}  # by unit
 Kind = Literal["difference", "sweep", "curve", "images"]
 REPRODUCED, CONTRADICTED = "reproduced", "contradicted"
@@ -123,13 +125,11 @@ class Comparison(_Strict):
 
 
 class Claim(_Strict):
-    """``only``: what `vgt reproduce paper --only` takes to run it; ``need``: whether all comparisons must hold or any;
-    ``equal``: arms must have seen equally many images; ``free``: settings that belong to the methods and may differ;
-    ``why``: what keeps every scale from testing it."""
+    """``need``: whether all comparisons must hold or any; ``equal``: arms must have seen equally many images; ``free``:
+    settings that belong to the methods and may differ; ``why``: what keeps every scale from testing it."""
 
     number: str
     text: str
-    only: list[str]
     need: Literal["all", "any"] = "all"
     equal: bool = True
     free: list[str] = []
@@ -231,15 +231,31 @@ class Evidence:
     seeds: tuple[int, ...]
     measured: Measured
     samples: Lookup
+    terms: tuple[str, ...] = ()  # of all claims
+    kept: dict = field(default_factory=dict)
+
+    def varying(self, metric: str, step: int | None = None) -> Part:
+        """What trainings vary by in a metric: of every arm with all seeds scored, as it decodes by default."""
+        if (metric, step) not in self.kept:
+            plain = [t for t in self.terms if "@" not in t]
+            arms = {_trained(self.arms, t): t for t in (*plain, *(arm.id for arm in self.arms.arms if arm.seeds))}
+            found = [[self.record(t, seed, metric, step) for seed in self.seeds] for name, t in arms.items() if name]
+            # Encoders are scored behind their VLM: the same arms under another name.
+            answers = [[self.record(t, s, metric, step) for s in self.seeds] for t in plain if "+" in t]
+            rows = {tuple(r.name for r in row): [r.value for r in row] for row in found + answers if all(row)}
+            self.kept[metric, step] = pooled(list(rows.values()))
+        return self.kept[metric, step]
 
     def subject(self, term: str, seed: int) -> str:
         named = (p if p in UNTRAINED else recipe.model(self.scale, self.arms[p], seed) for p in _pieces(term))
         return "+".join(named)
 
     def record(self, term: str, seed: int, metric: str, step: int | None = None) -> Record | None:
-        """The complete record, None where there is none or it covers less than its protocol asks for."""
+        """The complete record, of the model or of its snapshot at a step; None where there is none or it covers less
+        than its protocol asks for."""
         suite, name = metric.split("/", 1)
-        subject = self.subject(term, seed) + (f"-step{step}" if step is not None else "")
+        whole = step is None or step == self.last(term, seed)
+        subject = self.subject(term, seed) + ("" if whole else f"-step{step}")
         found = self.measured.get(subject, suite, name, _accel(self.arms, term))
         return found if found is not None and found.value is not None and not found.partial else None
 
@@ -248,11 +264,16 @@ class Evidence:
         return self.seeds if _trained(self.arms, term) else self.seeds[:1]
 
     def steps(self, term: str, seed: int, metric: str) -> list[int]:
-        """The training steps of which a snapshot was scored."""
+        """The training steps at which a term was scored: of its snapshots, and the last one, of the model itself."""
         suite, name = metric.split("/", 1)
         pattern = re.compile(re.escape(self.subject(term, seed)) + r"-step(\d+)")
         found = {m.group(1) for r in self.measured.where(suite, name) if (m := pattern.fullmatch(r.subject))}
-        return sorted(map(int, found))
+        last = self.last(term, seed)
+        return sorted({*map(int, found), *([] if last is None else [last])})
+
+    def last(self, term: str, seed: int) -> int | None:
+        told = self.trained(term, seed)
+        return None if told is None else told.extra.get("steps")
 
     def trained(self, term: str, seed: int) -> Record | None:
         """The record of a term's training, which knows its steps and the images it saw."""
@@ -328,18 +349,32 @@ def _alike(claim: Claim, records: Sequence[Record]) -> None:
             raise _Why(f"{first.subject} and {other.subject}: {', '.join(differ)}")
 
 
+def _common(evidence: Evidence, part: Comparison, side: Sequence[_Weighted], step: int | None) -> Part | None:
+    """What trainings of all arms vary by in the metric, in the units of a side; None for a side of several terms, whose
+    seeds drop out in part."""
+    if len(side) > 1 or not _trained(evidence.arms, side[0].term):
+        return None
+    known = evidence.varying(part.metric, step)
+    return Part(side[0].weight ** 2 * known.variance, known.freedom)
+
+
 def _combined(
-    evidence: Evidence, claim: Claim, part: Comparison, given: Sequence[_Weighted]
+    evidence: Evidence, claim: Claim, part: Comparison, given: Sequence[_Weighted], step: int | None = None
 ) -> tuple[Effect, int, str]:
     """The weighted sum of terms as an effect, with the number of prompts (or blocks), and how prompts entered."""
     records = [record for one in given for record in one.records]
     _alike(claim, records)
     sides = _sides(evidence, part, given)
     found = {r.name: evidence.samples(r) for r in records}
+    common = [_common(evidence, part, side, step) for side in sides]
     if all(found.values()):
         first = next(iter(found.values()))
         matrices = [sum(one.weight * _matrix(one, found, first) for one in side) for side in sides]
-        return effect(matrices, first.clusters, first.groups), len(set(zip(*_places(first), strict=True))), ""
+        return (
+            effect(matrices, first.clusters, first.groups, common=common),
+            len(set(zip(*_places(first), strict=True))),
+            "",
+        )
     values = [sum(one.weight * np.array([r.value for r in one.records]) for one in side) for side in sides]
     left_out = [[r.extra.get(REPLICATES) for r in one.records] for one in given]
     if (
@@ -347,13 +382,13 @@ def _combined(
         and len({len(e) for of in left_out for e in of}) == 1
     ):
         means = [one.weight * np.mean(of, axis=0) for one, of in zip(given, left_out, strict=True)]
-        return between(values, jackknifed(means)), len(means[0]), "items in common blocks"
+        return between(values, jackknifed(means), common=common), len(means[0]), "items in common blocks"
     if any(None in (r.low, r.high) for r in records):
         raise _Why(f"{next(r for r in records if None in (r.low, r.high)).name} has neither samples nor an interval")
     # Prompts are shared, so that what is common to both sides would drop out: leaving it in errs on the safe side.
     spread = [np.mean([((r.high - r.low) / 2 / 1.959964) ** 2 for r in one.records]) for one in given]
     variance = float(sum(one.weight**2 * v for one, v in zip(given, spread, strict=True)))
-    return between(values, Part(variance, np.inf)), 0, "prompts not paired: no samples"
+    return between(values, Part(variance, np.inf), common=common), 0, "prompts not paired: no samples"
 
 
 def _places(samples: Samples) -> tuple[Sequence[str], Sequence[str]]:
@@ -384,10 +419,9 @@ def _needed(evidence: Evidence, part: Comparison) -> tuple[frozenset[str], froze
     for term, seed, metric in wanted:
         name = evidence.subject(term, seed)
         needed.add(name)
+        there = evidence.record(term, seed, metric)
         if part.kind in ("curve", "images"):
-            there = evidence.trained(term, seed) and len(evidence.steps(term, seed, metric)) > 1
-        else:
-            there = evidence.record(term, seed, metric)
+            there = there and evidence.last(term, seed) and len(evidence.steps(term, seed, metric)) > 1
         if not there:
             missing.add(name)
     return frozenset(needed), frozenset(missing)
@@ -433,7 +467,6 @@ def _terms(evidence: Evidence, part: Comparison, weights: dict[str, float], step
     return [
         _Weighted(term, w, tuple(evidence.record(term, s, part.metric, step) for s in evidence.of(term)))
         for term, w in weights.items()
-        if w
     ]
 
 
@@ -461,7 +494,32 @@ def _difference(evidence: Evidence, claim: Claim, part: Comparison) -> Outcome:
             elif mean is not None and not start:
                 sides.append(f"{mean:{form}}")
         ours = (" vs " if part.share == 1 else f" vs {part.share:g} of ").join(sides) if len(sides) == 2 else ""
+        if part.share != 1:
+            ours += _shares(evidence, claim, part)
     return Outcome(part, (found,), ours=ours, unit=unit, clusters=clusters, note=note)
+
+
+def _shares(evidence: Evidence, claim: Claim, part: Comparison) -> str:
+    """The share of right's score that left has, with its interval: the shares whose difference the test does not tell
+    from 0 (Fieller 1954)."""
+
+    def at(share: float) -> Effect:
+        weights = _weights(evidence, part.model_copy(update={"share": share}))
+        return _combined(evidence, claim, part, _terms(evidence, part, weights))[0]
+
+    zero, one = at(0.0).value, at(1.0).value
+    if not zero > one:  # the score on the right is not above 0
+        return ""
+    middle, bounds = zero / (zero - one), []
+    for far in (0.0, 2 * middle + 1):
+        inside, outside = middle, far
+        if at(outside).p_value > ALPHA:
+            return f" ({middle:.0%})"
+        for _ in range(12):
+            probe = (inside + outside) / 2
+            inside, outside = (inside, probe) if at(probe).p_value <= ALPHA else (probe, outside)
+        bounds.append(inside)
+    return f" ({middle:.0%} [{bounds[0]:.0%}, {bounds[1]:.0%}])"
 
 
 def _there(given: Sequence[_Weighted], term: str) -> bool:
@@ -479,7 +537,7 @@ def _snapshots(evidence: Evidence, part: Comparison) -> list[int]:
 def _curve(evidence: Evidence, claim: Claim, part: Comparison) -> Outcome:
     steps, weights = _snapshots(evidence, part), {part.left[0]: 1.0, part.right[0]: -1.0}
     _complete(evidence, part, steps)
-    made = [_combined(evidence, claim, part, _terms(evidence, part, weights, step)) for step in steps]
+    made = [_combined(evidence, claim, part, _terms(evidence, part, weights, step), step) for step in steps]
     labels = tuple(f"step {step:,}" for step in steps)
     above = sum(part.sign * found.value > 0 for found, _, _ in made)
     unit = evidence.record(part.left[0], evidence.of(part.left[0])[0], part.metric, steps[0]).unit
@@ -492,13 +550,18 @@ def _complete(evidence: Evidence, part: Comparison, steps: Sequence[int]) -> Non
         for seed in evidence.of(term):
             for step in steps:
                 if evidence.record(term, seed, part.metric, step) is None:
-                    raise _Why(f"{evidence.subject(term, seed)}-step{step} is partial or has no value")
+                    raise _Why(
+                        f"the record of {evidence.subject(term, seed)} at step {step} is partial or has no value"
+                    )
 
 
 def _images(evidence: Evidence, claim: Claim, part: Comparison) -> Outcome:
     """Ratio of images needed at LEVELS of the lowest final score of all trainings."""
     steps = _snapshots(evidence, part)
     _complete(evidence, part, steps)
+    sizes = [{evidence.record(t, s, part.metric, k).n for t in part.terms for s in evidence.of(t)} for k in steps]
+    if sizes[-1] != sizes[0]:  # the whole model on more images than its snapshots
+        steps = steps[:-1]
     told = [evidence.trained(t, s) for t in part.terms for s in evidence.of(t)]
     per_step = {r.extra["samples"] / r.extra["steps"] for r in told}
     if len(per_step) > 1:
@@ -517,12 +580,17 @@ def _images(evidence: Evidence, claim: Claim, part: Comparison) -> Outcome:
     final = min(max(r.value for r in row) for grid in grids for row in grid)
     null, effects, labels = float(np.log(part.against)), [], []
     for share in LEVELS:
-        made = speedup(images, *curves, share * final, first.clusters, first.groups)
+        # A left curve that starts above bounds the ratio from below: enough to show that it is above 1, not below 20.
+        made = speedup(images, *curves, share * final, first.clusters, first.groups, at_least=null == 0)
         if made is not None:
+            starts = any(row[0].value >= share * final for row in grids[0])
             effects.append(replace(made, p_value=p_value(made.value - null, made.parts)))
-            labels.append(f"to {share * final:.3f}")
+            labels.append(f"to {share * final:.3f}" + (AT_LEAST if starts else ""))
     if not effects:
-        raise _Why(f"no score is reached by all trainings between snapshots (the lowest ends at {final:.3f})")
+        raise _Why(
+            "no score lies between the first and the last snapshot of all trainings, the lowest of which ends at "
+            f"{final:.3f}"
+        )
     count = len(set(zip(*_places(first), strict=True)))
     return Outcome(part, tuple(effects), tuple(labels), null, unit="ratio", clusters=count)
 
@@ -589,8 +657,9 @@ def judge(
         raise ValueError(
             f"claims need two seeds or more to know how trainings vary, not {list(seeds)}; add --seeds 0,1,2"
         )
-    evidence = Evidence(arms, scale, seeds, measured, samples)
     claims = load(paper) if claims is None else claims
+    terms = dict.fromkeys(term for claim in claims for part in claim.parts for term in part.terms)
+    evidence = Evidence(arms, scale, seeds, measured, samples, tuple(terms))
     found = [(claim, tuple(_outcome(evidence, claim, part) for part in claim.parts)) for claim in claims]
     tested = [i for i, (_, outcomes) in enumerate(found) if outcomes and all(one.effects for one in outcomes)]
     pairs = {i: p_values(*found[i]) for i in tested}
@@ -603,7 +672,7 @@ def judge(
             continue
         held, p = pairs[i][0] <= pairs[i][1], adjusted[i]
         verdict = UNDETECTED if p > ALPHA else REPRODUCED if held else CONTRADICTED
-        said = _seen(claim, outcomes, level) if verdict == UNDETECTED else verdict
+        said = _seen(outcomes, level) if verdict == UNDETECTED else verdict
         made.append(Judged(claim, outcomes, verdict, said, min(pairs[i]), p, level))
     return made
 
@@ -613,35 +682,37 @@ def _untested(claim: Claim, outcomes: tuple[Outcome, ...], scale: str) -> Judged
     missing = frozenset().union(*(one.missing for one in outcomes))
     if missing:
         needed = frozenset().union(*(one.needed for one in outcomes))
-        command = f"vgt reproduce paper --scale {scale} --only {','.join(claim.only)}"
+        command = _command(outcomes, scale)
         said = f"{NOT_RUN} ({len(needed - missing)} of {len(needed)} models; `{command}`)"
         return Judged(claim, outcomes, NOT_RUN, said)
     return Judged(claim, outcomes, UNTESTABLE, f"{UNTESTABLE} ({why})")
 
 
-def _undecided(one: Outcome, i: int, level: float) -> bool:
-    return one.effects[i].p_value > level
+def _command(outcomes: Sequence[Outcome], scale: str) -> str:
+    """What runs the arms that lack records; of many arms, all of the paper."""
+    arms = dict.fromkeys(p for one in outcomes if one.missing for t in one.part.terms for p in _pieces(t))
+    named = [arm for arm in arms if arm not in UNTRAINED]
+    return f"vgt reproduce paper --scale {scale}" + (f" --only {','.join(named)}" if len(named) <= MANY else "")
 
 
-def _least_seen(one: Outcome, i: int, level: float) -> str:
-    """The smallest effect that would have been seen, in words."""
-    least = one.effects[i].detectable(level)
-    name = NAMES.get(one.part.metric, one.part.metric)
-    if one.unit == "ratio":
+def _in_words(metric: str, unit: str, least: float) -> str:
+    """The smallest effect that would have been seen."""
+    name = NAMES.get(metric, metric)
+    if unit == "ratio":
         ratio = np.exp(least)
         return f"{ratio:.1f} times the images" if ratio < 1000 else "no ratio below 1,000"
-    unit = f" {one.unit}" if one.unit == "dB" else ""
-    return f"{least:.{_digits(one.unit)}f}{unit} in {name}"
+    return f"{least:.{_digits(unit)}f}{' dB' if unit == 'dB' else ''} in {name}"
 
 
-def _seen(claim: Claim, outcomes: Sequence[Outcome], level: float) -> str:
-    """What would have had to be there: of every comparison that is undecided, its least clear effect."""
-    open_ones = [(one, one.least) for one in outcomes if _undecided(one, one.least, level)]
-    if not open_ones:  # decided both ways: as claimed in some, reversed in others, none beyond the correction
-        open_ones = [(one, one.least) for one in outcomes]
-    words = list(dict.fromkeys(_least_seen(one, i, level) for one, i in open_ones))
-    plural = "effects" if len(words) > 1 else "an effect"
-    return f"{UNDETECTED} ({plural} of {', '.join(words)} would have been seen)"
+def _seen(outcomes: Sequence[Outcome], level: float) -> str:
+    """What would have had to be there: by metric, the most that one of its undecided comparisons asks for."""
+    unclear = [one for one in outcomes if one.effects[one.least].p_value > level]
+    least: dict[tuple[str, str], float] = {}
+    for one in unclear or outcomes:  # none: as claimed in some, reversed in others, beyond no correction
+        key = one.part.metric, one.unit
+        least[key] = max(least.get(key, 0.0), one.effects[one.least].detectable(level))
+    words = [_in_words(*key, value) for key, value in least.items()]
+    return f"{UNDETECTED} ({'effects' if len(words) > 1 else 'an effect'} of {', '.join(words)} would have been seen)"
 
 
 # ------------------------------------------------------------------------------------------------------- table
@@ -668,7 +739,9 @@ def _here(one: Outcome) -> str:
     if not one.effects:
         return EMPTY
     if one.unit == "ratio":
-        return "; ".join(f"{shown(one, i)} {label}" for i, label in enumerate(one.labels))
+        bound = {True: "at least ", False: ""}
+        told = [(bound[label.endswith(AT_LEAST)], label.removesuffix(AT_LEAST)) for label in one.labels]
+        return "; ".join(f"{least}{shown(one, i)} {label}" for i, (least, label) in enumerate(told))
     effect_ = shown(one, one.least) + (f" at {one.labels[one.least]}" if one.labels else "")
     return ": ".join(part for part in (one.ours, effect_) if part)
 
@@ -733,7 +806,8 @@ def _part_said(one: Outcome, judged: Judged) -> str:
         return f"{NOT_RUN} ({len(one.needed - one.missing)} of {len(one.needed)} models)"
     if one.why:
         return f"{UNTESTABLE} ({one.why})"
-    up, down = max(one.p_values(True)), min(one.p_values(False))
+    tests = sum(len(other.effects) for other in judged.outcomes)
+    up, down = max(one.p_values(True)), min(1.0, tests * min(one.p_values(False)))
     return "as claimed" if up <= judged.level else "reversed" if down <= judged.level else "undecided"
 
 

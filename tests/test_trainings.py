@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vgt.core.statistics import Part, effect, images_to_reach, jackknife_interval, jackknifed, speedup
+from vgt.core.statistics import Part, effect, images_to_reach, jackknife_interval, jackknifed, pooled, speedup
 from vgt.core.trainings import LEAST_P, between, half_width, p_value, seeds_part
 
 TASKS, PROMPTS, IMAGES = 6, 120, 4
@@ -97,14 +97,49 @@ def test_one_part_is_students_t():
     assert (found.low, found.high) == pytest.approx(tuple(theirs.confidence_interval()))
 
 
-def test_freedom_lies_between_welch_and_the_smaller_side():
-    left, right = [0.1, 0.4, 0.2, 0.3, 0.5], [0.2, 0.25, 0.1]
-    welch = stats.ttest_ind(left, right, equal_var=False)
-    part = seeds_part([left, right])
-    assert part.variance == pytest.approx(np.var(left, ddof=1) / 5 + np.var(right, ddof=1) / 3)
-    assert part.freedom == pytest.approx((welch.df + 2) / 2)
-    assert seeds_part([left, [0.2]]).freedom == 4, "a baseline that is not trained adds nothing"
-    assert seeds_part([[0.2, 0.2], [0.1, 0.1]]) == Part(0.0, 1)
+def test_seeds_of_a_side_count_on_top_of_what_trainings_vary_by():
+    left, right, third = [0.1, 0.4, 0.2, 0.3, 0.5], [0.2, 0.25, 0.1], [0.3, 0.3, 0.6]
+    all_arms = pooled([left, right, third, [0.4]])
+    assert all_arms == Part(pytest.approx(np.mean([np.var(a, ddof=1) for a in (left, right, third)])), 8)
+    own = np.var(left, ddof=1) / 5 + np.var(right, ddof=1) / 3
+    found = seeds_part([left, right], [all_arms, all_arms])
+    assert found == Part(pytest.approx(own + all_arms.variance * (1 / 5 + 1 / 3)), 8)
+    alone = seeds_part([left, right])
+    assert alone.variance == pytest.approx(2 * own)
+    assert alone.freedom == pytest.approx(stats.ttest_ind(left, right, equal_var=False).df)
+    assert seeds_part([left, [0.2]]) == Part(pytest.approx(np.var(left, ddof=1) / 5), 4), "a baseline adds nothing"
+    assert seeds_part([[0.2, 0.2], [0.1, 0.1]]) == Part(0.0, 1) and seeds_part([[0.2]]).variance == 0
+    with pytest.raises(ValueError, match="no arm has two seeds"):
+        pooled([[0.1], [0.2]])
+
+
+def family(repeats: int, arms: int, seeds: int, spreads: float, alpha: float) -> float:
+    """The share decided of comparisons of arms in pairs, whose trainings vary by unlike spreads: log-normal with
+    ``spreads``, and whose prompts add little."""
+    rng, wrong = np.random.default_rng(4), 0
+    for _ in range(repeats):
+        values = rng.normal(0, np.exp(rng.normal(0, spreads, (arms, 1))), (arms, seeds))
+        common = pooled(values)
+        part = Part(0.01, 114)
+        wrong += sum(
+            between([a, -b], part, common=[common] * 2).p_value <= alpha for a, b in values.reshape(-1, 2, seeds)
+        )
+    return wrong / (repeats * arms // 2)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.parametrize("spreads", [0.0, 0.7])
+def test_false_decisions_among_arms_of_unlike_spread(seeds, spreads):
+    assert family(100, 6, seeds, spreads, 0.05) <= bound(0.05, 300)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("arms", "seeds"), [(4, 2), (6, 3), (20, 3), (20, 5)])
+@pytest.mark.parametrize("spreads", [0.0, 0.35, 0.7, 1.2])
+def test_false_decisions_among_arms_in_many_trials(arms, seeds, spreads):
+    assert family(6000 // arms, arms, seeds, spreads, 0.05) <= bound(0.05, 3000)
+    if spreads < 0.7:
+        assert family(24_000 // arms, arms, seeds, spreads, 0.0025) <= bound(0.0025, 12_000)
 
 
 def test_effect_is_the_difference_of_means_of_group_means():
@@ -188,4 +223,8 @@ def test_ratio_of_images_is_covered():
         held.append(np.exp(found.low) <= 4 <= np.exp(found.high))
         assert np.exp(found.high) / np.exp(found.low) < 10
     assert np.mean(held) >= 0.9
-    assert speedup(images, curves(rng, images, 4, 3), curves(rng, images, 1, 3), 0.99, CLUSTERS, GROUPS) is None
+    left, right = curves(rng, images, 40, 3), curves(rng, images, 1, 3)
+    assert speedup(images, left, right, 0.99, CLUSTERS, GROUPS) is None, "right does not get there"
+    assert speedup(images, left, right, 0.4, CLUSTERS, GROUPS) is None, "left starts above"
+    bound = speedup(images, left, right, 0.4, CLUSTERS, GROUPS, at_least=True)
+    assert 1 < np.exp(bound.value) < 40

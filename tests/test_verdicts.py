@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from report_records import make
@@ -74,7 +76,7 @@ def versus(left: str, right: str, metric: str = G, **fields) -> Comparison:
 
 
 def claim(*parts: Comparison, number: str = "C1", **fields) -> Claim:
-    return Claim(number=number, text="made up", only=["table8"], parts=list(parts), **fields)
+    return Claim(number=number, text="made up", parts=list(parts), **fields)
 
 
 def test_reproduced_and_contradicted(world):
@@ -104,7 +106,7 @@ def test_a_missing_seed_is_no_partial_mean(world):
     world.arm("query_ar_qwen", 0.7)
     world.arm("mar_qwen", 0.3, seeds=(0, 1))
     (found,) = world.judge(claim(versus("query_ar_qwen", "mar_qwen")))
-    assert found.said == "not run (5 of 6 models; `vgt reproduce paper --scale micro --only table8`)"
+    assert found.said == "not run (5 of 6 models; `vgt reproduce paper --scale micro --only query_ar_qwen,mar_qwen`)"
     assert found.p is None and not found.outcomes[0].effects
     world.score("micro_mar_qwen-s2", G, 0.3, 1, n_expected=PROMPTS * IMAGES * 2)
     assert world.judge(claim(versus("query_ar_qwen", "mar_qwen")))[0].verdict == verdicts.NOT_RUN, "a partial record"
@@ -112,7 +114,7 @@ def test_a_missing_seed_is_no_partial_mean(world):
 
 
 def test_untestable_claims_say_why(world):
-    ranking = Claim(number="C2", text="best of all", only=["table2"], why="others are not trained here")
+    ranking = Claim(number="C2", text="best of all", why="others are not trained here")
     assert world.judge(ranking)[0].said == "not testable here (others are not trained here)"
     world.arm("query_ar_qwen", 0.7)
     world.arm("mar_qwen", 0.3)
@@ -160,7 +162,7 @@ def test_a_change_is_within_a_training(world):
     (found,) = world.judge(claim(part))
     effect = found.outcomes[0].effects[0]
     assert found.verdict == "reproduced" and effect.low < 0.38 < effect.high
-    assert effect.seeds.variance < 0.003, "with the shifts in it, it would be about 0.007"
+    assert effect.seeds.variance < 0.01, "with the shifts in it, it would be about 0.03"
     left, right = found.outcomes[0].ours.split(" vs ")
     assert float(left) - float(right) == pytest.approx(effect.value, abs=2e-3)
 
@@ -197,7 +199,10 @@ def test_a_share_of_another_score_and_a_baseline_without_seeds(world):
         claim(half), claim(nearly, number="C2"), claim(versus("query_ar_qwen@16x", "shuffled"), number="C3")
     )
     assert [one.verdict for one in found] == ["reproduced", "contradicted", "reproduced"]
-    assert " vs 0.5 of " in found[0].outcomes[0].ours and found[2].outcomes[0].effects[0].seeds.freedom == 2
+    assert " vs 0.5 of " in found[0].outcomes[0].ours
+    low, high = re.search(r"\[(\d+)%, (\d+)%\]", found[0].outcomes[0].ours).groups()
+    assert 60 < int(low) < 75 < int(high) < 90
+    assert found[2].outcomes[0].effects[0].seeds.freedom == 2
 
 
 def test_learning_curves_and_the_ratio_of_images(world):
@@ -206,7 +211,7 @@ def test_learning_curves_and_the_ratio_of_images(world):
         world.training(arm, steps=1600, count=1600 * 64)
         for seed in SEEDS:
             for step in steps:
-                subject = f"{recipe.model('micro', ARMS[arm], seed)}-step{step}"
+                subject = recipe.model("micro", ARMS[arm], seed) + ("" if step == steps[-1] else f"-step{step}")
                 world.score(subject, G, 0.13 * np.log(step * faster / 60), 1)
     above = versus("query_ar_internvl", "query_ar_pixel", kind="curve")
     ratio = versus("query_ar_internvl", "query_ar_pixel", kind="images")
@@ -299,3 +304,78 @@ def test_the_paper_against_itself_by_arithmetic():
     level = rows["Level of QueryAR in Table 8"]["arithmetic"].value
     assert "-0.01 and -0.24 from the pretrained" in level and "-0.21 and -3.50 from the fine-tuned" in level
     assert "4 times" in rows["SSIM with data range 2 on images in [0, 1]"]["so"].value
+
+
+def everything(rng, truth, spread: float = 0.03, seeds=SEEDS, steps=(100, 200, 400, 800)):
+    """(records, samples by name) of every model that the claims are about; ``truth(term, metric, step)``: its score as
+    a share, one for all snapshots."""
+    ids = [f"{p}/{i}" for p in range(PROMPTS) for i in range(IMAGES)]
+    clusters = [str(p) for p in range(PROMPTS) for _ in range(IMAGES)]
+    groups = [f"task{p % TASKS}" for p in range(PROMPTS) for _ in range(IMAGES)]
+    prompts = rng.normal(0, 0.1, PROMPTS)
+    units = {G: ("share", 1.0), D: ("of 100", 100.0), "scenes/psnr-mean": ("dB", 30.0)}
+    records, kept, shifts = {}, {}, {}
+    evidence = verdicts.Evidence(ARMS, "micro", tuple(seeds), Measured([]), lambda _: None)
+
+    def add(subject: str, metric: str, mean: float, accel: int | None) -> None:
+        unit, scale = units.get(metric, ("share", 1.0))
+        suite, name = metric.split("/")
+        chance = np.clip(mean + prompts[:, None], 0, 1)
+        values = (scale * (rng.random((PROMPTS, IMAGES)) < chance)).ravel()
+        extra = {}
+        if name.startswith("fd-"):
+            extra = {REPLICATES: (100 * mean + rng.normal(0, 0.05, 20)).tolist()}
+        value = 100 * mean if extra else float(values.mean())
+        made = make(
+            subject, suite, name, value, 0.03, len(values), accel=accel, unit="" if extra else unit, extra=extra
+        )
+        records[made.name] = made
+        kept[made.name] = None if extra else Samples(ids, values.tolist(), clusters, groups)
+
+    def shift(key) -> float:
+        return shifts.setdefault(key, rng.normal(0, spread))
+
+    for claim in verdicts.load("vgt"):
+        for part in claim.parts:
+            terms = [(t, part.metric) for t in part.terms] + [(at, part.by) for _, at in part.sweep if part.by]
+            for term, metric in terms:
+                for seed in evidence.of(term):
+                    subject, accel = evidence.subject(term, seed), verdicts._accel(ARMS, term)
+                    steps_ = (*steps, None) if part.kind in ("curve", "images") else (None,)
+                    for step in steps_:
+                        name = subject + (f"-step{step}" if step else "")
+                        if (name, accel, metric) in shifts:
+                            continue
+                        shifts[name, accel, metric] = 0.0
+                        mean = truth(term, metric, step) + (shift((subject, metric)) if term != "shuffled" else 0)
+                        add(name, metric, mean, accel)
+                    if arm := verdicts._trained(ARMS, term):
+                        told = {"samples": 1600 * 64, "steps": 1600}
+                        made = make(recipe.model("micro", ARMS[arm], seed), "training", "loss", 0.2, extra=told)
+                        records[made.name] = made
+    return Measured(records.values()), lambda record: kept.get(record.name)
+
+
+def false_verdicts(worlds: int, seeds, spread: float) -> float:
+    """The share of worlds without any difference in which some claim is said to be decided."""
+    rng = np.random.default_rng(5)
+    claims = [one for one in verdicts.load("vgt") if one.parts and one.number not in ("C17b", "C20")]
+    wrong = 0
+    for _ in range(worlds):
+        measured, lookup = everything(rng, lambda term, metric, step: 0.4, spread, seeds)
+        found = verdicts.judge("vgt", "micro", measured, lookup, seeds, claims)
+        assert sum(one.p is not None for one in found) >= len(found) - 1, "C17a has no score that all curves pass"
+        wrong += any(one.verdict in (verdicts.REPRODUCED, verdicts.CONTRADICTED) for one in found)
+    return wrong / worlds
+
+
+def test_a_paper_without_effects_is_left_undecided():
+    assert false_verdicts(10, SEEDS, 0.03) <= 0.3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [(0, 1), SEEDS])
+@pytest.mark.parametrize("spread", [0.0, 0.03, 0.1])
+def test_false_verdicts_of_the_whole_paper(seeds, spread):
+    """In 100 papers without effects: at most what 5 % make of it."""
+    assert false_verdicts(100, seeds, spread) <= 0.13

@@ -22,7 +22,7 @@ from vgt.core.intervals import (
     overall_variance,
     wilson,
 )
-from vgt.core.trainings import Effect, Part, effect, images_to_reach, jackknifed, speedup
+from vgt.core.trainings import Effect, Part, effect, images_to_reach, jackknifed, pooled, speedup
 
 __all__ = [
     "Alternative",
@@ -46,6 +46,7 @@ __all__ = [
     "mcnemar",
     "minimum_detectable",
     "overall_variance",
+    "pooled",
     "speedup",
     "wilson",
 ]

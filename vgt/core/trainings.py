@@ -4,13 +4,14 @@
 An effect is a sum over sides.  A side is what one training of each seed contributes: its score, signed and weighted; of
 trainings that share a parent per seed, their difference.  Two things are random: the trainings (sides are independent
 of each other) and the prompts (shared by all sides).  Their variances are estimated apart and put together by
-Banerjee's inequality (1960), which holds with two seeds as with a hundred.
+Banerjee's inequality (1960).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 
@@ -18,7 +19,6 @@ from vgt.core.intervals import error, grouped, jackknife_error, quantile
 
 POWER = 0.8
 BLOCKS = 20  # of prompts, for statistics that are no mean
-METHOD = "seeds and prompts apart, Welch's t and Banerjee's inequality"
 LEAST_P = 1e-12
 
 
@@ -73,42 +73,65 @@ def p_value(value: float, parts: Sequence[Part]) -> float:
     return float(np.exp(high))
 
 
-def seeds_part(sides: Sequence[Sequence[float]]) -> Part:
-    """What trainings add to the variance of sum_a mean_s x_as: sum_a s_a^2 / S_a.
+def pooled(arms: Sequence[Sequence[float]]) -> Part:
+    """What trainings vary by on average: the mean variance of the values of each arm's seeds, and their freedom.
 
-    Freedom: half way between Welch's, (sum V_a)^2 / sum V_a^2 / (S_a - 1), and that of the smallest side.  Welch's
-    alone finds up to 1.3 times too much where a side of two or three seeds varies ten times as much as another; half
-    way, simulation stays at 5 % for all ratios.  A side of one value was not trained with seeds and adds nothing."""
-    varying = [np.asarray(side, np.float64) for side in sides if len(side) > 1]
-    shares = [side.var(ddof=1) / len(side) for side in varying]
-    total = float(sum(shares))
+    Raises ValueError without an arm of two seeds."""
+    varying = [np.asarray(arm, np.float64) for arm in arms if len(arm) > 1]
+    if not varying:
+        raise ValueError("no arm has two seeds, which it takes to know how trainings vary")
+    return Part(float(np.mean([arm.var(ddof=1) for arm in varying])), float(sum(len(arm) - 1 for arm in varying)))
+
+
+def seeds_part(sides: Sequence[Sequence[float]], common: Sequence[Part | None] = ()) -> Part:
+    """What trainings add to the variance of sum_a mean_s x_as; a side of one value is not random and adds nothing.
+
+    With two or three seeds a side's own variance s_a^2 is often far too small by luck, and Student's t at its freedom
+    makes up for that at a price that hides nearly every effect.  So it counts on top of what trainings vary by on
+    average: sum_a (s_a^2 + c_a) / S_a at the freedom of ``common`` c_a, ``pooled`` over all arms and in the side's
+    units.  In simulation that stays at the level where arms differ in spread by a factor of two to either side, and at
+    5 % by a factor of three.  Without ``common`` the sides are all there is: twice their own, at Welch's freedom
+    (sum V_a)^2 / sum V_a^2 / (S_a - 1); one side alone is Student's t."""
+    given = [(np.asarray(side, np.float64), c) for side, c in zip_longest(sides, common) if len(side) > 1]
+    own = [(side.var(ddof=1) / len(side), len(side) - 1) for side, _ in given]
+    total = float(sum(share for share, _ in own))
+    if len(given) == 0:
+        return Part(0.0, np.inf)
+    if all(c is not None for _, c in given):
+        shared = sum(c.variance / len(side) for side, c in given)
+        return Part(total + shared, min(c.freedom for _, c in given))
     if total == 0:
-        return Part(0.0, min((len(side) - 1 for side in varying), default=np.inf))
-    used = [(share, len(side) - 1) for share, side in zip(shares, varying, strict=True) if share > 0]
-    welch = total**2 / sum(share**2 / freedom for share, freedom in used)
-    return Part(total, (welch + min(freedom for _, freedom in used)) / 2)
+        return Part(0.0, min(freedom for _, freedom in own))
+    welch = total**2 / sum(share**2 / freedom for share, freedom in own)
+    return Part(total if len(given) == 1 else 2 * total, welch)
 
 
-def between(sides: Sequence[Sequence[float]], items: Part, level: float = 0.95) -> Effect:
-    """The effect of sides given by the values of their seeds, [seeds] each; ``items``: what the prompts add.
-
-    Raises ValueError for no side and for values that are not finite."""
+def between(
+    sides: Sequence[Sequence[float]], items: Part, level: float = 0.95, common: Sequence[Part | None] = ()
+) -> Effect:
+    """The effect of sides given by the values of their seeds, [seeds] each; ``items``: what the prompts add;
+    ``common``: see ``seeds_part``.  Raises ValueError for no side and for values that are not finite."""
     if not sides or any(len(side) == 0 for side in sides):
         raise ValueError("an effect needs sides with at least one value each")
     for side in sides:
         if not np.isfinite(side).all():
             raise ValueError(f"a side holds {list(map(float, side))}; every seed needs a finite value")
-    value, seeds = float(sum(np.mean(side) for side in sides)), seeds_part(sides)
+    value, seeds = float(sum(np.mean(side) for side in sides)), seeds_part(sides, common)
     half = half_width((seeds, items), 1 - level)
     bounds = (value - half, value + half) if half > 0 else (None, None)
     return Effect(value, *bounds, level, p_value(value, (seeds, items)), seeds, items)
 
 
 def effect(
-    sides: Sequence[np.ndarray], clusters: Sequence, groups: Sequence | None = None, level: float = 0.95
+    sides: Sequence[np.ndarray],
+    clusters: Sequence,
+    groups: Sequence | None = None,
+    level: float = 0.95,
+    common: Sequence[Part | None] = (),
 ) -> Effect:
     """The effect from per-sample values: ``sides`` [seeds, samples] each, signed and weighted, the same samples in the
-    same order; ``clusters`` (prompts) and ``groups`` (tasks, which weigh the same) of the samples.
+    same order; ``clusters`` (prompts) and ``groups`` (tasks, which weigh the same) of the samples; ``common``: of each
+    side, see ``seeds_part``.
 
     Left minus right with independent trainings: ``[left, -right]``; with seed s of both from one parent:
     ``[left - right]``; 4x against 1x of two systems: ``[left_4x - left_1x, right_1x - right_4x]``."""
@@ -118,7 +141,7 @@ def effect(
         shapes = ", ".join(str(side.shape) for side in sides)
         raise ValueError(f"sides of shapes {shapes} for {len(weights)} samples; give [seeds, samples] each")
     spread, freedom = error(grouped(sum(side.mean(0) for side in sides), clusters, groups))
-    return between([side @ weights for side in sides], Part(spread**2, max(freedom, 1)), level)
+    return between([side @ weights for side in sides], Part(spread**2, max(freedom, 1)), level, common)
 
 
 def item_weights(count: int, groups: Sequence | None) -> np.ndarray:
@@ -166,12 +189,14 @@ def speedup(
     clusters: Sequence,
     groups: Sequence | None = None,
     confidence: float = 0.95,
+    at_least: bool = False,
 ) -> Effect | None:
     """log(images that right needs / images that left needs) to reach the score ``level``; exp of it is the ratio.
 
     left, right: [seeds, points, samples] at the same ``images`` [points].  A value per seed from its own curve; what
     prompts add is jackknifed over BLOCKS blocks of prompts within groups.  None where a curve does not reach the level
-    or starts above it, with all prompts or without one block."""
+    or starts above it, with all prompts or without one block; ``at_least``: a left one that starts above counts by its
+    first point, which makes the ratio a lower bound."""
     sides = [np.asarray(right, np.float64), np.asarray(left, np.float64)]
     groups_of = ["all"] * len(clusters) if groups is None else list(groups)
     number: dict[str, dict] = {}
@@ -183,9 +208,9 @@ def speedup(
         weights = np.zeros(len(kept))
         weights[kept] = item_weights(int(kept.sum()), [g for g, k in zip(groups_of, kept, strict=True) if k])
         found = []
-        for side in sides:
+        for side, bound in zip(sides, (False, at_least), strict=True):
             curves = side @ weights
-            if (curves[:, 0] >= level).any() or (curves.max(1) < level).any():
+            if ((curves[:, 0] >= level).any() and not bound) or (curves.max(1) < level).any():
                 return None
             found.append(np.log([images_to_reach(images, curve, level) for curve in curves]))
         return [found[0], -found[1]]
