@@ -20,6 +20,7 @@ from vgt.core.intervals import error, grouped, jackknife_error, quantile
 POWER = 0.8
 BLOCKS = 20  # of prompts, for statistics that are no mean
 LEAST_P = 1e-12
+METHOD = "Student's t of seeds and of prompts, joined by Banerjee's inequality"
 
 
 @dataclass(frozen=True)
