@@ -7,11 +7,14 @@ import json
 
 import pytest
 
-from reports import recipe
+from reports import published, recipe
 from vgt.commands import paper, reproduce
 from vgt.core import files, text
 
 SMOKE = """
+tables = []
+[paper]
+id = "smoke"
 [scales.smoke]
 title = "a step of everything"
 folder = "smoke"
@@ -52,15 +55,20 @@ preset = "pixel_ae"
 @pytest.fixture
 def smoke(tmp_path, monkeypatch):
     """A function that makes a paper "smoke" of the given recipe."""
-    monkeypatch.setattr(recipe, "PAPERS", tmp_path / "papers")
+    for module in (published, recipe):
+        monkeypatch.setattr(module, "PAPERS", tmp_path / "papers")
 
     def written(content: str = SMOKE) -> None:
         files.write_text(tmp_path / "papers" / "smoke.toml", content)
+        clear()
+
+    def clear() -> None:
+        published.load.cache_clear()
         recipe.load.cache_clear()
 
     written()
     yield written
-    recipe.load.cache_clear()
+    clear()
 
 
 def jobs_of(arms, work, seeds=(0, 1)) -> list[paper.Job]:
@@ -120,15 +128,19 @@ def test_what_is_done_is_not_left_and_a_deleted_record_is(smoke, tmp_path):
 
 
 def test_published_results_are_adopted(smoke, tmp_path, monkeypatch):
-    jobs = jobs_of(["other"], tmp_path, [0])
-    done(jobs[1], tmp_path / "a", ["smoke_other-s0/training/loss"])
+    jobs, given = jobs_of(["other", "vlm"], tmp_path, [0]), jobs_of(["vlm"], tmp_path)[0]
+    done(given, tmp_path / "a")
+    files.write_text(tmp_path / "a/runs/smoke_vlm/model/config.json", "{}")
+    done(jobs[3], tmp_path / "a", ["smoke_other-s0/training/loss"])
     files.write_text(tmp_path / "a/records/smoke_other-s0/training/loss.samples.csv", "id\n")
     monkeypatch.setattr(paper, "RESULTS", tmp_path)
-    one = paper.publish(tmp_path / "a", paper.results("smoke")).read_bytes()
-    assert paper.publish(tmp_path / "a", tmp_path / "again.zip").read_bytes() == one
+    one = paper.publish(tmp_path / "a", {"smoke_vlm"}, paper.results("smoke")).read_bytes()
+    assert paper.publish(tmp_path / "a", {"smoke_vlm"}, tmp_path / "again.zip").read_bytes() == one
     paper.adopt(tmp_path / "b", "smoke")
-    assert paper.to_do(jobs, tmp_path / "b") == [jobs[-1]]
+    assert paper.to_do(jobs, tmp_path / "b") == [jobs[1], jobs[-1]]  # the VLM is there, and not yet measured
+    assert (tmp_path / "b/runs/smoke_vlm/model/config.json").read_text() == "{}"
     assert (tmp_path / "b/records/smoke_other-s0/training/loss.samples.csv").read_text() == "id\n"
+    assert jobs_of(["other"], tmp_path / "c", [0])[0].minutes is None
     assert jobs_of(["other"], tmp_path / "c", [0])[1].minutes == 2.0  # as published, before anything was measured
     with pytest.raises(ValueError, match="no results of the scale 'huge' are published"):
         paper.adopt(tmp_path / "b", "huge")

@@ -311,6 +311,10 @@ def run(args: argparse.Namespace) -> dict:
     work = args.out or options.RUNS / f"{args.paper}-{args.scale}"
     if args.plan:
         return _plan(args, seeds, arms, work)
+    if args.publish:
+        given = {recipe.model(args.scale, arm, 0) for arm in found.arms if not arm.seeds}
+        print(publish(work, given, args.publish))
+        return {"published": str(args.publish)}
     files.check_writable(work, folder=True)
     try:
         with FileLock(work / ".lock", timeout=0):
@@ -371,13 +375,19 @@ def adopt(work: Path, scale: str) -> None:
                     part.write_bytes(archive.read(name))
 
 
-def publish(work: Path, to: Path) -> Path:
-    """Everything that ``adopt`` needs of a work folder in one file: records, their samples, stamps of measurements.
-    The same results give the same bytes."""
-    stamps = [path for path in sorted((work / STAMPS).glob("*.json")) if text.read_json(path)["kind"] != REPORT]
-    records = sorted(p for p in (work / "records").rglob("*") if p.suffix in (".json", ".csv"))
+def publish(work: Path, given: Iterable[str], to: Path) -> Path:
+    """Everything that ``adopt`` needs of a work folder in one file: records with their samples, stamps of measurements,
+    and the models that are ``given``: trained once, for all arms.  The same results give the same bytes."""
+    found = []
+    for path in sorted((work / STAMPS).glob("*.json")):
+        about = text.read_json(path)
+        if about["kind"] == MEASURE or (about["kind"] == TRAIN and about["model"] in given):
+            found.append(path)
+    for model in sorted(given):
+        found += sorted((work / RUNS / model / "model").glob("*"))
+    found += sorted(p for p in (work / "records").rglob("*") if p.suffix in (".json", ".csv"))
     with files.atomic(to) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        for path in (*stamps, *records):
+        for path in found:
             archive.writestr(
                 zipfile.ZipInfo(path.relative_to(work).as_posix()), path.read_bytes(), zipfile.ZIP_DEFLATED
             )

@@ -68,6 +68,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     of_paper.add_argument("--seeds", type=whole_numbers, default=None, help="of the trainings (default 0,1,2)")
     of_paper.add_argument("--plan", action="store_true", help="print the jobs that are left, run nothing")
     of_paper.add_argument("--published", action="store_true", help="run only what the published results lack")
+    of_paper.add_argument(
+        "--publish", type=Path, metavar="ZIP", help="write the results so far into one file, run nothing"
+    )
     of_paper.add_argument("--jobs", type=int, default=None, help="at a time (default: a job for each core)")
     of_paper.add_argument("--processes", type=int, default=None, help="of one training, by torchrun (default 1)")
     of_paper.add_argument("--executor", default=None, help="Snakemake's, e.g. slurm or kubernetes (default: here)")
@@ -78,8 +81,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 USUAL = {
     "tiny": {"full": False, "train": False, "smoke": False, "seed": 0},
     "paper": {
-        "paper": "vgt", "scale": "micro", "only": None, "seeds": None, "plan": False, "published": False, "jobs": None,
-        "processes": 1, "executor": None,
+        "paper": "vgt", "scale": "micro", "only": None, "seeds": None, "plan": False, "published": False, "publish": None,
+        "jobs": None, "processes": 1, "executor": None,
     },
 }  # fmt: skip
 
