@@ -81,8 +81,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 USUAL = {
     "tiny": {"full": False, "train": False, "smoke": False, "seed": 0},
     "paper": {
-        "paper": "vgt", "scale": "micro", "only": None, "seeds": None, "plan": False, "published": False, "publish": None,
-        "jobs": None, "processes": 1, "executor": None,
+        "paper": "vgt", "scale": "micro", "only": None, "seeds": None, "plan": False, "published": False,
+        "publish": None, "jobs": None, "processes": 1, "executor": None,
     },
 }  # fmt: skip
 
