@@ -689,7 +689,15 @@ def _untested(claim: Claim, outcomes: tuple[Outcome, ...], scale: str) -> Judged
 
 
 def _command(outcomes: Sequence[Outcome], scale: str) -> str:
-    """What runs the arms that lack records; of many arms, all of the paper."""
+    """What runs the arms that lack records; of many arms, all of the paper; for baselines alone, what scores them."""
+    lacking = {name for one in outcomes for name in one.missing}
+    if lacking <= set(UNTRAINED):
+        suites = dict.fromkeys(one.part.metric.split("/")[0] for one in outcomes if one.missing)
+        return " and ".join(
+            f"vgt eval {suite.removeprefix('scenes-')} --subject fake:{name} --images-per-prompt 4"
+            for suite in suites
+            for name in sorted(lacking)
+        )
     arms = dict.fromkeys(p for one in outcomes if one.missing for t in one.part.terms for p in _pieces(t))
     named = [arm for arm in arms if arm not in UNTRAINED]
     return f"vgt reproduce paper --scale {scale}" + (f" --only {','.join(named)}" if len(named) <= MANY else "")
