@@ -109,6 +109,7 @@ def done(job: paper.Job, work, records=()) -> None:
     for name in records:
         files.write_text(work / "records" / paper.record.place_of(name), "{}")
     about = {"kind": job.kind, "model": job.model, "arm": job.arm, "seed": job.seed, "minutes": 2.0}
+    about |= {"of": job.after[0]} if job.kind == "measure" else {}
     files.write_json(paper.stamp(work, job.name), {**about, "records": list(records)})
 
 
@@ -194,6 +195,21 @@ def test_arms_that_start_from_later_ones_are_refused():
     }
     with pytest.raises(ValueError, match="arm a starts from b, which is no arm above it"):
         recipe.Recipe.model_validate(values)
+
+
+def test_records_of_an_earlier_training_go_before_the_model_is_measured_again(smoke, tmp_path):
+    jobs, names = (
+        jobs_of(["other"], tmp_path, [0]),
+        ["smoke_other-s0/training/loss", "oracle+smoke_other-s0/suite/overall"],
+    )
+    done(jobs[1], tmp_path, names)
+    files.write_text(tmp_path / "records/smoke_other-s0/training/loss.samples.csv", "id\n")
+    paper._forget(jobs[1], tmp_path)
+    assert jobs[1].done(tmp_path)  # they are of this training
+    smoke(SMOKE.replace('preset = "pixel_ae"', 'preset = "pixel_ae"\nset = { "train.lr" = 0.01 }'))
+    other = jobs_of(["other"], tmp_path, [0])[1]
+    paper._forget(other, tmp_path)
+    assert not jobs[1].done(tmp_path) and not list((tmp_path / "records").rglob("*.*"))
 
 
 @pytest.mark.slow

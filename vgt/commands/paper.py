@@ -406,18 +406,31 @@ def _run_job(job: Job, work: Path, device: str) -> None:
     if job.kind == TRAIN:
         told = _train(job, work, device)
     elif job.kind == MEASURE:
+        _forget(job, work)
         records: set[str] = set()
         for command in job.commands:
             print(f"+ vgt {command}", flush=True)
             result = dispatch([*shlex.split(command), "--out", ".", "--device", device]) or {}
             records |= set(result.get("scores", {}))
-        told = {"records": sorted(records)}
+        told = {"of": job.after[0], "records": sorted(records)}
     else:
         dispatch(["report", "--work", "."])
     minutes = round((time.monotonic() - began) / 60, 2)
     if int(os.environ.get("RANK", "0")) == 0:
         about = {"kind": job.kind, "model": job.model, "arm": job.arm, "seed": job.seed, "device": env.processor()}
         files.write_json(stamp(work, job.name), {**about, "minutes": minutes, **told})
+
+
+def _forget(job: Job, work: Path) -> None:
+    """Remove the records of an earlier training of this model, whose name they have."""
+    for path in (work / STAMPS).glob(f"{job.model}.{MEASURE}-*.json"):
+        about = text.read_json(path)
+        if about["of"] != job.after[0]:
+            for name in about["records"]:
+                place = work / "records" / record.place_of(name)
+                place.unlink(missing_ok=True)
+                place.with_suffix(record.SAMPLES).unlink(missing_ok=True)
+            path.unlink()
 
 
 def _train(job: Job, work: Path, device: str) -> dict[str, Any]:
