@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -104,6 +105,10 @@ class Regenerated:
     def seeds(self) -> list[int]:
         return self.recipe.scale(self.scale).seeds
 
+    @cached_property
+    def _known(self) -> set[tuple[str, int | None]]:
+        return {(r.subject, r.accel) for r in self.measured.records}
+
     def models(self, arm: str) -> list[str]:
         """The names of an arm's models, one a seed."""
         return list(dict.fromkeys(recipe.model(self.scale, self.recipe[arm], seed) for seed in self.seeds))
@@ -131,14 +136,17 @@ class Regenerated:
         }
 
     def number(self, row: Line, quantity: Quantity, table: str) -> Cell:
-        """The number of one row, over all seeds or not at all."""
+        """The number of one row, over all seeds or not at all.  Where every seed was measured, but never this, it is
+        no part of the recipe."""
         found = self.records(row, quantity)
         if not found:
             return Cell(NOT_APPLICABLE)
         if row.reference:
             return from_record(*found.values())
         if None in found.values():
-            return Cell(blank=NOT_RUN, why=self.remedy(table))
+            of = row.accel if "generator" in quantity.roles else None
+            other = not any(found.values()) and all((subject, of) in self._known for subject in found)
+            return Cell() if other else Cell(blank=NOT_RUN, why=self.remedy(table))
         return from_record(*found.values()) if len(found) == 1 else mean(list(found.values()), self.samples)
 
     def remedy(self, table: str) -> str:
@@ -298,10 +306,10 @@ class Regenerated:
     def _images(self, model: str, step: int | None = None) -> int | None:
         """Images that a model had seen by ``step`` (None: at its end), as the record of its training tells."""
         training = self.measured.get(model, "training", "loss")
-        samples, curve = (training.extra.get(key) for key in ("samples", "curve")) if training else (None, None)
-        if not samples or not curve:
+        samples, steps = (training.extra.get(key) for key in ("samples", "steps")) if training else (None, None)
+        if not samples or not steps:
             return None
-        return round(samples * step / curve[-1][0]) if step is not None else samples
+        return round(samples * step / steps) if step is not None else samples
 
     def end(self, row: Line) -> int | None:
         """Images that a generator has seen in all, where the records tell."""

@@ -116,11 +116,15 @@ TRADEOFF_CAPTION = (
 )
 
 
-def _claims(of: Regenerated) -> list[Filled]:
-    """The verdicts on the paper's claims, which open the page; none where trainings cannot be told from luck."""
+def _claims(of: Regenerated) -> list[Block]:
+    """The verdicts on the paper's claims, which open the page, and folded every comparison behind them; none where
+    trainings cannot be told from luck."""
     if len(of.seeds) < 2:
         return []
-    return [verdicts.table(of.paper, of.scale, verdicts.judge(of.paper, of.scale, of.measured, of.samples))]
+    full = verdicts.table(of.paper, of.scale, verdicts.judge(of.paper, of.scale, of.measured, of.samples))
+    claims = [row for row in full.rows if "." not in row.label]  # not the comparisons "C1.1", "C1.2"
+    short = replace(full, name=f"{full.name}_short", rows=claims)
+    return [Block(table=short), Block(table=full, folded="Every comparison behind the claims")]
 
 
 def _paper(of: Regenerated, work: Path | None) -> list[Section]:
@@ -142,16 +146,20 @@ def _paper(of: Regenerated, work: Path | None) -> list[Section]:
         where = f"paper-{of.scale}-{name}"
         return Section(where, f"{title}, {size}", f"{short} ({of.scale})", lead, (), blocks=blocks, open=True)
 
-    grids = [Block(grid=grid, caption="" if k else SAMPLES_CAPTION) for k, grid in enumerate(paper.samples(of, work))]
+    def shown(grids: Sequence[Grid], caption: str) -> list[Block]:
+        return [Block(grid=grid, caption="" if k else caption) for k, grid in enumerate(grids)]
+
     plots = [block for k, plot in enumerate(paper.plots(of)) for block in drawn([plot], "" if k else TRADEOFF_CAPTION)]
     figures = [
         *drawn(paper.curves(of), FIGURE_1C),
         table("figure1c"),
+        *shown(paper.clusters(of, work), CLUSTERS_CAPTION),
+        table("figure3"),
         *drawn(paper.sweep(of), FIGURE_6),
         table("figure6"),
         *drawn(paper.dispersion(of), FIGURE_7),
         table("figure7"),
-        *grids,
+        *shown(paper.samples(of, work), SAMPLES_CAPTION),
         table("figure9"),
     ]
     return [
@@ -160,7 +168,7 @@ def _paper(of: Regenerated, work: Path | None) -> list[Section]:
             "The paper's claims",
             "Claims",
             "Each claim of the paper, judged by the models that were trained here.",
-            [Block(table=filled) for filled in _claims(of)],
+            _claims(of),
         ),
         section(
             "tables",
@@ -223,6 +231,10 @@ SAMPLES_CAPTION = (
     "The same prompts and the same seed in every row; the oracle renders what the prompt says. Nothing is selected: "
     "these are the first prompts of each task, always sample 0. Green: the judge found the image correct; "
     "orange: it did not."
+)
+CLUSTERS_CAPTION = (
+    "k-means (k = 6) over latent tokens of test scenes of one shape, laid over the images half and half; "
+    "colors matched to the first row by overlap. Nothing is selected: the first eight."
 )
 SUMMARY = Section(
     "summary",
@@ -361,11 +373,7 @@ SECTIONS = (
                 "image. The same scenes, seed and settings for all panels. Distances between clusters, their sizes and "
                 "densities carry no meaning.",
             ),
-            Grids(
-                images.clusters,
-                "k-means (k = 6) over latent tokens of test scenes of one shape, laid over the images half and half; "
-                "colors matched to the first row by overlap. Nothing is selected: the first eight.",
-            ),
+            Grids(images.clusters, CLUSTERS_CAPTION),
             Tables([tables.PROBES]),
             Figures(
                 [latents.variances, latents.similarity],

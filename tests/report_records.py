@@ -215,7 +215,11 @@ def invented_paper(scale: str = "micro", seeds: tuple[int, ...] = (0, 1, 2)) -> 
                     points = [rng.normal(0, 10, 2).round(3).tolist() for _ in kinds]
                     extra = {"points": points, "labels": [s for s, _ in kinds], "colors": [c for _, c in kinds]}
                     found.append(make(name, "scenes-latents", "tsne", 0.93, n=len(kinds), extra=extra))
-                    for metric in ("effective-rank", "uniformity", "correlation", "silhouette", "knn-accuracy"):
+                    maps = rng.integers(0, 4, (2, 16)).tolist()
+                    extra = {"maps": maps, "grid": [4, 4], "ids": ["a/0", "a/1"], "class": "star"}
+                    extra["scenes"] = {"split": "test", "size": 32, "task": "single_object", "indices": [0, 1]}
+                    found.append(make(name, "scenes-latents", "cluster-maps", 0.5, n=2, extra=extra))
+                    for metric in ("effective-rank", "uniformity", "correlation", "silhouette", "knn-accuracy", "nmi"):
                         found.append(make(name, "scenes-latents", metric, rng.uniform(0.2, 0.8), n=500))
             elif arm.kind == "generator":
                 accels = (1, 2, 4, 8, 16) if "accelerations" in arm.measure else (1,)
@@ -223,7 +227,11 @@ def invented_paper(scale: str = "micro", seeds: tuple[int, ...] = (0, 1, 2)) -> 
                     score = 0.05 + 0.03 * (place % 8) + rng.normal(0, 0.01)
                     found += invented_scores(name, accel, score, evidence=f"geneval/{name}@{accel}x")
                 curve = [[step, 1 / (1 + step / 500)] for step in range(0, 2001, 100)]
-                found.append(make(name, "training", "loss", curve[-1][1], extra={"curve": curve, "samples": 128000}))
+                found.append(
+                    make(
+                        name, "training", "loss", curve[-1][1], extra={"curve": curve, "samples": 128000, "steps": 2000}
+                    )
+                )
                 if arm.id in ("query_ar_qwen", "query_ar_internvl", "query_ar_pixel"):
                     for step in (250, 500, 1000):
                         found += invented_scores(
@@ -237,7 +245,7 @@ def invented_paper(scale: str = "micro", seeds: tuple[int, ...] = (0, 1, 2)) -> 
 def invented_scores(name: str, accel: int, score: float, **fields) -> list[Record]:
     """Both benchmarks of one generator."""
     common = {"accel": accel, "judge": "analytic-1", **fields}
-    found = [make(name, "scenes-geneval", "overall", score, 0.02, 480, **common)]
+    found = [make(name, "scenes-geneval", "overall", score, 0.02, 480, unit="share", **common)]
     found += [
         make(name, "scenes-geneval", task, score * (1.4 - 0.2 * k), 0.05, 80, **common) for k, task in enumerate(TASKS)
     ]

@@ -103,6 +103,15 @@ def test_a_missing_seed_is_not_run_and_never_a_mean_of_the_others():
     )
 
 
+def test_what_the_recipe_does_not_measure_is_not_called_not_run():
+    there = [r for r in RECORDS if not (r.accel == 2 and r.suite == "scenes-dpg")]
+    cell = {row.label: row.cells for row in at_micro(there).table("table8").rows}["QueryAR 2x"]["dpg_here"]
+    assert (cell.value, cell.blank, cell.why) == (None, EMPTY, None)
+    some = [*there, *(r for r in RECORDS if (r.subject, r.accel, r.metric) == ("micro_query_ar_qwen-s0", 2, "dpg"))]
+    cell = {row.label: row.cells for row in at_micro(some).table("table8").rows}["QueryAR 2x"]["dpg_here"]
+    assert cell.value is None and cell.blank == NOT_RUN
+
+
 def test_what_nothing_measures_stays_empty_with_its_reason():
     filled = at_micro().table("table1")
     row = filled.rows[0]
@@ -361,6 +370,14 @@ def test_samples_are_those_of_one_seed_at_each_acceleration(tmp_path):
     grid = paper.samples(at_micro(), tmp_path)[0]
     assert [name for name, _ in grid.rows] == ["Oracle (true scenes)", *(f"QueryAR (Qwen) {a}x" for a in (1, 4, 16))]
     assert paper.samples(at_micro(), None) == []
+
+
+def test_clusters_are_those_of_one_seed():
+    (grid,) = paper.clusters(at_micro(), None)
+    assert [name for name, _ in grid.rows] == [
+        "Image", "VGT-AE (InternVL)", "Pixel-only AE (DC-AE)", "VGT-AE (Qwen)"
+    ]  # fmt: skip
+    assert grid.name == "paper_micro_figure3_1" and len(grid.prompts) == 2
 
 
 def test_latents_are_drawn_under_their_names():

@@ -1,4 +1,4 @@
-"""The paper's figures from records: learning curves (1c), the noise sweep (6), latents (7), samples (9), trade-off."""
+"""The paper's figures from records: curves (1c), clusters (3), noise (6), latents (7), samples (9); trade-off."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from reports.regenerated import Regenerated
 from reports.table import Cell
 from reports.tables import LATENTS
 
+CLUSTERS = "cluster-maps"
 SHOWN_SEED = 0  # place in the recipe's list of seeds of the model that pictures show
 
 
@@ -93,6 +94,16 @@ def dispersion(of: Regenerated) -> list[Figure]:
         panel = latents.panel(record, row.label, f"paper_{of.scale}_figure7_{row.autoencoder}") if record else None
         made += [panel] if panel else []
     return made
+
+
+def clusters(of: Regenerated, work: Path | None) -> list[images.Grid]:
+    """Figure 3: clusters of the latent tokens of one seed of each autoencoder, over the images."""
+    names = {of.subjects(row, "{autoencoder}")[SHOWN_SEED]: row.label for row in of.recipe.entry("figure3").rows}
+    found = [r for subject in names for r in of.measured.records if (r.subject, r.metric) == (subject, CLUSTERS)]
+    return [
+        images.Grid(f"paper_{of.scale}_figure3_{k}", grid.prompts, [(names.get(n, n), row) for n, row in grid.rows])
+        for k, grid in enumerate(images.clusters(Measured(found), work), 1)
+    ]
 
 
 def samples(of: Regenerated, work: Path | None) -> list[images.Grid]:
