@@ -5,11 +5,15 @@ A page marks the place of a table with ``<!-- table: NAME -->`` before it and ``
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reports import published
-from vgt.core import record
+from reports import published, regenerated
+from reports.measured import Measured
+from reports.regenerated import Regenerated
+from reports.table import markdown as as_markdown
+from vgt.core import record, samples
 from vgt.core.record import Record
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -103,6 +107,21 @@ def speed() -> str:
         *(f"{a}x" for a in ACCELERATIONS),
     ]
     return _lines(heads, rows)
+
+
+def paper(roots: Path | Sequence[Path], scale: str, of: str = "vgt") -> dict[str, str]:
+    """The paper regenerated at a scale, as Markdown by name: "claims" and every table and figure of the recipe
+    ("table8", "tradeoff").  Raises ValueError for records that hold no model of the scale with a seed."""
+    measured = Measured(record.read(roots))
+    if scale not in regenerated.scales(measured, of):
+        raise ValueError(
+            f"no record of a model of the scale {scale} with a seed; run: vgt reproduce paper --scale {scale}"
+        )
+    ours = Regenerated(measured, of, scale, samples.lookup(roots))
+    tables = {entry.id: ours.table(entry.id) for entry in ours.recipe.regenerated}
+    if claims := regenerated.claims(ours):
+        tables["claims"] = claims[0]
+    return {name: as_markdown(filled) for name, filled in tables.items()}
 
 
 TABLES = {"results": results, "speed": speed}

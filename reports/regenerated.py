@@ -14,7 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
-from reports import published, recipe
+from reports import published, recipe, verdicts
 from reports.measured import Measured, basis, chosen, unlike
 from reports.recipe import Entry, Line, Quantity, Recipe
 from reports.table import NOT_APPLICABLE, Cell, Column, Filled, Row, Table, from_record
@@ -173,7 +173,8 @@ class Regenerated:
         known = {c.key for c in columns for row in rows if isinstance(row.cells[c.key].value, float)}
         columns = [c for c in columns if not c.optional or c.key in known]
         size = self.recipe.scale(self.scale).title
-        place = theirs.source.rpartition(", ")[2] if theirs else " ".join(re.split(r"(?<=e)(?=\d)", name)).capitalize()
+        place = theirs.source.rpartition(", ")[2] if theirs else " ".join(re.split(r"(?<=e)(?=\d)", name))
+        place = place[:1].upper() + place[1:]
         title = f"{place}: {theirs.title}" if theirs else f"{place}: {entry.title}" if " " in place else entry.title
         declared = Table(
             f"paper_{self.scale}_{name}",
@@ -317,6 +318,16 @@ class Regenerated:
 
     def _counts(self, entry: Entry) -> list[int]:
         return sorted({n for row in entry.rows if row.generator for n, _ in self.curve(entry, row)})
+
+
+def claims(of: Regenerated) -> list[Filled]:
+    """The verdicts on the paper's claims, in short and with every comparison behind them; none where a scale has one
+    seed, and trainings cannot be told from luck."""
+    if len(of.seeds) < 2:
+        return []
+    full = verdicts.table(of.paper, of.scale, verdicts.judge(of.paper, of.scale, of.measured, of.samples))
+    rows = [row for row in full.rows if "." not in row.label]  # not the comparisons "C1.1", "C1.2"
+    return [replace(full, name=f"{full.name}_short", rows=rows), full]
 
 
 def scored(row: Row) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from reports import inconsistencies, published, regenerated, tables, verdicts
+from reports import inconsistencies, published, regenerated, tables
 from reports.claims import CLAIMS, VERDICTS
 from reports.figures import images, latents, paper, scores, speed
 from reports.figures.images import Grid
@@ -117,14 +117,9 @@ TRADEOFF_CAPTION = (
 
 
 def _claims(of: Regenerated) -> list[Block]:
-    """The verdicts on the paper's claims, which open the page, and folded every comparison behind them; none where
-    trainings cannot be told from luck."""
-    if len(of.seeds) < 2:
-        return []
-    full = verdicts.table(of.paper, of.scale, verdicts.judge(of.paper, of.scale, of.measured, of.samples))
-    claims = [row for row in full.rows if "." not in row.label]  # not the comparisons "C1.1", "C1.2"
-    short = replace(full, name=f"{full.name}_short", rows=claims)
-    return [Block(table=short), Block(table=full, folded="Every comparison behind the claims")]
+    """The verdicts on the paper's claims, which open the page, and folded every comparison behind them."""
+    words = ("", "Every comparison behind the claims")
+    return [Block(table=table, folded=folded) for table, folded in zip(regenerated.claims(of), words, strict=False)]
 
 
 def _paper(of: Regenerated, work: Path | None) -> list[Section]:

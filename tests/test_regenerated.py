@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 from report_records import draw_samples, invented_paper, invented_scores, make
 
+from reports import markdown as pages
 from reports import page, published, recipe, regenerated, sections, tradeoff
 from reports.figures import paper, style
 from reports.measured import Measured
@@ -284,7 +285,7 @@ def test_numbers_sort_by_value_in_the_browser(tmp_path):
     assert f'class="empty">{NOT_RUN}<sup>' in lost and re.findall(r'data-sort="([^"]+)"', lost)[:2] == ["0.75", "72.46"]
     assert 'class="muted" data-sort=' in rows["DC-AE"]
     # The sections: the paper first, then what belongs to no arm; folded parts name what was not run.
-    places = [html.index(f'id="paper-micro-{name}"') for name in ("tables", "figures", "tradeoff")]
+    places = [html.index(f'id="paper-micro-{name}"') for name in ("claims", "tables", "figures", "tradeoff")]
     assert places == sorted(places) and places[-1] < html.index('id="provenance"')
     assert "micro_query_ar_qwen-s0" not in html[: html.index('id="paper-micro-figures"')]
     names = {p.name for p in (tmp_path / "out" / "tables").iterdir()}
@@ -415,3 +416,12 @@ def test_blocks_that_were_not_run_are_folded_and_say_so():
 def test_paths_hold_no_machine(tmp_path):
     text = "".join(markdown(at_micro().table(entry.id)) for entry in recipe.load("vgt").regenerated)
     assert str(Path(__file__).parents[1]) not in text and "/tmp" not in text
+
+
+def test_markdown_of_the_pages(tmp_path):
+    record.write_collection(RECORDS, tmp_path / "micro.jsonl")
+    blocks = pages.paper(tmp_path / "micro.jsonl", "micro")
+    assert blocks["table8"] == markdown(at_micro().table("table8")) and "| C11 |" in blocks["claims"]
+    assert "C11.1" not in blocks["claims"] and "noise up to 0.8" in blocks["tradeoff"]
+    with pytest.raises(ValueError, match="no record of a model of the scale tiny"):
+        pages.paper(tmp_path / "micro.jsonl", "tiny")
