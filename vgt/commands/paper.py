@@ -140,7 +140,11 @@ def _minutes(work: Path, scale: str) -> dict[tuple[str, str], float]:
     told = []
     if results(scale).is_file():
         with zipfile.ZipFile(results(scale)) as archive:
-            told = [json.loads(archive.read(name)) for name in archive.namelist() if name.startswith(f"{STAMPS}/")]
+            told = [
+                text.parse_json(archive.read(name), name)
+                for name in archive.namelist()
+                if name.startswith(f"{STAMPS}/")
+            ]
     mine = [text.read_json(path) for path in sorted((work / STAMPS).glob("*.json"))]
     for source in (mine, told):
         here: dict[tuple[str, str], list[float]] = {}
