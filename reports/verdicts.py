@@ -668,7 +668,7 @@ def judge(
     made = []
     for i, (claim, outcomes) in enumerate(found):
         if i not in pairs:
-            made.append(_untested(claim, outcomes, scale))
+            made.append(_untested(claim, outcomes, scale, arms.scale(scale).size))
             continue
         held, p = pairs[i][0] <= pairs[i][1], adjusted[i]
         verdict = UNDETECTED if p > ALPHA else REPRODUCED if held else CONTRADICTED
@@ -677,24 +677,24 @@ def judge(
     return made
 
 
-def _untested(claim: Claim, outcomes: tuple[Outcome, ...], scale: str) -> Judged:
+def _untested(claim: Claim, outcomes: tuple[Outcome, ...], scale: str, size: int) -> Judged:
     why = claim.why or "; ".join(dict.fromkeys(one.why for one in outcomes if one.why))
     missing = frozenset().union(*(one.missing for one in outcomes))
     if missing:
         needed = frozenset().union(*(one.needed for one in outcomes))
-        command = _command(outcomes, scale)
+        command = _command(outcomes, scale, size)
         said = f"{NOT_RUN} ({len(needed - missing)} of {len(needed)} models; `{command}`)"
         return Judged(claim, outcomes, NOT_RUN, said)
     return Judged(claim, outcomes, UNTESTABLE, f"{UNTESTABLE} ({why})")
 
 
-def _command(outcomes: Sequence[Outcome], scale: str) -> str:
+def _command(outcomes: Sequence[Outcome], scale: str, size: int) -> str:
     """What runs the arms that lack records; of many arms, all of the paper; for baselines alone, what scores them."""
     lacking = {name for one in outcomes for name in one.missing}
     if lacking <= set(UNTRAINED):
         suites = dict.fromkeys(one.part.metric.split("/")[0] for one in outcomes if one.missing)
         return " and ".join(
-            f"vgt eval {suite.removeprefix('scenes-')} --subject fake:{name} --images-per-prompt 4"
+            f"vgt eval {suite.removeprefix('scenes-')} --subject fake:{name} --set size={size} --images-per-prompt 4"
             for suite in suites
             for name in sorted(lacking)
         )

@@ -193,7 +193,7 @@ def test_a_share_of_another_score_and_a_baseline_without_seeds(world):
     world.arm("query_ar_qwen", 0.8)
     world.arm("query_ar_qwen@16x", 0.6)
     (found,) = world.judge(claim(versus("query_ar_qwen@16x", "shuffled")))
-    assert found.said.startswith("not run (3 of 4 models; `vgt eval geneval --subject fake:shuffled")
+    assert found.said.startswith("not run (3 of 4 models; `vgt eval geneval --subject fake:shuffled --set size=32")
     world.score("shuffled", G, 0.1)
     half = versus("query_ar_qwen@16x", "query_ar_qwen", share=0.5)
     nearly = versus("query_ar_qwen@16x", "query_ar_qwen", share=0.95)
