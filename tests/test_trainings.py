@@ -119,11 +119,10 @@ def family(repeats: int, arms: int, seeds: int, spreads: float, alpha: float) ->
     rng, wrong = np.random.default_rng(4), 0
     for _ in range(repeats):
         values = rng.normal(0, np.exp(rng.normal(0, spreads, (arms, 1))), (arms, seeds))
-        common = pooled(values)
-        part = Part(0.01, 114)
-        wrong += sum(
-            between([a, -b], part, common=[common] * 2).p_value <= alpha for a, b in values.reshape(-1, 2, seeds)
-        )
+        common = [pooled(values)] * 2
+        for a, b in values.reshape(-1, 2, seeds):
+            parts = seeds_part([a, -b], common), Part(0.01, 114)
+            wrong += abs(a.mean() - b.mean()) > half_width(parts, alpha)
     return wrong / (repeats * arms // 2)
 
 
