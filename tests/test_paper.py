@@ -109,7 +109,7 @@ def done(job: paper.Job, work, records=()) -> None:
     for name in records:
         files.write_text(work / "records" / paper.record.place_of(name), "{}")
     about = {"kind": job.kind, "model": job.model, "arm": job.arm, "seed": job.seed, "minutes": 2.0}
-    about |= {"of": job.after[0]} if job.kind == "measure" else {}
+    about |= {"of": list(job.after)} if job.kind == "measure" else {}
     files.write_json(paper.stamp(work, job.name), {**about, "records": list(records)})
 
 

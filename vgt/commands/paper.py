@@ -30,6 +30,7 @@ from vgt.core import env, files, record, scenes, text
 
 GRAPH, STAMPS, LOGS, RUNS = "graph.json", "jobs", "logs", "runs"  # in the work folder
 TRAIN, MEASURE, REPORT = "train", "measure", "report"
+BASELINES = "baselines"  # measurements of no arm: what the untrained score
 MEASURING = 1.5  # minutes that an arm's measurements take on one core, before any was measured
 PROCESS = 800  # MiB of a process with torch in it
 
@@ -94,8 +95,12 @@ def graph(paper: str, scale: str, seeds: Sequence[int], arms: Iterable[str], wor
                 run = f"{RUNS}/{model}"
                 values = {role: f"{RUNS}/{parent}/model" for role, parent in parents.items()}
                 commands = [c.format(run=run, model=f"{run}/model", name=model, **values) for c in found.commands(arm)]
-                measured = _measuring(model, arm.id, seed, job.name, commands, known)
+                measured = _measuring(model, arm.id, seed, (job.name,), commands, known)
                 jobs[measured.name] = measured
+    if lines := found.measurements.get(BASELINES):
+        commands = [line.format(size=sizes.size) for line in lines]
+        measured = _measuring(f"{scale}_{BASELINES}", BASELINES, 0, (), commands, known)
+        jobs[measured.name] = measured
     last = tuple(name for name, job in jobs.items() if job.kind == MEASURE)
     report = Job(REPORT, f"report-{_hash(paper, scale, last)}", after=last, minutes=0.5)
     return [*jobs.values(), report]
@@ -128,10 +133,10 @@ def _training(preset: str, model: str, arm, seed: int, parents: dict[str, str], 
     )  # fmt: skip
 
 
-def _measuring(model: str, arm: str, seed: int, after: str, commands: list[str], known: dict) -> Job:
+def _measuring(model: str, arm: str, seed: int, after: tuple, commands: list[str], known: dict) -> Job:
     name = f"{model}.measure-{_hash(after, commands)}"
     minutes = known.get((arm, MEASURE), MEASURING)
-    return Job(MEASURE, name, model, arm, seed, (after,), commands=tuple(commands), minutes=minutes, memory=1500)
+    return Job(MEASURE, name, model, arm, seed, after, commands=tuple(commands), minutes=minutes, memory=1500)
 
 
 def _minutes(work: Path, scale: str) -> dict[tuple[str, str], float]:
@@ -416,7 +421,7 @@ def _run_job(job: Job, work: Path, device: str) -> None:
             print(f"+ vgt {command}", flush=True)
             result = dispatch([*shlex.split(command), "--out", ".", "--device", device]) or {}
             records |= set(result.get("scores", {}))
-        told = {"of": job.after[0], "records": sorted(records)}
+        told = {"of": list(job.after), "records": sorted(records)}
     else:
         dispatch(["report", "--work", "."])
     minutes = round((time.monotonic() - began) / 60, 2)
@@ -429,7 +434,7 @@ def _forget(job: Job, work: Path) -> None:
     """Remove the records of an earlier training of this model, whose name they have."""
     for path in (work / STAMPS).glob(f"{job.model}.{MEASURE}-*.json"):
         about = text.read_json(path)
-        if about["of"] != job.after[0]:
+        if about["of"] != list(job.after):
             for name in about["records"]:
                 place = work / "records" / record.place_of(name)
                 place.unlink(missing_ok=True)
