@@ -170,17 +170,17 @@ class Recipe(_Strict):
             raise ValueError(f"scale {name!r} is unknown; choose one of {', '.join(self.scales)}")
         return self.scales[name]
 
-    def arms_of(self, names: Iterable[str]) -> list[str]:
-        """The arms that the tables and figures of these names show; an arm's name is itself.  Raises ValueError for an
-        unknown one."""
-        known = {arm.id for arm in self.arms}
-        found: list[str] = []
+    def arms_of(self, names: Iterable[str], claims: Mapping[str, list[str]]) -> list[str]:
+        """The arms that tables, figures and ``claims`` of these names need; an arm's name is itself.  Raises ValueError
+        for an unknown one."""
+        known = {**{arm.id: [arm.id] for arm in self.arms}, **self.shown, **claims}
+        found: dict[str, None] = {}
         for name in names:
-            shown = [name] if name in known else self.shown.get(name)
-            if shown is None:
-                raise ValueError(f"--only {name!r} is unknown; choose of {', '.join([*self.shown, *sorted(known)])}")
-            found += shown
-        return list(dict.fromkeys(found))
+            if name not in known:
+                choices = ", ".join([*self.shown, *claims])
+                raise ValueError(f"--only {name!r} is unknown; choose of {choices}, or name an arm of the recipe")
+            found |= dict.fromkeys(known[name])
+        return list(found)
 
     @property
     def shown(self) -> dict[str, list[str]]:

@@ -42,7 +42,6 @@ NAMES = {
     "photos/fd-efflite2": "FD on photos",
 }
 AT_LEAST = " at least"  # ends the label of a lower bound
-MANY = 6  # arms: more are not named in a command
 DIGITS = {"share": 3, "dB": 2, "of 100": 1}  # by unit
 Kind = Literal["difference", "sweep", "curve", "images"]
 REPRODUCED, CONTRADICTED = "reproduced", "contradicted"
@@ -682,14 +681,14 @@ def _untested(claim: Claim, outcomes: tuple[Outcome, ...], scale: str, size: int
     missing = frozenset().union(*(one.missing for one in outcomes))
     if missing:
         needed = frozenset().union(*(one.needed for one in outcomes))
-        command = _command(outcomes, scale, size)
+        command = _command(claim.number, outcomes, scale, size)
         said = f"{NOT_RUN} ({len(needed - missing)} of {len(needed)} models; `{command}`)"
         return Judged(claim, outcomes, NOT_RUN, said)
     return Judged(claim, outcomes, UNTESTABLE, f"{UNTESTABLE} ({why})")
 
 
-def _command(outcomes: Sequence[Outcome], scale: str, size: int) -> str:
-    """What runs the arms that lack records; of many arms, all of the paper; for baselines alone, what scores them."""
+def _command(number: str, outcomes: Sequence[Outcome], scale: str, size: int) -> str:
+    """What runs the arms that lack records; for baselines alone, what scores them."""
     lacking = {name for one in outcomes for name in one.missing}
     if lacking <= set(UNTRAINED):
         suites = dict.fromkeys(one.part.metric.split("/")[0] for one in outcomes if one.missing)
@@ -698,9 +697,18 @@ def _command(outcomes: Sequence[Outcome], scale: str, size: int) -> str:
             for suite in suites
             for name in sorted(lacking)
         )
-    arms = dict.fromkeys(p for one in outcomes if one.missing for t in one.part.terms for p in _pieces(t))
-    named = [arm for arm in arms if arm not in UNTRAINED]
-    return f"vgt reproduce paper --scale {scale}" + (f" --only {','.join(named)}" if len(named) <= MANY else "")
+    return f"vgt reproduce paper --scale {scale} --only {number}"
+
+
+def needed(paper: str) -> dict[str, list[str]]:
+    """The arms of each claim that can be tested, by its number."""
+    return {claim.number: [arm for arm in _arms(claim) if arm not in UNTRAINED] for claim in load(paper) if claim.parts}
+
+
+def _arms(claim: Claim) -> list[str]:
+    terms = [term for part in claim.parts for term in part.terms]
+    terms += [at for part in claim.parts for _, at in part.sweep if isinstance(at, str)]
+    return list(dict.fromkeys(piece for term in terms for piece in _pieces(term)))
 
 
 def _in_words(metric: str, unit: str, least: float) -> str:

@@ -106,7 +106,7 @@ def test_a_missing_seed_is_no_partial_mean(world):
     world.arm("query_ar_qwen", 0.7)
     world.arm("mar_qwen", 0.3, seeds=(0, 1))
     (found,) = world.judge(claim(versus("query_ar_qwen", "mar_qwen")))
-    assert found.said == "not run (5 of 6 models; `vgt reproduce paper --scale micro --only query_ar_qwen,mar_qwen`)"
+    assert found.said == "not run (5 of 6 models; `vgt reproduce paper --scale micro --only C1`)"
     assert found.p is None and not found.outcomes[0].effects
     world.score("micro_mar_qwen-s2", G, 0.3, 1, n_expected=PROMPTS * IMAGES * 2)
     assert world.judge(claim(versus("query_ar_qwen", "mar_qwen")))[0].verdict == verdicts.NOT_RUN, "a partial record"
@@ -381,3 +381,11 @@ def test_a_paper_without_effects_is_left_undecided():
 def test_false_verdicts_of_the_whole_paper(seeds, spread):
     """In 100 papers without effects: at most what 5 % make of it."""
     assert false_verdicts(100, seeds, spread) <= 0.13
+
+
+def test_what_a_claim_needs_is_arms_of_the_recipe():
+    arms = {arm.id for arm in recipe.load("vgt").arms}
+    needed = verdicts.needed("vgt")
+    assert set(needed["C11"]) == {"query_ar_qwen", "mar_qwen"}
+    assert {"ae_internvl_sharp", "query_ar_sharp"} <= set(needed["C7"])  # a sweep over the autoencoders' own scores
+    assert all(set(found) <= arms for found in needed.values())

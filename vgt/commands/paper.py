@@ -311,12 +311,12 @@ def failures(jobs: Sequence[Job], work: Path) -> list[str]:
 
 def run(args: argparse.Namespace) -> dict:
     """``vgt reproduce paper``.  Raises ValueError for an unknown paper, table, scale or seed, before anything runs."""
-    from reports import recipe
+    from reports import recipe, verdicts
 
     found = recipe.load(args.paper)
     sizes = found.scale(args.scale)
     seeds = args.seeds or sizes.seeds
-    arms = found.arms_of(args.only) if args.only else [arm.id for arm in found.arms]
+    arms = found.arms_of(args.only, verdicts.needed(args.paper)) if args.only else [arm.id for arm in found.arms]
     work = args.out or options.RUNS / f"{args.paper}-{args.scale}"
     if args.plan:
         return _plan(args, seeds, arms, work)

@@ -63,7 +63,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     of_paper.add_argument("--scale", default=None, help="micro (default), tiny or full")
     of_paper.add_argument(
         "--only", type=lambda given: given.split(","), default=None, metavar="A[,B...]",
-        help="what these tables, figures or arms need, e.g. table8,figure6",
+        help="what these tables, figures, claims or arms need, e.g. table8,figure6,C9",
     )  # fmt: skip
     of_paper.add_argument("--seeds", type=whole_numbers, default=None, help="of the trainings (default 0,1,2)")
     of_paper.add_argument("--plan", action="store_true", help="print the jobs that are left, run nothing")
