@@ -13,7 +13,7 @@ from vgt.core import files
 from vgt.core.record import Record
 
 ONLY = {  # options of one of them
-    "page": ("publish", "title"),
+    "page": ("publish", "title", "evidence"),
     "tradeoff": ("x", "y", "pair", "accel", "by"),
     "evidence": ("metric", "a", "b", "megabytes"),
 }
@@ -35,6 +35,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--publish", type=Path, metavar="FILE", help="also write all records into one .jsonl file")
     parser.add_argument("--title", help="of the page")
+    parser.add_argument(
+        "--evidence",
+        action="store_true",
+        default=None,
+        help="also write the samples behind its scores, which link to them (`vgt report evidence`)",
+    )
     only = parser.add_argument_group("tradeoff")
     only.add_argument(
         "--x",
@@ -125,7 +131,7 @@ def run(args: argparse.Namespace) -> dict:
     files.check_writable(out, folder=True)
     if args.publish:
         files.check_writable(args.publish)
-    page = render(roots, args.work, out, args.title or "VGT on the synthetic scenes")
+    page = render(roots, args.work, out, args.title or "VGT on the synthetic scenes", bool(args.evidence))
     found = record.read(roots)
     _say_what_changed(found, args.work)
     if args.publish:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 import numpy as np
@@ -207,7 +208,7 @@ def _geneval(source: _Source) -> Samples:
         include = prompt["include"]
         more = [f"fewer than {c['count']} {c['class']}" for c in prompt.get("exclude", ())]
         expected = [_clause(clause, include) for clause in include] + more
-        groups = [prompt["tag"], *(["held out"] if prompt.get("held_out") else [])]
+        groups = [prompt["tag"], *(["held_out"] if prompt.get("held_out") else [])]
         about[key] = {"text": prompt["prompt"], "groups": groups, "expected": expected}
         entry = found.setdefault(key, {"value": source.value.get(key), "images": []})
         entry["images"].append(_judged(source, name, rows.get(name or ""), lines.get(name or "")))
@@ -593,6 +594,25 @@ def write(pairs: Sequence[Pair], out: Path, work: Path | None = None, megabytes:
     if pictures.left_out:
         print(f"note: {pictures.left_out} images are left out: more than {megabytes} MB; see --megabytes")
     return made
+
+
+def linked(roots: Sequence[Path], out: Path, work: Path | None = None) -> dict[str, str]:
+    """The pages of the main scores of all records, in ``out``; record name -> link to them from beside ``out``, also of
+    those made from the same evidence, such as GenEval's tasks, which are a filter there.
+
+    Raises ValueError where no record has samples, and as ``write`` does."""
+    (side,) = _sides(roots, out, [])
+    chosen = _chosen([Pair(name, one, None) for name, one in sorted(side.stored.items())], (), two=False)
+    made = write(chosen, out, work)
+    pages = {(side.stored[name].record.model, side.stored[name].record.evidence): name for name in made}
+    links = {}
+    for name, one in side.stored.items():
+        page = pages.get((one.record.model, one.record.evidence)) if one.record.evidence else None
+        page = name if name in made else page
+        if page is not None and one.samples is not None and one.samples.is_file():
+            category = "" if page == name else f"#group={quote(one.record.metric)}"
+            links[name] = f"{quote(out.name)}/{quote(made[page].name)}{category}"
+    return links
 
 
 def run(

@@ -10,6 +10,7 @@ from pathlib import Path
 import jinja2
 
 from reports import regenerated, sections, table
+from reports.evidence import linked
 from reports.figures import images, style
 from reports.headline import cards
 from reports.measured import Measured
@@ -24,11 +25,13 @@ def render(
     work: str | Path | None,
     out: str | Path,
     title: str = "Visual Generation Tuning: report",
+    evidence: bool = False,
 ) -> Path:
     """Read the records below ``records_roots`` and write ``out/index.html``, ``out/tables`` and ``out/figures``.
 
     ``work`` is the folder that the records' evidence paths are relative to (None: no images).  The same records give
-    the same bytes.  Returns the path of the page; raises ValueError where there are no records."""
+    the same bytes.  ``evidence``: write ``out/evidence`` too, the samples behind the scores, which link to them.
+    Returns the path of the page; raises ValueError where there are no records."""
     roots = [records_roots] if isinstance(records_roots, (str, Path)) else list(records_roots)
     found = record.read(roots, samples=True)
     if not found:
@@ -41,7 +44,10 @@ def render(
     shown = [section for section in made if section.blocks]
     absent = [section for section in made if section.without and not section.blocks]
     _write_files(shown, out)
-    return files.write_text(out / "index.html", _html(measured, shown, absent, title))
+    links = {}
+    if evidence:
+        links = linked([Path(root) for root in roots], out / "evidence", Path(work) if work is not None else None)
+    return files.write_text(out / "index.html", _html(measured, shown, absent, title, links))
 
 
 def _write_files(made: list[Section], out: Path) -> None:
@@ -67,7 +73,7 @@ def _dates(measured: Measured) -> str:
     return " to ".join(dict.fromkeys((days[0], days[-1]))) if days else "undated"
 
 
-def _html(measured: Measured, made: list[Section], absent: list[Section], title: str) -> str:
+def _html(measured: Measured, made: list[Section], absent: list[Section], title: str, links: dict[str, str]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -79,6 +85,7 @@ def _html(measured: Measured, made: list[Section], absent: list[Section], title:
     environment.filters |= {"view": table.view, "svg_uri": _svg_uri, "inline": style.part_of_page, "joined": _joined}
     return environment.get_template("page.html.j2").render(
         title=title,
+        links=links,
         sections=made,
         absent=absent,
         cards=cards(regenerated.apart(measured, sections.PAPER.paper["id"])),

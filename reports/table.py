@@ -47,6 +47,7 @@ class Cell:
     odd: bool = False
     busy: bool = False
     interval: str | None = None
+    record: str | None = None  # whose value it is
 
     @property
     def partial(self) -> bool:
@@ -78,6 +79,7 @@ def from_record(record: Record | None) -> Cell:
         settings=chosen(record),
         busy="busy" in record.extra,
         interval=record.interval,
+        record=record.name,
     )
 
 
@@ -274,6 +276,7 @@ class Shown:
     text: bool = False
     muted: bool = False
     sort: str = ""
+    record: str | None = None
 
 
 @dataclass(frozen=True)
@@ -362,8 +365,8 @@ def _shown(cell: Cell, column: Column, usual: str, best: bool) -> Shown:
     if cell.low is not None and cell.high is not None:
         interval = f"[{_number(cell.low, column.digits)}, {_number(cell.high, column.digits)}]"
     coverage = cell.coverage if cell.coverage != usual else ""
-    shown = _number(cell.value, column.digits, column.signed)
-    return Shown(shown, interval, coverage, _marks(cell), best, muted=column.muted, sort=repr(cell.value))
+    shown, of = _number(cell.value, column.digits, column.signed), cell.record
+    return Shown(shown, interval, coverage, _marks(cell), best, muted=column.muted, sort=repr(cell.value), record=of)
 
 
 def spans(columns: Sequence[Column]) -> list[tuple[str, int]]:

@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 from pathlib import Path
+from urllib.parse import unquote
 
 import evidence_work
 import pytest
@@ -264,6 +265,23 @@ def test_the_verb_refuses(made, tmp_path, capsys):
     assert "a collection holds records alone" in says(
         "evidence", "--records", str(tmp_path / "all.jsonl"), "--metric", "scenes-geneval/overall"
     )
+
+
+def test_the_report_links_its_scores_to_their_samples(made, tmp_path, capsys):
+    assert main(["report", "--records", str(made), "--evidence", "-o", str(tmp_path)]) == 0
+    html = (tmp_path / "index.html").read_text(encoding="utf-8")
+    links = re.findall(r'<a class="evidence" href="([^"]+)"', html)
+    assert "evidence/ours--scenes-geneval--overall.html" in links
+    assert "evidence/ours--scenes-geneval--overall.html#group=counting" in links
+    assert all((tmp_path / unquote(link.partition("#")[0])).is_file() for link in links)
+    assert 'href="evidence/index.html"' in html
+    capsys.readouterr()
+    assert main(["report", "--records", str(made), "-o", str(tmp_path / "plain")]) == 0
+    assert (
+        'class="evidence"' not in (tmp_path / "plain/index.html").read_text(encoding="utf-8").partition("</style>")[2]
+    )
+    assert main(["report", "tradeoff", "--records", str(made), "--evidence"]) == 2
+    assert "--evidence has no effect here" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("verb", ["compare", "gate"])

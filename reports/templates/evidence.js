@@ -8,7 +8,8 @@
   const full = shown.sides[0].score.unit === "of 100" ? 100 : 1;
   const judged = ["geneval", "dpg", "vqa"].includes(shown.kind);
   const sign = shown.better === "low" ? -1 : 1;
-  if (shown.kind === "dpg" && !shown.metric.startsWith("dpg")) document.body.classList.add("questions");
+  const scored = shown.kind === "dpg" && shown.metric.startsWith("dpg"); // a prompt with all of its questions
+  if (shown.kind === "dpg" && !scored) document.body.classList.add("questions");
 
   /* ------------------------------------------------------------------------------------------- what is known of it */
 
@@ -53,14 +54,14 @@
   const count = (test) => shown.items.filter(test).length;
   const groups = [...new Set(shown.items.flatMap((item) => item.groups))];
   choices("group", [["", "all"], ...groups.map((name) => [name, `${name} (${count((item) => item.groups.includes(name))})`])]);
-  if (shown.kind === "dpg" && !document.body.classList.contains("questions"))
+  if (scored)
     form.elements.group.closest("label").firstChild.textContent = "Failed question of ";
   const results = [["failed", two ? "some side failed" : "failed"], ["right", two ? "both right" : "right"], ["none", "without a result"]];
   choices("result", [["", "all"], ...results.map(([value, words]) => [value, `${words} (${count((item) => item.result === value)})`])
     .filter(([value]) => (judged || value === "none") && count((item) => item.result === value))]);
   const [up, down] = judged ? ["A higher", "B higher"] : ["A better", "B better"];
   const differ = (item) => item.versus === "a" || item.versus === "b";
-  const sides = [["differ", "they disagree", differ], ["a", full === 1 && judged ? "A right, B wrong" : up], ["b", full === 1 && judged ? "B right, A wrong" : down],
+  const sides = [["differ", "they disagree", differ], ["a", judged && !scored ? "A right, B wrong" : up], ["b", judged && !scored ? "B right, A wrong" : down],
     ["same", "they agree"], ["gap", "only one has a result"]];
   choices("versus", !two ? [] : [["", "all"], ...sides.map(([value, words, test]) => [value, `${words} (${count(test || ((item) => item.versus === value))})`])]);
   const gap = (item) => (item.values[0] === null || item.values[1] === null ? null : item.values[1] - item.values[0]);
@@ -122,9 +123,9 @@
 
   function verdict(value, side) {
     if (value === null) return make("span", { class: "verdict none" }, side ? "no result" : "not in this run");
-    if (!judged) return make("span", { class: "verdict" }, `${+(sign * value).toFixed(4)} ${shown.sides[0].score.unit}`.trim());
+    if (!judged) return make("span", { class: "verdict" }, `${(sign * value).toFixed(Math.abs(value) < 10 ? 4 : 2)} ${shown.sides[0].score.unit}`.trim());
     if (value > 0 && value < full) return make("span", { class: "verdict wrong" }, `${+value.toFixed(1)} of ${full}`);
-    return make("span", { class: `verdict ${right(value) ? "right" : "wrong"}` }, (right(value) ? "right" : "wrong") + (full === 100 ? ` (${+value.toFixed(1)} of ${full})` : ""));
+    return make("span", { class: `verdict ${right(value) ? "right" : "wrong"}` }, (right(value) ? "right" : "wrong") + (scored ? ` (${+value.toFixed(1)} of ${full})` : ""));
   }
 
   function answers(item) {
@@ -183,9 +184,12 @@
     box.replaceChildren(...part.map(card));
     if (!part.length) box.append(make("p", { class: "nothing" }, "No sample fits these filters."));
     const lacking = found.filter((item) => item.result === "none").length;
-    document.getElementById("count").textContent =
+    const chosen = FIELDS.filter((name) => want[name] && name !== "sort").map((name) => form.elements[name]);
+    const filters = chosen.map((field) => (field.options ? field.selectedOptions[0].text : `"${field.value}"`)).join(", ");
+    document.getElementById("count").replaceChildren(
       `${found.length} of ${shown.items.length} samples` + (found.length > PAGE ? `, ${from + 1} to ${from + part.length} shown` : "") +
-      (lacking ? `; ${lacking} of them without a result${two ? " on some side" : ""}` : "");
+      (lacking ? `; ${lacking} of them without a result${two ? " on some side" : ""}` : ""),
+      make("span", { class: "printed" }, filters && `; only: ${filters}`));
     pages.hidden = !last;
     pages.querySelector("span").textContent = `page ${page + 1} of ${last + 1}`;
     document.getElementById("previous").disabled = page === 0;
