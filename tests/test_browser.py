@@ -14,6 +14,7 @@ import evidence_work
 import pytest
 
 from reports import evidence
+from reports.page import render
 from vgt.core import files, samples, sides
 
 selenium = pytest.importorskip("selenium", reason="selenium is not installed: pip install -e '.[browser]'")
@@ -265,3 +266,68 @@ def test_thousands_of_samples_are_shown_a_page_at_a_time(opened, tmp_path):
     assert not ids(browser)
     choose(browser, "group", "")
     assert ids(browser) == ["p4999"] and not browser.find_element(By.ID, "pages").is_displayed()
+
+
+# ---------------------------------------------------------------------------------------------------- the report's page
+
+
+@pytest.fixture
+def table(opened, work, tmp_path):
+    """The browser on the report's page, all of it unfolded, and its longest table."""
+    browser = opened.show(render(work, work, tmp_path / "report", evidence=True))
+    browser.execute_script("for (const each of document.querySelectorAll('details')) each.open = true")
+    found = max(
+        browser.find_elements(By.CSS_SELECTOR, ".table"),
+        key=lambda each: len(each.find_elements(By.CSS_SELECTOR, "tbody tr")),
+    )
+    return browser, found
+
+
+ROWS = """return [...arguments[0].querySelectorAll('tbody tr')].filter(row => !row.hidden)
+    .map(row => [...row.cells].map(cell => [cell.textContent.trim(), cell.dataset.sort]))"""
+
+
+def test_tables_sort_by_a_head_and_come_back(table):
+    browser, _ = table
+    for found in browser.find_elements(By.CSS_SELECTOR, ".table"):
+        before = browser.execute_script(ROWS, found)
+        numbers = [{row[i][1] for row in before} - {None} for i in range(len(before[0]))]
+        column = next((i for i, each in enumerate(numbers) if len(each) > 1), None)
+        if column is not None:
+            break
+    else:
+        pytest.fail("no table has a column of numbers that differ")
+    heads = found.find_elements(By.CSS_SELECTOR, "thead tr:last-child th")
+    heads[column].send_keys(Keys.ENTER)
+    assert heads[column].get_attribute("aria-sort") == "descending"
+    numbers = [float(row[column][1]) for row in browser.execute_script(ROWS, found) if row[column][1] is not None]
+    assert numbers == sorted(numbers, reverse=True) and len(set(numbers)) > 1
+    heads[column].click()
+    rows = browser.execute_script(ROWS, found)
+    numbers = [float(row[column][1]) for row in rows if row[column][1] is not None]
+    assert heads[column].get_attribute("aria-sort") == "ascending" and numbers == sorted(numbers)
+    assert sorted(map(str, rows)) == sorted(map(str, before))
+    heads[column].send_keys(Keys.SPACE)
+    assert browser.execute_script(ROWS, found) == before
+
+
+def test_tables_are_filtered_by_words(table):
+    browser, found = table
+    before = browser.execute_script(ROWS, found)
+    field = found.find_element(By.CSS_SELECTOR, "input.filter")
+    field.send_keys("theirs Counting")
+    rows = browser.execute_script(ROWS, found)
+    wanted = [row for row in before if all(w in " ".join(c[0] for c in row).lower() for w in ("theirs", "counting"))]
+    assert rows == wanted and 0 < len(rows) < len(before)
+    field.send_keys(Keys.CONTROL, "a")
+    field.send_keys(Keys.DELETE)
+    assert browser.execute_script(ROWS, found) == before
+
+
+def test_a_score_of_the_report_leads_to_its_samples(table, work):
+    browser, _ = table
+    links = [link.get_attribute("href") for link in browser.find_elements(By.CSS_SELECTOR, "td a.evidence")]
+    browser.get(next(link for link in links if link.endswith("/ours--scenes-geneval--overall.html#group=counting")))
+    assert sorted(ids(browser)) == [i for i in values(work, OURS) if i.startswith("counting")]
+    browser.find_element(By.LINK_TEXT, "All scores").click()
+    assert len(browser.find_elements(By.CSS_SELECTOR, "tbody tr")) >= 7
