@@ -4,7 +4,9 @@ A page marks the place of a table with ``<!-- table: NAME -->`` before it and ``
 
 from __future__ import annotations
 
+import functools
 import re
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ from pathlib import Path
 from reports import published, regenerated
 from reports.measured import Measured
 from reports.regenerated import Regenerated
+from reports.results import unpack
 from reports.table import markdown as as_markdown
 from vgt.core import record, samples
 from vgt.core.record import Record
@@ -124,13 +127,25 @@ def paper(roots: Path | Sequence[Path], scale: str, of: str = "vgt") -> dict[str
     return {name: as_markdown(filled) for name, filled in tables.items()}
 
 
+@functools.cache
+def micro() -> dict[str, str]:
+    """The paper regenerated at 32 px, from the published results."""
+    with tempfile.TemporaryDirectory() as folder:
+        unpack("micro", Path(folder))
+        return paper(Path(folder) / "records", "micro")
+
+
 TABLES = {"results": results, "speed": speed}
-PAGES = (ROOT / "README.md", ROOT / "docs" / "speed.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "speed.md", ROOT / "docs" / "results.md")
+
+
+def _table(name: str) -> str:
+    return micro()[name.removeprefix("micro_")] if name.startswith("micro_") else TABLES[name]()
 
 
 def filled(text: str) -> str:
     """A page with its tables as the records say."""
-    return PLACE.sub(lambda m: m[1] + TABLES[m[2]]() + m[3], text)
+    return PLACE.sub(lambda m: m[1] + _table(m[2]) + m[3], text)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from reports import published, recipe
+from reports import published, recipe, results
 from vgt.commands import paper, reproduce
 from vgt.core import files, text
 
@@ -134,17 +134,17 @@ def test_published_results_are_adopted(smoke, tmp_path, monkeypatch):
     files.write_text(tmp_path / "a/runs/smoke_vlm/model/config.json", "{}")
     done(jobs[3], tmp_path / "a", ["smoke_other-s0/training/loss"])
     files.write_text(tmp_path / "a/records/smoke_other-s0/training/loss.samples.csv", "id\n")
-    monkeypatch.setattr(paper, "RESULTS", tmp_path)
-    one = paper.publish(tmp_path / "a", {"smoke_vlm"}, paper.results("smoke")).read_bytes()
-    assert paper.publish(tmp_path / "a", {"smoke_vlm"}, tmp_path / "again.zip").read_bytes() == one
-    paper.adopt(tmp_path / "b", "smoke")
+    monkeypatch.setattr(results, "RECORDS", tmp_path)
+    one = results.pack(tmp_path / "a", {"smoke_vlm"}, results.published("smoke")).read_bytes()
+    assert results.pack(tmp_path / "a", {"smoke_vlm"}, tmp_path / "again.zip").read_bytes() == one
+    results.unpack("smoke", tmp_path / "b")
     assert paper.to_do(jobs, tmp_path / "b") == [jobs[1], jobs[-1]]  # the VLM is there, and not yet measured
     assert (tmp_path / "b/runs/smoke_vlm/model/config.json").read_text() == "{}"
     assert (tmp_path / "b/records/smoke_other-s0/training/loss.samples.csv").read_text() == "id\n"
     assert jobs_of(["other"], tmp_path / "c", [0])[0].minutes is None
     assert jobs_of(["other"], tmp_path / "c", [0])[1].minutes == 2.0  # as published, before anything was measured
     with pytest.raises(ValueError, match="no results of the scale 'huge' are published"):
-        paper.adopt(tmp_path / "b", "huge")
+        results.unpack("huge", tmp_path / "b")
 
 
 def test_the_snakefile_has_a_rule_a_job(smoke, tmp_path):

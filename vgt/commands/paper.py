@@ -17,7 +17,6 @@ import shlex
 import subprocess
 import sys
 import time
-import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +24,13 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from reports import results
+from reports.results import MEASURE, RUNS, STAMPS, TRAIN
 from vgt.commands import options
 from vgt.core import env, files, record, scenes, text
 
-GRAPH, STAMPS, LOGS, RUNS = "graph.json", "jobs", "logs", "runs"  # in the work folder
-TRAIN, MEASURE, REPORT = "train", "measure", "report"
+GRAPH, LOGS = "graph.json", "logs"  # in the work folder
+REPORT = "report"
 BASELINES = "baselines"  # measurements of no arm: what the untrained score
 MEASURING = 1.5  # minutes that an arm's measurements take on one core, before any was measured
 PROCESS = 800  # MiB of a process with torch in it
@@ -141,23 +142,14 @@ def _measuring(model: str, arm: str, seed: int, after: tuple, commands: list[str
 
 def _minutes(work: Path, scale: str) -> dict[tuple[str, str], float]:
     """Minutes that jobs of an arm took: in this work folder, else as published with the records."""
-    found: dict[tuple[str, str], list[float]] = {}
-    told = []
-    if results(scale).is_file():
-        with zipfile.ZipFile(results(scale)) as archive:
-            told = [
-                text.parse_json(archive.read(name), name)
-                for name in archive.namelist()
-                if name.startswith(f"{STAMPS}/")
-            ]
     mine = [text.read_json(path) for path in sorted((work / STAMPS).glob("*.json"))]
-    for source in (mine, told):
+    found: dict[tuple[str, str], float] = {}
+    for source in (mine, results.stamps(scale)):
         here: dict[tuple[str, str], list[float]] = {}
         for one in source:
-            if "minutes" in one:
-                here.setdefault((one["arm"], one["kind"]), []).append(one["minutes"])
-        found = here | found
-    return {key: sum(values) / len(values) for key, values in found.items()}
+            here.setdefault((one["arm"], one["kind"]), []).append(one["minutes"])
+        found = {key: sum(values) / len(values) for key, values in here.items()} | found
+    return found
 
 
 def estimated(jobs: Sequence[Job], work: Path, device: str) -> list[Job]:
@@ -322,7 +314,7 @@ def run(args: argparse.Namespace) -> dict:
         return _plan(args, seeds, arms, work)
     if args.publish:
         given = {recipe.model(args.scale, arm, 0) for arm in found.arms if not arm.seeds}
-        print(publish(work, given, args.publish))
+        print(results.pack(work, given, args.publish))
         return {"published": str(args.publish)}
     files.check_writable(work, folder=True)
     try:
@@ -345,7 +337,7 @@ def _plan(args: argparse.Namespace, seeds: list[int], arms: list[str], work: Pat
 
 def _reproduce(args: argparse.Namespace, seeds: list[int], arms: list[str], work: Path) -> dict:
     if args.published:
-        adopt(work, args.scale)
+        results.unpack(args.scale, work)
     jobs = graph(args.paper, args.scale, seeds, arms, work)
     device = options.device(args.device)
     left = estimated(to_do(jobs, work), work, "cpu" if device == "cpu" else "h100")
@@ -359,48 +351,6 @@ def _reproduce(args: argparse.Namespace, seeds: list[int], arms: list[str], work
     else:
         print(f"report: {report}")
     return {"jobs": len(jobs), "left": missing, "report": str(report), "exit": 1 if missing else 0}
-
-
-# -------------------------------------------------------------------------------------------------- published results
-
-RESULTS = Path(__file__).parents[2] / "reports" / "records"
-
-
-def results(scale: str) -> Path:
-    """The published records of a scale, with their samples and what its jobs told."""
-    return RESULTS / f"{scale}.zip"
-
-
-def adopt(work: Path, scale: str) -> None:
-    """Put the published records and stamps of a scale into the work folder, where it has none of these.  Raises
-    ValueError where nothing was published."""
-    if not results(scale).is_file():
-        raise ValueError(f"no results of the scale {scale!r} are published; leave --published")
-    with zipfile.ZipFile(results(scale)) as archive:
-        for name in archive.namelist():
-            files.inside(work, Path(name).parent)
-            if not (work / name).exists():
-                with files.atomic(work / name) as part:
-                    part.write_bytes(archive.read(name))
-
-
-def publish(work: Path, given: Iterable[str], to: Path) -> Path:
-    """Everything that ``adopt`` needs of a work folder in one file: records with their samples, stamps of measurements,
-    and the models that are ``given``: trained once, for all arms.  The same results give the same bytes."""
-    found = []
-    for path in sorted((work / STAMPS).glob("*.json")):
-        about = text.read_json(path)
-        if about["kind"] == MEASURE or (about["kind"] == TRAIN and about["model"] in given):
-            found.append(path)
-    for model in sorted(given):
-        found += sorted((work / RUNS / model / "model").glob("*"))
-    found += sorted(p for p in (work / "records").rglob("*") if p.suffix in (".json", ".csv"))
-    with files.atomic(to) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        for path in found:
-            archive.writestr(
-                zipfile.ZipInfo(path.relative_to(work).as_posix()), path.read_bytes(), zipfile.ZIP_DEFLATED
-            )
-    return to
 
 
 # --------------------------------------------------------------------------------------------------- a single job
