@@ -220,7 +220,7 @@ def test_interval_of_statistics_that_are_no_mean():
 def test_tables_name_their_arms():
     of = recipe.load("vgt")
     assert of.shown["table8"] == ["mar_qwen", "query_ar_qwen", "mar_qwen_compute"]
-    assert of.arms_of(["table5"])[:2] == ["ae_internvl_plain", "query_ar_plain"]
+    assert of.arms_of(["table5"], {})[:2] == ["ae_internvl_plain", "query_ar_plain"]
     with pytest.raises(ValueError, match="table 'table9' is unknown; choose of table1"):
         of.entry("table9")
 

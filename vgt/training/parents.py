@@ -118,7 +118,12 @@ def _present(spec: str, runs: Path) -> Path | None:
 def is_checkpoint(spec: str, place: Place) -> bool:
     """Whether ``spec`` names a checkpoint of ours that is here."""
     folder = None if is_hub_id(spec) else _present(spec, place.runs)
-    return folder is not None and not is_backbone(folder)
+    if folder is None:
+        return False
+    try:
+        return bool(checkpoint.read_header(folder))
+    except ValueError:
+        return False
 
 
 def absent(what: str, spec: str) -> str:
