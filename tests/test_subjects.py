@@ -465,3 +465,14 @@ def test_an_autoencoder_in_another_precision():
     a, b = plain.reconstruct(image).astype(int), half.reconstruct(image).astype(int)
     assert 0 < np.abs(a - b).mean() < 4
     assert half.encode(image).dtype == np.float32
+
+
+def test_pca_is_fitted_in_the_size_that_is_asked_for(tmp_path):
+    from evals.subjects.pca import pca
+
+    small = pca(tmp_path, count=8, size=32)
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    assert small.size == 32 and small.reconstruct(images).shape == images.shape
+    assert small.fingerprint != pca(tmp_path, count=8, size=64).fingerprint
+    with pytest.raises(ValueError, match="patches of 16 px; 40 is no multiple"):
+        pca(tmp_path, size=40)

@@ -356,14 +356,17 @@ def checkpoint(given: str | None, what: str, example: str) -> str:
     return path
 
 
-def tokenizer(given: str | None, work: Path, device: Callable[[], str], dtype: str | None = None) -> Any:
-    """The autoencoder that --subject names; ``device``: called where torch is needed; ``dtype``: of ours."""
+def tokenizer(
+    given: str | None, work: Path, device: Callable[[], str], dtype: str | None = None, size: int | None = None
+) -> Any:
+    """The autoencoder that --subject names; ``device``: called where torch is needed; ``dtype``: of ours; ``size``: of
+    the images that PCA is fitted on."""
     from evals.subjects import load_tokenizer
 
     if named_subject(given, "vgt:vgt_ae_internvl") in ("pca", "fake:pca") and dtype is None:
         from evals.subjects.pca import pca
 
-        return pca(work)
+        return pca(work, **({} if size is None else {"size": size}))
     return load_tokenizer(given, device=device(), dtype=dtype)
 
 

@@ -99,7 +99,7 @@ def _scorer(given: Options, **settings):
         asked = given.passed_to(reconstruction.pairs, **settings)
         return lambda **protocol: reconstruction.pairs(*given.pairs, **{**asked, **protocol})
     judge = AnalyticJudge()
-    tokenizer = given.named(options.tokenizer(given.subject, given.out, given.on, given.dtype))
+    tokenizer = given.named(options.tokenizer(given.subject, given.out, given.on, given.dtype, given.size))
     asked = given.passed_to(
         reconstruction.run,
         agreement=lambda a, b: calibration.agreement(judge, a, b),

@@ -76,7 +76,10 @@ def principal_axes(patches: np.ndarray, dims: int) -> tuple[np.ndarray, np.ndarr
 
 
 def pca(work: str | Path, count: int = TRAINING_IMAGES, size: int = 64) -> PatchAutoencoder:
-    """The PCA autoencoder, fitted on ``count`` training scenes and as many photo crops; kept in ``work/pca``."""
+    """The PCA autoencoder, fitted on ``count`` training scenes and as many photo crops; kept in ``work/pca``.  Raises
+    ValueError for a ``size`` in pixels that is no multiple of PATCH."""
+    if size % PATCH:
+        raise ValueError(f"pca takes images in patches of {PATCH} px; {size} is no multiple, give --size {PATCH * 2}")
     key = files.digest_json([VERSION, scenes.WORLD, photos.fingerprint("train"), count, size, PATCH, DIMS])
     path = Path(work) / "pca" / f"{key[:12]}.npz"
     if not are_whole(path):
