@@ -29,7 +29,8 @@ class _Strict(BaseModel):
 
 class Scale(_Strict):
     """Sizes of one scale.  ``folder``: of its presets, below vgt/presets; ``presets``: names of presets that are other
-    ones here; ``published``: models that stand for arms and are not trained."""
+    ones here; ``published``: models that stand for arms and are not trained; ``measurements``: those that are
+    other ones here."""
 
     title: str
     folder: str
@@ -38,6 +39,7 @@ class Scale(_Strict):
     seeds: list[int]
     presets: dict[str, str] = {}
     published: dict[str, str] = {}
+    measurements: dict[str, list[str]] = {}
 
     def preset(self, name: str) -> str:
         """The name of the preset ``name`` at this scale, as `vgt train` takes it."""
@@ -202,12 +204,17 @@ class Recipe(_Strict):
                 wanted |= {arm.id, *arm.parents.values()}
         return [arm for arm in self.arms if arm.id in wanted]
 
-    def commands(self, arm: Arm) -> list[str]:
+    def measured(self, scale: str) -> dict[str, list[str]]:
+        """Commands by name at a scale."""
+        return self.measurements | self.scale(scale).measurements
+
+    def commands(self, arm: Arm, scale: str) -> list[str]:
         """What is measured of an arm: commands of `vgt` with {name}, {run} and {model} for its model's name, folder and
-        checkpoint, and {vlm} and the like for its parents' checkpoints."""
-        lines = list(self.measurements[arm.kind])
+        checkpoint, {vlm} and the like for its parents' checkpoints, and {step} for each of its snapshots."""
+        known = self.measured(scale)
+        lines = list(known[arm.kind])
         for line in arm.measure:
-            lines += self.measurements.get(line, [line])
+            lines += known.get(line, [line])
         return list(dict.fromkeys(lines))
 
 

@@ -8,8 +8,10 @@ import json
 import pytest
 
 from reports import published, recipe, results
+from vgt import __main__ as main
 from vgt.commands import paper, reproduce
 from vgt.core import files, text
+from vgt.training import job as training
 
 SMOKE = """
 tables = []
@@ -165,6 +167,12 @@ def test_the_snakefile_has_a_rule_a_job(smoke, tmp_path):
         (["paper", "--paper", "other"], "paper 'other' is unknown; choose one of vgt"),
         (["paper", "--only", "table99"], "--only 'table99' is unknown; choose of "),
         (["paper", "--jobs", "0"], "--jobs 0 must be 1 or more"),
+        (
+            ["paper", "--executor", "moon"],
+            "executor 'moon' is not installed; `pip install snakemake-executor-plugin-moon`",
+        ),
+        (["paper", "--plan", "--executor", "slurm"], "--executor has no effect on --plan"),
+        (["paper", "--scale", "full", "--only", "ae_kl"], "none of ae_kl has a preset at the scale full"),
     ],
 )
 def test_bad_input_is_one_line(words, said, tmp_path):
@@ -173,6 +181,15 @@ def test_bad_input_is_one_line(words, said, tmp_path):
     with pytest.raises(ValueError) as error:
         reproduce.run(parser.parse_args([*words, "--out", str(tmp_path)]))
     assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_what_runs_the_jobs_is_asked_for_first(tmp_path, monkeypatch):
+    pytest.importorskip("snakemake", reason="snakemake is not installed (extra workflow)")
+    with pytest.raises(ValueError, match="executor 'moon' is not installed; `pip install snakemake-executor-plugin-m"):
+        paper.check_engine("moon")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"snakemake is not installed, which runs the jobs; `pip install 'vgt\[work"):
+        paper.check_engine(None)
 
 
 @pytest.mark.parametrize("seeds", ["", "1,1", "-1", "a"])
@@ -185,6 +202,25 @@ def test_every_arm_of_the_papers_has_a_preset_at_micro_scale(tmp_path):
     found = recipe.load("vgt")
     jobs = paper.graph("vgt", "micro", [0], [arm.id for arm in found.arms], tmp_path)
     assert {j.arm for j in jobs if j.kind == "train"} == {arm.id for arm in found.arms}
+
+
+@pytest.mark.parametrize("scale", ["micro", "tiny", "full"])
+def test_every_measurement_is_a_command_of_vgt(scale, tmp_path):
+    arms = paper.possible("vgt", scale, [arm.id for arm in recipe.load("vgt").arms])
+    jobs = paper.graph("vgt", scale, [0], arms, tmp_path)
+    lines = {line for job in jobs for line in job.commands}
+    assert lines
+    for line in lines:
+        verb, *rest = line.split()
+        main._parser(verb)[1].parse_args([*rest, "--out", "x"])
+
+
+def test_snapshots_are_measured_at_their_steps(tmp_path):
+    jobs = paper.graph("vgt", "micro", [0], ["query_ar_pixel"], tmp_path)
+    curve = [line for job in jobs for line in job.commands if "snapshots" in line]
+    steps = training.read("micro_query_ar_internvl", []).train.snapshots
+    assert len(curve) == len(steps) > 1
+    assert f"snapshots/{steps[0]} --name micro_query_ar_pixel-s0-step{steps[0]} " in curve[0]
 
 
 def test_arms_that_start_from_later_ones_are_refused():

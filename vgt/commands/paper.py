@@ -28,6 +28,7 @@ from reports import results
 from reports.results import MEASURE, RUNS, STAMPS, TRAIN
 from vgt.commands import options
 from vgt.core import env, files, record, scenes, text
+from vgt.core.config import preset_names
 
 GRAPH, LOGS = "graph.json", "logs"  # in the work folder
 REPORT = "report"
@@ -74,7 +75,7 @@ def stamp(work: Path, name: str) -> Path:
 def graph(paper: str, scale: str, seeds: Sequence[int], arms: Iterable[str], work: Path) -> list[Job]:
     """The jobs that train ``arms`` and all that they start from, parents first, and measure ``arms``; the report last.
 
-    Raises ValueError for a scale without a preset that an arm needs."""
+    Raises ValueError for a scale without a preset that an arm needs (``possible``)."""
     from reports import recipe
 
     found = recipe.load(paper)
@@ -88,23 +89,38 @@ def graph(paper: str, scale: str, seeds: Sequence[int], arms: Iterable[str], wor
             model = recipe.model(scale, arm, seed)
             parents = {role: _parent(found[p], sizes, scale, seed) for role, p in arm.parents.items()}
             after = tuple(latest[p, seed] for p in arm.parents.values() if (p, seed) in latest)
-            job = _training(sizes.preset(arm.preset), model, arm, seed, parents, after, known)
+            job, snapshots = _training(sizes.preset(arm.preset), model, arm, seed, parents, after, known)
             jobs[job.name] = job
             for other in seeds if not arm.seeds else [seed]:
                 latest[arm.id, other] = job.name
             if arm.id in asked:
                 run = f"{RUNS}/{model}"
                 values = {role: f"{RUNS}/{parent}/model" for role, parent in parents.items()}
-                commands = [c.format(run=run, model=f"{run}/model", name=model, **values) for c in found.commands(arm)]
+                values |= {"run": run, "model": f"{run}/model", "name": model}
+                commands = [
+                    line.format(**values, step=step)
+                    for line in found.commands(arm, scale)
+                    for step in (snapshots if "{step}" in line else [0])
+                ]
                 measured = _measuring(model, arm.id, seed, (job.name,), commands, known)
                 jobs[measured.name] = measured
-    if lines := found.measurements.get(BASELINES):
+    if lines := found.measured(scale).get(BASELINES):
         commands = [line.format(size=sizes.size) for line in lines]
         measured = _measuring(f"{scale}_{BASELINES}", BASELINES, 0, (), commands, known)
         jobs[measured.name] = measured
     last = tuple(name for name, job in jobs.items() if job.kind == MEASURE)
     report = Job(REPORT, f"report-{_hash(paper, scale, last)}", after=last, minutes=0.5)
     return [*jobs.values(), report]
+
+
+def possible(paper: str, scale: str, arms: Iterable[str]) -> list[str]:
+    """Those of the arms that have presets at a scale, with all that they start from."""
+    from reports import recipe
+
+    found, there = recipe.load(paper), set(preset_names())
+    sizes = found.scale(scale)
+    lacking = {a.id for a in found.arms if a.id not in sizes.published and sizes.preset(a.preset) not in there}
+    return [arm for arm in arms if not lacking & {a.id for a in found.needed([arm])}]
 
 
 def _parent(arm, sizes, scale: str, seed: int) -> str:
@@ -117,7 +133,10 @@ def _hash(*parts: Any) -> str:
     return files.digest_json(parts)[:10]
 
 
-def _training(preset: str, model: str, arm, seed: int, parents: dict[str, str], after: tuple, known: dict) -> Job:
+def _training(
+    preset: str, model: str, arm, seed: int, parents: dict[str, str], after: tuple, known: dict
+) -> tuple[Job, tuple[int, ...]]:
+    """The job, and the steps of its snapshots."""
     from vgt.training import job as training
 
     settings = [f"name={model}", *(f"init.{role}={parent}" for role, parent in parents.items())]
@@ -128,10 +147,9 @@ def _training(preset: str, model: str, arm, seed: int, parents: dict[str, str], 
     except ValueError as error:
         raise ValueError(f"arm {arm.id} cannot be trained at this scale: {error}") from error
     key = _hash(resolved.model_dump(mode="json"), after, scenes.WORLD)
-    return Job(
-        TRAIN, f"{model}.train-{key}", model, arm.id, seed, after, preset, tuple(settings),
-        minutes=known.get((arm.id, TRAIN)),
-    )  # fmt: skip
+    name, minutes = f"{model}.train-{key}", known.get((arm.id, TRAIN))
+    job = Job(TRAIN, name, model, arm.id, seed, after, preset, tuple(settings), minutes=minutes)
+    return job, resolved.train.snapshots
 
 
 def _measuring(model: str, arm: str, seed: int, after: tuple, commands: list[str], known: dict) -> Job:
@@ -245,10 +263,8 @@ def snakefile(jobs: Sequence[Job], device: str, processes: int) -> str:
     return "\n".join(rules)
 
 
-def execute(jobs: Sequence[Job], work: Path, device: str, processes: int, parallel: int, executor: str | None) -> int:
-    """Hand the graph to Snakemake; returns how many jobs failed or could not start.
-
-    Raises ValueError where Snakemake or the executor's plugin is not installed."""
+def check_engine(executor: str | None) -> None:
+    """Raises ValueError where Snakemake or the executor's plugin is not installed."""
     import importlib.util
 
     if importlib.util.find_spec("snakemake") is None:
@@ -256,6 +272,10 @@ def execute(jobs: Sequence[Job], work: Path, device: str, processes: int, parall
     if executor and importlib.util.find_spec(f"snakemake_executor_plugin_{executor.replace('-', '_')}") is None:
         name = f"snakemake-executor-plugin-{executor}"
         raise ValueError(f"executor {executor!r} is not installed; `pip install {name}`, or leave --executor")
+
+
+def execute(jobs: Sequence[Job], work: Path, device: str, processes: int, parallel: int, executor: str | None) -> int:
+    """Hand the graph to Snakemake; returns how many jobs failed or could not start."""
     files.write_text(work / "Snakefile", snakefile(jobs, device, processes))
     files.write_json(work / GRAPH, [vars(job) for job in jobs])
     command = [sys.executable, "-m", "snakemake", "--snakefile", "Snakefile", "--keep-going", "--nolock"]
@@ -308,7 +328,16 @@ def run(args: argparse.Namespace) -> dict:
     found = recipe.load(args.paper)
     sizes = found.scale(args.scale)
     seeds = args.seeds or sizes.seeds
-    arms = found.arms_of(args.only, verdicts.needed(args.paper)) if args.only else [arm.id for arm in found.arms]
+    asked = found.arms_of(args.only, verdicts.needed(args.paper)) if args.only else [arm.id for arm in found.arms]
+    arms = possible(args.paper, args.scale, asked)
+    if not arms:
+        raise ValueError(
+            f"none of {', '.join(asked)} has a preset at the scale {args.scale}; leave --scale {args.scale}"
+        )
+    if left_out := [arm for arm in asked if arm not in arms]:
+        print(f"note: without a preset at this scale: {', '.join(left_out)}", file=sys.stderr)
+    if not args.plan and not args.publish:
+        check_engine(args.executor)
     work = args.out or options.RUNS / f"{args.paper}-{args.scale}"
     if args.plan:
         return _plan(args, seeds, arms, work)

@@ -114,6 +114,9 @@ def run(args: argparse.Namespace) -> dict:
     for name in ("jobs", "processes"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ValueError(f"--{name} {getattr(args, name)} must be 1 or more")
+    idle = [name for name in ("executor", "published", "publish") if args.plan and getattr(args, name)]
+    if idle:
+        raise ValueError(f"--{idle[0]} has no effect on --plan; leave one of the two out")
     args.jobs = args.jobs or max(1, env.cores() // args.processes)
     return paper.run(args)
 
