@@ -33,7 +33,7 @@ from vgt.core.config import preset_names
 GRAPH, LOGS = "graph.json", "logs"  # in the work folder
 REPORT = "report"
 BASELINES = "baselines"  # measurements of no arm: what the untrained score
-MEASURING = 1.5  # minutes that an arm's measurements take on one core, before any was measured
+MEASURING = 1.5, 64  # minutes that an arm's measurements take on one core, with no more image tokens than that
 PROCESS = 800  # MiB of a process with torch in it
 
 
@@ -102,11 +102,11 @@ def graph(paper: str, scale: str, seeds: Sequence[int], arms: Iterable[str], wor
                     for line in found.commands(arm, scale)
                     for step in (snapshots if "{step}" in line else [0])
                 ]
-                measured = _measuring(model, arm.id, seed, (job.name,), commands, known)
+                measured = _measuring(model, arm.id, seed, (job.name,), commands, known, sizes.tokens)
                 jobs[measured.name] = measured
     if lines := found.measured(scale).get(BASELINES):
         commands = [line.format(size=sizes.size) for line in lines]
-        measured = _measuring(f"{scale}_{BASELINES}", BASELINES, 0, (), commands, known)
+        measured = _measuring(f"{scale}_{BASELINES}", BASELINES, 0, (), commands, known, sizes.tokens)
         jobs[measured.name] = measured
     last = tuple(name for name, job in jobs.items() if job.kind == MEASURE)
     report = Job(REPORT, f"report-{_hash(paper, scale, last)}", after=last, minutes=0.5)
@@ -152,9 +152,9 @@ def _training(
     return job, resolved.train.snapshots
 
 
-def _measuring(model: str, arm: str, seed: int, after: tuple, commands: list[str], known: dict) -> Job:
+def _measuring(model: str, arm: str, seed: int, after: tuple, commands: list[str], known: dict, tokens: int) -> Job:
     name = f"{model}.measure-{_hash(after, commands)}"
-    minutes = known.get((arm, MEASURE), MEASURING)
+    minutes = known.get((arm, MEASURE), MEASURING[0] if tokens <= MEASURING[1] else None)
     return Job(MEASURE, name, model, arm, seed, after, commands=tuple(commands), minutes=minutes, memory=1500)
 
 
