@@ -307,7 +307,7 @@ def test_metrics_without_a_better_side_need_a_direction(tmp_path, capsys):
         ('"a\\nb" = 1\n' + POLICY.format(0.1), "'a\\nb'"),
         ("alpha = " + "9" * 5000 + "\n" + POLICY.format(0.1), "not valid TOML"),
         ("x = " + "[" * 5000 + "]" * 5000 + "\n" + POLICY.format(0.1), "nested more than"),
-        ("a" + ".a" * 20000 + " = 1\n" + POLICY.format(0.1), "nested more than"),
+        ("a" + ".a" * 3000 + " = 1\n" + POLICY.format(0.1), "nested more than"),
         ('[metrics]\n"*" = { margin = 0.5 }\noverall = { margin = 0.02 }\n', "'overall' decides nothing after '*'"),
         ('[metrics]\n"*" = { margin = 0.5 }\n"m/s/o*" = { margin = 0.02 }\n', "decides nothing after '*'"),
     ],
