@@ -841,16 +841,17 @@ def _p(value: float | None) -> str:
 
 COLUMNS = [
     Column("claim", "Claim", text=True),
+    Column("verdict", "Verdict", text=True),
     Column("paper", "Paper", text=True),
     Column("here", "Here", text=True),
     Column("p", "p", text=True),
     Column("count", "Seeds \N{MULTIPLICATION SIGN} prompts", text=True),
-    Column("verdict", "Verdict", text=True),
 ]
 
 
-def _row(number: str, *words: str) -> Row:
-    return Row(number, {c.key: Cell(word) for c, word in zip(COLUMNS, words, strict=True)})
+def _row(number: str, claim: str, paper: str, here: str, p: str, count: str, verdict: str) -> Row:
+    words = {"claim": claim, "verdict": verdict, "paper": paper, "here": here, "p": p, "count": count}
+    return Row(number, {key: Cell(word) for key, word in words.items()})
 
 
 def _rows(paper: published.Paper, arms: Recipe, judged: Judged, seeds: int) -> Iterator[Row]:

@@ -145,7 +145,8 @@ def test_all_parts_must_hold_and_one_reversed_contradicts(world):
     any_of = claim(tie, good, number="C4", need="any")
     assert world.judge(any_of)[0].verdict == "reproduced"
     shown = table.view(verdicts.table("vgt", "micro", found))
-    assert [row[-1].value for row in shown.grid][:3] == ["reproduced", "as claimed", "as claimed"]
+    verdict = shown.heads.index("Verdict")
+    assert [row[verdict].value for row in shown.grid][:3] == ["reproduced", "as claimed", "as claimed"]
     assert verdicts.summary(found) == "1 reproduced (C1), 1 contradicted (C3), 1 not detectable here (C2)"
 
 
