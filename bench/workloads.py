@@ -24,7 +24,7 @@ from vgt.inference.images import to_float, to_uint8
 from vgt.inference.tokenizer import encode
 from vgt.methods import registry
 from vgt.methods.registry import System
-from vgt.methods.sampling import Sampling
+from vgt.methods.sampling import DECODING, Sampling
 from vgt.methods.visual_lm import ARTraining, VisualLM
 from vgt.training.distributed import device_name
 from vgt.training.models import checkpoint_activations
@@ -328,8 +328,10 @@ def flow_head(preset: str, size: str, how: Conditions, dtype: torch.dtype = torc
     """All evaluations of one decode step, hoisted as the engine has them against the plain head: that of a generator's
     preset with random weights, at ``how.batch`` rows (both branches).
 
-    Raises ValueError for an odd number of rows."""
+    Raises ValueError for an odd number of rows, and for settings of the decode steps, of which it is one."""
     rows, device = how.batch, how.device
+    if idle := [name for name in DECODING if name in how.settings]:
+        raise ValueError(f"{idle[0]} {how.settings[idle[0]]!r} has no effect on the flow head alone; name a generator")
     if rows % 2:
         raise ValueError(
             f"{rows} rows of the flow head are impossible with guidance: give an even number, for example 2"

@@ -43,14 +43,17 @@ def unpack(scale: str, work: Path) -> None:
 
 def pack(work: Path, given: Collection[str], to: Path) -> Path:
     """Write what ``unpack`` needs of a work folder: records with their samples, stamps of measurements, and the models
-    that are ``given``: trained once, for all arms.  The same results give the same bytes."""
-    found = []
+    that are ``given``: trained once, for all arms.  The same results give the same bytes.  Raises ValueError where
+    nothing was measured."""
+    found: list[Path] = []
     for path in sorted((work / STAMPS).glob("*.json")):
         about = text.read_json(path)
         if about["kind"] == MEASURE or (about["kind"] == TRAIN and about["model"] in given):
             found.append(path)
     for model in sorted(given):
         found += sorted((work / RUNS / model / "model").glob("*"))
+    if not any((work / "records").rglob("*.json")):
+        raise ValueError(f"{work} holds no records to publish; run `vgt reproduce paper` first, or name its --out")
     found += sorted(p for p in (work / "records").rglob("*") if p.suffix in (".json", ".csv"))
     with files.atomic(to) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for path in found:

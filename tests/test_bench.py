@@ -998,6 +998,7 @@ def test_compare_reads_the_records_of_a_work_folder(tmp_path, capsys):
         (["query-ar", "--steps", "0", "--device", "cpu"], "0 decode steps are too few"),
         (["query-ar", "--sampler", "heun", "--flow-steps", "8", "--device", "cpu"], "flow steps 8 does not suit heun"),
         (["flow-head", "--batch", "3", "--device", "cpu"], "3 rows of the flow head are impossible"),
+        (["flow-head", "--order", "spread", "--device", "cpu"], "order 'spread' has no effect on the flow head alone"),
         (["training", "metrics", "--guidance", "2"], "have no effect on training, metrics; name a generator"),
         (["vgt_ae_internvl", "--order", "raster"], "have no effect on vgt_ae_internvl; name a generator"),
         (["query-ar", "--device", "cuda"], "torch sees no GPU"),

@@ -201,6 +201,47 @@ def test_muon_takes_the_hidden_matrices_only():
     assert [g["lr"] for g in adamw.param_groups] == pytest.approx([0.02, 0.02])
 
 
+def test_muon_conv_takes_convolutions_as_matrices_of_a_row_per_output_channel():
+    """A step on kernels [out, in, h, w] is the step on the same numbers as a matrix [out, in h w]."""
+    rng = torch.Generator().manual_seed(1)
+    conv, line = nn.Conv2d(3, 4, 2, bias=False), nn.Linear(12, 4, bias=False)
+    with torch.no_grad():
+        line.weight.copy_(conv.weight.flatten(1))
+    conv.weight.grad = torch.randn(conv.weight.shape, generator=rng)
+    line.weight.grad = conv.weight.grad.flatten(1).clone()
+    for module, optimizer in ((conv, "muon_conv"), (line, "muon")):
+        train = TrainConfig(steps=1, batch=1, lr=0.1, optimizer=optimizer)
+        before = module.weight.detach().clone()
+        trainers = optimizers(module, train, lambda name: 1.0)
+        for each in trainers:
+            loop.set_learning_rate(each, 0.1)
+            each.step()
+        assert (module.weight - before).abs().max() > 0.01
+    torch.testing.assert_close(conv.weight.flatten(1), line.weight)
+    plain = optimizers(conv, TrainConfig(steps=1, batch=1, lr=0.1, optimizer="muon"), lambda name: 1.0)
+    assert [type(each).__name__ for each in plain] == ["AdamW"]  # "muon" leaves convolutions alone
+
+
+def test_snapshots_are_the_model_at_their_steps(tmp_path):
+    """The averaged weights; the last step's model is no snapshot."""
+    kept: dict[int, float] = {}
+
+    def run(out, steps, snapshots, end):
+        train = TrainConfig(
+            steps=steps, batch=8, lr=0.2, warmup=5, weight_decay=0.0, save_every=4, snapshots=snapshots, ema=0.5
+        )
+        loop.train(
+            Toy(), toy_batch, train, out, {"a": 1}, lambda weights, step: end.append(weights["weight"].item()),
+            snapshot=lambda weights, step: kept.update({step: weights["weight"].item()}),
+        )  # fmt: skip
+
+    end: list[float] = []
+    run(tmp_path / "a", 12, (3, 8), end)
+    assert list(kept) == [3, 8] and len({*kept.values(), *end}) == 3
+    with pytest.raises(ValueError, match="train.snapshots 12 is not before the last step"):
+        run(tmp_path / "b", 12, (12,), end)
+
+
 # ------------------------------------------------------------------------------------------- micro-batches
 
 

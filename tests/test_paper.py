@@ -162,6 +162,9 @@ def test_the_snakefile_has_a_rule_a_job(smoke, tmp_path):
     ("words", "said"),
     [
         (["tiny", "--scale", "micro"], "--scale has no effect on tiny; it is for `vgt reproduce paper`"),
+        (["paper", "--seed", "0"], "--seed has no effect on paper; it is for `vgt reproduce tiny`"),
+        (["paper", "--publish", "x.zip", "--only", "table8"], "--only has no effect on --publish"),
+        (["paper", "--publish", "x.zip"], "holds no records to publish; run `vgt reproduce paper` first"),
         (["paper", "--smoke"], "--smoke has no effect on paper; it is for `vgt reproduce tiny`"),
         (["paper", "--scale", "huge"], "scale 'huge' is unknown; choose one of micro, tiny, full"),
         (["paper", "--paper", "other"], "paper 'other' is unknown; choose one of vgt"),

@@ -433,3 +433,19 @@ def test_every_command_line_setting_reaches_the_preset():
     values = config.override(config.read_preset("pixel_ae"), ["train.steps=3", "model.d_z=8"])
     preset = config.validated(run.Preset, values, "pixel_ae")
     assert preset.train.steps == 3 and preset.model["d_z"] == 8
+
+
+def test_a_decoder_starts_from_an_autoencoder_of_ours(tmp_path):
+    """With a learning rate that moves nothing, the decoder is that of the run it names and the encoder is not."""
+    settings = ["train.steps=1", "train.storage=fp32", "train.lr=1e-12", "train.ema=0", "train.weight_decay=0"]
+
+    def trained(name, seed, *more):
+        run.run("smoke_pixel_ae", [*settings, f"name={name}", f"train.seed={seed}", *more], None, tmp_path)
+        return load_file(tmp_path / name / "model" / "model.safetensors")
+
+    first, second = trained("first", 1), trained("second", 2, "init.decoder=first")
+    decoder = [key for key in first if key.startswith("decoder.") and first[key].is_floating_point()]
+    assert decoder
+    for key in decoder:
+        torch.testing.assert_close(second[key], first[key], atol=1e-6, rtol=0)
+    assert any((first[key] - second[key]).abs().max() > 0.01 for key in first if key.startswith("encoder."))

@@ -24,7 +24,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from reports import results
+from reports import recipe, results, verdicts
+from reports.recipe import Arm, Scale
 from reports.results import MEASURE, RUNS, STAMPS, TRAIN
 from vgt.commands import options
 from vgt.core import env, files, record, scenes, text
@@ -76,7 +77,6 @@ def graph(paper: str, scale: str, seeds: Sequence[int], arms: Iterable[str], wor
     """The jobs that train ``arms`` and all that they start from, parents first, and measure ``arms``; the report last.
 
     Raises ValueError for a scale without a preset that an arm needs (``possible``)."""
-    from reports import recipe
 
     found = recipe.load(paper)
     sizes, asked, known = found.scale(scale), set(arms), _minutes(work, scale)
@@ -115,7 +115,6 @@ def graph(paper: str, scale: str, seeds: Sequence[int], arms: Iterable[str], wor
 
 def possible(paper: str, scale: str, arms: Iterable[str]) -> list[str]:
     """Those of the arms that have presets at a scale, with all that they start from."""
-    from reports import recipe
 
     found, there = recipe.load(paper), set(preset_names())
     sizes = found.scale(scale)
@@ -123,8 +122,7 @@ def possible(paper: str, scale: str, arms: Iterable[str]) -> list[str]:
     return [arm for arm in arms if not lacking & {a.id for a in found.needed([arm])}]
 
 
-def _parent(arm, sizes, scale: str, seed: int) -> str:
-    from reports import recipe
+def _parent(arm: Arm, sizes: Scale, scale: str, seed: int) -> str:
 
     return sizes.published.get(arm.id) or recipe.model(scale, arm, seed)
 
@@ -134,7 +132,7 @@ def _hash(*parts: Any) -> str:
 
 
 def _training(
-    preset: str, model: str, arm, seed: int, parents: dict[str, str], after: tuple, known: dict
+    preset: str, model: str, arm: Arm, seed: int, parents: dict[str, str], after: tuple, known: dict
 ) -> tuple[Job, tuple[int, ...]]:
     """The job, and the steps of its snapshots."""
     from vgt.training import job as training
@@ -323,7 +321,6 @@ def failures(jobs: Sequence[Job], work: Path) -> list[str]:
 
 def run(args: argparse.Namespace) -> dict:
     """``vgt reproduce paper``.  Raises ValueError for an unknown paper, table, scale or seed, before anything runs."""
-    from reports import recipe, verdicts
 
     found = recipe.load(args.paper)
     sizes = found.scale(args.scale)
@@ -424,14 +421,16 @@ def _forget(job: Job, work: Path) -> None:
 def _train(job: Job, work: Path, device: str) -> dict[str, Any]:
     """A run of another recipe under this name is thrown away; one of this recipe goes on."""
     from vgt.training.run import run
+    from vgt.training.state import seconds_spent
 
     out = work / RUNS / job.model
-    recipe = out / "recipe.json"
-    fresh = recipe.is_file() and text.read_json(recipe).get("job") != job.name
+    belongs = out / "job.json"
+    fresh = belongs.is_file() and text.read_json(belongs).get("job") != job.name
     if int(os.environ.get("RANK", "0")) == 0:
-        files.write_json(recipe, {"job": job.name})
+        files.write_json(belongs, {"job": job.name})
     done = run(job.preset, list(job.settings), out, work / RUNS, options.device(device), fresh=fresh)
-    return {"fingerprint": done.fingerprint, "step": done.result.step, "loss": done.result.loss}
+    minutes = round(seconds_spent(out) / 60, 2)  # of all the times that it went on
+    return {"minutes": minutes, "fingerprint": done.fingerprint, "step": done.result.step, "loss": done.result.loss}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

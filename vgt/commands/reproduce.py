@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> dict:
     for job, usual in USUAL.items():
         for name, value in usual.items():
             given = getattr(args, name)
-            if job != args.job and given not in (None, False):
+            if job != args.job and given is not None and given is not False:
                 raise ValueError(f"--{name} has no effect on {args.job}; it is for `vgt reproduce {job}`")
             if given is None:
                 setattr(args, name, value)
@@ -114,9 +114,13 @@ def run(args: argparse.Namespace) -> dict:
     for name in ("jobs", "processes"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ValueError(f"--{name} {getattr(args, name)} must be 1 or more")
-    idle = [name for name in ("executor", "published", "publish") if args.plan and getattr(args, name)]
-    if idle:
-        raise ValueError(f"--{idle[0]} has no effect on --plan; leave one of the two out")
+    for only, idle in {
+        "plan": ("executor", "published", "publish"),
+        "publish": ("only", "seeds", "published", "jobs", "executor"),
+    }.items():
+        given = [name for name in idle if getattr(args, only) and getattr(args, name)]
+        if given:
+            raise ValueError(f"--{given[0]} has no effect on --{only}; leave one of the two out")
     args.jobs = args.jobs or max(1, env.cores() // args.processes)
     return paper.run(args)
 

@@ -127,7 +127,9 @@ def optimizers(module: nn.Module, config: TrainConfig, lr_scale: Callable[[str],
         {"params": params, "scale": scale * rest, "weight_decay": config.weight_decay if decay else 0.0}
         for (scale, decay), params in sorted(plain.items(), key=lambda g: (-g[0][0], -g[0][1]))
     ]
-    made: list[torch.optim.Optimizer] = [torch.optim.AdamW(rows, lr=config.lr, betas=config.betas, foreach=True)]
+    made: list[torch.optim.Optimizer] = []
+    if rows:
+        made.append(torch.optim.AdamW(rows, lr=config.lr, betas=config.betas, foreach=True))
     if matrices:
         rows = [{"params": matrices[scale], "scale": scale} for scale in sorted(matrices, reverse=True)]
         decay = config.weight_decay
@@ -149,7 +151,7 @@ def orthogonalised(updates: Tensor, coefficients: tuple[float, float, float], st
     return x.mT if tall else x
 
 
-# torch's defaults; its constructor refuses convolutions, and takes the place of these.
+# torch's defaults, given here because torch's own constructor, which refuses convolutions, is passed over.
 MUON = {
     "lr": 1e-3, "weight_decay": 0.1, "momentum": 0.95, "nesterov": True, "eps": 1e-7, "ns_steps": 5,
     "ns_coefficients": (3.4445, -4.775, 2.0315), "adjust_lr_fn": "match_rms_adamw",
