@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 GUIDES = [p for p in PAGES if p.name not in ("EXPERIMENTS.md", "CHANGELOG.md")]  # what is so now, not what was
-FACTS = ("vgt", "mar", "evaluators", "decode")
+FACTS = ("vgt", "mar", "vfmtok", "evaluators", "decode")
 TOP = ("vgt", "evals", "bench", "reports", "tests", "docs")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
 SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
@@ -303,7 +303,7 @@ def test_sections_of_the_protocols_exist():
 
 def test_no_citation_of_a_text_that_readers_do_not_have():
     old = re.compile(
-        r"\bspec(?:ification)?s? (?:vgt|mar|evaluators|decode|\d)|shared/spec|/work/(?:shared|main|tmp|wt)", re.I
+        r"\bspec(?:ification)?s? (?:vgt|mar|vfmtok|evaluators|decode|\d)|shared/spec|/work/(?:shared|main|tmp|wt)", re.I
     )
     mine = Path(__file__).resolve()
     found = [
