@@ -136,3 +136,11 @@ def test_settings_of_another_kind_or_size_are_refused(setting, why):
 def test_a_whole_number_may_be_written_as_a_float():
     values = config.override(config.read_preset("smoke_pixel_ae"), ["train.steps=1e3"])
     assert config.validated(Preset, values, "preset").train.steps == 1000
+
+
+def test_later_fields_are_left_out_of_dumps_at_their_defaults():
+    from vgt.training.job import InitConfig
+
+    assert "vision" not in InitConfig().model_dump() and "vlm" in InitConfig().model_dump()
+    told = InitConfig(vision="a")
+    assert told.model_dump()["vision"] == "a" and InitConfig.model_validate(told.model_dump()) == told

@@ -271,3 +271,12 @@ def test_snakemake_runs_the_graph_goes_on_and_tells_what_failed(smoke, tmp_path,
     assert records["subject"] == "smoke_vlm"
     jobs[-1] = paper.dataclasses.replace(jobs[-1], commands=(broken.removesuffix(" --no-such-option"),))
     assert paper.execute([*paper.to_do([*jobs, last], work)], work, "cpu", 1, 2, None) == 0
+
+
+def test_published_results_are_of_todays_recipe(tmp_path):
+    """A setting that came later must not make what was published stale (``Config.later``)."""
+    arms = [arm.id for arm in recipe.load("vgt").arms]
+    names = {job.name for job in paper.graph("vgt", "micro", [0, 1, 2], arms, tmp_path)}
+    results.unpack("micro", tmp_path)
+    told = {path.stem for path in (tmp_path / results.STAMPS).glob("*.json")}
+    assert told and told <= names, sorted(told - names)

@@ -6,9 +6,9 @@ import functools
 from importlib import resources
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_serializer
 
 from vgt.core import text
 
@@ -21,9 +21,19 @@ Positive = Annotated[float, Field(gt=0, lt=1000, allow_inf_nan=False)]
 
 
 class Config(BaseModel):
-    """Base of all configurations: unknown keys are errors, numbers are finite, values never change."""
+    """Base of all configurations: unknown keys are errors, numbers are finite, values never change.
+
+    ``later``: fields that a later version brought.  A dump leaves them out at their defaults, so that what hashes it
+    (runs, jobs of a recipe, records) stays what it was."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+    later: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, dump) -> dict[str, Any]:
+        usual = {name: type(self).model_fields[name].default for name in self.later}
+        hidden = {name for name, default in usual.items() if getattr(self, name) == default}
+        return {name: value for name, value in dump(self).items() if name not in hidden}
 
     @field_validator("*", mode="before")
     @classmethod

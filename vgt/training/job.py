@@ -18,7 +18,7 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import field_validator
@@ -41,7 +41,10 @@ class InitConfig(Config):
     ``vlm``: its encoder (autoencoders) or language model (generators), of which ``layers`` keeps the first;
     ``decoder``: an autoencoder, ours or a diffusers AutoencoderDC, whose decoder the pixel decoder starts from;
     ``weights``: a checkpoint of the same system to go on from; ``autoencoder``: frozen; ``repa``: a vision transformer
-    for the loss of that name."""
+    for the loss of that name; ``vision``: the vision model that a tokenizer reads, ``discriminator``: the one that its
+    discriminator reads."""
+
+    later: ClassVar[frozenset[str]] = frozenset({"vision", "discriminator"})
 
     vlm: str | None = None
     layers: Count | None = None
@@ -49,10 +52,12 @@ class InitConfig(Config):
     weights: str | None = None
     autoencoder: str | None = None
     repa: str | None = None
+    vision: str | None = None
+    discriminator: str | None = None
 
-    @field_validator("vlm", "decoder", "weights", "autoencoder", "repa")
+    @field_validator("*")
     @classmethod
-    def _none(cls, spec: str | None) -> str | None:
+    def _none(cls, spec: str | int | None) -> str | int | None:
         return spec or None  # a preset takes back what its base names by ""
 
 
