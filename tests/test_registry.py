@@ -75,6 +75,7 @@ def compared(path) -> set[str]:
 OTHER_MEANINGS = {
     "bench/suites.py": {"mar"},  # a suite
     "evals/judges/__init__.py": {"vlm"},
+    "evals/recon/protocol.py": {"vfmtok"},  # a protocol
     "evals/vqa/": {"vlm"},
     "vgt/training/": {"vlm"},
     "bench/subjects.py": {"vlm"},

@@ -401,3 +401,15 @@ def test_prefetching_a_source_changes_nothing():
     at = data.source_image_batches(source, stream.autoencoder_crop(32), 4, 0, quiet())
     with Prefetch(data.source_image_batches(source, stream.autoencoder_crop(32), 4, 0, quiet()), 4) as ahead:
         assert all(torch.equal(at(k)["images"], ahead(k)["images"]) for k in range(12))
+
+
+def test_a_smaller_crop_shows_down_to_a_share_of_the_shorter_side():
+    image = Image.fromarray(np.zeros((100, 100, 3), np.uint8))
+    asked: list[tuple[int, str]] = []
+
+    def below(n: int, what: str) -> int:
+        asked.append((n, what))
+        return n - 1
+
+    assert stream.autoencoder_crop(80, min_crop=0.8)(image, below).shape == (80, 80, 3)
+    assert asked[:3] == [(21, "edge"), (21, "x"), (21, "y")]

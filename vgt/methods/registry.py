@@ -102,6 +102,17 @@ VGT_AE = System(
     job="vgt.training.jobs:autoencoder",
 )
 
+VFMTOK = System(
+    name="vfmtok",
+    label="VFMTok",
+    kind="tokenizer",
+    about="A discrete image tokenizer on a vision model (VFMTok)",
+    latents="discrete",
+    model="vgt.methods.vfmtok:VFMTok",
+    config="vgt.methods.vfmtok:VFMTokConfig",
+    job="vgt.training.jobs:vfmtok",
+)
+
 QUERY_AR = System(
     name="query_ar",
     label="QueryAR",
@@ -130,7 +141,7 @@ MAR = replace(
     sequence="vgt.methods.mar:sequence",
 )
 
-_SYSTEMS: dict[str, System] = {system.name: system for system in (VLM, VGT_AE, QUERY_AR, MAR)}
+_SYSTEMS: dict[str, System] = {system.name: system for system in (VLM, VGT_AE, VFMTOK, QUERY_AR, MAR)}
 PLUGINS = "VGT_SYSTEMS"
 
 

@@ -15,11 +15,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from filelock import FileLock
+from pydantic import Field
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -52,9 +53,12 @@ class DataConfig(Config):
 
     ``source``: "scenes", or images of your own (``vgt.training.sources``), which the other fields are for.
     ``image_column``, ``caption_column``: of tables and JSON files, where they are not found by themselves.  ``flip``:
-    mirror images for the autoencoder.  ``min_side``: shorter images are not for the generator.
+    mirror images for the autoencoder.  ``min_crop``: smallest share of an image's shorter side that the autoencoder
+    sees at once, 1 for the whole (docs/vfmtok.md 10).  ``min_side``: shorter images are not for the generator.
     ``caption_tokens``: budget of the templated prompt.  ``skip_limit``: largest share of bad samples.  ``workers``:
     threads that decode images ahead, or processes that draw scenes ahead for a GPU (docs/vgt.md 1.11, 2.2, 2.6)."""
+
+    later: ClassVar[frozenset[str]] = frozenset({"min_crop"})
 
     photos: Share = 0.25
     scenes: Count = 65_536
@@ -68,6 +72,7 @@ class DataConfig(Config):
     image_column: str | None = None
     caption_column: str | None = None
     flip: bool = True
+    min_crop: Annotated[float, Field(gt=0, le=1)] = 1.0
     min_side: Whole = 81
     caption_tokens: Count = 256
     skip_limit: Share = 0.1

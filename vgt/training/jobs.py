@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import Dinov2WithRegistersConfig, ViTConfig
 
 from vgt.checkpoints import checkpoint
 from vgt.checkpoints.pretrained import Loaded
@@ -22,20 +23,25 @@ from vgt.inference.images import grid, write_png
 from vgt.inference.load import load
 from vgt.inference.tokenizer import reconstruct
 from vgt.methods import registry
+from vgt.methods.discriminator import Discriminator, FeatureDiscriminator
 from vgt.methods.perceptual import LPIPS_BACKBONES, LogitLoss, PerceptualLoss, convnext_state, lpips_network
 from vgt.methods.pixel_decoder import load_decoder
 from vgt.methods.sampling import Sampling
+from vgt.methods.vfmtok import VFMTok, VFMTokConfig, VFMTokLossConfig, VFMTokTraining
+from vgt.methods.vfmtok import parts_of as vfmtok_parts
 from vgt.methods.vgt_ae import VGTAE, AELossConfig, VGTAEConfig, VGTAETraining
+from vgt.methods.vision_features import VisionFeatures
 from vgt.methods.visual_lm import ARLossConfig, ARTraining, ImageFeatures, VisualLM, VisualLMConfig
 from vgt.training import data as batching
 from vgt.training import parents
 from vgt.training.job import SCENES, Job, Place, Preset
 from vgt.training.sources import SkipReport, Source, open_source, stream
 from vgt.vlm.backbones import first_layers
+from vgt.vlm.families import IMAGENET, TOWER_PIXELS
 from vgt.vlm.prompts import tokenize
 from vgt.vlm.tokenizer import build as build_tokenizer
 from vgt.vlm.training import VLMLossConfig, VLMTraining
-from vgt.vlm.vlm import VLM, VLMConfig
+from vgt.vlm.vlm import VLM, VLMConfig, hf_config, plain
 
 
 def _source(preset: Preset, place: Place, captions: bool) -> tuple[Source, SkipReport]:
@@ -182,6 +188,103 @@ def _load_decoder(ae: VGTAE, spec: str, place: Place) -> str:
     return load_decoder(ae.decoder, spec)
 
 
+def vfmtok(preset: Preset, place: Place) -> Job:
+    """VFMTok, or the same codebook and decoder on a grid of features: images in, with perceptual network and
+    discriminator as the losses say."""
+    config, network, hashes = _vision(preset, place)
+    losses: VFMTokLossConfig = configs.validated(VFMTokLossConfig, preset.losses, "losses of the preset")
+    _check_vfmtok_losses(preset, config, losses)
+    start = parents.weights(preset.init.weights, place, registry.VFMTOK.name)
+    with _possible("model of the preset"), place.building():
+        model = VFMTok(config)
+        teacher = VisionFeatures(config.vision) if config.vision_trained and losses.features > 0 else None
+    if network is not None and place.load:
+        for vision in (teacher, None if config.vision_trained else model.vision):
+            if vision is not None:
+                vision.network.load_state_dict(network.state_dict())
+    if start is not None:
+        hashes["weights"] = start.fingerprint
+        checkpoint.load_into(model, start.model.state_dict(), str(start.folder))
+    perceptual = _perceptual(losses.perceptual_network, place) if losses.perceptual > 0 else None
+    judge = _judge(preset, losses, place, hashes) if losses.adversarial > 0 else None
+    data = _images(preset, place, config.image_size)
+    around = config.registers + 1 + config.anchors**2 if config.tokens == "regions" else 0
+
+    def sample(state: dict[str, Tensor], step: int, out: Path) -> None:
+        with torch.random.fork_rng(devices=[]):
+            running = VFMTok(config)
+        checkpoint.load_into(running, state, "the running model")
+        _write_originals_and(running, config.image_size, out / "samples" / f"{step:08d}.png")
+
+    return Job(
+        system=VFMTokTraining(model, losses, perceptual, teacher, judge),
+        batches=data.batches,
+        config=config.model_dump(mode="json"),
+        parents=hashes | data.parents,
+        sample=sample if data.skips is None else None,
+        data=data.name,
+        skips=data.skips,
+        threads=data.threads,
+        parts=vfmtok_parts(model),
+        frozen={k: v for k, v in {"perceptual": perceptual, "teacher": teacher}.items() if v is not None},
+        positions=lambda batch: (batch["images"].shape[-1] // model.stride) ** 2 + around,
+    )
+
+
+def _vision(preset: Preset, place: Place) -> tuple[VFMTokConfig, nn.Module | None, dict[str, str]]:
+    """The tokenizer's configuration, the vision transformer that it reads (None where it needs none), and the hash of
+    its weights.  Raises ValueError where none or two are named."""
+    values = dict(preset.model)
+    stated = dict(values.get("vision", {}))
+    spec, what = preset.init.vision or preset.init.vlm, "init.vision" if preset.init.vision else "init.vlm"
+    if preset.init.vision and preset.init.vlm:
+        raise ValueError("init.vision and init.vlm both name a vision model; leave one out")
+    if stated.get("kind", "transformer") != "transformer":
+        if spec:
+            raise ValueError(f"{what} has no effect with model.vision.kind {stated['kind']}; leave it out")
+        return configs.validated(VFMTokConfig, values, "model of the preset"), None, {}
+    if not spec:
+        raise ValueError("a tokenizer on a vision transformer needs init.vision (a folder, hub id or VLM) or init.vlm")
+    usual = hf_config(stated["hf"]) if stated.get("hf") else Dinov2WithRegistersConfig()
+    network = parents.vision_network(what, spec, place, usual)
+    own = network.config
+    side = own.image_size if isinstance(own.image_size, int) else own.image_size[0]
+    vision = {"size": side, **stated, "hf": plain(own)}
+    values = {"image_size": vision["size"], **values, "vision": vision}
+    state = network.state_dict() if place.load else {}
+    hashes = {"vision": files.digest(*(part for k, v in state.items() for part in (k, v.numpy().tobytes())))}
+    return configs.validated(VFMTokConfig, values, "model of the preset"), network, hashes
+
+
+def _check_vfmtok_losses(preset: Preset, config: VFMTokConfig, losses: VFMTokLossConfig) -> None:
+    """Raises ValueError for losses that have nothing to work on."""
+    if losses.features > 0 and config.tokens == "grid":
+        raise ValueError("losses.features needs tokens of regions, whose transformer gives features back; set it to 0")
+    if losses.adversarial > 0 and losses.discriminator == "features" and not preset.init.discriminator:
+        raise ValueError(
+            "losses.discriminator features reads a vision transformer; set init.discriminator (facebook/dino-vits16 in "
+            "the published code), losses.discriminator=conv, or losses.adversarial=0"
+        )
+    if preset.init.discriminator and (losses.adversarial == 0 or losses.discriminator == "conv"):
+        raise ValueError("init.discriminator has no effect with these losses; leave it out")
+
+
+def _judge(preset: Preset, losses: VFMTokLossConfig, place: Place, hashes: dict[str, str]) -> nn.Module:
+    """The discriminator of a VFMTok."""
+    if losses.discriminator == "conv":
+        with place.building():
+            return Discriminator(losses.conv)
+    usual = ViTConfig(hidden_size=384, num_attention_heads=6, intermediate_size=1536)
+    network = parents.vision_network("init.discriminator", preset.init.discriminator, place, usual)
+    if place.load:
+        state = network.state_dict()
+        parts = (part for k, v in state.items() for part in (k, v.numpy().tobytes()))
+        hashes["discriminator"] = files.digest(*parts)
+    mean, std = TOWER_PIXELS.get(network.config.model_type, IMAGENET)
+    with place.building():
+        return FeatureDiscriminator(losses.of_features, network, mean, std)
+
+
 @dataclass(frozen=True)
 class _Data:
     """What a model learns from.  ``statistics``: mean and deviation of a generator's latents, None where they stay as
@@ -202,7 +305,7 @@ def _images(preset: Preset, place: Place, size: int) -> _Data:
     if preset.data.source == "scenes":
         return _Data(batching.image_batches(preset.data, place.rows, size))
     source, skips = _source(preset, place, captions=False)
-    cut = stream.autoencoder_crop(size, preset.data.flip)
+    cut = stream.autoencoder_crop(size, preset.data.flip, preset.data.min_crop)
     batches = batching.source_image_batches(source, cut, place.rows, preset.train.seed, skips)
     return _Data(batches, None, {"source": source.fingerprint}, source.name, skips, preset.data.workers)
 
@@ -265,11 +368,15 @@ def _logits(place: Place) -> LogitLoss:
 
 
 def _write_reconstructions(config: VGTAEConfig, state: dict[str, Tensor], path: Path) -> None:
-    """Originals above reconstructions: eight validation scenes, four training photo crops."""
+    """Originals above reconstructions."""
     with torch.random.fork_rng(devices=[]):
         ae = VGTAE(config)
     checkpoint.load_into(ae, state, "the running model")
-    size = config.image_size
+    _write_originals_and(ae, config.image_size, path)
+
+
+def _write_originals_and(ae: nn.Module, size: int, path: Path) -> None:
+    """Eight validation scenes and four training photo crops above what a tokenizer makes of them."""
     originals = np.concatenate([scenes.images("val", range(8), size), photos.images("train", range(4), size)])
     write_png(path, grid([*originals, *reconstruct(ae.eval(), originals)], 12))
 

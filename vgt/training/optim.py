@@ -196,21 +196,23 @@ def set_learning_rate(opt: torch.optim.Optimizer, lr: float) -> None:
 
 
 class Average:
-    """Exponential moving average of the weights in fp32, by ``ema``, ``ema_ramp`` and ``ema_start`` of TrainConfig."""
+    """Exponential moving average of the weights that train in fp32, by ``ema``, ``ema_ramp`` and ``ema_start`` of
+    TrainConfig."""
 
     def __init__(self, module: nn.Module, decay: float, ramp: bool = True, start: int = 0):
         self.decay, self.ramp, self.start = decay, ramp, start
-        self.shadow = {k: v.detach().clone().float() for k, v in module.named_parameters()}
+        self.shadow = {k: v.detach().clone().float() for k, v in module.named_parameters() if v.requires_grad}
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
         decay = min(self.decay, (1 + step) / (10 + step)) if self.ramp else self.decay
         decay = decay if step >= self.start else 0.0
-        current = [local(p.detach()).float() for _, p in module.named_parameters()]
+        current = [local(p.detach()).float() for k, p in module.named_parameters() if k in self.shadow]
         torch._foreach_lerp_([local(v) for v in self.shadow.values()], current, 1 - decay)
 
     def state(self, module: nn.Module) -> dict[str, Tensor]:
         """The module's state with averaged parameters (ties kept)."""
         first = {id(p): k for k, p in module.named_parameters()}
         names = {k: first[id(p)] for k, p in module.named_parameters(remove_duplicate=False)}
-        return {k: self.shadow[names[k]] if k in names else v for k, v in module.state_dict().items()}
+        averaged = {k: self.shadow[name] for k, name in names.items() if name in self.shadow}
+        return {k: averaged.get(k, v) for k, v in module.state_dict().items()}

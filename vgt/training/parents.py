@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModel, DINOv3ViTConfig
+from torch import nn
+from transformers import AutoConfig, AutoModel, DINOv3ViTConfig, PreTrainedConfig
 
 from vgt.checkpoints import checkpoint, shards
 from vgt.checkpoints.pretrained import Loaded, is_backbone, is_hub_id, read_tokenizer
@@ -24,6 +25,8 @@ from vgt.training.job import Place, Preset
 from vgt.vlm import backbones, known
 from vgt.vlm.tokenizer import build as build_tokenizer
 from vgt.vlm.vlm import VLM, VisionEncoder, VLMConfig, hf_config, plain
+
+TOWERS = ("internvl", "llava", "smolvlm", "idefics3")  # families whose tower takes pixels [B, 3, H, W]
 
 
 @dataclass(frozen=True)
@@ -136,29 +139,51 @@ def absent(what: str, spec: str) -> str:
 
 
 def image_features(spec: str, grid: tuple[int, int], place: Place) -> ImageFeatures:
-    """The vision transformer that ``init.repa`` names, from its folder or the hub's cache; in a plan without weights.
-    Raises ValueError where it cannot be had."""
+    """The vision transformer that ``init.repa`` names, see ``vision_network``."""
+    usual = DINOv3ViTConfig(hidden_size=768, num_attention_heads=12, intermediate_size=3072, num_register_tokens=4)
+    return ImageFeatures(vision_network("init.repa", spec, place, usual), grid)
+
+
+def vision_network(what: str, spec: str, place: Place, usual: PreTrainedConfig) -> nn.Module:
+    """The vision transformer that the setting ``what`` names: a folder or hub id of transformers, or the tower of a VLM
+    of this project.  In a plan without weights, and where it is not here of the configuration ``usual``.  Raises
+    ValueError where it cannot be had."""
     folder = _present(spec, place.runs)
+    planned = folder is None and spec in configs.preset_names()
+    if is_checkpoint(spec, place) or (planned and not place.load):
+        return _tower(what, backbone(spec, place), place)
     if folder is None and not place.load:
-        place.problems.append(absent("init.repa", spec))
-        config = DINOv3ViTConfig(hidden_size=768, num_attention_heads=12, intermediate_size=3072, num_register_tokens=4)
+        place.problems.append(absent(what, spec))
+        config = usual
     elif folder is None:
-        raise ValueError(absent("init.repa", spec))
+        raise ValueError(absent(what, spec))
     else:
         try:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         except (OSError, ValueError) as error:
-            raise ValueError(f"init.repa {spec} cannot be read: {str(error).splitlines()[0]}") from error
+            raise ValueError(f"{what} {spec} cannot be read: {str(error).splitlines()[0]}") from error
+        config = getattr(config, "vision_config", config)
     if not getattr(config, "patch_size", None) or not hasattr(config, "hidden_size"):
-        raise ValueError(f"init.repa {spec} is no vision transformer; name a DINOv3 or DINOv2 of transformers")
+        raise ValueError(f"{what} {spec} is no vision transformer; name a DINOv2, CLIP or SigLIP of transformers")
     if not place.load:
         with place.building():
-            return ImageFeatures(AutoModel.from_config(config, trust_remote_code=False), grid)
+            return AutoModel.from_config(config, trust_remote_code=False)
     try:
         network = AutoModel.from_pretrained(folder, trust_remote_code=False, use_safetensors=True, dtype=torch.float32)
     except (OSError, ValueError, RuntimeError) as error:
-        raise ValueError(f"init.repa {spec} cannot be read: {str(error).splitlines()[0]}") from error
-    return ImageFeatures(network, grid)
+        raise ValueError(f"{what} {spec} cannot be read: {str(error).splitlines()[0]}") from error
+    return getattr(network, "vision_model", network)
+
+
+def _tower(what: str, found: Backbone, place: Place) -> nn.Module:
+    """The vision tower of a VLM of this project.  Raises ValueError for one that takes patches in place of images."""
+    if found.hf["model_type"] not in TOWERS:
+        raise ValueError(
+            f"{what}: the tower of a {found.hf['model_type']} is none that reads whole images; use one of "
+            f"{', '.join(TOWERS)}"
+        )
+    with place.building():
+        return found.encoder().tower
 
 
 def check_decoder(spec: str, place: Place) -> None:

@@ -101,15 +101,17 @@ def sample_at(
 # ---------------------------------------------------------------------------------------------------------- crops
 
 
-def autoencoder_crop(size: int, flip: bool = True) -> Crop:
+def autoencoder_crop(size: int, flip: bool = True, min_crop: float = 1.0) -> Crop:
     """Shorter edge to ``size`` (bicubic, antialiased, the longer one rounded down), random crop, half are mirrored.
+    With ``min_crop`` < 1 the shorter edge is uniform in size .. size / min_crop, so that a crop shows as little as that
+    share of it (docs/vfmtok.md 10).
 
     The published code rejects no image here (docs/vgt.md 1.11); those beyond 1:10 are, as in ``generator_crop``."""
 
     def cut(image: Image.Image, below: Below) -> np.ndarray:
         _check_aspect(image)
-        short = min(image.size)
-        width, height = (size * side // short for side in image.size)
+        short, edge = min(image.size), size + below(round(size / min_crop) - size + 1, "edge") if min_crop < 1 else size
+        width, height = (edge * side // short for side in image.size)
         if (width, height) != image.size:
             image = image.resize((width, height), Image.Resampling.BICUBIC)
         x, y = below(width - size + 1, "x"), below(height - size + 1, "y")
