@@ -215,7 +215,7 @@ def test_codebook_statistics():
     assert counted.tolist() == [3, 2, 0, 1, 0, 0, 0, 0]
     found = entropy.codebook_use(counted)
     p = np.array([3, 2, 1]) / 6
-    assert found["codebook-usage"] == 3 / 8
+    assert found["codebook-usage"] == 3 / 8 and found["codebook-dead"] == 5
     assert found["codebook-entropy"] == pytest.approx(-(p * np.log2(p)).sum(), abs=1e-6)
     assert found["codebook-perplexity"] == 2 ** found["codebook-entropy"]
     assert entropy.codebook_use(np.full(16, 5))["codebook-perplexity"] == pytest.approx(16, abs=1e-4)

@@ -191,8 +191,12 @@ def test_max_view_and_class_token(tmp_path, flat):
     _, largest = score(Identity(), tmp_path, n=60, through="max")
     assert largest["effective-rank"].suite == "scenes-latents-max" and "spatial-smoothness" not in largest
     _, token = score(WithClass(), tmp_path / "class", n=60, through="class")
-    _, mean = score(WithClass(), tmp_path / "class", n=60)
+    _, mean = score(WithClass(), tmp_path / "class", n=60, through="mean")
     assert token["uniformity"].value == mean["uniformity"].value != largest["uniformity"].value
+    _, own = score(WithClass(), tmp_path / "class", n=60)
+    assert own["uniformity"].key == token["uniformity"].key and own["uniformity"].suite == "scenes-latents"
+    assert mean["uniformity"].suite == "scenes-latents-mean" and "spatial-smoothness" not in mean
+    assert own["spatial-smoothness"].protocol_params["view"] == "every token"
     with pytest.raises(ValueError, match="no class token"):
         score(Identity(), tmp_path, n=60, through="class")
 

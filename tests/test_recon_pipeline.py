@@ -36,6 +36,9 @@ def pair():
         ("llamagen", 384, (384, 256), None),
         ("llamagen", 64, (64, 64), "256 -> 256"),
         ("vfmtok", 336, (336, 256), None),
+        ("vfmtok", 256, (256, 256), None),
+        ("vfmtok", 64, (64, 49), "336 -> 256"),
+        ("vfmtok-samples", None, (336, 256), None),
         ("lightningdit", 256, (256, 256), None),
     ],
 )
@@ -172,7 +175,20 @@ def test_vfmtok_resizes_uint8_with_pillow(pair):
     np.testing.assert_array_equal((found.b[2] * 255).round().byte().permute(1, 2, 0).numpy(), wanted)
 
 
-@pytest.mark.parametrize("name", ["default", "llamagen", "lightningdit", "vfmtok"])
+def test_vfmtok_samples_are_resized_as_floats(pair):
+    """docs/evaluators.md 1.2: bicubic without antialiasing, then 127.5 x + 128, clamped, cut to uint8."""
+    found = compare(resolve("vfmtok-samples", 56), *pair)
+    for seen, images in ((found.images_a, pair[0]), (found.images_b, pair[1])):
+        x = torch.from_numpy(images).permute(0, 3, 1, 2).double() / 127.5 - 1
+        x = functional.interpolate(x, (43, 43), mode="bicubic", align_corners=False, antialias=False)
+        wanted = (x * 127.5 + 128).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        assert (seen != wanted).mean() < 1e-3 and np.abs(
+            seen.astype(int) - wanted
+        ).max() <= 1  # float32 against float64
+    assert (found.images_b != compare(resolve("vfmtok", 56), *pair).images_b).mean() > 0.5
+
+
+@pytest.mark.parametrize("name", ["default", "llamagen", "lightningdit", "vfmtok", "vfmtok-samples"])
 def test_an_identical_image_stays_identical(pair, name):
     found = compare(resolve(name, 56), pair[0], pair[0])
     assert torch.equal(found.a, found.b) and np.array_equal(found.images_a, found.images_b)

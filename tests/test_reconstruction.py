@@ -350,9 +350,10 @@ def test_codebook_of_a_quantised_tokenizer(tmp_path):
         def indices(self, images):
             return np.tile([0, 0, 1, 2], (len(images), 1)).reshape(len(images), 2, 2)
 
-    usage = ["codebook-usage", "codebook-entropy", "codebook-perplexity"]
+    usage = ["codebook-usage", "codebook-dead", "codebook-entropy", "codebook-perplexity"]
     _, found = score(Coded(4), tmp_path, n=13, metrics=usage)
     assert found["codebook-usage"].value == 3 / 8 and found["codebook-usage"].n == 13
+    assert found["codebook-dead"].value == 5 and "shrinks" in found["codebook-dead"].interval
     assert found["codebook-entropy"].value == pytest.approx(1.5, abs=1e-6)
     assert found["codebook-perplexity"].value == pytest.approx(2**1.5, abs=1e-5)
     assert found["codebook-usage"].extra["indices"] == 13 * 4

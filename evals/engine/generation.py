@@ -39,6 +39,9 @@ from vgt.core.text import printable, read_json
 
 IMAGES_PER_PROMPT = 4  # what GenEval and DPG ask for
 CLASS_IMAGES = 50_000  # what a class-conditional generator is compared by: ImageNet's FID-50K
+# Labels of these images: equally many of each class (docs/evaluators.md 6), or each drawn from all classes alike, as
+# ADM's and LlamaGen's sampling scripts do.
+BALANCED, UNIFORM = "balanced", "uniform"
 SUBJECT, MADE = "subject.json", "images.hashes"  # beside images: who makes them, and the hash of each
 WRITERS = 8  # threads that compress and write images, where there are so many cores
 COMPRESSION = 1  # of PNG's 0 .. 9: a quarter of the usual one's time, a sixth more bytes, the same pixels
@@ -146,23 +149,33 @@ def prompt_id(prompts: list[dict], index: int) -> str:
     return str(prompts[index].get("id", f"{index:05d}"))
 
 
-def of_classes(generator: Generator, n: int | None, seed: int, batch: int) -> Run:
-    """The images of a class-conditional generator: ``n`` of them, by default ``CLASS_IMAGES``, equally many of each
-    class (docs/evaluators.md 1.6).  Raises ValueError for a generator that is asked with prompts, and for a number that
-    the classes cannot share."""
+def of_classes(generator: Generator, n: int, seed: int, batch: int, labels: str = BALANCED) -> Run:
+    """``n`` images of a class-conditional generator: BALANCED labels, or UNIFORM ones, drawn with the run's ``seed`` so
+    that fewer images have the first of the same labels.  Raises ValueError for a generator that is asked with prompts,
+    and for a number that balanced classes cannot share."""
     if conditions(generator) != LABELS:
         raise ValueError(
             f"generator {generator.name!r} is asked with prompts: make its images with `vgt eval geneval`, then give "
             f"--subject images:{generator.name}"
         )
-    classes, count = generator.classes, n or CLASS_IMAGES
-    if count % classes:
-        near = max(1, round(count / classes)) * classes
+    classes = generator.classes
+    if labels == UNIFORM:
+        drawn = (image_seed(seed, UNIFORM, i) % classes for i in range(n))
+        suite = [{"id": f"{UNIFORM}-{i:06d}", "label": label} for i, label in enumerate(drawn)]
+        return Run(generator, generator.name, None, f"classes-{classes}-{UNIFORM}", suite, 1, seed, batch)
+    if n % classes:
+        near = max(1, round(n / classes)) * classes
         raise ValueError(
-            f"{count} images do not divide among {classes} classes; give a multiple, for example -n {near}"
+            f"{n} images do not divide among {classes} classes; give a multiple, for example -n {near}, or "
+            f"--labels {UNIFORM}"
         )
     suite = [{"id": f"class-{label:04d}", "label": label} for label in range(classes)]
-    return Run(generator, generator.name, None, f"classes-{classes}", suite, count // classes, seed, batch)
+    return Run(generator, generator.name, None, f"classes-{classes}", suite, n // classes, seed, batch)
+
+
+def labels_of(suite: str, seed: int | None) -> str:
+    """How the labels of a suite of ``of_classes`` came about, as records tell it."""
+    return f"{UNIFORM}, seed {seed}" if suite.endswith(f"-{UNIFORM}") else BALANCED
 
 
 def full_suite(suite: str) -> list[dict] | None:

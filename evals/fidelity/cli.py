@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from evals.engine import options
 from evals.engine.images import which
 from evals.engine.options import listed, option, positive
 from evals.engine.records import Outcome
 from evals.features import NAMES, SOURCES
-from evals.fidelity.metrics import ALIASES, METRICS
+from evals.fidelity.metrics import ALIASES, METRICS, TABLES
 
 EXAMPLE = "vgt eval fidelity --subject folder:samples --real photos --features efflite2 --metrics kid,prdc"
 
@@ -25,9 +25,14 @@ class Options(options.Count, options.Coverage, options.Sampling, options.Common)
         None, "a folder (or folder:<dir>), photos, scenes, images:<model>, an .npz of images or of mu, sigma"
     )
     features: str = option("efflite2", f"of {', '.join(NAMES)} (default efflite2)", metavar="ID,...")
-    metrics: str | None = option(None, f"of {', '.join([*METRICS, *ALIASES])}", metavar="NAME,...")
+    metrics: str | None = option(None, f"of {', '.join([*METRICS, *ALIASES, *TABLES])}", metavar="NAME,...")
     weights: list[str] = option([], "weights file or folder of features", metavar="[ID=]PATH")
     any_weights: bool = option(False, "accept other weights than the published ones")
+    labels: Literal["balanced", "uniform"] | None = option(
+        None,
+        "of a generator by class: equally many of each (default), or each drawn from all with --seed, as ADM's scripts "
+        "do",
+    )
     size: int | None = option(None, "side in pixels to resize both sets to (default: the subject's)", type=positive)
     paired: bool = option(False, "the images are reconstructions of --real, by name")
     allow_few: bool = option(False, "Frechet distance of fewer images than dimensions")
@@ -71,14 +76,18 @@ def evaluate(given: Options) -> Outcome:
     if all(SOURCES[name].locate for name in listed(given.features) if name in SOURCES):
         given.refuse("the weights come with a package", "any_weights")
     if not named.startswith("vgt:"):
-        given.refuse(f"the images of {named} are made already", "seed", "sampling", "autoencoder", "dtype")
+        given.refuse(f"the images of {named} are made already", "seed", "labels", "sampling", "autoencoder", "dtype")
         return fidelity.run(named, **given.passed_to(fidelity.run))
     from evals.engine import generation
+    from evals.engine.api import LABELS, conditions
     from evals.fidelity.images import CLASSES
     from evals.subjects import load_generator
 
     made = load_generator(named, device=given.on(), settings=given.ours)
-    asked = generation.of_classes(given.named(made), given.n, given.seed, given.batch)
+    if conditions(made) != LABELS:
+        given.refuse(f"{named} is asked with prompts", "labels")
+    count, labels = given.n or generation.CLASS_IMAGES, given.labels or generation.BALANCED
+    asked = generation.of_classes(given.named(made), count, given.seed, given.batch, labels)
     generation.images(asked, asked.folder(given.out, CLASSES), given.shard)
     if not given.shard.whole:  # a part makes images; all of them are compared at once
         return Outcome.none()

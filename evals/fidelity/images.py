@@ -48,17 +48,26 @@ def subject(spec: str | Run, n: int | None, size: int | None, work: str | Path) 
     Without ``size`` the images must be squares of one size, and stay as they are; with it all are resized to ``size``
     by adm-crop.  Raises ValueError for other specs."""
     if isinstance(spec, Run):
-        return spec.model, _of_classes(spec, size, spec.folder(work, CLASSES))
+        return spec.model, _labelled(_of_classes(spec, size, spec.folder(work, CLASSES)), spec.suite, spec.seed)
     kind, _, rest = spec.partition(":")
     if spec.startswith(IMAGES):
         found = generated(rest, work)
-        return rest, first(_folder(found, size or _common_side(found)), n)
+        told = read_json(found / generation.SUBJECT)
+        images = _labelled(_folder(found, size or _common_side(found)), str(told.get("suite")), told.get("seed"))
+        return rest, first(images, n)
     if kind == "folder" and rest:
         images = _folder(rest, size or _common_side(rest))
         return f"folder:{folder_name(rest)}", first(images, n)
     if spec.endswith(".npz"):
         return f"npz:{Path(spec).stem}", first(_npz(spec, size, work), n)
     raise ValueError(f"subject {spec!r} is no set of images; give {SUBJECTS}")
+
+
+def _labelled(images: ImageSet, suite: str, seed: int | None) -> ImageSet:
+    """Images with how their labels came about, where they were made by class."""
+    if not suite.startswith(CLASSES):
+        return images
+    return replace(images, params={**images.params, "labels": generation.labels_of(suite, seed)})
 
 
 def settings(spec: str | Run, work: str | Path) -> dict | None:
@@ -90,7 +99,10 @@ def real(spec: str, n: int | None, size: int, work: str | Path, subject: str = "
     if spec == "scenes":
         return datasets.scenes("test", n, size)
     if spec.endswith(".npz"):
-        return read_statistics(spec) if "mu" in members(spec) else first(_npz(spec, size, work), n)
+        if "mu" not in members(spec):
+            return first(_npz(spec, size, work), n)
+        _check_side(Path(spec), size)
+        return read_statistics(spec)
     if spec.startswith(IMAGES):
         name = spec.removeprefix(IMAGES)
         like = generated(subject.removeprefix(IMAGES), work) if subject.startswith(IMAGES) else None
@@ -136,6 +148,30 @@ def _prompts(folder: Path) -> tuple:
     """What the images in a folder were made for."""
     about = read_json(folder / "subject.json")
     return tuple(about.get(key) for key in ("suite", "suite_hash", "seed"))
+
+
+def _check_side(path: Path, size: int) -> None:
+    """Raises ValueError where the images that lie beside a file's statistics have another side than ``size``: then the
+    statistics are of that other size too."""
+    if ARRAY not in members(path):
+        return
+    shape = _array_shape(path)
+    if len(shape) == 4 and shape[1:3] != (size, size):
+        raise ValueError(
+            f"{path.name} is of images of {shape[2]}x{shape[1]} pixels, the subject's are {size}x{size}; "
+            f"give --size {shape[1]}, or the statistics of that size"
+        )
+
+
+def _array_shape(path: Path) -> tuple[int, ...]:
+    """The shape of ``arr_0`` from its header.  Raises ValueError where it cannot be read."""
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(f"{ARRAY}.npy") as packed:
+            version = np.lib.format.read_magic(packed)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            return read(packed)[0]
+    except UNREADABLE as error:
+        raise ValueError(f"{path.name}: {ARRAY} cannot be read ({error}); give uint8 [N, H, W, 3]") from error
 
 
 def reference_images(spec: str, size: int, work: str | Path) -> ImageSet | None:

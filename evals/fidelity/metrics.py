@@ -3,7 +3,7 @@ sets of images.  Further facts of a metric stand in its protocol (evals.fidelity
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -195,16 +195,19 @@ METRICS: dict[str, Metric] = {
     "cmmd": Metric("cmmd", _ROWS, lambda p: _of_jackknife(kernel.cmmd(*p.pools, *p.blocks)), LOWER),
 }
 ALIASES = {"prdc": ("precision", "recall", "density", "coverage"), "is": ("is-10",), "fid": ("fd",)}
+# Several at once, of which each extractor gives those that are defined on it; what none gives stays without a record.
+TABLES = {"adm": ("fd", "sfid", "is-5000", "precision", "recall")}
 DEFAULT = ("fd", "kid", "precision", "recall", "density", "coverage")
 
 
-def chosen(names: tuple[str, ...] | list[str]) -> list[str]:
-    """Metrics by name or alias, each once.  Raises ValueError for an unknown one."""
+def chosen(names: Sequence[str]) -> list[str]:
+    """Metrics by name, alias or table, each once.  Raises ValueError for an unknown one."""
     found: dict[str, None] = {}
     for name in names:
-        if name not in METRICS and name not in ALIASES:
-            raise ValueError(f"fidelity metric {name!r} is unknown; choose from {', '.join([*METRICS, *ALIASES])}")
-        found |= dict.fromkeys(ALIASES.get(name, (name,)))
+        if name not in (*METRICS, *ALIASES, *TABLES):
+            known = ", ".join([*METRICS, *ALIASES, *TABLES])
+            raise ValueError(f"fidelity metric {name!r} is unknown; choose from {known}")
+        found |= dict.fromkeys({**ALIASES, **TABLES}.get(name, (name,)))
     return list(found)
 
 

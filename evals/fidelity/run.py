@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from evals import features
 from evals.engine import records as engine
-from evals.engine.generation import Run
+from evals.engine.generation import BALANCED, UNIFORM, Run
 from evals.engine.images import ImageSet
 from evals.engine.records import Estimate, Outcome
 from evals.engine.store import WHOLE, Arrays, Shard, check_finite, exclusive
@@ -40,6 +40,7 @@ from evals.metrics import frechet
 from evals.metrics.frechet import Moments, block_count
 from vgt.core import files, record
 from vgt.core.text import read_json
+from vgt.core.weights import say_once
 
 EFFLITE = ("efflite2",)
 
@@ -123,11 +124,13 @@ def run(
     Raises ValueError, before any image is run through a network, for what is missing or cannot be compared."""
     if real is None and export is None and metrics is None:
         raise ValueError(f"--real is missing; give {sets.REALS}")
-    wanted = metrics_of.chosen(list(metrics if metrics is not None else metrics_of.DEFAULT if real else ()))
+    named = list(metrics if metrics is not None else metrics_of.DEFAULT if real else ())
+    wanted = metrics_of.chosen(named)
     protocols = {
         name: features.protocol(name, (weights or {}).get(name), any_weights=any_weights) for name in extractors
     }
-    plan = _plan(wanted, tuple(extractors))
+    optional = set(wanted) - set(metrics_of.chosen([name for name in named if name not in metrics_of.TABLES]))
+    plan = _plan(wanted, tuple(extractors), optional)
     if export is not None and len(protocols) != 1:
         raise ValueError(f"--export writes the statistics of one extractor, not of {', '.join(extractors)}")
     job = _job(subject, real, [m for _, m in plan], n, size, paired, Path(work), batch)
@@ -164,18 +167,22 @@ def run(
                 measures[found.metric] = replace(found, fields=fields)
             if export is not None:
                 _export(pair.subject, export, partial_ok)
+        common |= {"seed": subject.seed} if isinstance(subject, Run) else {}
         sampled = sets.settings(subject, job.work)
         common |= {"extra": {"settings": sampled}} if sampled is not None else {}
         outcome += engine.write(records, keys, kept, measures, common, partial_ok, work)
     return outcome
 
 
-def _plan(wanted: Sequence[str], extractors: tuple[str, ...]) -> list[tuple[str, str]]:
-    """(extractor, metric) to measure.  Raises ValueError for a metric that none of the extractors can give."""
+def _plan(wanted: Sequence[str], extractors: tuple[str, ...], optional: set[str]) -> list[tuple[str, str]]:
+    """(extractor, metric) to measure.  Raises ValueError for a metric that none of the extractors can give; of the
+    ``optional`` ones stderr says that they stay without a value."""
     found = []
     for metric in wanted:
         able = [x for x in extractors if not METRICS[metric].inception_only or x in features.INCEPTION]
-        if not able:
+        if not able and metric in optional:
+            say_once(f"not measured: {metric}: it is defined on the Inception network, not on {', '.join(extractors)}")
+        elif not able:
             raise ValueError(
                 f"{metric} is defined on the Inception network; add --features {features.INCEPTION[0]} "
                 f"(there are {', '.join(extractors) or 'none'})"
@@ -282,6 +289,7 @@ def _heading(job: _Job, metric: str, protocol: Mapping) -> dict:
         **protocol,
         "preprocessing": preprocessing(job.images),
         "cluster": job.images.params["cluster"],
+        **{key: job.images.params[key] for key in ("labels",) if key in job.images.params},
         "batch": job.batch,
     }
     if METRICS[metric].reference is not None:
@@ -308,6 +316,8 @@ def _estimate(pair: Pair, metric: str, job: _Job, partial_ok: bool) -> Estimate:
     notes = [pair.subject.extractor.caution or None]
     if failed:
         notes.append(f"{len(failed)} images could not be read ({next(iter(failed.values()))})")
+    if metric == "is-5000" and job.images.params.get("labels") == BALANCED:
+        notes.append(f"the images lie class by class: chunks hold few classes, ADM's many (--labels {UNIFORM})")
     measured = Measured(None)
     if min(side.count for side in sides) >= about.least and (partial_ok or not failed):
         measured = about.compute(pair)

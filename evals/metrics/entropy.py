@@ -87,12 +87,13 @@ def codebook_counts(indices: Iterable[np.ndarray], size: int) -> np.ndarray:
 
 
 def codebook_use(found: np.ndarray) -> dict[str, float]:
-    """From counts [size] with at least one index: usage = distinct indices / size, entropy = -sum p log2(p + 1e-8) in
-    bits, perplexity = 2^entropy."""
+    """From counts [size] with at least one index: usage = distinct indices / size, dead = codes without one, entropy =
+    -sum p log2(p + 1e-8) in bits, perplexity = 2^entropy."""
     p = found / found.sum()
     entropy = float(-(p * np.log2(p + 1e-8)).sum())
     return {
         "codebook-usage": float((found > 0).mean()),
+        "codebook-dead": float((found == 0).sum()),
         "codebook-entropy": entropy,
         "codebook-perplexity": float(2**entropy),
     }

@@ -399,10 +399,14 @@ def _of_tokens(images: ProbeSet, wanted: str | None, clusters: int) -> dict[str,
 
 
 def entries(
-    images: ProbeSet, through: str = "mean", wanted: str | None = None, clusters: int = CLUSTERS
+    images: ProbeSet,
+    through: str = "mean",
+    wanted: str | None = None,
+    clusters: int = CLUSTERS,
+    tokens: bool = True,
 ) -> dict[str, Entry]:
-    """metric -> probe, for one view.  What needs labels is left out where there are none; what sees every token is run
-    with the view "mean" alone, what needs whole images not with the view "token"."""
+    """metric -> probe, for one view.  What needs labels is left out where there are none, what sees every token without
+    ``tokens``, what needs whole images with the view "token"."""
     seen = {"view": VIEWS[through]}
     found = {"tsne": Entry("probe-tsne", tsne, seen)} | _of_labels(list(images.labels), seen)
     if through != "token":
@@ -410,7 +414,7 @@ def entries(
         found |= _spectral(False, seen)
         found["alignment"] = Entry("probe-alignment", alignment(through), pairs)
         found["uniformity"] = Entry("probe-uniformity", uniformity, seen)
-    if through == "mean":
+    if tokens:
         found |= _of_tokens(images, wanted or images.map_class, clusters)
     return found
 

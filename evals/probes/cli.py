@@ -42,8 +42,11 @@ class Latents(options.Count, options.Precision, options.Common):
 
 class Options(Latents):
     subject: str | None = option(None, f"vgt:<checkpoint>, pca or {ANCHOR} (what nothing learned scores)")
-    through: Literal["mean", "max", "class", "token"] = option(
-        "mean", "how an image's tokens become points", flag="--view"
+    through: Literal["mean", "max", "class", "token"] | None = option(
+        None,
+        "how an image's tokens become points (default: class, a class token or other features that the encoder has for "
+        "probes, where there are some, else mean)",
+        flag="--view",
     )
     wanted: str | None = option(None, "class whose images are clustered into maps", flag="--class", metavar="NAME")
     clusters: int = option(6, "clusters of the maps (6 or 8 are usual)", metavar="K")

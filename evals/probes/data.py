@@ -2,7 +2,7 @@
 latents, made once per autoencoder, kept as evidence, seen in several ways.
 
 A subject may have, beside ``encode``, a method ``encode_with_class(images) -> (tokens [N, T, d], class token [N, d])``;
-only then does the view "class" exist.
+only then does the view "class" exist.  Of our own checkpoints these are tokenizers with ``probe_features``.
 """
 
 from __future__ import annotations

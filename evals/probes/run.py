@@ -29,19 +29,22 @@ def run(
     records: str | Path,
     n: int | None = None,
     images: ProbeSet | None = None,
-    through: str = "mean",
+    through: str | None = None,
     wanted: str | None = None,
     clusters: int = CLUSTERS,
     partial_ok: bool = False,
 ) -> Outcome:
-    """Probe the latents of ``images`` (default: ``n`` test scenes) in one view.
+    """Probe the latents of ``images`` (default: ``n`` test scenes) in one view: the tokenizer's own by default, which is
+    its class token (or what it has in its place for probes), else the mean over tokens.
 
     ``wanted``: class of the cluster maps (default the set's own), ``clusters`` their number.  Records that stand are
     reused; latents are kept as evidence.  Where images cannot be read, values are withheld without ``partial_ok``."""
     images = chosen(tokenizer, n, images)
+    own_view = "class" if hasattr(tokenizer, "encode_with_class") else "mean"
+    through = through or own_view
     _check(tokenizer, images, through, wanted, clusters)
-    suite = f"{images.name}-latents" + (f"-{through}" if through != "mean" else "")
-    probes = entries(images, through, wanted, clusters)
+    suite = f"{images.name}-latents" + (f"-{through}" if through != own_view else "")
+    probes = entries(images, through, wanted, clusters, tokens=through == own_view)
     own = getattr(tokenizer, "params", {})
     params = {metric: {**settings(images, entry), **own} for metric, entry in probes.items()}
     decides = {"subject": tokenizer.fingerprint, "suite": images.fingerprint, "seed": SEED}

@@ -296,7 +296,7 @@ class Frechet(Metric):
 
         def of(side: str) -> Measuring:
             def measure(_: Group, seen: Compared) -> np.ndarray:
-                return np.asarray(features.embed(network, getattr(seen, side), tools.batch)["pool"], np.float32)
+                return np.asarray(seen.features(network, side, tools.batch)["pool"], np.float32)
 
             return measure
 
@@ -360,6 +360,48 @@ def _reference(path: Path) -> dict[str, Any]:
     return {"count": len(hashes), "pixels": files.digest_json(sorted(hashes))[:16]}
 
 
+# ---------------------------------------------------------------------------------------------------- inception score
+
+
+@dataclass(frozen=True, kw_only=True)
+class InceptionScore(Metric):
+    """The inception score of the reconstructions alone; ``weights``: id of the features, ``variant``: how images are
+    split (evals/metrics/entropy.py)."""
+
+    direction: str | None = HIGHER
+    variant: str
+
+    def definition(self, tools: Tools) -> dict[str, Any]:
+        about = features.protocol(self.weights, tools.weights.get(self.weights), any_weights=tools.any_weights)
+        return {**about, "variant": self.variant}
+
+    def place(self, tools: Tools, folder: Path) -> Path:
+        return folder / f"logits-{self.weights}-{self._hash(tools)}"
+
+    def measuring(self, tools: Tools, evidence: Evidence) -> dict[Path, Measuring]:
+        network = features.load(
+            self.weights, tools.weights.get(self.weights), any_weights=tools.any_weights, device=tools.device
+        )
+
+        def logits(_: Group, seen: Compared) -> np.ndarray:
+            return np.asarray(seen.features(network, "images_b", tools.batch)["logits"], np.float32)
+
+        return {self.place(tools, evidence.folder): logits}
+
+    def estimate(self, tools: Tools, evidence: Evidence) -> Estimate:
+        from evals.metrics import entropy, frechet
+
+        parts = [p for p in Arrays(self.place(tools, evidence.folder)) if len(p["positions"])]
+        if not parts:
+            return self._estimate(evidence, None, 0, note="no image could be read")
+        where, logits = (np.concatenate([part[key] for part in parts]) for key in ("positions", "values"))
+        order = np.argsort(where)
+        blocks = where[order] % frechet.block_count(evidence.images)
+        found, spread = entropy.inception_score(logits[order], self.variant, blocks)
+        extra = {"std_over_splits": spread} | ({REPLICATES: list(found.replicates)} if found.replicates else {})
+        return self._estimate(evidence, found.interval(), len(where), extra=extra)
+
+
 # ---------------------------------------------------------------------------------------------------------- codebook
 
 
@@ -368,6 +410,7 @@ class Codebook(Metric):
     """How a quantised tokenizer uses its codebook over the whole set."""
 
     direction: str | None = HIGHER
+    method: str = "none: a property of the whole set, which grows with it"
 
     def definition(self, tools: Tools) -> dict[str, Any]:
         if tools.codebook_size is None:
@@ -394,8 +437,7 @@ class Codebook(Metric):
             counted += entropy.codebook_counts([part["values"].astype(np.int64)], tools.codebook_size)
         if not counted.sum():
             return self._estimate(evidence, None, n, note="no image could be read")
-        method = "none: a property of the whole set, which grows with it"
-        interval = Interval(entropy.codebook_use(counted)[self.name], None, None, 0.95, method)
+        interval = Interval(entropy.codebook_use(counted)[self.name], None, None, 0.95, self.method)
         return self._estimate(evidence, interval, n, extra={"indices": int(counted.sum())})
 
 
@@ -449,8 +491,13 @@ _GAUSSIAN = {"window": "11x11 Gaussian, sigma 1.5", "covariance": "population"}
 _UNIFORM = {"window": "7x7 uniform", "covariance": "sample"}
 _CODEBOOK = _about(
     "codebook",
-    "usage, entropy and perplexity of a quantised tokenizer's indices over the whole set",
-    {"usage": "distinct indices / codebook size", "entropy": "-sum p log2(p + 1e-8)", "perplexity": "2^entropy"},
+    "usage, dead codes, entropy and perplexity of a quantised tokenizer's indices over the whole set",
+    {
+        "usage": "distinct indices / codebook size",
+        "dead": "codes without an index",
+        "entropy": "-sum p log2(p + 1e-8)",
+        "perplexity": "2^entropy",
+    },
     "1.6",
     ("VFMTok (usage)", "LlamaGen (usage)"),
 )
@@ -526,6 +573,14 @@ _ROWS: tuple[Metric, ...] = (
     _frechet_metric(
         "rfid-pytorch-fid", "pytorch-fid", "rFID with pytorch-fid's input resampling", "1.6, 1.7", ("LightningDiT",)
     ),
+    InceptionScore(
+        name="ris-5000-tf-compat", weights="tf-compat", variant="is-5000", range=(1.0, None),
+        protocol=_about(
+            "ris-5000-tf-compat", "rIS: inception score of the reconstructions on torch-fidelity's port, chunks of 5,000",
+            {"features": "tf-compat", "chunk": 5000, "shuffle": "none", "logits": "without bias, 1008"}, "1.6, 1.7",
+            ("closest to LlamaGen's and VFMTok's TensorFlow graph",), "grows with the number of images up to 5,000",
+        ),
+    ),
     _frechet_metric("fd-efflite2", "efflite2", "Frechet distance of EfficientNet-Lite2 features; not FID", "1.6"),
     _frechet_metric(
         "fd-efflite0", "efflite0",
@@ -542,6 +597,10 @@ _ROWS: tuple[Metric, ...] = (
         summary=share, judged=True,
     ),
     Codebook(name="codebook-usage", protocol=_CODEBOOK, unit="share", range=(0.0, 1.0)),
+    Codebook(
+        name="codebook-dead", protocol=_CODEBOOK, unit="codes", direction=LOWER,
+        method="none: a property of the whole set, which shrinks as it grows",
+    ),
     Codebook(name="codebook-entropy", protocol=_CODEBOOK, unit="bit"),
     Codebook(name="codebook-perplexity", protocol=_CODEBOOK, range=(1.0, None)),
 )  # fmt: skip

@@ -23,7 +23,7 @@ DEFAULT_SIZE = 64
 FLOAT, BFLOAT16, UNCLAMPED = "float", "bfloat16", "unclamped"
 PILLOW, IMAGES, OWN_CROP = "uint8, Pillow", "8-bit images", "cropped at the size of the comparison"
 
-# model: sides that the papers feed; eval: the side of the comparison (None: the model's); resampled: what is resampled,
+# model: sides that the papers feed, the usual one first; eval: the side of the comparison (None: the model's); resampled: what is resampled,
 # clamped only afterwards; original: as what PSNR, SSIM and LPIPS see it ("uint8": rounded as the reconstruction is);
 # quantize: the reconstruction of these metrics; psnr: IMAGES where PSNR is that of the images of the feature networks;
 # lpips: UNCLAMPED where LPIPS sees what the decoder gives; features: rounding of what feature networks see; reference:
@@ -52,11 +52,18 @@ PIPELINES: dict[str, dict[str, Any]] = {
         "own": ("psnr-mean", "ssim-taming", "rfid-tf-compat"),
     },
     "vfmtok": {
-        "geometry": "adm-crop", "model": (336,), "eval": 256,
+        "geometry": "adm-crop", "model": (336, 256), "eval": 256,
         "resampler": "bicubic", "antialias": True, "resampled": PILLOW,
         "quantize": "half-up", "features": "half-up", "original": "uint8",
         "psnr": IMAGES, "lpips": None, "reference": None, "input": "uint8",
-        "own": ("psnr-mean", "ssim-taming", "rfid-tf-compat", "codebook-usage"),
+        "own": ("psnr-mean", "ssim-taming", "rfid-tf-compat", "ris-5000-tf-compat", "codebook-usage"),
+    },
+    "vfmtok-samples": {
+        "geometry": "adm-crop", "model": (336, 256), "eval": 256,
+        "resampler": "bicubic", "antialias": False, "resampled": "float32 on [-1, 1]",
+        "quantize": "half-up", "features": "half-up", "original": "uint8",
+        "psnr": IMAGES, "lpips": None, "reference": None, "input": "uint8",
+        "own": (),
     },
     "lightningdit": {
         "geometry": "resize-crop", "model": (256,), "eval": 256,
@@ -73,6 +80,8 @@ _SUMMARIES = {
     "llamagen": "ADM crop, shrunk to 256 where the model is larger (bicubic, clamped afterwards), compared with the "
     "float original; SSIM with range 2",
     "vfmtok": "ADM crop at 336 px, both uint8 images to 256 by Pillow's bicubic; SSIM with range 2",
+    "vfmtok-samples": "as vfmtok, but both as VFMTok's samples come to 256 px: bicubic of floats without antialiasing, "
+    "then 127.5 x + 128, clamped, rounded down",
     "lightningdit": "bilinear resize and crop at 256 px; torchmetrics' SSIM and VGG LPIPS of floats, PSNR and "
     "pytorch-fid's Inception of 8-bit images",
 }
@@ -87,6 +96,7 @@ _CAUTIONS = {
     "vgt": f"{_LOW_PASS}; trunc255 lowers a fifth of all levels by one; SSIM inflated by range 2",
     "llamagen": f"{_LOW_PASS} (models above 256 px); SSIM inflated by range 2; ADM's TensorFlow graph is not here",
     "vfmtok": f"{_LOW_PASS}; SSIM inflated by range 2; ADM's TensorFlow graph is not here",
+    "vfmtok-samples": "of no paper: tells how far VFMTok's two ways of resizing are apart on the same images",
 }
 
 PROTOCOLS: tuple[Protocol, ...] = (

@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from evals.engine.api import Tokenizer, origin
 from evals.engine.images import ImageSet, padded, shrink
+from evals.features import Extractor, embed
 from evals.recon.protocol import BFLOAT16, FLOAT, IMAGES, OWN_CROP, PILLOW, UNCLAMPED, Pipeline
 from vgt.core import files, record
 from vgt.core import images as reader
@@ -285,6 +286,14 @@ class Compared:
     originals: np.ndarray
     rebuilt: np.ndarray
     references: np.ndarray | None = None
+    _seen: dict[tuple[str, str], dict[str, np.ndarray]] = field(default_factory=dict, repr=False)
+
+    def features(self, network: Extractor, side: str, batch: int) -> dict[str, np.ndarray]:
+        """All views of a network on ``side`` ("images_a" or "images_b"), once for the metrics that share them."""
+        key = (network.id, side)
+        if key not in self._seen:
+            self._seen[key] = embed(network, getattr(self, side), batch)
+        return self._seen[key]
 
     @property
     def size(self) -> tuple[int, int]:

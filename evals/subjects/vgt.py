@@ -19,7 +19,7 @@ from vgt.inference.generator import ImageGenerator, check_settings, open_generat
 from vgt.inference.images import to_float
 from vgt.inference.load import expect, load
 from vgt.inference.pipeline import VGTPipeline
-from vgt.inference.tokenizer import encode, indices, reconstruct, reconstruct_float
+from vgt.inference.tokenizer import encode, indices, probe_features, reconstruct, reconstruct_float
 from vgt.methods import registry
 
 RUNS = Path("runs")
@@ -59,6 +59,16 @@ class DiscreteSubject(AutoencoderSubject):
 
     def indices(self, images: np.ndarray) -> np.ndarray:
         return indices(self.model, images)
+
+
+@dataclass(frozen=True)
+class ProbedSubject(DiscreteSubject):
+    """A tokenizer with a codebook that has features of its own for probes (``probe_features``): they stand as its class
+    token beside the codes' vectors (evals/probes)."""
+
+    def encode_with_class(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """uint8 [N, H, W, 3] -> float32 (tokens [N, T, d], features [N, d'])."""
+        return encode(self.model, images), probe_features(self.model, images)
 
 
 @dataclass(frozen=True)
@@ -145,7 +155,8 @@ def tokenizer(path: str, device: str = "cpu", dtype: str | None = None) -> Autoe
     params, suffix, decides = _precision(dtype)
     found = expect(load(path, RUNS, device, DTYPES[dtype or "fp32"]), *registry.names("tokenizer"))
     discrete = registry.get(found.system).latents == "discrete"
-    kind = DiscreteSubject if discrete else AutoencoderSubject
+    probed = ProbedSubject if hasattr(found.model, "probe_features") else DiscreteSubject
+    kind = probed if discrete else AutoencoderSubject
     content = files.digest(found.fingerprint, *decides) if decides else found.fingerprint
     return kind(found.name + suffix, content, found.model.config.image_size, found.model, params)
 

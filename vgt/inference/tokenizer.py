@@ -47,6 +47,13 @@ def indices(ae, images: np.ndarray, batch: int = 32) -> np.ndarray:
     return torch.cat(parts).cpu().numpy()
 
 
+@torch.no_grad()
+def probe_features(ae, images: np.ndarray, batch: int = 32) -> np.ndarray:
+    """uint8 [N, H, W, 3] -> float32 [N, d], what a tokenizer with ``probe_features`` gives for a linear probe."""
+    parts = [ae.probe_features(to_float(images[i : i + batch], _device(ae))) for i in range(0, len(images), batch)]
+    return torch.cat(parts).float().cpu().numpy()
+
+
 def tile(image: np.ndarray, size: int) -> tuple[np.ndarray, tuple[int, int]]:
     """Cut an image of any shape into square tiles, the rim mirrored: uint8 [n, size, size, 3] and (rows, columns)."""
     h, w, _ = image.shape
