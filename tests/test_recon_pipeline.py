@@ -178,13 +178,13 @@ def test_vfmtok_resizes_uint8_with_pillow(pair):
 def test_vfmtok_samples_are_resized_as_floats(pair):
     """docs/evaluators.md 1.2: bicubic without antialiasing, then 127.5 x + 128, clamped, cut to uint8."""
     found = compare(resolve("vfmtok-samples", 56), *pair)
-    for seen, images in ((found.images_a, pair[0]), (found.images_b, pair[1])):
-        x = torch.from_numpy(images).permute(0, 3, 1, 2).double() / 127.5 - 1
+    for seen, given in ((found.images_a, pair[0]), (found.images_b, pair[1])):
+        x = torch.from_numpy(given).permute(0, 3, 1, 2).double() / 127.5 - 1
         x = functional.interpolate(x, (43, 43), mode="bicubic", align_corners=False, antialias=False)
         wanted = (x * 127.5 + 128).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
         assert (seen != wanted).mean() < 1e-3 and np.abs(
             seen.astype(int) - wanted
-        ).max() <= 1  # float32 against float64
+        ).max() <= 1  # float32
     assert (found.images_b != compare(resolve("vfmtok", 56), *pair).images_b).mean() > 0.5
 
 

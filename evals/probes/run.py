@@ -34,8 +34,8 @@ def run(
     clusters: int = CLUSTERS,
     partial_ok: bool = False,
 ) -> Outcome:
-    """Probe the latents of ``images`` (default: ``n`` test scenes) in one view: the tokenizer's own by default, which is
-    its class token (or what it has in its place for probes), else the mean over tokens.
+    """Probe the latents of ``images`` (default: ``n`` test scenes) in one view, by default the tokenizer's own: its
+    class token (or what it has in its place for probes), else the mean over tokens.
 
     ``wanted``: class of the cluster maps (default the set's own), ``clusters`` their number.  Records that stand are
     reused; latents are kept as evidence.  Where images cannot be read, values are withheld without ``partial_ok``."""

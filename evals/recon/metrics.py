@@ -576,7 +576,7 @@ _ROWS: tuple[Metric, ...] = (
     InceptionScore(
         name="ris-5000-tf-compat", weights="tf-compat", variant="is-5000", range=(1.0, None),
         protocol=_about(
-            "ris-5000-tf-compat", "rIS: inception score of the reconstructions on torch-fidelity's port, chunks of 5,000",
+            "ris-5000-tf-compat", "rIS: inception score of reconstructions on torch-fidelity's port, chunks of 5,000",
             {"features": "tf-compat", "chunk": 5000, "shuffle": "none", "logits": "without bias, 1008"}, "1.6, 1.7",
             ("closest to LlamaGen's and VFMTok's TensorFlow graph",), "grows with the number of images up to 5,000",
         ),

@@ -23,11 +23,12 @@ DEFAULT_SIZE = 64
 FLOAT, BFLOAT16, UNCLAMPED = "float", "bfloat16", "unclamped"
 PILLOW, IMAGES, OWN_CROP = "uint8, Pillow", "8-bit images", "cropped at the size of the comparison"
 
-# model: sides that the papers feed, the usual one first; eval: the side of the comparison (None: the model's); resampled: what is resampled,
-# clamped only afterwards; original: as what PSNR, SSIM and LPIPS see it ("uint8": rounded as the reconstruction is);
-# quantize: the reconstruction of these metrics; psnr: IMAGES where PSNR is that of the images of the feature networks;
-# lpips: UNCLAMPED where LPIPS sees what the decoder gives; features: rounding of what feature networks see; reference:
-# how their originals come to the size of the comparison (None: as the others); input: what the model is given.
+# model: sides that the papers feed, the usual one first; eval: the side of the comparison (None: the model's);
+# resampled: what is resampled, clamped only afterwards; original: as what PSNR, SSIM and LPIPS see it ("uint8": rounded
+# as the reconstruction is); quantize: the reconstruction of these metrics; psnr: IMAGES where PSNR is that of the 8-bit
+# images of the feature networks; lpips: UNCLAMPED where LPIPS sees what the decoder gives; features: rounding of what
+# feature networks see; reference: how their originals come to the size of the comparison (None: as the others); input:
+# what the model is given.
 PIPELINES: dict[str, dict[str, Any]] = {
     DEFAULT: {
         "geometry": "adm-crop", "model": (), "eval": None,
