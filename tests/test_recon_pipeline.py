@@ -182,9 +182,7 @@ def test_vfmtok_samples_are_resized_as_floats(pair):
         x = torch.from_numpy(given).permute(0, 3, 1, 2).double() / 127.5 - 1
         x = functional.interpolate(x, (43, 43), mode="bicubic", align_corners=False, antialias=False)
         wanted = (x * 127.5 + 128).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
-        assert (seen != wanted).mean() < 1e-3 and np.abs(
-            seen.astype(int) - wanted
-        ).max() <= 1  # float32
+        assert (seen != wanted).mean() < 1e-3 and np.abs(seen.astype(int) - wanted).max() <= 1  # float32
     assert (found.images_b != compare(resolve("vfmtok", 56), *pair).images_b).mean() > 0.5
 
 
