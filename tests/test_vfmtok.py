@@ -372,6 +372,17 @@ def test_the_feature_loss():
     assert feature_loss(3 * f, f).item() == pytest.approx(0, abs=1e-6)
 
 
+def test_dropout_follows_from_the_generator_of_the_step(images):
+    torch.manual_seed(0)
+    system = VFMTokTraining(VFMTok(config(dropout=0.5)).train(), VFMTokLossConfig(perceptual=0.0, adversarial=0.0))
+
+    def loss(seed: int) -> float:
+        return system.loss("model", {"images": images}, 0, torch.Generator().manual_seed(seed))[0].item()
+
+    state = torch.get_rng_state()
+    assert loss(1) == loss(1) != loss(2) and torch.equal(state, torch.get_rng_state())
+
+
 def feature_discriminator() -> FeatureDiscriminator:
     from transformers import ViTModel
 

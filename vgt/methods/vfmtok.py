@@ -370,7 +370,12 @@ class VFMTokTraining:
 
     def loss(self, name: str, batch: dict[str, Tensor], step: int, rng: torch.Generator):
         """``batch``: images [B, 3, H, W] in [-1, 1]."""
-        return self._discriminator_loss(batch, rng) if name == "discriminator" else self._model_loss(batch, step, rng)
+        if name == "discriminator":
+            return self._discriminator_loss(batch, rng)
+        # The dropout of attention takes its numbers from torch's own generator, which then follows from this one.
+        with torch.random.fork_rng([rng.device] if rng.device.type == "cuda" else []):
+            torch.manual_seed(rng.initial_seed())
+            return self._model_loss(batch, step, rng)
 
     def _model_loss(self, batch, step, rng):
         weights, images, model = self.losses, batch["images"], self.model
