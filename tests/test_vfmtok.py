@@ -515,3 +515,26 @@ def test_presets_that_cannot_be_trained_are_refused(settings, said, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=said):
         dispatch(["train", "vfmtok", "--device", "cpu", *(p for s in settings for p in ("--set", s))])
+
+
+def test_regions_are_drawn(work, monkeypatch):
+    import numpy as np
+    from PIL import Image
+
+    from vgt.__main__ import dispatch
+    from vgt.inference.region_map import SIDE, heat
+
+    monkeypatch.chdir(work)
+    Image.new("RGB", (80, 64), "red").save("red.png")
+    assert dispatch(["reconstruct", "red.png", "--model", "vfmtok", "--regions", "-o", "map.png"])["files"]
+    with Image.open("map.png") as sheet:
+        assert sheet.size == (6 * SIDE + 10, 6 * SIDE + 10)
+    for extra, said in ((["--fit", "tile"], "--fit tile has no effect"), (["--side-by-side"], "has no effect")):
+        with pytest.raises(ValueError, match=said):
+            dispatch(["reconstruct", "red.png", "--model", "vfmtok", "--regions", *extra])
+    with pytest.raises(ValueError, match="choose no regions"):
+        dispatch(["reconstruct", "red.png", "--regions", "-o", "other.png"])
+    with pytest.raises(ValueError, match="tokens of a grid"):
+        dispatch(["reconstruct", "red.png", "--model", "vqgan", "--regions", "-o", "other.png"])
+    found = heat(np.array([[0.25, 0.75], [2.0, 0.5]]), np.array([1.0, 5.0]), 64)
+    assert np.unravel_index(found.argmax(), found.shape) == (48, 16) and found.max() == 1

@@ -2,7 +2,7 @@
 
 An image that is not of the model's size is cut into tiles of that size (the rim mirrored) which are reconstructed one
 by one, so that seams can show where they meet; ``--fit crop`` takes the centre square, shrunk to the model's size,
-instead.
+instead.  ``--regions`` shows where region-adaptive tokens looked.
 """
 
 from __future__ import annotations
@@ -32,10 +32,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fit",
         choices=("tile", "crop"),
-        default="tile",
         help="what to do with other sizes: tiles, whose seams can show, or the centre square (default tile)",
     )
     parser.add_argument("--side-by-side", action="store_true", help="write the original beside its reconstruction")
+    parser.add_argument(
+        "--regions",
+        action="store_true",
+        help="write where each token of a VFMTok looked instead, of the centre square",
+    )
     options.add_out(parser, None, "the image to write (default out.png); of several images the folder (default out)")
     options.add_device(parser)
 
@@ -43,9 +47,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict:
     from vgt.inference.images import grid, write_png
     from vgt.inference.load import expect, load
+    from vgt.inference.region_map import look, region_map
     from vgt.inference.tokenizer import reconstruct, tile, untile
     from vgt.methods import registry
 
+    if args.regions and (args.fit == "tile" or args.side_by_side):
+        other = "--side-by-side" if args.side_by_side else "--fit tile"
+        raise ValueError(f"--regions shows the centre square alone, {other} has no effect on it; leave one out")
     targets = _targets(args.images, args.out)
     failed: dict[str, str] = {}
     images = _read(targets, failed)
@@ -55,14 +63,21 @@ def run(args: argparse.Namespace) -> dict:
         raise ValueError(next(iter(failed.values())) + others)
     found = load(args.model, options.RUNS, options.device(args.device))
     size = expect(found, *registry.names("tokenizer")).model.config.image_size
+    if args.regions and not hasattr(found.model, "regions"):
+        raise ValueError(f"{found.name} is a {found.system}, whose tokens choose no regions; give a vfmtok as --model")
     written, seams = [], False
     for target, image in chain([first], images):
         h, w, _ = image.shape
-        if args.fit == "crop":
+        if args.fit == "crop" or args.regions:
             side = min(h, w)
             top, left = (h - side) // 2, (w - side) // 2
             square = Image.fromarray(image[top : top + side, left : left + side])
             image = np.asarray(square.resize((size, size), Image.Resampling.BICUBIC))
+            if args.regions:
+                write_png(target, region_map(image, *look(found.model, image)))
+                written.append(str(target))
+                print(f"{printable(str(target))}: where the tokens of {found.name} looked")
+                continue
             made = reconstruct(found.model, image[None])[0]
             how = f"centre square of {w} x {h} px shrunk to {size} px"
         else:
