@@ -49,8 +49,9 @@ RAW = "ema_state_dict: the raw weights of the last step, not their average (swap
 ALONE = "state_dict: the only weights in the file"
 MODEL = "model: the only weights in the file"
 BARE = "the file itself is a table of weights"
-# Globals of bookkeeping in training files (message_hub and meta of mmengine), never of weights.
-BOOKKEEPING = ("mmengine.", "numpy.")
+# Globals of bookkeeping in training files (message_hub and meta of mmengine, options of a command line), never of
+# weights.
+BOOKKEEPING = ("mmengine.", "numpy.", "argparse.Namespace")
 NAMES = ("builtins.getattr", "__builtin__.getattr", "getattr", "_codecs.encode")
 
 State = Mapping[str, Tensor]
@@ -426,10 +427,12 @@ def read_table(path: str | Path, weights: str = "auto") -> Contents:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "is not there"
         raise ValueError(f"{path} {what}; give a .pth or .safetensors file of a released model")
-    return choose(_opened(path), weights, path)
+    return choose(opened(path), weights, path)
 
 
-def _opened(path: Path) -> Mapping[str, Any]:
+def opened(path: Path) -> Mapping[str, Any]:
+    """What a file holds: tensors and plain values, mapped.  Raises ValueError for one that cannot be read or holds
+    code."""
     try:
         found = shards.read_file(path) if path.suffix == ".safetensors" else _pickled(path)
     except (OSError, EOFError, RuntimeError, KeyError, pickle.UnpicklingError, shards.Unreadable) as error:

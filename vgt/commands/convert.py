@@ -1,7 +1,7 @@
 """``vgt convert``: a released checkpoint into this project's format.
 
-A generator becomes a pipeline folder (generator/, autoencoder/, model_index.json), an autoencoder one checkpoint
-folder.  What was written is read again and compared with the source to the bit.
+A generator becomes a pipeline folder (generator/, autoencoder/, model_index.json), an autoencoder or a VFMTok tokenizer
+one checkpoint folder.  What was written is read again and compared with the source to the bit.
 """
 
 from __future__ import annotations
@@ -21,6 +21,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--ae", type=Path, metavar="FILE", help="the autoencoder's file; compared where SRC has one in it"
     )
     parser.add_argument(
+        "--vision",
+        metavar="PATH",
+        help="of a VFMTok tokenizer: DINOv2 ViT-L/14 with registers, its release file or the folder of its port",
+    )
+    parser.add_argument(
         "--weights",
         choices=("auto", "state_dict", "ema_state_dict"),
         default="auto",
@@ -32,10 +37,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict:
-    from vgt.checkpoints import released
+    from vgt.checkpoints import released, released_vfmtok
     from vgt.core import files
 
     _check(args)
+    if released_vfmtok.is_tokenizer(released.opened(args.source)):
+        return _tokenizer(args)
+    if args.vision is not None:
+        raise ValueError(f"--vision is for a VFMTok tokenizer, which {args.source} is not; leave it out")
     found = released.load(args.source, args.vlm, args.ae, args.weights)
     if found.generator is not None and found.tokenizer is None:
         raise ValueError(
@@ -54,6 +63,29 @@ def run(args: argparse.Namespace) -> dict:
         "dropped": found.dropped,
         "sha256": hashes[0][1],
     }
+
+
+def _tokenizer(args: argparse.Namespace) -> dict:
+    """A VFMTok tokenizer's file as a checkpoint folder."""
+    from vgt.checkpoints import checkpoint, released_vfmtok
+    from vgt.core import files
+
+    for name, usual in (("vlm", None), ("ae", None), ("weights", "auto")):
+        if getattr(args, name) != usual:
+            raise ValueError(f"--{name} has no effect on a VFMTok tokenizer; leave it out")
+    part, report = released_vfmtok.load(args.source, args.vision)
+    print("\n".join(report.lines()))
+    sha256 = files.digest_file(args.source)
+    notes = "".join(f"* {note}\n" for note in report.notes)
+    origin = (
+        "\n## Where it came from\n\nConverted from a released checkpoint.\n\n"
+        f"* file: `{args.source.name}`, sha256 `{sha256}`\n* {report.weights}\n{notes}"
+    )
+    with checkpoint.disk_errors(args.target), files.atomic_folder(args.target) as folder:
+        _write_part(part, folder, args.target.resolve().name, args.storage, origin)
+    print(f"{args.target}: {report.taken} tensors written and compared with the source, {len(report.dropped)} dropped")
+    counts = {"kept": report.taken, "dropped": len(report.dropped)}
+    return {"checkpoint": str(args.target), **counts, "sha256": sha256}
 
 
 def _check(args: argparse.Namespace) -> None:

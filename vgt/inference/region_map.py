@@ -16,8 +16,8 @@ GLOW = np.array([255, 90, 30], np.float32)
 
 
 def heat(places: np.ndarray, weights: np.ndarray, side: int = SIDE) -> np.ndarray:
-    """float [side, side] in [0, 1], its largest value 1: weights [S] at places [S, 2] (x, y in [0, 1]; others are out of
-    the image) spread out a little."""
+    """float [side, side] in [0, 1], its largest value 1: weights [S] at places [S, 2], (x, y) in [0, 1] or outside the
+    image, spread out a little."""
     cells = np.floor(places * side).astype(int)
     inside = ((cells >= 0) & (cells < side)).all(1)
     found = np.zeros((side, side))
