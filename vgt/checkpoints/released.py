@@ -423,16 +423,15 @@ def read_table(path: str | Path, weights: str = "auto") -> Contents:
     Raises ValueError for a file that is absent, torn, holds code, or has no such table."""
     if weights not in CHOICES:
         raise ValueError(f"weights {weights!r} is unknown; choose one of {', '.join(CHOICES)}")
-    path = Path(path)
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "is not there"
-        raise ValueError(f"{path} {what}; give a .pth or .safetensors file of a released model")
-    return choose(opened(path), weights, path)
+    return choose(opened(Path(path)), weights, path)
 
 
 def opened(path: Path) -> Mapping[str, Any]:
-    """What a file holds: tensors and plain values, mapped.  Raises ValueError for one that cannot be read or holds
-    code."""
+    """What a file holds: tensors and plain values, mapped.  Raises ValueError for one that is absent, cannot be read or
+    holds code."""
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "is not there"
+        raise ValueError(f"{path} {what}; give a .pth or .safetensors file of a released model")
     try:
         found = shards.read_file(path) if path.suffix == ".safetensors" else _pickled(path)
     except (OSError, EOFError, RuntimeError, KeyError, pickle.UnpicklingError, shards.Unreadable) as error:
