@@ -191,9 +191,9 @@ def vision_model(spec: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
     if not Path(spec).is_file():
         folder = locate(spec)
-        given = {"trust_remote_code": False, "use_safetensors": True, "dtype": torch.float32}
+        given = {"use_safetensors": True, "dtype": torch.float32}
         try:
-            network = AutoModel.from_pretrained(folder, **given)
+            network = AutoModel.from_pretrained(folder, trust_remote_code=False, **given)
         except (OSError, ValueError, RuntimeError) as error:
             raise ValueError(f"--vision {spec} cannot be read: {str(error).splitlines()[0]}") from error
         if network.config.model_type != "dinov2_with_registers":
@@ -220,7 +220,7 @@ def vision_model(spec: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         image_size=round((positions - 1) ** 0.5) * patch,
     )
     with torch.device("meta"):
-        known = AutoModel.from_config(config).state_dict()
+        known = AutoModel.from_config(config, trust_remote_code=False).state_dict()
     names = next((n for n in ATTENTION if f"encoder.layer.0.attention.{n['q']}.weight" in known), ATTENTION[0])
     attention = re.compile(r"(encoder\.layer\.\d+\.attention)\.(q|k|v|proj)\.")
     return plain(config), {attention.sub(lambda m: f"{m[1]}.{names[m[2]]}.", key): t for key, t in state.items()}
