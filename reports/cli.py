@@ -131,7 +131,7 @@ def run(args: argparse.Namespace) -> dict:
     files.check_writable(out, folder=True)
     if args.publish:
         files.check_writable(args.publish)
-    page = render(roots, args.work, out, args.title or "VGT on the synthetic scenes", bool(args.evidence))
+    page = render(roots, args.work, out, args.title, bool(args.evidence))
     found = record.read(roots)
     _say_what_changed(found, args.work)
     if args.publish:

@@ -1,18 +1,23 @@
-"""Where the paper's numbers disagree with each other or with what is said of them, with the arithmetic.
+"""Where a paper's numbers disagree with each other or with what is said of them, with the arithmetic.
 
-Every number is computed from the tables of ``papers/vgt.toml``; nothing here was measured by this project."""
+Every number is computed from the tables of ``papers/<paper>.toml``; nothing here was measured by this project.  What
+needs no arithmetic of its own is declared there (``[[inconsistencies]]``)."""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Iterator
+from functools import lru_cache
+
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from reports import published, recipe
-from reports.published import Paper
+from reports.published import DEFAULT, Paper
 from reports.table import Cell, Column, Filled, Row
 from reports.verdicts import their_images, their_ratio
+from vgt.core.text import parse_toml, read
 
-PAPER = "vgt"
 K2 = 0.03  # the constant of SSIM's contrast term, c2 = (K2 L)^2 for data range L
 
 
@@ -88,7 +93,7 @@ def _ssim(paper: Paper) -> tuple[str, str, str]:
 
 def _shrunk(paper: Paper) -> tuple[str, str, str]:
     table = paper["table2"]
-    native = recipe.load(PAPER).scale("full").size
+    native = recipe.load(DEFAULT).scale("full").size
     scored = int(re.search(r"(\d+)x\1", table.setting).group(1))
     ours = int(next(row for row in table.rows if row["label"].startswith("VGT-AE"))["ratio"])
     return (
@@ -116,23 +121,115 @@ def _pretrained(paper: Paper) -> tuple[str, str, str]:
     )
 
 
-FOUND = (_convergence, _one_autoencoder, _inverse, _which, _ssim, _shrunk, _pretrained)
+FOUND = {DEFAULT: (_convergence, _one_autoencoder, _inverse, _which, _ssim, _shrunk, _pretrained)}
+
+
+# ----------------------------------------------------------------------------------------------------- declared ones
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Stated(_Strict):
+    """``what`` and ``so`` in words, and one of: ``values``, (table, row, column) of numbers that should be one;
+    ``below``, (table, column, other column): the rows in which the first is below the other, and those in which it is
+    not; ``ratio``, the same columns divided in each of ``rows``."""
+
+    what: str
+    so: str
+    values: list[tuple[str, str, str]] = []
+    below: tuple[str, str, str] | None = None
+    ratio: tuple[str, str, str] | None = None
+    rows: list[str] = []
+
+    @model_validator(mode="after")
+    def _one(self) -> Stated:
+        if sum(map(bool, (self.values, self.below, self.ratio))) != 1 or len(self.values) == 1:
+            raise ValueError(f"{self.what!r} needs one of values (two or more), below and ratio")
+        return self
+
+    def arithmetic(self, paper: Paper) -> str:
+        if self.values:
+            return _apart(paper, self.values)
+        found = paper[(self.below or self.ratio)[0]]
+        return _below(found, *self.below[1:]) if self.below else _ratio(found, *self.ratio[1:], self.rows)
+
+
+class _Stated(_Strict):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    inconsistencies: list[Stated] = []
+
+
+def _digits(table: published.PublishedTable, key: str) -> int:
+    return next(c.digits for c in table.columns if c.key == key)
+
+
+def _apart(paper: Paper, cells: list[tuple[str, str, str]]) -> str:
+    found = [(paper[table].value(row, key), _digits(paper[table], key), paper[table], row) for table, row, key in cells]
+    same = len({row for *_, row in found}) == 1
+    told = [f"{value:.{digits}f} ({table.title if same else row})" for value, digits, table, row in found]
+    values, digits = [value for value, *_ in found], found[0][1]
+    return f"{', '.join(told)}: {max(values) - min(values):.{digits}f} apart"
+
+
+def _pairs(table: published.PublishedTable, key: str, other: str) -> list[tuple[str, float, float]]:
+    return [(row["label"], row[key], row[other]) for row in table.rows if key in row and other in row]
+
+
+def _below(table: published.PublishedTable, key: str, other: str) -> str:
+    pairs = _pairs(table, key, other)
+    digits = _digits(table, key)
+    others = [f"{label} ({a:.{digits}f} and {b:.{digits}f})" for label, a, b in pairs if not a < b]
+    return f"below in {len(pairs) - len(others)} of {len(pairs)} rows; not in {', '.join(others) or 'none'}"
+
+
+def _ratio(table: published.PublishedTable, key: str, other: str, rows: list[str]) -> str:
+    digits = _digits(table, key)
+    pairs = [pair for pair in _pairs(table, key, other) if pair[0] in rows]
+    return ", ".join(f"{label} {a:.{digits}f} / {b:.{digits}f} = {a / b:.1f}" for label, a, b in pairs)
+
+
+@lru_cache
+def stated(paper: str) -> list[Stated]:
+    """The declared ones of a paper.  Raises ValueError for a malformed file and for a number that is not there."""
+    path = published.PAPERS / f"{paper}.toml"
+    try:
+        found = _Stated.model_validate(parse_toml(read(path), path.name)).inconsistencies
+        for one in found:
+            try:
+                one.arithmetic(published.load(paper))
+            except (KeyError, StopIteration) as error:
+                raise ValueError(f"{one.what!r} names a table, row or column that is not there") from error
+    except ValueError as error:
+        raise ValueError(f"papers/{path.name} is malformed: {error}") from error
+    return found
+
+
+# -------------------------------------------------------------------------------------------------------- the table
+
 COLUMNS = [Column("arithmetic", "Arithmetic", text=True), Column("so", "So", text=True)]
 
 
-def table() -> Filled:
-    """One row for every inconsistency."""
-    paper = published.load(PAPER)
-    rows = []
-    for found in FOUND:
-        title, arithmetic, so = found(paper)
-        rows.append(Row(title, {"arithmetic": Cell(arithmetic), "so": Cell(so)}, kind="published"))
+def _rows(name: str) -> Iterator[tuple[str, str, str]]:
+    paper = published.load(name)
+    yield from (found(paper) for found in FOUND.get(name, ()))
+    yield from ((one.what, one.arithmetic(paper), one.so) for one in stated(name))
+
+
+def table(name: str = DEFAULT) -> Filled:
+    """One row for every inconsistency of a paper."""
+    rows = [
+        Row(title, {"arithmetic": Cell(arithmetic), "so": Cell(so)}, kind="published")
+        for title, arithmetic, so in _rows(name)
+    ]
     return Filled(
-        f"{PAPER}_inconsistencies",
+        f"{name}_inconsistencies",
         "The paper against itself",
         COLUMNS,
         rows,
-        ["Computed from the paper's own tables and figures; see also docs/vgt.md 5.11 and 6.1."],
+        [published.load(name).paper["against"]],
         published.LABEL,
         row_head="What",
     )

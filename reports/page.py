@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jinja2
 
-from reports import regenerated, sections, table
+from reports import published, regenerated, sections, table
 from reports.evidence import linked
 from reports.figures import images, style
 from reports.headline import cards
@@ -24,7 +24,7 @@ def render(
     records_roots: str | Path | Iterable[str | Path],
     work: str | Path | None,
     out: str | Path,
-    title: str = "Visual Generation Tuning: report",
+    title: str | None = None,
     evidence: bool = False,
 ) -> Path:
     """Read the records below ``records_roots`` and write ``out/index.html``, ``out/tables`` and ``out/figures``.
@@ -47,7 +47,9 @@ def render(
     links = {}
     if evidence:
         links = linked([Path(root) for root in roots], out / "evidence", Path(work) if work is not None else None)
-    return files.write_text(out / "index.html", _html(measured, shown, absent, title, links))
+    about = _about(measured)
+    page = _html(measured, shown, absent, title or about["report"], about["about"], links)
+    return files.write_text(out / "index.html", page)
 
 
 def _write_files(made: list[Section], out: Path) -> None:
@@ -56,6 +58,12 @@ def _write_files(made: list[Section], out: Path) -> None:
             table.write(block.table, out / "tables")
         for figure in (*block.figures, *([images.figure(block.grid)] if block.grid else [])):
             style.write(figure, out / "figures")
+
+
+def _about(measured: Measured) -> dict[str, str]:
+    """What is told of the paper that all models with seeds are of; of the default paper where there is no such one."""
+    there = [name for name in published.known() if regenerated.scales(measured, name)]
+    return published.load(there[0] if len(there) == 1 else published.DEFAULT).paper
 
 
 def _joined(head: str) -> str:
@@ -73,7 +81,9 @@ def _dates(measured: Measured) -> str:
     return " to ".join(dict.fromkeys((days[0], days[-1]))) if days else "undated"
 
 
-def _html(measured: Measured, made: list[Section], absent: list[Section], title: str, links: dict[str, str]) -> str:
+def _html(
+    measured: Measured, made: list[Section], absent: list[Section], title: str, about: str, links: dict[str, str]
+) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -85,10 +95,11 @@ def _html(measured: Measured, made: list[Section], absent: list[Section], title:
     environment.filters |= {"view": table.view, "svg_uri": _svg_uri, "inline": style.part_of_page, "joined": _joined}
     return environment.get_template("page.html.j2").render(
         title=title,
+        about=about,
         links=links,
         sections=made,
         absent=absent,
-        cards=cards(regenerated.apart(measured, sections.PAPER.paper["id"])),
+        cards=cards(regenerated.apart(measured)),
         dates=_dates(measured),
         count=len(measured.records),
         partial=sum(r.partial for r in measured.records),

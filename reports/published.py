@@ -12,6 +12,7 @@ from reports.table import Cell, Column, Filled, Row
 from vgt.core.text import parse_toml, read
 
 PAPERS = Path(__file__).parent / "papers"
+DEFAULT = "vgt"  # the paper of a command without --paper
 LABEL = "Published numbers: another scale and other data sets; not comparable with ours."
 
 
@@ -48,13 +49,22 @@ class PublishedTable(_Strict):
                 raise ValueError(f"{self.id}: row {row} needs a label and only the keys {sorted(known)}")
         return self
 
+    @property
+    def place(self) -> str:
+        """Where it stands in its source, e.g. "Table 8"; "" where that is not known."""
+        return self.source.rpartition(", ")[2] if ", " in self.source else ""
+
     def value(self, label: str, key: str) -> float:
         """One published number.  Raises KeyError where the table has none."""
         return next(row[key] for row in self.rows if row["label"] == label)
 
 
 class Paper(_Strict):
-    """One file of ``papers``; what stands in it besides is read by ``reports/recipe.py``."""
+    """One file of ``papers``; what stands in it besides is read by ``reports/recipe.py``.
+
+    ``paper`` holds its id, title, arxiv and url; ``short``: its name in headings; ``claims``: the section that numbers
+    its claims; ``against``: below what disagrees in it; ``report``, ``about``: title and first words of a page about
+    it alone; ``note``: what a reader of its verdicts must know."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -65,14 +75,22 @@ class Paper(_Strict):
         return next(t for t in self.tables if t.id == table)
 
 
+def known() -> list[str]:
+    """The papers that there are, the default one first."""
+    return sorted((p.stem for p in PAPERS.glob("*.toml")), key=lambda name: (name != DEFAULT, name))
+
+
+def stem(paper: str) -> str:
+    """What names of its files and anchors begin with."""
+    return "paper" if paper == DEFAULT else paper
+
+
 @lru_cache
 def load(paper: str) -> Paper:
     """The published numbers of one paper, e.g. "vgt".  Raises ValueError for an unknown or malformed file."""
     path = PAPERS / f"{paper}.toml"
     if not path.exists():
-        raise ValueError(
-            f"no published numbers for {paper!r}; there are {sorted(p.stem for p in PAPERS.glob('*.toml'))}"
-        )
+        raise ValueError(f"no published numbers for {paper!r}; there are {sorted(known())}")
     try:
         return Paper.model_validate(parse_toml(read(path), path.name))
     except ValueError as error:

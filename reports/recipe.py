@@ -18,9 +18,16 @@ from reports import published
 from reports.published import PAPERS, Paper
 from vgt.core.text import parse_toml, read
 
-Kind = Literal["vlm", "autoencoder", "generator"]
+Kind = Literal["vlm", "autoencoder", "generator", "class_generator"]
 SHOWN_ROLES = ("vlm", "autoencoder", "generator")  # of a row of a table
-ROLES = ("vlm", "weights", "decoder", "autoencoder")  # what an arm may start from, as in a preset's [init]
+ROLES = (
+    "vlm",
+    "weights",
+    "decoder",
+    "autoencoder",
+    "vision",
+    "discriminator",
+)  # what an arm may start from, as in a preset's [init]
 
 
 class _Strict(BaseModel):
@@ -30,7 +37,8 @@ class _Strict(BaseModel):
 class Scale(_Strict):
     """Sizes of one scale.  ``folder``: of its presets, below vgt/presets; ``presets``: names of presets that are other
     ones here; ``published``: models that stand for arms and are not trained; ``measurements``: those that are
-    other ones here."""
+    other ones here; ``without``: arms that it does not have; ``enough``: samples by suite/metric that claims ask for
+    here, where the protocol's number is that of full size."""
 
     title: str
     folder: str
@@ -40,6 +48,8 @@ class Scale(_Strict):
     presets: dict[str, str] = {}
     published: dict[str, str] = {}
     measurements: dict[str, list[str]] = {}
+    without: list[str] = []
+    enough: dict[str, int] = {}
 
     def preset(self, name: str) -> str:
         """The name of the preset ``name`` at this scale, as `vgt train` takes it."""
@@ -47,8 +57,9 @@ class Scale(_Strict):
 
 
 class Arm(_Strict):
-    """``parents``: arms by the role that they have in the preset's [init]; ``settings``: on top of the preset;
-    ``seeds`` False: trained once; ``measure``: names of ``Recipe.measurements`` or commands, on top of its kind's."""
+    """``kind``: a generator by prompts has an acceleration in its records, a ``class_generator`` (by label) has none;
+    ``parents``: arms by the role that they have in the preset's [init]; ``settings``: on top of the preset; ``seeds``
+    False: trained once; ``measure``: names of ``Recipe.measurements`` or commands, on top of its kind's."""
 
     id: str
     kind: Kind
@@ -113,7 +124,11 @@ class Line(_Strict):
 
 
 class Entry(_Strict):
-    """One table or figure as it is regenerated; ``papers/vgt.toml`` says what the fields mean."""
+    """One table or figure as it is regenerated; ``papers/vgt.toml`` says what the fields mean.
+
+    ``draw``: what stands above the table (``reports/figures/paper.py``), over ``caption``: learning curves of
+    ``curve``; a sweep along ``axis``, a panel for each quantity of ``panels``; maps of latents; images; points of one
+    quantity against another, a plot for each pair of ``plots``."""
 
     id: str
     title: str = ""
@@ -123,11 +138,17 @@ class Entry(_Strict):
     schedules: bool = False
     rows: list[Line]
     notes: list[str] = []
+    draw: Literal["", "curves", "sweep", "clusters", "dispersion", "samples", "tradeoff"] = ""
+    caption: str = ""
+    axis: str = ""
+    panels: list[str] = []
+    plots: list[tuple[str, str]] = []
 
     @property
     def names(self) -> list[str]:
         """Of the quantities that it shows."""
-        return list(dict.fromkeys((*self.columns.values(), *self.also, *([self.curve] if self.curve else []))))
+        curve, plotted = [self.curve] if self.curve else [], [name for pair in self.plots for name in pair]
+        return list(dict.fromkeys((*self.columns.values(), *self.also, *curve, *self.panels, *plotted)))
 
     @property
     def arms(self) -> list[str]:
@@ -136,7 +157,10 @@ class Entry(_Strict):
 
 
 class Recipe(_Strict):
-    """All of one paper.  Raises ValueError for an arm that starts from an unknown one or from a later one."""
+    """All of one paper.  Raises ValueError for an arm that starts from an unknown one or from a later one.
+
+    ``variants``: words for what stands behind a model's name after a hyphen, as a measurement's --name made it;
+    ``names``: of suite/metric in claims."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -145,6 +169,8 @@ class Recipe(_Strict):
     arms: list[Arm]
     quantities: dict[str, Quantity] = {}
     unmeasured: dict[str, str] = {}
+    variants: dict[str, str] = {}
+    names: dict[str, str] = {}
     regenerated: list[Entry] = []
 
     @model_validator(mode="after")
@@ -171,6 +197,10 @@ class Recipe(_Strict):
         if name not in self.scales:
             raise ValueError(f"scale {name!r} is unknown; choose one of {', '.join(self.scales)}")
         return self.scales[name]
+
+    def accel(self, arm: str, told: int = 1) -> int | None:
+        """The acceleration in an arm's records: the one ``told`` of a generator by prompts, none of others."""
+        return told if self[arm].kind == "generator" else None
 
     def arms_of(self, names: Iterable[str], claims: Mapping[str, list[str]]) -> list[str]:
         """The arms that tables, figures and ``claims`` of these names need; an arm's name is itself.  Raises ValueError
@@ -218,6 +248,12 @@ class Recipe(_Strict):
         return list(dict.fromkeys(lines))
 
 
+def command(paper: str, scale: str, only: str) -> str:
+    """What runs the arms that a table, figure or claim lacks."""
+    which = "" if paper == published.DEFAULT else f" --paper {paper}"
+    return f"vgt reproduce paper{which} --scale {scale} --only {only}"
+
+
 def model(scale: str, arm: Arm, seed: int) -> str:
     """The name of a model: of its folder and in its records."""
     return f"{scale}_{arm.id}" + (f"-s{seed}" if arm.seeds else "")
@@ -231,6 +267,9 @@ def models(scale: str, arm: Arm, seeds: Sequence[int]) -> Mapping[int, str]:
 def _check(of: Recipe, paper: Paper) -> None:
     """Raises ValueError where what is regenerated names what is not there, or leaves out a column of the paper."""
     tables = {table.id: table for table in paper.tables}
+    for name, scale in of.scales.items():
+        if unknown := [arm for arm in scale.without if arm not in {a.id for a in of.arms}]:
+            raise ValueError(f"scale {name}: arms {unknown} are unknown")
     for entry in of.regenerated:
         if unknown := [name for name in entry.names if name not in of.quantities]:
             raise ValueError(f"{entry.id}: quantities {unknown} are unknown")
@@ -253,8 +292,7 @@ def load(paper: str) -> Recipe:
     """The recipe of one paper.  Raises ValueError for an unknown or malformed one."""
     path = PAPERS / f"{paper}.toml"
     if not path.exists():
-        known = ", ".join(sorted(p.stem for p in PAPERS.glob("*.toml")))
-        raise ValueError(f"paper {paper!r} is unknown; choose one of {known}")
+        raise ValueError(f"paper {paper!r} is unknown; choose one of {', '.join(published.known())}")
     try:
         found = Recipe.model_validate(parse_toml(read(path), path.name))
         _check(found, published.load(paper))

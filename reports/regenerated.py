@@ -81,11 +81,13 @@ def scales(measured: Measured, paper: str) -> list[str]:
     return [name for name in of.scales if name in found]
 
 
-def apart(measured: Measured, paper: str) -> Measured:
-    """The records that are of no arm of a paper: the models that have a section of their own on the page."""
-    of = recipe.load(paper)
-    arm = re.compile(rf"(?:^|[+~])(?:{'|'.join(of.scales)})_(?:{'|'.join(a.id for a in of.arms)})(?![a-z0-9_])")
-    return Measured(r for r in measured.records if not arm.search(r.subject))
+def apart(measured: Measured) -> Measured:
+    """The records that are of no arm of any paper: the models that have a section of their own on the page."""
+    found = measured.records
+    for of in map(recipe.load, published.known()):
+        arm = re.compile(rf"(?:^|[+~])(?:{'|'.join(of.scales)})_(?:{'|'.join(a.id for a in of.arms)})(?![a-z0-9_])")
+        found = [r for r in found if not arm.search(r.subject)]
+    return Measured(found)
 
 
 @dataclass(frozen=True)
@@ -129,11 +131,16 @@ class Regenerated:
 
     def records(self, row: Line, quantity: Quantity) -> dict[str, Record | None]:
         """{subject: record, None where it is missing}, one a seed."""
-        accel = row.accel if "generator" in quantity.roles and not row.reference else None
+        accel = self._accel(row, quantity)
         return {
             subject: self.measured.get(subject, quantity.suite, quantity.metric, accel)
             for subject in self.subjects(row, quantity.of)
         }
+
+    def _accel(self, row: Line, quantity: Quantity) -> int | None:
+        if row.reference or "generator" not in quantity.roles or not row.generator:
+            return None
+        return self.recipe.accel(row.generator, row.accel)
 
     def number(self, row: Line, quantity: Quantity, table: str) -> Cell:
         """The number of one row, over all seeds or not at all.  Where every seed was measured, but never this, it is
@@ -144,7 +151,7 @@ class Regenerated:
         if row.reference:
             return from_record(*found.values())
         if None in found.values():
-            of = row.accel if "generator" in quantity.roles else None
+            of = self._accel(row, quantity)
             other = not any(found.values()) and all((subject, of) in self._known for subject in found)
             return Cell() if other else Cell(blank=NOT_RUN, why=self.remedy(table))
         return from_record(*found.values()) if len(found) == 1 else mean(list(found.values()), self.samples)
@@ -152,7 +159,7 @@ class Regenerated:
     def remedy(self, table: str) -> str:
         """What to do about cells that were not run."""
         seeds = ", ".join(map(str, self.seeds))
-        command = f"vgt reproduce paper --scale {self.scale} --only {table}"
+        command = recipe.command(self.paper, self.scale, table)
         return f"not run for every seed ({seeds}); run: {command} (with --plan it says what that costs)"
 
     # ------------------------------------------------------------------------------------------------------ tables
@@ -173,11 +180,12 @@ class Regenerated:
         known = {c.key for c in columns for row in rows if isinstance(row.cells[c.key].value, float)}
         columns = [c for c in columns if not c.optional or c.key in known]
         size = self.recipe.scale(self.scale).title
-        place = theirs.source.rpartition(", ")[2] if theirs else " ".join(re.split(r"(?<=e)(?=\d)", name))
+        place = theirs.place if theirs else " ".join(re.split(r"(?<=e)(?=\d)", name))
         place = place[:1].upper() + place[1:]
-        title = f"{place}: {theirs.title}" if theirs else f"{place}: {entry.title}" if " " in place else entry.title
+        title = theirs.title if theirs else entry.title
+        title = f"{place}: {title}" if place and (theirs or " " in place) else title
         declared = Table(
-            f"paper_{self.scale}_{name}",
+            f"{published.stem(self.paper)}_{self.scale}_{name}",
             title,
             columns,
             lambda _: [row for row in rows if row.kind != "reference" or scored(row)],

@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Collection
 from pathlib import Path
 
+from reports.published import DEFAULT
 from vgt.core import files, text
 
 RECORDS = Path(__file__).parent / "records"
@@ -14,26 +15,26 @@ STAMPS, RUNS = "jobs", "runs"  # folders of a work folder: a file for each job t
 TRAIN, MEASURE = "train", "measure"  # kinds of jobs
 
 
-def published(scale: str) -> Path:
-    """The file of a scale, which need not be there."""
-    return RECORDS / f"{scale}.zip"
+def published(scale: str, paper: str = DEFAULT) -> Path:
+    """The file of a paper's scale, which need not be there."""
+    return RECORDS / (f"{scale}.zip" if paper == DEFAULT else f"{paper}-{scale}.zip")
 
 
-def stamps(scale: str) -> list[dict]:
+def stamps(scale: str, paper: str = DEFAULT) -> list[dict]:
     """What the published jobs of a scale told: kind, arm, seed, minutes; [] where nothing is published."""
-    if not published(scale).is_file():
+    if not published(scale, paper).is_file():
         return []
-    with zipfile.ZipFile(published(scale)) as archive:
+    with zipfile.ZipFile(published(scale, paper)) as archive:
         names = [name for name in archive.namelist() if name.startswith(f"{STAMPS}/")]
         return [text.parse_json(archive.read(name), name) for name in names]
 
 
-def unpack(scale: str, work: Path) -> None:
+def unpack(scale: str, work: Path, paper: str = DEFAULT) -> None:
     """Put the published results of a scale into a work folder, where it has none of these.  Raises ValueError where
     nothing was published."""
-    if not published(scale).is_file():
+    if not published(scale, paper).is_file():
         raise ValueError(f"no results of the scale {scale!r} are published; leave --published")
-    with zipfile.ZipFile(published(scale)) as archive:
+    with zipfile.ZipFile(published(scale, paper)) as archive:
         for name in archive.namelist():
             files.inside(work, Path(name).parent)
             if not (work / name).exists():

@@ -12,6 +12,7 @@ from reports.figures import images, latents, paper, scores, speed
 from reports.figures.images import Grid
 from reports.figures.style import Figure
 from reports.measured import Measured
+from reports.recipe import Entry
 from reports.regenerated import Regenerated
 from reports.table import Filled, Table
 from vgt.core.samples import Lookup
@@ -84,13 +85,14 @@ class Section:
 
 
 def build(measured: Measured, work: Path | None, samples: Lookup = lambda record: None) -> list[Section]:
-    """All sections in reading order: the paper at each scale that was run with seeds, then the other models with their
+    """All sections in reading order: each paper at each scale that was run with seeds, then the other models with their
     summary first; those without blocks have nothing to show."""
-    name, every, made = PAPER.paper["id"], measured, []
-    for scale in regenerated.scales(every, name):
-        made += _paper(Regenerated(every, name, scale, samples), work)
-    made += [AGAINST_ITSELF] if made else []
-    measured = regenerated.apart(every, name)
+    every, made = measured, []
+    for name in published.known():
+        there = regenerated.scales(every, name)
+        made += [section for scale in there for section in _paper(Regenerated(every, name, scale, samples), work)]
+        made += [_against_itself(name)] if there else []
+    measured = regenerated.apart(every)
     for section in (SUMMARY, *SECTIONS):
         shown = every if section.id == "provenance" else measured
         blocks = [block for part in section.parts for block in part.blocks(shown, work)]
@@ -101,20 +103,6 @@ def build(measured: Measured, work: Path | None, samples: Lookup = lambda record
 
 # ------------------------------------------------------------------------------------- the paper at one scale
 
-FIGURE_1C = (
-    "GenEval by training: the paper's curves, read off its plot, and ours. The axes differ: the paper counts steps, "
-    "ours images."
-)
-FIGURE_6 = "Reconstruction and generation by the noise that the autoencoder's latents had in training."
-FIGURE_7 = (
-    "t-SNE of mean-pooled latents of scenes with one object, of one seed; points are drawn as the object in their "
-    "image. Distances between clusters, their sizes and densities carry no meaning; the table below has the spread."
-)
-TRADEOFF_CAPTION = (
-    "One point a checkpoint: an autoencoder of one seed and the QueryAR generator on its latents, decoded at 1x, with "
-    "95 % intervals over images or prompts. Dashed: the Pareto front. Names and numbers show under the pointer."
-)
-
 
 def _claims(of: Regenerated) -> list[Block]:
     """The verdicts on the paper's claims, which open the page, and folded every comparison behind them."""
@@ -122,47 +110,57 @@ def _claims(of: Regenerated) -> list[Block]:
     return [Block(table=table, folded=folded) for table, folded in zip(regenerated.claims(of), words, strict=False)]
 
 
+def _drawn(of: Regenerated, entry: Entry, work: Path | None) -> list[Block]:
+    """What stands above the table of an entry; of a trade-off each plot by itself."""
+    if entry.draw in ("clusters", "samples"):
+        default = {"clusters": CLUSTERS_CAPTION, "samples": SAMPLES_CAPTION}[entry.draw]
+        grids = getattr(paper, entry.draw)(of, entry, work)
+        return [Block(grid=grid, caption="" if k else entry.caption or default) for k, grid in enumerate(grids)]
+    made = {"curves": paper.curves, "sweep": paper.sweep, "dispersion": paper.dispersion, "tradeoff": paper.plots}
+    figures = made[entry.draw](of, entry) if entry.draw else []
+    if entry.draw == "tradeoff":
+        return [Block(figures=(one,), caption="" if k else entry.caption) for k, one in enumerate(figures)]
+    return [Block(figures=tuple(figures), caption=entry.caption)] if figures else []
+
+
 def _paper(of: Regenerated, work: Path | None) -> list[Section]:
-    """Claims, tables, figures and trade-off of the paper, regenerated."""
+    """Claims, tables, figures and trade-off of a paper, regenerated."""
     size = of.recipe.scale(of.scale).title
     means = f"Numbers here are means over the seeds {', '.join(map(str, of.seeds))}, with 95 % intervals."
+    numbers = published.load(of.paper)
+    other = of.paper != published.DEFAULT
+    whose = f"{numbers.paper['short']}: " if other else ""
 
-    def table(name: str) -> Block:
-        """Folded where none of it was run."""
-        filled = of.table(name)
-        return Block(
-            table=filled, folded="" if any(map(regenerated.scored, filled.rows)) else f"{filled.title} (not run)"
-        )
-
-    def drawn(figures: Sequence[Figure], caption: str) -> list[Block]:
-        return [Block(figures=tuple(figures), caption=caption)] if figures else []
+    def shown(entry: Entry) -> list[Block]:
+        """The table of an entry below what it draws; folded where none of it was run."""
+        filled = of.table(entry.id)
+        folded = "" if any(map(regenerated.scored, filled.rows)) else f"{filled.title} (not run)"
+        return [*_drawn(of, entry, work), Block(table=filled, folded=folded)]
 
     def section(name: str, title: str, short: str, lead: str, blocks: Sequence[Block]) -> Section:
-        where = f"paper-{of.scale}-{name}"
-        return Section(where, f"{title}, {size}", f"{short} ({of.scale})", lead, (), blocks=blocks, open=True)
+        where = f"{published.stem(of.paper)}-{of.scale}-{name}"
+        return Section(
+            where, f"{whose}{title}, {size}", f"{whose}{short} ({of.scale})", lead, (), blocks=blocks, open=True
+        )
 
-    def shown(grids: Sequence[Grid], caption: str) -> list[Block]:
-        return [Block(grid=grid, caption="" if k else caption) for k, grid in enumerate(grids)]
+    def those(wanted: Callable[[Entry], bool]) -> list[Block]:
+        return [block for entry in of.recipe.regenerated if wanted(entry) for block in shown(entry)]
 
-    plots = [block for k, plot in enumerate(paper.plots(of)) for block in drawn([plot], "" if k else TRADEOFF_CAPTION)]
-    figures = [
-        *drawn(paper.curves(of), FIGURE_1C),
-        table("figure1c"),
-        *shown(paper.clusters(of, work), CLUSTERS_CAPTION),
-        table("figure3"),
-        *drawn(paper.sweep(of), FIGURE_6),
-        table("figure6"),
-        *drawn(paper.dispersion(of), FIGURE_7),
-        table("figure7"),
-        *shown(paper.samples(of, work), SAMPLES_CAPTION),
-        table("figure9"),
-    ]
+    rest = [t for t in numbers.tables if other and t.id not in of.recipe.shown]
+    quoted = [published.table(of.paper, t.id) for t in rest]
     return [
         section(
             "claims",
             "The paper's claims",
             "Claims",
-            "Each claim of the paper, judged by the models that were trained here.",
+            " ".join(
+                part
+                for part in (
+                    "Each claim of the paper, judged by the models that were trained here.",
+                    numbers.paper.get("note", ""),
+                )
+                if part
+            ),
             _claims(of),
         ),
         section(
@@ -170,28 +168,40 @@ def _paper(of: Regenerated, work: Path | None) -> list[Section]:
             "The paper's tables",
             "Tables",
             f"Its rows, columns and order: the paper's number, ours, the difference. {means}",
-            [table(entry.id) for entry in of.recipe.regenerated if entry.columns],
+            [
+                *those(lambda entry: bool(entry.columns)),
+                *(Block(table=table, folded=f"Published: {table.title}") for table in quoted),
+            ],
         ),
-        section("figures", "The paper's figures", "Figures", means, figures),
+        section(
+            "figures",
+            "The paper's figures",
+            "Figures",
+            means,
+            those(lambda entry: not entry.columns and entry.draw != "tradeoff"),
+        ),
         section(
             "tradeoff",
             "Reconstruction versus generation",
             "Trade-off",
             "Does a better autoencoder make a better generator? Every autoencoder of the recipe, with the generator "
             "that was trained on its latents.",
-            [*plots, table("tradeoff")],
+            those(lambda entry: entry.draw == "tradeoff"),
         ),
     ]
 
 
-AGAINST_ITSELF = Section(
-    "paper-itself",
-    "The paper against itself",
-    "Against itself",
-    "Where the paper's numbers disagree with each other, or with what it says of them.",
-    (),
-    blocks=[Block(table=inconsistencies.table())],
-)
+def _against_itself(name: str) -> Section:
+    other = name != published.DEFAULT
+    whose = f"{published.load(name).paper['short']}: " if other else ""
+    return Section(
+        f"{published.stem(name)}-itself",
+        f"{whose}The paper against itself",
+        f"{whose}Against itself",
+        "Where the paper's numbers disagree with each other, or with what it says of them.",
+        (),
+        blocks=[Block(table=inconsistencies.table(name))],
+    )
 
 
 # ---------------------------------------------------------------------------------------------- all other models
@@ -219,7 +229,7 @@ def _provenance_lead(measured: Measured) -> str:
     )
 
 
-PAPER = published.load("vgt")
+PAPER = published.load(published.DEFAULT)
 BESIDE = ("table1", "table2", "table6", "table8")  # published tables that stand beside ours
 
 SAMPLES_CAPTION = (

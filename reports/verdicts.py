@@ -197,7 +197,13 @@ UNTRAINED = ("shuffled", "oracle")
 
 
 def _pieces(term: str) -> list[str]:
-    return re.sub(r"@\d+x$", "", term).split("+")
+    return re.sub(r"(-\w+)?(@\d+x)?$", "", term).split("+")
+
+
+def _variant(term: str) -> str:
+    """What stands behind the model's name, e.g. "-free"; "" for the model as it decodes by default."""
+    found = re.search(r"-\w+(?=$|@)", term)
+    return found[0] if found else ""
 
 
 def _accel(arms: Recipe, term: str) -> int | None:
@@ -205,7 +211,7 @@ def _accel(arms: Recipe, term: str) -> int | None:
     if told := re.search(r"@(\d+)x$", term):
         return int(told.group(1))
     pieces = _pieces(term)
-    return 1 if len(pieces) == 1 and pieces[0] not in UNTRAINED and arms[pieces[0]].kind == "generator" else None
+    return arms.accel(pieces[0]) if len(pieces) == 1 and pieces[0] not in UNTRAINED else None
 
 
 def _trained(arms: Recipe, term: str) -> str:
@@ -218,6 +224,8 @@ def _label(arms: Recipe, term: str) -> str:
     names = {"shuffled": "shuffled prompts", "oracle": "oracle"}
     told = re.search(r"@\d+x$", term)
     words = " with the encoder of ".join(names.get(p) or arms[p].label for p in _pieces(term))
+    variant = _variant(term).removeprefix("-")
+    words += f" {arms.variants.get(variant, variant)}" if variant else ""
     return words + (f" at {told.group().lstrip('@')}" if told else "")
 
 
@@ -236,7 +244,7 @@ class Evidence:
     def varying(self, metric: str, step: int | None = None) -> Part:
         """What trainings vary by in a metric: of every arm with all seeds scored, as it decodes by default."""
         if (metric, step) not in self.kept:
-            plain = [t for t in self.terms if "@" not in t]
+            plain = [t for t in self.terms if "@" not in t and not _variant(t)]
             arms = {_trained(self.arms, t): t for t in (*plain, *(arm.id for arm in self.arms.arms if arm.seeds))}
             found = [[self.record(t, seed, metric, step) for seed in self.seeds] for name, t in arms.items() if name]
             # Encoders are scored behind their VLM: the same arms under another name.
@@ -247,16 +255,20 @@ class Evidence:
 
     def subject(self, term: str, seed: int) -> str:
         named = (p if p in UNTRAINED else recipe.model(self.scale, self.arms[p], seed) for p in _pieces(term))
-        return "+".join(named)
+        return "+".join(named) + _variant(term)
 
     def record(self, term: str, seed: int, metric: str, step: int | None = None) -> Record | None:
         """The complete record, of the model or of its snapshot at a step; None where there is none or it covers less
-        than its protocol asks for."""
+        than its protocol, or this scale, asks for."""
         suite, name = metric.split("/", 1)
         whole = step is None or step == self.last(term, seed)
         subject = self.subject(term, seed) + ("" if whole else f"-step{step}")
         found = self.measured.get(subject, suite, name, _accel(self.arms, term))
-        return found if found is not None and found.value is not None and not found.partial else None
+        if found is None or found.value is None:
+            return None
+        enough = self.arms.scale(self.scale).enough.get(metric)
+        whole = found if enough is None else found.model_copy(update={"n_expected": enough})
+        return None if whole.partial else found
 
     def of(self, term: str) -> tuple[int, ...]:
         """The seeds of a term; one for all where it is trained once."""
@@ -667,37 +679,38 @@ def judge(
     made = []
     for i, (claim, outcomes) in enumerate(found):
         if i not in pairs:
-            made.append(_untested(claim, outcomes, scale, arms.scale(scale).size))
+            made.append(_untested(claim, outcomes, paper, scale))
             continue
         held, p = pairs[i][0] <= pairs[i][1], adjusted[i]
         verdict = UNDETECTED if p > ALPHA else REPRODUCED if held else CONTRADICTED
-        said = _seen(outcomes, level) if verdict == UNDETECTED else verdict
+        said = _seen(arms, outcomes, level) if verdict == UNDETECTED else verdict
         made.append(Judged(claim, outcomes, verdict, said, min(pairs[i]), p, level))
     return made
 
 
-def _untested(claim: Claim, outcomes: tuple[Outcome, ...], scale: str, size: int) -> Judged:
+def _untested(claim: Claim, outcomes: tuple[Outcome, ...], paper: str, scale: str) -> Judged:
     why = claim.why or "; ".join(dict.fromkeys(one.why for one in outcomes if one.why))
     missing = frozenset().union(*(one.missing for one in outcomes))
     if missing:
         needed = frozenset().union(*(one.needed for one in outcomes))
-        command = _command(claim.number, outcomes, scale, size)
+        command = _command(claim.number, outcomes, paper, scale)
         said = f"{NOT_RUN} ({len(needed - missing)} of {len(needed)} models; `{command}`)"
         return Judged(claim, outcomes, NOT_RUN, said)
     return Judged(claim, outcomes, UNTESTABLE, f"{UNTESTABLE} ({why})")
 
 
-def _command(number: str, outcomes: Sequence[Outcome], scale: str, size: int) -> str:
+def _command(number: str, outcomes: Sequence[Outcome], paper: str, scale: str) -> str:
     """What runs the arms that lack records; for baselines alone, what scores them."""
     lacking = {name for one in outcomes for name in one.missing}
     if lacking <= set(UNTRAINED):
+        size = recipe.load(paper).scale(scale).size
         suites = dict.fromkeys(one.part.metric.split("/")[0] for one in outcomes if one.missing)
         return " and ".join(
             f"vgt eval {suite.removeprefix('scenes-')} --subject fake:{name} --set size={size} --images-per-prompt 4"
             for suite in suites
             for name in sorted(lacking)
         )
-    return f"vgt reproduce paper --scale {scale} --only {number}"
+    return recipe.command(paper, scale, number)
 
 
 def needed(paper: str) -> dict[str, list[str]]:
@@ -711,21 +724,24 @@ def _arms(claim: Claim) -> list[str]:
     return list(dict.fromkeys(piece for term in terms for piece in _pieces(term)))
 
 
-def _in_words(metric: str, unit: str, least: float) -> str:
+def _name(arms: Recipe, metric: str) -> str:
+    return (NAMES | arms.names).get(metric, metric)
+
+
+def _in_words(name: str, unit: str, least: float) -> str:
     """The smallest effect that would have been seen."""
-    name = NAMES.get(metric, metric)
     if unit == "ratio":
         ratio = np.exp(least)
         return f"{ratio:.1f} times the images" if ratio < 1000 else "no ratio below 1,000"
     return f"{least:.{_digits(unit)}f}{' dB' if unit == 'dB' else ''} in {name}"
 
 
-def _seen(outcomes: Sequence[Outcome], level: float) -> str:
+def _seen(arms: Recipe, outcomes: Sequence[Outcome], level: float) -> str:
     """What would have had to be there: by metric, the most that one of its undecided comparisons asks for."""
     unclear = [one for one in outcomes if one.effects[one.least].p_value > level]
     least: dict[tuple[str, str], float] = {}
     for one in unclear or outcomes:  # none: as claimed in some, reversed in others, beyond no correction
-        key = one.part.metric, one.unit
+        key = _name(arms, one.part.metric), one.unit
         least[key] = max(least.get(key, 0.0), one.effects[one.least].detectable(level))
     words = [_in_words(*key, value) for key, value in least.items()]
     return f"{UNDETECTED} ({'effects' if len(words) > 1 else 'an effect'} of {', '.join(words)} would have been seen)"
@@ -808,7 +824,7 @@ def _their_ratio(table: PublishedTable, told: Paper) -> str:
 
 def _words(arms: Recipe, part: Comparison) -> str:
     """A comparison in words, from the labels of its arms where it has none of its own."""
-    name = NAMES.get(part.metric, part.metric)
+    name = _name(arms, part.metric)
     if part.text:
         return f"{name}: {part.text}"
     sides = (" and ".join(_label(arms, t) for t in terms) for terms in (part.left, part.right))
@@ -900,8 +916,8 @@ def table(paper: str, scale: str, judged: Sequence[Judged], seeds: Sequence[int]
     rows = [row for one in judged for row in _rows(numbers, arms, one, len(seeds))]
     tested = [one for one in judged if one.p is not None]
     notes = [
-        "Claims numbered as in docs/vgt.md 5.11; the paper's numbers are its own, at its scale. A claim holds where "
-        "all its comparisons do and is contradicted where one is reversed.",
+        f"Claims numbered as in {numbers.paper['claims']}; the paper's numbers are its own, at its scale. A claim "
+        "holds where all its comparisons do and is contradicted where one is reversed.",
         "Here: scores left vs right, their difference (or change over a sweep, or ratio of images) and its 95 % "
         "interval over seeds and prompts (docs/evaluators.md 7.6). Of several snapshots the one that speaks least for "
         "the claim.",

@@ -35,6 +35,16 @@ def at_micro(records=RECORDS, samples=lambda r: None) -> Regenerated:
     return Regenerated(Measured(records), "vgt", "micro", samples)
 
 
+DRAWN = {"curves": paper.curves, "sweep": paper.sweep, "dispersion": paper.dispersion, "tradeoff": paper.plots,
+         "clusters": paper.clusters, "samples": paper.samples}  # fmt: skip
+
+
+def drawn(of: Regenerated, name: str, *work) -> list:
+    """What an entry of the recipe draws."""
+    entry = of.recipe.entry(name)
+    return DRAWN[entry.draw](of, entry, *work)
+
+
 def rows_of(text: str) -> dict[str, dict[str, str]]:
     return {row["row"]: row for row in csv.DictReader(io.StringIO(text))}
 
@@ -175,7 +185,7 @@ def test_a_partial_seed_marks_the_mean():
 def test_scales_with_seeds_are_found_and_stand_apart():
     measured = Measured([*RECORDS, make("query_ar_qwen", "scenes-geneval", "overall", 0.5)])
     assert regenerated.scales(measured, "vgt") == ["micro"]
-    left = {r.subject for r in regenerated.apart(measured, "vgt").records}
+    left = {r.subject for r in regenerated.apart(measured).records}
     assert left == {"query_ar_qwen", "shuffled", "oracle"}
     assert regenerated.scales(Measured([make("micro_vlm_qwen", "scenes-vqa", "accuracy", 0.9)]), "vgt") == []
 
@@ -328,7 +338,7 @@ def test_tables_sort_and_filter(tmp_path):
 
 
 def test_figures_come_in_three_formats_and_are_the_same_each_time(tmp_path):
-    first, again = (paper.sweep(at_micro()) for _ in range(2))
+    first, again = (drawn(at_micro(), "figure6") for _ in range(2))
     assert [f.name for f in first] == [f"paper_micro_figure6_{key}" for key in ("psnr", "distance", "geneval")]
     for one, other in zip(first, again, strict=True):
         assert one.forms == other.forms
@@ -342,10 +352,10 @@ def test_figures_come_in_three_formats_and_are_the_same_each_time(tmp_path):
 
 def test_a_point_without_all_its_seeds_is_not_drawn():
     lost = [r for r in RECORDS if not r.subject.startswith("micro_ae_internvl_noise8-s2")]
-    whole, part = (paper.sweep(at_micro(of))[0] for of in (RECORDS, lost))
+    whole, part = (drawn(at_micro(of), "figure6")[0] for of in (RECORDS, lost))
     marks = [len(re.findall(r"<use ", figure.svg)) for figure in (whole, part)]
     assert marks[0] == marks[1] + 1
-    assert paper.sweep(at_micro([])) == [] and paper.curves(at_micro([])) == []
+    assert drawn(at_micro([]), "figure6") == [] and drawn(at_micro([]), "figure1c") == []
 
 
 def test_learning_curves_count_images():
@@ -361,20 +371,20 @@ def test_learning_curves_count_images():
         cells["InternVL3 1.6B"]["images32000"].blank == NOT_RUN and cells["Qwen 0.6B"]["images16000"].blank == NOT_RUN
     )
     assert cells["Qwen 1.6B"]["k105"].value == 0.620 and cells["Qwen 0.6B"]["end"].value > 0
-    theirs, ours = paper.curves(of)
+    theirs, ours = drawn(of, "figure1c")
     assert "Qwen 1.6B ends at 0.62" in theirs.alt and "images seen" in ours.alt
-    assert paper.curves(at_micro([r for r in RECORDS if "-step" not in r.subject])) == []
+    assert drawn(at_micro([r for r in RECORDS if "-step" not in r.subject]), "figure1c") == []
 
 
 def test_samples_are_those_of_one_seed_at_each_acceleration(tmp_path):
     draw_samples(tmp_path, [*(f"micro_query_ar_qwen-s0@{a}x" for a in (1, 4, 16)), "oracle"])
-    grid = paper.samples(at_micro(), tmp_path)[0]
+    grid = drawn(at_micro(), "figure9", tmp_path)[0]
     assert [name for name, _ in grid.rows] == ["Oracle (true scenes)", *(f"QueryAR (Qwen) {a}x" for a in (1, 4, 16))]
-    assert paper.samples(at_micro(), None) == []
+    assert drawn(at_micro(), "figure9", None) == []
 
 
 def test_clusters_are_those_of_one_seed():
-    (grid,) = paper.clusters(at_micro(), None)
+    (grid,) = drawn(at_micro(), "figure3", None)
     assert [name for name, _ in grid.rows] == [
         "Image", "VGT-AE (InternVL)", "Pixel-only AE (DC-AE)", "VGT-AE (Qwen)"
     ]  # fmt: skip
@@ -382,7 +392,7 @@ def test_clusters_are_those_of_one_seed():
 
 
 def test_latents_are_drawn_under_their_names():
-    made = paper.dispersion(at_micro())
+    made = drawn(at_micro(), "figure7")
     assert [f.name.rpartition("figure7_")[2] for f in made] == ["ae_qwen", "ae_internvl", "ae_internvl_sharp"]
     assert "t-SNE of 80 latents of VGT-AE (Qwen)" in made[0].alt
 
@@ -393,7 +403,7 @@ def test_pareto_front():
 
 
 def test_tradeoff_has_a_point_for_every_checkpoint():
-    figure = paper.plots(at_micro())[0]
+    figure = drawn(at_micro(), "tradeoff")[0]
     count = len(recipe.load("vgt").entry("tradeoff").rows) * 3
     titles = re.findall(r"<title>([^<]+)</title>", figure.svg)
     assert len(titles) == count and len(set(titles)) == count

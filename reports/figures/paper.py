@@ -1,4 +1,4 @@
-"""The paper's figures from records: curves (1c), clusters (3), noise (6), latents (7), samples (9); trade-off."""
+"""A paper's figures from records, each as an entry of its recipe declares it (``draw``)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from reports import published, tradeoff
 from reports.figures import images, latents
 from reports.figures.style import ABOVE, MARKERS, PALETTE, Figure, draw, errors
 from reports.measured import GENEVAL, ORACLE, Measured, row_label
+from reports.recipe import Entry
 from reports.regenerated import Regenerated
 from reports.table import Cell
 from reports.tables import LATENTS
@@ -43,9 +44,13 @@ def _lines(
     return draw(name, size, f"{title}: {axes[1]} by {axes[0]}. {'; '.join(ends)}", paint)
 
 
-def curves(of: Regenerated) -> list[Figure]:
-    """Figure 1c: the paper's learning curves and ours; none without two points of one of ours."""
-    entry = of.recipe.entry("figure1c")
+def _stem(of: Regenerated, entry: Entry) -> str:
+    return f"{published.stem(of.paper)}_{of.scale}_{entry.id}"
+
+
+def curves(of: Regenerated, entry: Entry) -> list[Figure]:
+    """The paper's learning curves, where more than a point of them is known, and ours; none without two points of one
+    of ours."""
     quantity = of.recipe.quantities[entry.curve]
     ours: dict[str, list[tuple[float, Cell]]] = {}
     for row in entry.rows:
@@ -61,80 +66,75 @@ def curves(of: Regenerated) -> list[Figure]:
         row["label"]: [(x, Cell(row[c.key])) for x, c in zip(steps, theirs.columns, strict=True) if c.key in row]
         for row in theirs.rows
     }
-    name = f"paper_{of.scale}_figure1c"
-    return [
-        _lines(f"{name}_paper", "The paper's Figure 1c", ("training steps", "GenEval"), paper),
-        _lines(f"{name}_here", "Here", ("images seen", "GenEval"), ours),
-    ]
+    name, axis = _stem(of, entry), quantity.head
+    there = [_lines(f"{name}_paper", f"The paper's {theirs.place}", ("training steps", axis), paper)]
+    return [*(there if len(steps) > 1 else []), _lines(f"{name}_here", "Here", ("images seen", axis), ours)]
 
 
-def sweep(of: Regenerated) -> list[Figure]:
-    """Figure 6: a panel each for two measures of reconstruction and for GenEval, by the deviation of the noise."""
-    entry, made = of.recipe.entry("figure6"), []
-    for key in ("psnr", "distance", "geneval"):
+def sweep(of: Regenerated, entry: Entry) -> list[Figure]:
+    """A panel for each of an entry's quantities, by the places of its rows."""
+    made = []
+    for key in entry.panels:
         quantity = of.recipe.quantities[key]
         lines: dict[str, list[tuple[float, Cell]]] = {}
         for row in entry.rows:
             cell = of.number(row, quantity, entry.id)
             lines.setdefault(row.group, [])
-            if isinstance(cell.value, float):
+            if row.x is not None and isinstance(cell.value, float):
                 lines[row.group].append((row.x, cell))
         if any(lines.values()):
             unit = f" [{quantity.unit}]" if quantity.unit else ""
-            axes = ("deviation of the noise", f"{quantity.head}{unit}")
-            made.append(_lines(f"paper_{of.scale}_figure6_{key}", quantity.head, axes, lines))
+            made.append(_lines(f"{_stem(of, entry)}_{key}", quantity.head, (entry.axis, quantity.head + unit), lines))
     return made
 
 
-def dispersion(of: Regenerated) -> list[Figure]:
-    """Figure 7: t-SNE of the latents of one seed of each autoencoder."""
+def dispersion(of: Regenerated, entry: Entry) -> list[Figure]:
+    """t-SNE of the latents of one seed of each autoencoder."""
     made = []
-    for row in of.recipe.entry("figure7").rows:
+    for row in entry.rows:
         record = of.measured.get(of.subjects(row, "{autoencoder}")[SHOWN_SEED], LATENTS, "tsne")
-        panel = latents.panel(record, row.label, f"paper_{of.scale}_figure7_{row.autoencoder}") if record else None
+        panel = latents.panel(record, row.label, f"{_stem(of, entry)}_{row.autoencoder}") if record else None
         made += [panel] if panel else []
     return made
 
 
-def clusters(of: Regenerated, work: Path | None) -> list[images.Grid]:
-    """Figure 3: clusters of the latent tokens of one seed of each autoencoder, over the images."""
-    names = {of.subjects(row, "{autoencoder}")[SHOWN_SEED]: row.label for row in of.recipe.entry("figure3").rows}
+def clusters(of: Regenerated, entry: Entry, work: Path | None) -> list[images.Grid]:
+    """Clusters of the latent tokens of one seed of each autoencoder, over the images."""
+    names = {of.subjects(row, "{autoencoder}")[SHOWN_SEED]: row.label for row in entry.rows}
     found = [r for subject in names for r in of.measured.records if (r.subject, r.metric) == (subject, CLUSTERS)]
     return [
-        images.Grid(f"paper_{of.scale}_figure3_{k}", grid.prompts, [(names.get(n, n), row) for n, row in grid.rows])
+        images.Grid(f"{_stem(of, entry)}_{k}", grid.prompts, [(names.get(n, n), row) for n, row in grid.rows])
         for k, grid in enumerate(images.clusters(Measured(found), work), 1)
     ]
 
 
-def samples(of: Regenerated, work: Path | None) -> list[images.Grid]:
-    """Figure 9: what one seed of a generator makes of the same prompts at each acceleration."""
-    rows = of.recipe.entry("figure9").rows
+def samples(of: Regenerated, entry: Entry, work: Path | None) -> list[images.Grid]:
+    """What one seed of a generator makes of the same prompts at each acceleration."""
+    rows = entry.rows
     names = {of.subjects(row, "{generator}")[SHOWN_SEED]: of.recipe[row.generator].label for row in rows}
     shown = {(subject, row.accel) for subject in names for row in rows} | {(ORACLE, None)}
     records = [r for r in of.measured.where(GENEVAL, "overall") if (r.subject, r.accel) in shown]
     words = {row_label(r.subject, r.accel): row_label(names.get(r.subject, r.subject), r.accel) for r in records}
     return [
-        images.Grid(f"paper_{of.scale}_figure9_{k}", grid.prompts, [(words[name], row) for name, row in grid.rows])
+        images.Grid(f"{_stem(of, entry)}_{k}", grid.prompts, [(words[name], row) for name, row in grid.rows])
         for k, grid in enumerate(images.samples(Measured(records), work), 1)
     ]
 
 
-PLOTS = (("psnr", "geneval"), ("distance", "geneval"), ("psnr", "dpg"))
-
-
-def plots(of: Regenerated) -> list[Figure]:
+def plots(of: Regenerated, entry: Entry) -> list[Figure]:
     """Reconstruction against generation: one point a checkpoint, every seed by itself."""
     pairs, names = [], {}
-    for row in of.recipe.entry("tradeoff").rows:
+    for row in entry.rows:
         found = list(zip(of.subjects(row, "{autoencoder}"), of.subjects(row, "{generator}"), strict=True))
         pairs += found
         names |= {generator: row.label for _, generator in found}
+    (accel,) = {of.recipe.accel(row.generator, row.accel) for row in entry.rows}
     made = []
-    for keys in PLOTS:
+    for keys in entry.plots:
         axes = tuple(tradeoff.Axis(of.recipe.quantities[key].suite, of.recipe.quantities[key].metric) for key in keys)
         if of.measured.where(axes[0].suite, axes[0].metric) and of.measured.where(axes[1].suite, axes[1].metric):
-            filled = tradeoff.points(of.measured, pairs, *axes, 1, False)
+            filled = tradeoff.points(of.measured, pairs, *axes, accel, False)
             if tradeoff.both(filled):
-                name = f"paper_{of.scale}_tradeoff_{'_'.join(keys)}"
+                name = f"{_stem(of, entry)}_{'_'.join(keys)}"
                 made.append(tradeoff.figure(filled, *axes, False, name, lambda row: names[row.subject]))
     return made

@@ -79,7 +79,7 @@ def graph(paper: str, scale: str, seeds: Sequence[int], arms: Iterable[str], wor
     Raises ValueError for a scale without a preset that an arm needs (``possible``)."""
 
     found = recipe.load(paper)
-    sizes, asked, known = found.scale(scale), set(arms), _minutes(work, scale)
+    sizes, asked, known = found.scale(scale), set(arms), _minutes(work, paper, scale)
     jobs: dict[str, Job] = {}
     latest: dict[tuple[str, int], str] = {}  # the training of an arm and seed
     for arm in found.needed(asked):
@@ -115,11 +115,26 @@ def graph(paper: str, scale: str, seeds: Sequence[int], arms: Iterable[str], wor
 
 def possible(paper: str, scale: str, arms: Iterable[str]) -> list[str]:
     """Those of the arms that have presets at a scale, with all that they start from."""
+    found, gone = recipe.load(paper), set(missing(paper, scale))
+    return [arm for arm in arms if not gone & {a.id for a in found.needed([arm])}]
 
+
+def missing(paper: str, scale: str) -> dict[str, str]:
+    """The arms that a scale does not have, each with the preset that is not there ("" where it is left out)."""
     found, there = recipe.load(paper), set(preset_names())
     sizes = found.scale(scale)
-    lacking = {a.id for a in found.arms if a.id not in sizes.published and sizes.preset(a.preset) not in there}
-    return [arm for arm in arms if not lacking & {a.id for a in found.needed([arm])}]
+    presets = {a.id: sizes.preset(a.preset) for a in found.arms if a.id not in sizes.published}
+    return {
+        arm: "" if name in there else name for arm, name in presets.items() if arm in sizes.without or name not in there
+    }
+
+
+def _lacking(paper: str, scale: str, arms: Sequence[str]) -> str:
+    """The presets for want of which a scale cannot train these arms, in brackets."""
+    gone = missing(paper, scale)
+    names = dict.fromkeys(gone.get(arm.id) for arm in recipe.load(paper).needed(arms))
+    told = ", ".join(name for name in names if name)
+    return f" (there is no preset {told})" if told else ""
 
 
 def _parent(arm: Arm, sizes: Scale, scale: str, seed: int) -> str:
@@ -156,11 +171,11 @@ def _measuring(model: str, arm: str, seed: int, after: tuple, commands: list[str
     return Job(MEASURE, name, model, arm, seed, after, commands=tuple(commands), minutes=minutes, memory=1500)
 
 
-def _minutes(work: Path, scale: str) -> dict[tuple[str, str], float]:
+def _minutes(work: Path, paper: str, scale: str) -> dict[tuple[str, str], float]:
     """Minutes that jobs of an arm took: in this work folder, else as published with the records."""
     mine = [text.read_json(path) for path in sorted((work / STAMPS).glob("*.json"))]
     found: dict[tuple[str, str], float] = {}
-    for source in (mine, results.stamps(scale)):
+    for source in (mine, results.stamps(scale, paper)):
         here: dict[tuple[str, str], list[float]] = {}
         for one in source:
             here.setdefault((one["arm"], one["kind"]), []).append(one["minutes"])
@@ -329,10 +344,12 @@ def run(args: argparse.Namespace) -> dict:
     arms = possible(args.paper, args.scale, asked)
     if not arms:
         raise ValueError(
-            f"none of {', '.join(asked)} has a preset at the scale {args.scale}; leave --scale {args.scale}"
+            f"none of {', '.join(asked)} has a preset at the scale {args.scale}"
+            f"{_lacking(args.paper, args.scale, asked)}; leave --scale {args.scale}"
         )
     if left_out := [arm for arm in asked if arm not in arms]:
-        print(f"note: without a preset at this scale: {', '.join(left_out)}", file=sys.stderr)
+        lacking = _lacking(args.paper, args.scale, left_out)
+        print(f"note: without a preset at this scale: {', '.join(left_out)}{lacking}", file=sys.stderr)
     if not args.plan and not args.publish:
         check_engine(args.executor)
     work = args.out or options.RUNS / f"{args.paper}-{args.scale}"
@@ -363,7 +380,7 @@ def _plan(args: argparse.Namespace, seeds: list[int], arms: list[str], work: Pat
 
 def _reproduce(args: argparse.Namespace, seeds: list[int], arms: list[str], work: Path) -> dict:
     if args.published:
-        results.unpack(args.scale, work)
+        results.unpack(args.scale, work, args.paper)
     jobs = graph(args.paper, args.scale, seeds, arms, work)
     device = options.device(args.device)
     left = estimated(to_do(jobs, work), work, "cpu" if device == "cpu" else "h100")
