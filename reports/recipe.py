@@ -126,6 +126,9 @@ class Line(_Strict):
 class Entry(_Strict):
     """One table or figure as it is regenerated; ``papers/vgt.toml`` says what the fields mean.
 
+    ``bare``: columns of the paper that nothing here measures have none of ours beside them, and the reasons stand below
+    the table; ``unmatched``: about rows of the paper without arms.
+
     ``draw``: what stands above the table (``reports/figures/paper.py``), over ``caption``: learning curves of
     ``curve``; a sweep along ``axis``, a panel for each quantity of ``panels``; maps of latents; images; points of one
     quantity against another, a plot for each pair of ``plots``."""
@@ -138,6 +141,10 @@ class Entry(_Strict):
     schedules: bool = False
     rows: list[Line]
     notes: list[str] = []
+    bare: bool = False
+    unmatched: str = (
+        "Rows without a cell of ours: models that the paper quotes from other works, with none like it here."
+    )
     draw: Literal["", "curves", "sweep", "clusters", "dispersion", "samples", "tradeoff"] = ""
     caption: str = ""
     axis: str = ""

@@ -137,6 +137,10 @@ class Regenerated:
             for subject in self.subjects(row, quantity.of)
         }
 
+    def _without(self, row: Line) -> bool:
+        """Whether this scale does not have one of a row's arms."""
+        return not row.reference and not set(self.recipe.scale(self.scale).without).isdisjoint(row.arms.values())
+
     def _accel(self, row: Line, quantity: Quantity) -> int | None:
         if row.reference or "generator" not in quantity.roles or not row.generator:
             return None
@@ -146,7 +150,7 @@ class Regenerated:
         """The number of one row, over all seeds or not at all.  Where every seed was measured, but never this, it is
         no part of the recipe."""
         found = self.records(row, quantity)
-        if not found:
+        if not found or self._without(row):
             return Cell(NOT_APPLICABLE)
         if row.reference:
             return from_record(*found.values())
@@ -225,6 +229,8 @@ class Regenerated:
                 continue
             group = ", ".join(words for words in (c.group, c.head) if words) + (f" [{c.unit}]" if c.unit else "")
             made.append(Column(f"{c.key}_paper", "paper", "", c.digits, c.better, group))
+            if entry.bare and c.key not in entry.columns:
+                continue
             ours = self.recipe.quantities.get(entry.columns.get(c.key, ""))
             made.append(Column(f"{c.key}_here", "here", "", ours.digits if ours else c.digits, c.better, group))
             if ours:
@@ -254,7 +260,7 @@ class Regenerated:
                 | {"end": self.number(row, self.recipe.quantities[entry.curve], entry.id)}
             )
         for column in theirs.columns if theirs and row.arms else ():
-            if column.better and column.key not in entry.columns:
+            if column.better and column.key not in entry.columns and not entry.bare:
                 cells[f"{column.key}_here"] = Cell(why=self.recipe.unmeasured[column.key])
         return cells
 
@@ -279,12 +285,14 @@ class Regenerated:
             found = [self.records(row, self.recipe.quantities[name]) for name in entry.names]
             some = [of for of in found if any(of.values())]
             lacking = sorted({subject for of in some for subject, record in of.items() if record is None})
-            if lacking and not row.reference:
+            if lacking and not row.reference and not self._without(row):
                 words.append(f"{row.paper or row.label} lacks {', '.join(lacking)}")
         notes = [f"Not all seeds are there: {'; '.join(words)}."] if words else []
         if theirs and len(theirs.rows) > sum(bool(row.paper) for row in entry.rows):
-            notes.append(
-                "Rows without a cell of ours: models that the paper quotes from other works, with none like it here."
+            notes.append(entry.unmatched)
+        if theirs and entry.bare:
+            notes += dict.fromkeys(
+                self.recipe.unmeasured[c.key] for c in theirs.columns if c.better and c.key not in entry.columns
             )
         return notes
 

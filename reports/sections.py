@@ -143,6 +143,8 @@ def _paper(of: Regenerated, work: Path | None) -> list[Section]:
             where, f"{whose}{title}, {size}", f"{whose}{short} ({of.scale})", lead, (), blocks=blocks, open=True
         )
 
+    tables = {table.id for table in numbers.tables}
+
     def those(wanted: Callable[[Entry], bool]) -> list[Block]:
         return [block for entry in of.recipe.regenerated if wanted(entry) for block in shown(entry)]
 
@@ -169,7 +171,7 @@ def _paper(of: Regenerated, work: Path | None) -> list[Section]:
             "Tables",
             f"Its rows, columns and order: the paper's number, ours, the difference. {means}",
             [
-                *those(lambda entry: bool(entry.columns)),
+                *those(lambda entry: entry.id in tables and not entry.curve),
                 *(Block(table=table, folded=f"Published: {table.title}") for table in quoted),
             ],
         ),
@@ -178,7 +180,7 @@ def _paper(of: Regenerated, work: Path | None) -> list[Section]:
             "The paper's figures",
             "Figures",
             means,
-            those(lambda entry: not entry.columns and entry.draw != "tradeoff"),
+            those(lambda entry: (entry.id not in tables or entry.curve) and entry.draw != "tradeoff"),
         ),
         section(
             "tradeoff",

@@ -267,7 +267,7 @@ class Evidence:
         if found is None or found.value is None:
             return None
         enough = self.arms.scale(self.scale).enough.get(metric)
-        whole = found if enough is None else found.model_copy(update={"n_expected": enough})
+        whole = found if enough is None else found.model_copy(update={"n_expected": min(enough, found.n_expected)})
         return None if whole.partial else found
 
     def of(self, term: str) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from reports.measured import CATEGORIES, TASKS
 from reports.tables import DEGRADATIONS
 from vgt.core import captions, files, photos, scenes, suites
 from vgt.core.record import Record
+from vgt.core.samples import REPLICATES
 
 GENERATORS = {  # subject: (autoencoder, GenEval overall by acceleration, images a second by acceleration)
     "query_ar_internvl": ("vgt_ae_internvl", {1: 0.412, 4: 0.398, 16: 0.291}, {1: 6.1, 4: 14.8, 16: 29.3}),
@@ -240,6 +241,44 @@ def invented_paper(scale: str = "micro", seeds: tuple[int, ...] = (0, 1, 2)) -> 
             elif arm.kind == "vlm":
                 found.append(make(name, "scenes-vqa", "accuracy", 0.96, 0.01, 2000))
     return list({r.name: r for r in found}.values())
+
+
+def invented_codes(scale: str = "micro", seeds: tuple[int, ...] = (0, 1, 2)) -> list[Record]:
+    """What `vgt reproduce paper --paper vfmtok` leaves: of two GPTs also at three training steps."""
+    of = recipe.load("vfmtok")
+    rng = np.random.default_rng(2)
+    found = []
+
+    def distances(name: str, value: float, guidance: float) -> None:
+        blocks = (value + rng.normal(0, 0.2, 20)).tolist()
+        extra = {"settings": {"guidance": guidance}, REPLICATES: blocks}
+        for metric, score in {"fd": value, "kid": value / 100, "precision": 0.6, "recall": 0.5}.items():
+            found.append(
+                make(name, "scenes", f"{metric}-efflite2", score, 0.02 * score, 2000, n_expected=50_000, extra=extra)
+            )
+
+    for place, arm in enumerate(a for a in of.arms if a.id not in of.scale(scale).without):
+        for name in recipe.models(scale, arm, seeds).values():
+            wave = place % 5 + rng.normal(0, 0.2)
+            if arm.kind == "autoencoder":
+                values = {"psnr-mean": 22 + wave, "fd-efflite2": 30 + 4 * wave, "codebook-usage": 0.9}
+                found += [make(name, s, m, v, 0.02 * v, 500) for s in ("scenes", "photos") for m, v in values.items()]
+                found.append(make(name, "scenes", "judge-agreement", 0.8, 0.02, 500))
+                found += [
+                    make(name, "scenes-latents", f"linear-probe-{label}", 0.5 + 0.05 * wave, 0.03, 480)
+                    for label in ("shape", "color")
+                ]
+            elif arm.kind == "class_generator":
+                curve = [[step, 6 / (1 + step / 500)] for step in range(0, 3001, 100)]
+                told = {"curve": curve, "samples": 192_000, "steps": 3000}
+                found.append(make(name, "training", "loss", curve[-1][1], extra=told))
+                distances(name, 60 + 6 * wave, 1.0)
+                distances(f"{name}-guided", 50 + 6 * wave, 1.5)
+                if "curve" in arm.measure:
+                    distances(f"{name}-guided2", 55 + 6 * wave, 2.0)
+                    for step in (375, 750, 1500):
+                        distances(f"{name}-step{step}", 60 + 6 * wave + 20_000 / step, 1.0)
+    return found
 
 
 def invented_scores(name: str, accel: int, score: float, **fields) -> list[Record]:

@@ -167,7 +167,11 @@ def test_the_snakefile_has_a_rule_a_job(smoke, tmp_path):
         (["paper", "--publish", "x.zip"], "holds no records to publish; run `vgt reproduce paper` first"),
         (["paper", "--smoke"], "--smoke has no effect on paper; it is for `vgt reproduce tiny`"),
         (["paper", "--scale", "huge"], "scale 'huge' is unknown; choose one of micro, tiny, full"),
-        (["paper", "--paper", "other"], "paper 'other' is unknown; choose one of vgt"),
+        (["paper", "--paper", "other"], "paper 'other' is unknown; choose one of vgt, vfmtok"),
+        (
+            ["paper", "--paper", "vfmtok", "--only", "gpt_3b"],
+            "none of gpt_3b has a preset at the scale micro (there is no preset ",
+        ),
         (["paper", "--only", "table99"], "--only 'table99' is unknown; choose of "),
         (["paper", "--jobs", "0"], "--jobs 0 must be 1 or more"),
         (
@@ -208,14 +212,34 @@ def test_every_arm_of_the_papers_has_a_preset_at_micro_scale(tmp_path):
 
 
 @pytest.mark.parametrize("scale", ["micro", "tiny", "full"])
-def test_every_measurement_is_a_command_of_vgt(scale, tmp_path):
-    arms = paper.possible("vgt", scale, [arm.id for arm in recipe.load("vgt").arms])
-    jobs = paper.graph("vgt", scale, [0], arms, tmp_path)
+@pytest.mark.parametrize("of", published.known())
+def test_every_measurement_is_a_command_of_vgt(of, scale, tmp_path):
+    arms = paper.possible(of, scale, [arm.id for arm in recipe.load(of).arms])
+    jobs = paper.graph(of, scale, [0], arms, tmp_path)
+    names = [job.name for job in jobs]
+    assert len(set(names)) == len(names) and all(set(job.after) <= set(names[:i]) for i, job in enumerate(jobs))
     lines = {line for job in jobs for line in job.commands}
     assert lines
     for line in lines:
         verb, *rest = line.split()
         main._parser(verb)[1].parse_args([*rest, "--out", "x"])
+
+
+def test_a_scale_leaves_out_arms_and_says_which_presets_are_not_there(monkeypatch):
+    there = {"micro_vlm_internvl", "micro_vqgan"}
+    monkeypatch.setattr(paper, "preset_names", lambda: sorted(there))
+    gone = paper.missing("vfmtok", "micro")
+    assert gone["vfmtok"] == "micro_vfmtok" and gone["gpt_vqgan"] == "micro_code_gpt" and "vqgan" not in gone
+    assert paper.possible("vfmtok", "micro", ["vqgan", "vfmtok", "gpt_vqgan"]) == ["vqgan"]
+    assert paper._lacking("vfmtok", "micro", ["gpt_vfmtok"]) == " (there is no preset micro_vfmtok, micro_code_gpt)"
+    there |= {"micro_vfmtok_256"}
+    assert paper.missing("vfmtok", "micro")["vfmtok_256"] == "", "the scale is without it, whatever presets there are"
+    assert paper._lacking("vfmtok", "micro", ["vfmtok_256"]) == ""
+
+
+def test_results_of_papers_are_files_of_their_own(tmp_path):
+    assert results.published("micro").name == "micro.zip"
+    assert results.published("micro", "vfmtok").name == "vfmtok-micro.zip" and results.stamps("none", "vfmtok") == []
 
 
 def test_snapshots_are_measured_at_their_steps(tmp_path):

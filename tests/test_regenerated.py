@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from report_records import draw_samples, invented_paper, invented_scores, make
+from report_records import draw_samples, invented_codes, invented_paper, invented_scores, make
 
 from reports import markdown as pages
 from reports import page, published, recipe, regenerated, sections, tradeoff
@@ -421,6 +421,69 @@ def test_blocks_that_were_not_run_are_folded_and_say_so():
     empty = next(b.table for b in made["paper-micro-tables"].blocks if b.table.name == "paper_micro_table5")
     assert all(cell.value is None for row in empty.rows for key, cell in row.cells.items() if key.endswith("_here"))
     assert EMPTY in markdown(replace(empty, notes=[])), "the reasons of the empty cells"
+
+
+# ----------------------------------------------------------------------------------------------- another paper
+
+CODES = invented_codes()
+
+
+def test_another_paper_is_a_matter_of_data(monkeypatch):
+    for name in DRAWN:
+        monkeypatch.setattr(paper, "plots" if name == "tradeoff" else name, lambda of, entry, *work: [])
+    made = {s.id: s for s in sections.build(Measured([*CODES, *(r for r in RECORDS if "mar_qwen" in r.subject)]), None)}
+    ids = [name for name in made if name.startswith(("paper-", "vfmtok-")) and made[name].blocks]
+    parts = ("claims", "tables", "figures", "tradeoff")
+    assert ids == [*(f"paper-micro-{p}" for p in parts), "paper-itself",
+                   *(f"vfmtok-micro-{p}" for p in parts), "vfmtok-itself"]  # fmt: skip
+    assert made["vfmtok-micro-claims"].title.startswith("VFMTok: The paper's claims, synthetic scenes")
+    assert (
+        "VFMTok2 (2026)" in made["vfmtok-micro-claims"].lead and "it is not covered" in made["vfmtok-micro-claims"].lead
+    )
+    blocks = {b.table.name: b for b in made["vfmtok-micro-tables"].blocks if b.table}
+    of = recipe.load("vfmtok")
+    theirs = [table.id for table in published.load("vfmtok").tables]
+    shown = {name.removeprefix("vfmtok_micro_") for name in blocks} | {
+        name.removeprefix("published_vfmtok_") for name in blocks
+    }
+    assert set(theirs) - {"convergence"} <= shown and "convergence" in of.shown
+    assert blocks["published_vfmtok_rar"].folded.startswith("Published: ")
+    names = [b.table.name for s in made.values() for b in s.blocks if b.table]
+    assert len(set(names)) == len(names)
+
+
+def test_columns_that_nothing_measures_stand_without_ours():
+    of = Regenerated(Measured(CODES), "vfmtok", "micro")
+    filled = of.table("components")
+    keys = [c.key for c in filled.columns]
+    assert "gfid_paper" in keys and not {"gfid_here", "gfid_difference"} & set(keys) and "fd_guided" in keys
+    assert any("Inception" in note for note in filled.notes)
+    row = filled.rows[4].cells
+    guided = [Measured(CODES).get(f"micro_gpt_vfmtok-s{s}-guided", "scenes", "fd-efflite2").value for s in range(3)]
+    assert row["fd_guided"].value == pytest.approx(np.mean(guided)) and row["gfid_paper"].value == 3.42
+    assert row["fd_guided"].partial, "2,000 images are not the protocol's 50,000"
+    sizes = {r.label: r.cells for r in of.table("generation").rows}
+    assert sizes["VFMTok-XL, repository"]["fd_guided"].blank != NOT_RUN, "this scale has no such model"
+    assert sizes["VFMTok-L, paper"]["fd"].value > 0 and sizes["VFMTok-L, paper"]["source"].value == "paper"
+    lost = [r for r in CODES if r.subject != "micro_gpt_vfmtok-s1-guided"]
+    cell = Regenerated(Measured(lost), "vfmtok", "micro").table("components").rows[4].cells["fd_guided"]
+    assert cell.blank == NOT_RUN
+    assert "vgt reproduce paper --paper vfmtok --scale micro --only components" in cell.why
+
+
+def test_figures_of_another_paper():
+    of = Regenerated(Measured(CODES), "vfmtok", "micro")
+    tokens, tradeoff_ = of.recipe.entry("tokens"), of.recipe.entry("tradeoff")
+    made = [
+        *paper.sweep(of, tokens.model_copy(update={"panels": ["fd"]})),
+        *drawn(of, "convergence"),
+        *paper.plots(of, tradeoff_.model_copy(update={"plots": [("distance", "fd")], "rows": tradeoff_.rows[:2]})),
+    ]
+    assert [figure.name for figure in made] == [
+        "vfmtok_micro_tokens_fd", "vfmtok_micro_convergence_here", "vfmtok_micro_tradeoff_distance_fd"
+    ]  # fmt: skip
+    assert "by image tokens" in made[0].alt and "by images seen" in made[1].alt
+    assert len(set(re.findall(r"<title>([^<]+)</title>", made[2].svg))) == 6
 
 
 def test_paths_hold_no_machine(tmp_path):

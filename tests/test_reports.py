@@ -684,6 +684,22 @@ def test_published_numbers_agree_with_the_page_of_facts():
         assert sorted(rows) == sorted(tuple(v for v in line if (number, v) != (5, 0.1)) for line in told), number
 
 
+def test_every_number_of_the_other_papers_stands_on_their_page():
+    for name in published.known()[1:]:
+        facts = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+        told = set(re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?!\d|\.\d)", facts))
+        for table in published.load(name).tables:
+            assert table.source and table.setting and table.rows
+            labels = [row["label"] for row in table.rows]
+            assert len(set(labels)) == len(labels)
+            digits = {c.key: c.digits for c in table.columns}
+            numbers = [(k, v) for row in table.rows for k, v in row.items() if isinstance(v, int | float)]
+            lacking = [(k, v) for k, v in numbers if not told & {f"{v:.{digits[k]}f}", f"{v:g}", str(v)}]
+            assert numbers and not lacking, (table.id, lacking)
+            facts_of = {c.key for c in table.columns}
+            assert all(facts_of & row.keys() for row in table.rows)
+
+
 def test_malformed_papers_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(published, "PAPERS", tmp_path)
     with pytest.raises(ValueError, match="no published numbers for 'nobody'"):

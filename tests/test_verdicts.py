@@ -295,6 +295,56 @@ def test_every_claim_of_the_paper_has_its_place():
     assert all("not run (0 of" in row["verdict"].value for n, row in rows.items() if n not in ("C2", "C19"))
 
 
+def test_claims_of_another_paper():
+    claims = verdicts.load("vfmtok")
+    assert [one.number for one in claims] == [f"C{n}" for n in range(1, 11)]
+    assert {one.number for one in claims if one.why} == {"C9", "C10"}
+    shown = verdicts.table("vfmtok", "micro", verdicts.judge("vfmtok", "micro", Measured([])))
+    rows = {row.label: row.cells for row in shown.rows}
+    assert "`vgt reproduce paper --paper vfmtok --scale micro --only C5`" in rows["C5"]["verdict"].value
+    assert rows["C5.1"]["paper"].value == "0.89 vs 0.95" and rows["C7.1"]["claim"].value.endswith(
+        "GPT on VFMTok below GPT on VFMTok with guidance 1.5"
+    )
+    assert rows["C6"]["paper"].value == "below at 1 of 1 points" and rows["C4.2"]["paper"].value == "+0.15 vs -0.51"
+    assert "docs/vfmtok.md 16" in shown.notes[0]
+
+
+def test_models_at_another_guidance_are_compared():
+    """Variants of one training, by the name that a measurement gave, with fewer images than the protocol's."""
+    records = []
+    for seed in range(3):
+        for variant, guidance, value in (("", 1.0, 20.0), ("-guided", 1.5, 30.0)):
+            blocks = [value + 0.1 * seed + 0.01 * (k % 5) for k in range(20)]
+            extra = {"settings": {"guidance": guidance}, REPLICATES: blocks}
+            fields = {"n": 2000, "n_expected": 50_000, "extra": extra}
+            records.append(
+                make(f"micro_gpt_vfmtok-s{seed}{variant}", "scenes", "fd-efflite2", value + (0.2 if variant else 0.1) * seed, **fields)
+            )
+    part = Comparison(metric="scenes/fd-efflite2", left=["gpt_vfmtok"], right=["gpt_vfmtok-guided"], direction="lower")
+    (judged,) = verdicts.judge("vfmtok", "micro", Measured(records), claims=[claim(part, free=["guidance"])])
+    assert judged.verdict == "reproduced" and judged.outcomes[0].effects[0].value == pytest.approx(-10.1)
+    (judged,) = verdicts.judge("vfmtok", "micro", Measured(records), claims=[claim(part)])
+    assert "guidance 1.5 and 1.0" in judged.said or "guidance 1.0 and 1.5" in judged.said
+    few = [r.model_copy(update={"n": 1999}) for r in records]
+    (judged,) = verdicts.judge("vfmtok", "micro", Measured(few), claims=[claim(part, free=["guidance"])])
+    assert judged.verdict == "not run", "fewer than the scale asks for"
+
+
+def test_the_other_papers_against_themselves_by_arithmetic():
+    rows = {row.label: row.cells["arithmetic"].value for row in inconsistencies.table("vfmtok").rows}
+    assert rows["FID of VFMTok-XXL with guidance"].endswith("2.28 (VFMTok-XXL, repository): 0.09 apart")
+    assert rows["Epochs of VFMTok-XL"].endswith("100 apart")
+    assert rows["Better without guidance on other vision models"] == (
+        "below in 8 of 9 rows; not in B on SigLIP (3.75 and 3.53)"
+    )
+    assert "LlamaGen-3B 9.38 / 2.19 = 4.3" in rows["VQGAN without guidance 4 to 6 times worse"]
+    with pytest.raises(ValueError, match="needs one of values"):
+        inconsistencies.Stated(what="a", so="b", values=[("t", "r", "c")])
+    lost = inconsistencies.Stated(what="a", so="b", values=[("towers", "B on SigLIP", "fid"), ("towers", "X", "fid")])
+    with pytest.raises(StopIteration):
+        lost.arithmetic(published.load("vfmtok"))
+
+
 def test_the_paper_against_itself_by_arithmetic():
     rows = {row.label.split(" (")[0]: row.cells for row in inconsistencies.table().rows}
     assert len(rows) == 7
