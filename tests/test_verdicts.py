@@ -318,7 +318,13 @@ def test_models_at_another_guidance_are_compared():
             extra = {"settings": {"guidance": guidance}, REPLICATES: blocks}
             fields = {"n": 2000, "n_expected": 50_000, "extra": extra}
             records.append(
-                make(f"micro_gpt_vfmtok-s{seed}{variant}", "scenes", "fd-efflite2", value + (0.2 if variant else 0.1) * seed, **fields)
+                make(
+                    f"micro_gpt_vfmtok-s{seed}{variant}",
+                    "scenes",
+                    "fd-efflite2",
+                    value + (0.2 if variant else 0.1) * seed,
+                    **fields,
+                )
             )
     part = Comparison(metric="scenes/fd-efflite2", left=["gpt_vfmtok"], right=["gpt_vfmtok-guided"], direction="lower")
     (judged,) = verdicts.judge("vfmtok", "micro", Measured(records), claims=[claim(part, free=["guidance"])])

@@ -139,7 +139,7 @@ def _lacking(paper: str, scale: str, arms: Sequence[str]) -> str:
 
 def _parent(arm: Arm, sizes: Scale, scale: str, seed: int) -> str:
 
-    return sizes.published.get(arm.id) or recipe.model(scale, arm, seed)
+    return sizes.published.get(arm.id, recipe.model(scale, arm, seed))
 
 
 def _hash(*parts: Any) -> str:
