@@ -37,8 +37,8 @@ class _Strict(BaseModel):
 class Scale(_Strict):
     """Sizes of one scale.  ``folder``: of its presets, below vgt/presets; ``presets``: names of presets that are other
     ones here; ``published``: models that stand for arms and are not trained ("" where presets name them themselves);
-    ``measurements``: those that are other ones here; ``without``: arms that it does not have; ``enough``: samples by suite/metric that claims ask for
-    here, where the protocol's number is that of full size."""
+    ``measurements``: those that are other ones here; ``without``: arms that it does not have; ``enough``: samples by
+    suite/metric that claims ask for here, where the protocol's number is that of full size."""
 
     title: str
     folder: str
