@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from test_cli import call
 
+from vgt.core import record, text
 from vgt.inference.generator import open_generator
 from vgt.inference.load import load
 from vgt.methods import registry
@@ -105,6 +106,45 @@ def test_eval_fidelity_of_classes(capsys):
     assert found["computed"] > 0 and any("kid" in name for name in found["scores"])
     assert found["partial"], "16 images must not pass for the 50,000 of the protocol"
     assert scores(capsys, *argv)["computed"] == 0
+
+
+def test_a_setting_is_swept_with_the_same_labels_and_seeds(capsys):
+    argv = ["eval", "fidelity", "--subject", "vgt:toy_prior", "--real", "scenes", "--labels", "uniform", "-o", "swept"]
+    argv += ["--metrics", "adm", "--allow-few", "--batch", "9", "-n", "9", "--sweep", "temperature=0.5,2"]
+    status, found, out, err = call(capsys, *argv)
+    assert status == 0 and found["computed"] == 6, err
+    assert "temperature" in out and "not measured: sfid" in err and "[" in out
+    rows = list(text.csv_rows(Path("swept/sweeps/toy_prior-temperature.csv")))
+    assert [(r["temperature"], r["metric"]) for r in rows] == [
+        (t, f"{m}-efflite2") for t in ("0.5", "2") for m in ("fd", "precision", "recall")
+    ]
+    assert rows[0]["value"] != rows[3]["value"] and rows[0]["subject"] != rows[3]["subject"]
+    assert {r.extra["settings"]["temperature"] for r in record.read(Path("swept/records"))} == {0.5, 2.0}
+    labels = {p.read_text() for p in Path("swept/classes").glob("toy_prior*/*/00003/metadata.jsonl")}
+    assert len(labels) == 1, "both have the same labels"
+    assert scores(capsys, *argv)["computed"] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--sweep", "temperature=1"], "two or more different values"),
+        (["--sweep", "temperature=1,1.0"], "two or more different values"),
+        (["--sweep", "guidance=1,2"], "guidance"),
+        (["--sweep", "temperature=1,2", "--temperature", "3"], "contradict"),
+        (["--sweep", "temperature=1,2", "--export", "a.npz"], "--export"),
+        (["--labels", "balanced", "-n", "9"], "9 images do not divide among 8 classes"),
+    ],
+)
+def test_what_cannot_be_swept_or_shared_is_refused(capsys, options, message):
+    argv = ["eval", "fidelity", "--subject", "vgt:toy_prior", "--real", "scenes", "-n", "8", "-o", "refused"]
+    status, _, _, err = call(capsys, *argv, *options)
+    assert status == 2 and message in err and not Path("refused/classes").exists()
+
+
+def test_class_accuracy_by_shape(capsys):
+    found = scores(capsys, "eval", "classes", "--subject", "vgt:toy_prior", "-n", "8", "--batch", "8", "-o", "judged")
+    assert list(found["scores"]) == ["toy_prior/classes-8/accuracy"] and found["partial"]
 
 
 def test_a_part_of_a_run_makes_its_images_alone(capsys):

@@ -43,6 +43,7 @@ EVALUATORS = {
             "linear CKA between encoders on the same images, with a random projection of pixels as the anchor",
             "probes.cka",
         ),
+        Evaluator("classes", "accuracy of a generator by class on the synthetic scenes", "classes.run", "classes"),
         Evaluator("dpg", "DPG-Bench on a prompt suite", "dpg.cli", "dpg.protocol"),
         Evaluator(
             "fidelity",

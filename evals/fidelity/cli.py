@@ -11,6 +11,9 @@ from evals.engine.options import listed, option, positive
 from evals.engine.records import Outcome
 from evals.features import NAMES, SOURCES
 from evals.fidelity.metrics import ALIASES, METRICS, TABLES
+from vgt.core import files, record
+from vgt.core.record import Record
+from vgt.core.text import csv_text, setting_value, table
 
 EXAMPLE = "vgt eval fidelity --subject folder:samples --real photos --features efflite2 --metrics kid,prdc"
 
@@ -32,6 +35,12 @@ class Options(options.Count, options.Coverage, options.Sampling, options.Common)
         None,
         "of a generator by class: equally many of each (default), or each drawn from all with --seed, as ADM's scripts "
         "do",
+    )
+    sweep: str | None = option(
+        None,
+        "of a generator by class: one sampling setting at several values with the same labels and seeds, in one table; "
+        "for example guidance=1,1.5,2",
+        metavar="NAME=VALUE,...",
     )
     size: int | None = option(None, "side in pixels to resize both sets to (default: the subject's)", type=positive)
     paired: bool = option(False, "the images are reconstructions of --real, by name")
@@ -67,6 +76,18 @@ def weights(given: list[str], features: list[str]) -> dict[str, str]:
     return found
 
 
+def swept(text: str) -> tuple[str, list[Any]]:
+    """The setting and its values in ``--sweep NAME=VALUE,...``.  Raises ValueError for another form, fewer than two
+    values and equal ones."""
+    name, _, rest = text.partition("=")
+    values = [setting_value(part) for part in listed(rest)] if rest else []
+    if not name.isidentifier() or len(values) < 2 or any(value in values[:i] for i, value in enumerate(values)):
+        raise ValueError(
+            f"--sweep {text!r} is no setting with two or more different values; give for example guidance=1,1.5,2"
+        )
+    return name, values
+
+
 def evaluate(given: Options) -> Outcome:
     from evals.fidelity import run as fidelity
 
@@ -76,10 +97,55 @@ def evaluate(given: Options) -> Outcome:
     if all(SOURCES[name].locate for name in listed(given.features) if name in SOURCES):
         given.refuse("the weights come with a package", "any_weights")
     if not named.startswith("vgt:"):
-        given.refuse(f"the images of {named} are made already", "seed", "labels", "sampling", "autoencoder", "dtype")
+        made = ("seed", "labels", "sweep", "sampling", "autoencoder", "dtype")
+        given.refuse(f"the images of {named} are made already", *made)
         return fidelity.run(named, **given.passed_to(fidelity.run))
+    return _generated(given, named) if given.sweep is None else _sweep(given, named)
+
+
+def _sweep(given: Options, named: str) -> Outcome:
+    """The generator at each value of --sweep, and the table of all.  Raises ValueError before anything is made."""
+    from evals.subjects import vgt
+
+    assert given.sweep is not None
+    name, values = swept(given.sweep)
+    given.refuse("each value of --sweep has statistics of its own", "export")
+    if name in given.sampling:
+        raise ValueError(f"--sweep {given.sweep} and the setting {name} {given.sampling[name]} contradict; give one")
+    settings = [{**given.sampling, name: value} for value in values]
+    for one in settings:
+        vgt.check_sampling(named.partition(":")[2], one)
+    found: dict[Any, Outcome] = {}
+    for value, one in zip(values, settings, strict=True):
+        own = given.name and f"{given.name}+{name}{value}"
+        found[value] = _generated(given.model_copy(update={"sampling": one, "name": own}), named)
+    if given.shard.whole:
+        rows = [(value, r) for value, outcome in found.items() for r in outcome.records]
+        print(_table(name, rows))
+        path = given.out / "sweeps" / f"{record.folder_name(rows[0][1].subject)}-{name}.csv"
+        columns = ("suite", "metric", "value", "low", "high", "n", "n_expected", "subject")
+        lines = [[name, *columns], *([value, *(getattr(r, c) for c in columns)] for value, r in rows)]
+        files.write_text(path, csv_text(lines))
+        print(f"table: {path}")
+    return sum(found.values(), Outcome.none())
+
+
+def _table(name: str, rows: list[tuple[Any, Record]]) -> str:
+    """A line for each value of the setting, a column for each metric, with its interval."""
+    cells: dict[Any, dict[str, str]] = {}
+    for value, r in rows:
+        interval = "" if r.low is None or r.high is None else f" [{r.low:.4g}, {r.high:.4g}]"
+        cells.setdefault(value, {})[r.metric] = "-" if r.value is None else f"{r.value:.4g}{interval}"
+    metrics = list(dict.fromkeys(r.metric for _, r in rows))
+    lines = [[str(value), *(of.get(metric, "-") for metric in metrics)] for value, of in cells.items()]
+    return table(lines, header=[name, *metrics])
+
+
+def _generated(given: Options, named: str) -> Outcome:
+    """A generator by class: its images, and how close they come."""
     from evals.engine import generation
     from evals.engine.api import LABELS, conditions
+    from evals.fidelity import run as fidelity
     from evals.fidelity.images import CLASSES
     from evals.subjects import load_generator
 

@@ -102,7 +102,12 @@ class GeneratorSubject:
     @property
     def classes(self) -> int:
         """How many classes there are, where it is asked with their numbers."""
-        return len(self.made.loaded.model.config.classes)
+        return len(self.class_names)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of its classes, by their numbers."""
+        return tuple(self.made.loaded.model.config.classes)
 
     @property
     def settings(self) -> dict[str, Any]:
