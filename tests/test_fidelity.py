@@ -286,7 +286,7 @@ def test_fewer_images_than_dimensions(sides, score, tiny):
         ({"extractors": ["vgg"]}, "'vgg' are unknown"),
         ({"real": "nowhere"}, "'nowhere' is not there"),
         ({"real": None}, "--real is missing"),
-        ({"real": None, "metrics": ["kid"]}, "kid needs the reference images"),
+        ({"real": None, "metrics": ["kid"]}, "--real is missing"),
         ({"export": "s.npz", "extractors": ["tiny", "tiny-2"]}, "statistics of one extractor"),
     ],
 )

@@ -134,6 +134,8 @@ def test_a_setting_is_swept_with_the_same_labels_and_seeds(capsys):
         (["--sweep", "temperature=1,2", "--temperature", "3"], "contradict"),
         (["--sweep", "temperature=1,2", "--export", "a.npz"], "--export"),
         (["--labels", "balanced", "-n", "9"], "9 images do not divide among 8 classes"),
+        (["--metrics", "sfid"], "sfid is defined on the Inception network"),
+        (["--real", "none.npz"], "none.npz cannot be read as npz"),
     ],
 )
 def test_what_cannot_be_swept_or_shared_is_refused(capsys, options, message):

@@ -122,7 +122,8 @@ def _sweep(given: Options, named: str) -> Outcome:
     if given.shard.whole:
         rows = [(value, r) for value, outcome in found.items() for r in outcome.records]
         print(_table(name, rows))
-        path = given.out / "sweeps" / f"{record.folder_name(rows[0][1].subject)}-{name}.csv"
+        model = record.folder_name(rows[0][1].subject.partition("+")[0])
+        path = given.out / "sweeps" / f"{model}-{name}.csv"
         columns = ("suite", "metric", "value", "low", "high", "n", "n_expected", "subject")
         lines = [[name, *columns], *([value, *(getattr(r, c) for c in columns)] for value, r in rows)]
         files.write_text(path, csv_text(lines))
@@ -149,6 +150,7 @@ def _generated(given: Options, named: str) -> Outcome:
     from evals.fidelity.images import CLASSES
     from evals.subjects import load_generator
 
+    fidelity.asked(**given.passed_to(fidelity.asked))  # before images are made
     made = load_generator(named, device=given.on(), settings=given.ours)
     if conditions(made) != LABELS:
         given.refuse(f"{named} is asked with prompts", "labels")

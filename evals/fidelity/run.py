@@ -122,17 +122,9 @@ def run(
     records carry, by default the subject's own.
 
     Raises ValueError, before any image is run through a network, for what is missing or cannot be compared."""
-    if real is None and export is None and metrics is None:
-        raise ValueError(f"--real is missing; give {sets.REALS}")
-    named = list(metrics if metrics is not None else metrics_of.DEFAULT if real else ())
-    wanted = metrics_of.chosen(named)
-    protocols = {
-        name: features.protocol(name, (weights or {}).get(name), any_weights=any_weights) for name in extractors
-    }
-    optional = set(wanted) - set(metrics_of.chosen([name for name in named if name not in metrics_of.TABLES]))
-    plan = _plan(wanted, tuple(extractors), optional)
-    if export is not None and len(protocols) != 1:
-        raise ValueError(f"--export writes the statistics of one extractor, not of {', '.join(extractors)}")
+    protocols, plan = asked(
+        real=real, extractors=extractors, metrics=metrics, weights=weights, any_weights=any_weights, export=export
+    )
     job = _job(subject, real, [m for _, m in plan], n, size, paired, Path(work), batch)
     job = replace(job, origin=sets.origin(subject, job.work, named=name is not None))
     job = replace(
@@ -172,6 +164,37 @@ def run(
         common |= {"extra": {"settings": sampled}} if sampled is not None else {}
         outcome += engine.write(records, keys, kept, measures, common, partial_ok, work)
     return outcome
+
+
+def asked(
+    *,
+    real: str | None = None,
+    extractors: Sequence[str] = EFFLITE,
+    metrics: Sequence[str] | None = None,
+    weights: Mapping[str, str | Path] | None = None,
+    any_weights: bool = False,
+    export: str | Path | None = None,
+) -> tuple[dict[str, dict], list[tuple[str, str]]]:
+    """({extractor: its protocol}, [(extractor, metric) to measure]) of the arguments of ``run``.
+
+    Raises ValueError for what can be told without the subject's images: nothing to compare with, metrics that are
+    unknown or not defined on these features, weights that are absent, a reference file that cannot be read."""
+    if real is None and export is None and metrics is None:
+        raise ValueError(f"--real is missing; give {sets.REALS}")
+    named = list(metrics if metrics is not None else metrics_of.DEFAULT if real else ())
+    wanted = metrics_of.chosen(named)
+    protocols = {
+        name: features.protocol(name, (weights or {}).get(name), any_weights=any_weights) for name in extractors
+    }
+    optional = set(wanted) - set(metrics_of.chosen([name for name in named if name not in metrics_of.TABLES]))
+    plan = _plan(wanted, tuple(extractors), optional)
+    if export is not None and len(protocols) != 1:
+        raise ValueError(f"--export writes the statistics of one extractor, not of {', '.join(extractors)}")
+    if real is None and any(METRICS[metric].reference is not None for _, metric in plan):
+        raise ValueError(f"--real is missing; give {sets.REALS}")
+    if real is not None and real.endswith(".npz"):
+        sets.members(real)
+    return protocols, plan
 
 
 def _plan(wanted: Sequence[str], extractors: tuple[str, ...], optional: set[str]) -> list[tuple[str, str]]:
@@ -215,8 +238,6 @@ def _job(
         real_images = sets.reference_images(real, side, work)
     if single and real_images is None:
         raise ValueError(f"{single[0]} needs the reference images themselves, and {real} has none; give their folder")
-    if found is None and any(METRICS[m].reference is not None for m in metrics):
-        raise ValueError(f"--real is missing; give {sets.REALS}")
     for metric in metrics:
         for each in (images, real_images):
             if each is not None and len(each) < METRICS[metric].least:
