@@ -291,9 +291,11 @@ class Regenerated:
         if theirs and len(theirs.rows) > sum(bool(row.paper) for row in entry.rows):
             notes.append(entry.unmatched)
         if theirs and entry.bare:
-            notes += dict.fromkeys(
-                self.recipe.unmeasured[c.key] for c in theirs.columns if c.better and c.key not in entry.columns
-            )
+            reasons: dict[str, dict[str, None]] = {}
+            for c in theirs.columns:
+                if c.better and c.key not in entry.columns:
+                    reasons.setdefault(self.recipe.unmeasured[c.key], {})[c.head] = None
+            notes += [f"{', '.join(heads)}: {reason}." for reason, heads in reasons.items()]
         return notes
 
     def _about(self, entry: Entry, theirs: published.PublishedTable | None) -> list[str]:

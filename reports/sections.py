@@ -87,15 +87,18 @@ class Section:
 def build(measured: Measured, work: Path | None, samples: Lookup = lambda record: None) -> list[Section]:
     """All sections in reading order: each paper at each scale that was run with seeds, then the other models with their
     summary first; those without blocks have nothing to show."""
-    every, made = measured, []
+    every, made, papers = measured, [], []
     for name in published.known():
         there = regenerated.scales(every, name)
+        papers += [name] if there else []
         made += [section for scale in there for section in _paper(Regenerated(every, name, scale, samples), work)]
         made += [_against_itself(name)] if there else []
     measured = regenerated.apart(every)
     for section in (SUMMARY, *SECTIONS):
         shown = every if section.id == "provenance" else measured
         blocks = [block for part in section.parts for block in part.blocks(shown, work)]
+        if papers and published.DEFAULT not in papers:  # published numbers below are of the default paper
+            blocks = [b for b in blocks if not (b.table and b.table.label == published.LABEL)]
         lead = section.lead(shown) if callable(section.lead) else section.lead
         made.append(replace(section, lead=lead, blocks=blocks))
     return made

@@ -254,8 +254,11 @@ def invented_codes(scale: str = "micro", seeds: tuple[int, ...] = (0, 1, 2)) -> 
         extra = {"settings": {"guidance": guidance}, REPLICATES: blocks}
         for metric, score in {"fd": value, "kid": value / 100, "precision": 0.6, "recall": 0.5}.items():
             found.append(
-                make(name, "scenes", f"{metric}-efflite2", score, 0.02 * score, 2000, n_expected=50_000, extra=extra)
+                make(name, "scenes", f"{metric}-efflite2", score, 0.02 * score, 2400, n_expected=50_000, extra=extra)
             )
+        told = {"extra": {"settings": {"guidance": guidance}}, "judge": "analytic-1", "unit": "share"}
+        for metric in ("accuracy", "accuracy-held-out"):
+            found.append(make(name, "classes-80-uniform", metric, 20 / value, 0.02, 2400, **told))
 
     for place, arm in enumerate(a for a in of.arms if a.id not in of.scale(scale).without):
         for name in recipe.models(scale, arm, seeds).values():

@@ -137,9 +137,9 @@ def test_published_results_are_adopted(smoke, tmp_path, monkeypatch):
     done(jobs[3], tmp_path / "a", ["smoke_other-s0/training/loss"])
     files.write_text(tmp_path / "a/records/smoke_other-s0/training/loss.samples.csv", "id\n")
     monkeypatch.setattr(results, "RECORDS", tmp_path)
-    one = results.pack(tmp_path / "a", {"smoke_vlm"}, results.published("smoke")).read_bytes()
+    one = results.pack(tmp_path / "a", {"smoke_vlm"}, results.published("smoke", "smoke")).read_bytes()
     assert results.pack(tmp_path / "a", {"smoke_vlm"}, tmp_path / "again.zip").read_bytes() == one
-    results.unpack("smoke", tmp_path / "b")
+    results.unpack("smoke", tmp_path / "b", "smoke")
     assert paper.to_do(jobs, tmp_path / "b") == [jobs[1], jobs[-1]]  # the VLM is there, and not yet measured
     assert (tmp_path / "b/runs/smoke_vlm/model/config.json").read_text() == "{}"
     assert (tmp_path / "b/records/smoke_other-s0/training/loss.samples.csv").read_text() == "id\n"

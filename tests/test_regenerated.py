@@ -450,6 +450,8 @@ def test_another_paper_is_a_matter_of_data(monkeypatch):
     assert blocks["published_vfmtok_rar"].folded.startswith("Published: ")
     names = [b.table.name for s in made.values() for b in s.blocks if b.table]
     assert len(set(names)) == len(names)
+    alone = [b.table.name for s in sections.build(Measured(CODES), None) for b in s.blocks if b.table]
+    assert "vfmtok_micro_components" in alone and not [name for name in alone if name.startswith("published_vgt")]
 
 
 def test_columns_that_nothing_measures_stand_without_ours():
@@ -461,7 +463,7 @@ def test_columns_that_nothing_measures_stand_without_ours():
     row = filled.rows[4].cells
     guided = [Measured(CODES).get(f"micro_gpt_vfmtok-s{s}-guided", "scenes", "fd-efflite2").value for s in range(3)]
     assert row["fd_guided"].value == pytest.approx(np.mean(guided)) and row["gfid_paper"].value == 3.42
-    assert row["fd_guided"].partial, "2,000 images are not the protocol's 50,000"
+    assert row["fd_guided"].partial, "2,400 images are not the protocol's 50,000"
     sizes = {r.label: r.cells for r in of.table("generation").rows}
     assert sizes["VFMTok-XL, repository"]["fd_guided"].blank != NOT_RUN, "this scale has no such model"
     assert sizes["VFMTok-L, paper"]["fd"].value > 0 and sizes["VFMTok-L, paper"]["source"].value == "paper"
