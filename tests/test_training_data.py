@@ -36,7 +36,7 @@ def pixels(index: int) -> torch.Tensor:
 
 def test_every_pass_over_the_latents_is_a_permutation():
     for count in (1, 2, 16, 30, 97):
-        passes = [[data._shuffled(p * count + i, count) for i in range(count)] for p in range(6)]
+        passes = [[data.shuffled(p * count + i, count) for i in range(count)] for p in range(6)]
         assert all(sorted(one) == list(range(count)) for one in passes)
         assert count < 16 or len({tuple(one) for one in passes}) == 6
 

@@ -44,6 +44,8 @@ HELD_OUT = frozenset(
         ("white", "cross"),
     }
 )
+# Classes of scenes with one object, "red circle" for example; HELD_OUT among them.
+CLASSES = tuple(f"{color} {shape}" for color in COLORS for shape in SHAPES)
 TINTS = {
     "gray": (138, 138, 138),
     "bluish": (124, 138, 160),
@@ -314,6 +316,12 @@ def scene(split: str, index: int, task: str | None = None) -> Scene:
         drawn = draw_scene(draws, kind, seen_only=split == "train")
         if split_of(drawn) == split:
             return drawn
+
+
+def class_of(scene: Scene) -> int:
+    """The number of the class (CLASSES) of a scene with one object."""
+    (only,) = scene.objects
+    return CLASSES.index(f"{only.color} {only.shape}")
 
 
 # ------------------------------------------------------------------------------------------------- rendering

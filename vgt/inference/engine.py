@@ -16,13 +16,13 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from vgt.equations import flow
 from vgt.equations.order import additive, group_mask, interleaved_mask, positions
 from vgt.equations.solvers import Scheme, draws
 from vgt.inference.hoisted_head import HoistedHead
-from vgt.inference.static_lm import KeyValues, static_lm
+from vgt.inference.static_lm import KeyValues, StaticLM, static_lm
 from vgt.methods import mar, query_ar, registry
 from vgt.methods.sampling import Sampling
 from vgt.methods.visual_lm import VisualLM, in_pieces, noise, per_image_rng
@@ -53,25 +53,24 @@ class Batch:
         return len(self.real) // len(self.u)
 
 
-class Engine:
-    """Decodes batches with one model: ``engine(ids, mask, seeds, settings, on_step)`` as ``query_ar.generate`` and
-    ``mar.generate``, by the loop of the model's own method.
+class Prepared:
+    """What every engine keeps between calls with one model: weights packed anew when the model's have changed, a cache,
+    and its steps as CUDA graphs (``graphs``: whether, on a GPU).  ``notes`` say what could not be used, and why.
 
-    Packed weights are made anew when the model's have changed.  ``notes`` say what could not be used, and why.
+    Where a GPU's memory is too small for a batch, the images that are decoded together (``limit``) are halved until
+    they fit, and stay so."""
 
-    ``graphs``: whether decode steps become CUDA graphs on a GPU.  ``compiled``: whether torch.compile fuses the small
-    operations of the language model and of a velocity; it takes minutes and pays in long runs.  ``prompt_tokens``: pads
-    every prompt to that length, so that all batches have one shape.  Where a GPU's memory is too small for a batch, the
-    images that are decoded together (``limit``) are halved until they fit, and stay so."""
+    _lm: StaticLM
 
-    def __init__(self, model: VisualLM, graphs: bool = True, compiled: bool = False, prompt_tokens: int | None = None):
-        self.model, self.graphs, self.compiled, self.prompt_tokens = model, graphs, compiled, prompt_tokens
+    def __init__(self, model: nn.Module, graphs: bool = True):
+        self.model, self.graphs = model, graphs
         self.limit: int | None = None
         self.notes: list[str] = []
         self._stamp: tuple | None = None
-        self.loop = registry.get(model.config.method).part("loop")()
 
-    # ---- what is kept between calls
+    def _pack(self) -> None:
+        """Make what is kept of the model's weights, ``_lm`` among it."""
+        raise NotImplementedError
 
     def _prepare(self) -> None:
         """Pack the weights where they are not those of the last call."""
@@ -81,17 +80,9 @@ class Engine:
         self.notes = []
         self._cache: KeyValues | None = None
         self._graphs: dict[tuple, Graphed] = {}
-        self._layouts: dict[tuple[int, int], Tensor] = {}
-        self._head = HoistedHead(self.model.image_head)
-        self._lm, why = static_lm(self.model)
-        self._read: Callable = self._lm
-        if self.compiled:
-            self._read = torch.compile(self._lm, dynamic=False)
-            self._head.velocity = torch.compile(self._head.velocity, dynamic=False)
-        self.queries, self.embeddings = self.model.queries(), self.model.position_embeddings()
-        self.device = self.queries.device
+        self.device = next(self.model.parameters()).device
         self._on_gpu = self.device.type == "cuda"
-        self._note(why)
+        self._pack()
         if not self._on_gpu:
             self._note(f"no CUDA graphs: the model is on {self.device.type}")
         self._stamp = stamp
@@ -106,6 +97,68 @@ class Engine:
             self._graphs.clear()
             self._cache = self._lm.cache(rows, places)
         return self._cache
+
+    def in_parts(self, images: int, decode: Callable[[slice], None]) -> None:
+        """``decode(part)`` for parts of so many images that memory has room for."""
+        begin = 0
+        while begin < images:
+            part = slice(begin, min(images, begin + (self.limit or images)))
+            fits = True
+            try:
+                decode(part)
+            except torch.OutOfMemoryError:
+                if part.stop - begin == 1:
+                    raise
+                fits = False  # memory comes back when the error and its frames are gone
+            if fits:
+                begin = part.stop
+            else:
+                self._halve(part.stop - begin)
+
+    def _halve(self, rows: int) -> None:
+        """Decode half as many images together from now on."""
+        self._cache, self._graphs = None, {}
+        if self._on_gpu:
+            torch.cuda.empty_cache()
+        self.limit = rows // 2
+        self._note(f"out of memory with {rows} images at a time: {self.limit} instead")
+
+    def run(self, key: tuple, step: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tuple[Tensor, ...]:
+        """``step(*tensors)``, as a CUDA graph where that is possible; ``key`` names what else the step depends on."""
+        if not (self._on_gpu and self.graphs):
+            return step(*tensors)
+        if key not in self._graphs:
+            self._graphs[key] = Graphed(step)
+        made = self._graphs[key](*tensors)
+        self._note(self._graphs[key].refusal)
+        return made
+
+
+class Engine(Prepared):
+    """Decodes batches with one model: ``engine(ids, mask, seeds, settings, on_step)`` as ``query_ar.generate`` and
+    ``mar.generate``, by the loop of the model's own method.
+
+    ``compiled``: whether torch.compile fuses the small operations of the language model and of a velocity; it takes
+    minutes and pays in long runs.  ``prompt_tokens``: pads every prompt to that length, so that all batches have one
+    shape."""
+
+    model: VisualLM
+
+    def __init__(self, model: VisualLM, graphs: bool = True, compiled: bool = False, prompt_tokens: int | None = None):
+        super().__init__(model, graphs)
+        self.compiled, self.prompt_tokens = compiled, prompt_tokens
+        self.loop = registry.get(model.config.method).part("loop")()
+
+    def _pack(self) -> None:
+        self._layouts: dict[tuple[int, int], Tensor] = {}
+        self._head = HoistedHead(self.model.image_head)
+        self._lm, why = static_lm(self.model)
+        self._read: Callable = self._lm
+        if self.compiled:
+            self._read = torch.compile(self._lm, dynamic=False)
+            self._head.velocity = torch.compile(self._head.velocity, dynamic=False)
+        self.queries, self.embeddings = self.model.queries(), self.model.position_embeddings()
+        self._note(why)
 
     # ---- one call
 
@@ -128,32 +181,15 @@ class Engine:
         copies = len(ids) // b
         ids, mask = ids.view(copies, b, -1), mask.view(copies, b, -1)
         u = torch.zeros(b, model.tokens, model.config.d_z, device=self.device)
-        begin = 0
-        while begin < b:
-            part = slice(begin, min(b, begin + (self.limit or b)))
-            rows, fits = part.stop - begin, True
-            try:
-                batch = self._begin(ids[:, part].flatten(0, 1), mask[:, part].flatten(0, 1), seeds[part], settings)
-                batch.u = u[part]
-                self.loop(self, batch, settings, None if on_step is None else (lambda done, n: on_step(done, n, u)))
-            except torch.OutOfMemoryError:
-                if rows == 1:
-                    raise
-                fits = False  # memory comes back when the error and its frames are gone
-            if fits:
-                self._check_finite(batch, settings, begin)
-                begin = part.stop
-            else:
-                self._halve(rows)
-        return model.restore(u)
 
-    def _halve(self, rows: int) -> None:
-        """Decode half as many images together from now on."""
-        self._cache, self._graphs = None, {}
-        if self._on_gpu:
-            torch.cuda.empty_cache()
-        self.limit = rows // 2
-        self._note(f"out of memory with {rows} images at a time: {self.limit} instead")
+        def decode(part: slice) -> None:
+            batch = self._begin(ids[:, part].flatten(0, 1), mask[:, part].flatten(0, 1), seeds[part], settings)
+            batch.u = u[part]
+            self.loop(self, batch, settings, None if on_step is None else (lambda done, n: on_step(done, n, u)))
+            self._check_finite(batch, settings, part.start)
+
+        self.in_parts(b, decode)
+        return model.restore(u)
 
     def _padded(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Prompts padded to a length that many batches share."""
@@ -256,16 +292,6 @@ class Engine:
         return project(u.to(project.weight.dtype)) + self.embeddings[where]
 
     # ---- what the loops use besides
-
-    def run(self, key: tuple, step: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tuple[Tensor, ...]:
-        """``step(*tensors)``, as a CUDA graph where that is possible; ``key`` names what else the step depends on."""
-        if not (self._on_gpu and self.graphs):
-            return step(*tensors)
-        if key not in self._graphs:
-            self._graphs[key] = Graphed(step)
-        made = self._graphs[key](*tensors)
-        self._note(self._graphs[key].refusal)
-        return made
 
     def visible(self, batch: Batch, places: int) -> Tensor:
         """Additive [R, M]: the prefix less its pads, and the next ``places`` of the cache."""

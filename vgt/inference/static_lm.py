@@ -83,7 +83,7 @@ def _select(x: Tensor, asked: Tensor | int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Layer:
+class Layer:
     """Packed weights; linear maps as (weight, bias)."""
 
     qkv: Tensor
@@ -93,10 +93,9 @@ class _Layer:
     down: Tensor
 
 
-def _folded(linears: list[nn.Linear], gain: Tensor) -> Tensor:
-    """Their weights in one matrix whose input is still to be multiplied by ``gain``."""
-    like = linears[0].weight
-    return torch.cat([(m.weight.float() * gain.float()) for m in linears]).to(like)
+def folded(weights: list[Tensor], gain: Tensor) -> Tensor:
+    """Weights in one matrix whose input is still to be multiplied by ``gain``."""
+    return torch.cat([w.float() * gain.float() for w in weights]).to(weights[0])
 
 
 class FusedLM:
@@ -104,28 +103,35 @@ class FusedLM:
 
     def __init__(self, language_model: nn.Module):
         config = language_model.config
-        self.heads, self.keys = config.num_attention_heads, config.num_key_value_heads
-        self.group, self.width = self.heads // self.keys, config.hidden_size
-        self.head_width = getattr(config, "head_dim", None) or self.width // self.heads
-        self.eps, self.act = config.rms_norm_eps, language_model.layers[0].mlp.act_fn
-        self._like = language_model.norm.weight
-        self._own_norm = self._like.device.type == "cpu" and self._like.dtype == torch.float32
-        self._stretch = self.width**0.5 if self._own_norm else 1.0
-        self._floor = self._like.new_full((), (self.width * self.eps) ** 0.5)
-        self.norm = self._like * self._stretch
+        self.act = language_model.layers[0].mlp.act_fn
+        heads, width = config.num_attention_heads, getattr(config, "head_dim", None)
+        self._size(language_model.norm.weight, heads, config.num_key_value_heads, width, config.rms_norm_eps)
         self.layers = [self._pack(layer) for layer in language_model.layers]
         self._rotary, self._table = language_model.rotary_emb, None
         self._axes = 3 if config.model_type == "qwen2_5_vl_text" else 0
 
-    def _pack(self, layer: nn.Module) -> _Layer:
+    def _size(self, norm: Tensor, heads: int, keys: int, head_width: int | None, eps: float) -> None:
+        """What follows from the sizes and from the gain [D] of the last norm."""
+        self.heads, self.keys, self.group, self.width = heads, keys, heads // keys, len(norm)
+        self.head_width = head_width or self.width // heads
+        self.eps, self._like = eps, norm
+        self._own_norm = norm.device.type == "cpu" and norm.dtype == torch.float32
+        self._stretch = self.width**0.5 if self._own_norm else 1.0
+        self._floor = norm.new_full((), (self.width * eps) ** 0.5)
+        self.norm = norm * self._stretch
+
+    def _pack(self, layer: nn.Module) -> Layer:
         attention, mlp = layer.self_attn, layer.mlp
         projections = [attention.q_proj, attention.k_proj, attention.v_proj]
         biased = projections[0].bias is not None
-        return _Layer(
-            _folded(projections, layer.input_layernorm.weight.float() * self._stretch),
+        return Layer(
+            folded([p.weight for p in projections], layer.input_layernorm.weight.float() * self._stretch),
             torch.cat([p.bias for p in projections]) if biased else None,
             attention.o_proj.weight,
-            _folded([mlp.gate_proj, mlp.up_proj], layer.post_attention_layernorm.weight.float() * self._stretch),
+            folded(
+                [mlp.gate_proj.weight, mlp.up_proj.weight],
+                layer.post_attention_layernorm.weight.float() * self._stretch,
+            ),
             mlp.down_proj.weight,
         )
 

@@ -13,6 +13,15 @@ def _device(module) -> torch.device:
 
 
 @torch.no_grad()
+def token_grid(ae) -> tuple[int, int]:
+    """Rows and columns of the indices that a discrete tokenizer makes of an image of its own size (of one on the meta
+    device too)."""
+    size = ae.config.image_size
+    h, w = ae.encode(torch.zeros(1, 3, size, size, device=_device(ae))).shape[1:]
+    return h, w
+
+
+@torch.no_grad()
 def reconstruct(ae, images: np.ndarray, batch: int = 32) -> np.ndarray:
     """uint8 [N, H, W, 3] -> uint8 [N, H, W, 3], sides multiples of the autoencoder's stride."""
     parts = [to_uint8(ae(to_float(images[i : i + batch], _device(ae)))) for i in range(0, len(images), batch)]

@@ -38,7 +38,9 @@ class System:
     a generator:
 
     * ``sampling``: the class of its sampling options, a ``SamplingOptions`` (vgt/methods/sampling.py);
-    * ``generator(loaded, decoder, settings)``: what makes images, an ``ImageGenerator`` (vgt/inference/generator.py).
+    * ``generator(loaded, decoder, settings)``: what makes images, an ``ImageGenerator`` (vgt/inference/generator.py);
+    * where it decodes step by step, ``reference``: the loop that decodes as the paper has it, and ``loop``: the same in
+      a decode engine, of a generator by label the engine itself (vgt/inference/code_engine.py).
 
     Parts of a method of VisualLM: ``loss`` (model, batch, rng, repeats), ``reference``: the loop that decodes as the
     paper has it, ``loop``: the same in the decode engine (vgt/inference/engine.py), ``sequence(n)``: image positions in
@@ -141,7 +143,22 @@ MAR = replace(
     sequence="vgt.methods.mar:sequence",
 )
 
-_SYSTEMS: dict[str, System] = {system.name: system for system in (VLM, VGT_AE, VFMTOK, QUERY_AR, MAR)}
+CODE_GPT = System(
+    name="code_gpt",
+    label="GPT",
+    kind="generator",
+    about="A class-to-image generator (GPT over the indices of a discrete tokenizer)",
+    condition="label",
+    model="vgt.methods.code_gpt:CodeGPT",
+    config="vgt.methods.code_gpt:CodeGPTConfig",
+    job="vgt.training.codes:code_gpt",
+    sampling="vgt.methods.code_gpt:CodeSampling",
+    generator="vgt.inference.code_engine:LabelToImage",
+    reference="vgt.methods.code_gpt:generate",
+    loop="vgt.inference.code_engine:CodeEngine",
+)
+
+_SYSTEMS: dict[str, System] = {system.name: system for system in (VLM, VGT_AE, VFMTOK, QUERY_AR, MAR, CODE_GPT)}
 PLUGINS = "VGT_SYSTEMS"
 
 

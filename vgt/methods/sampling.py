@@ -242,3 +242,49 @@ class Sampling(SamplingOptions):
     def batch_matters(self) -> bool:
         """The published code has one order for all images of a batch."""
         return self.compat == "reference"
+
+
+class CodeSampling(SamplingOptions):
+    """docs/vfmtok.md 13.  The paper's tables with guidance have 1.5 or another scale that is not published; without it
+    they have 1, which is the default here."""
+
+    temperature: float = Field(1.0, gt=0, lt=1000, description="of a prior over tokens (default 1)")
+    top_k: int = Field(0, ge=0, description="keep the so many likeliest codes of a token (default 0: all)")
+    top_p: float = Field(1.0, gt=0, le=1, description="keep the likeliest codes of this probability (default 1: all)")
+    guidance: float = Field(1.0, ge=0, lt=1000, description="classifier-free guidance scale; 1 turns it off")
+    guidance_until: int | None = Field(
+        None, ge=1, description="guide only the first so many tokens (default: all of them)"
+    )
+
+    def check(self, model: Any) -> None:
+        """Raises ValueError for settings without effect."""
+        entries, tokens = model.config.codebook_size, model.tokens
+        if self.acceleration != 1:
+            raise ValueError(f"acceleration {self.acceleration}: a GPT decodes one token a step; leave it at 1")
+        if self.top_k >= entries:
+            raise ValueError(f"top_k {self.top_k} has no effect on {entries} codes; give fewer, or 0")
+        if self.guidance_until is None:
+            return
+        if self.guidance <= 1:
+            raise ValueError(
+                f"guidance_until {self.guidance_until} has no effect with guidance {self.guidance:g}; "
+                "give a guidance above 1, or leave it out"
+            )
+        if self.guidance_until >= tokens:
+            raise ValueError(f"guidance_until {self.guidance_until} has no effect on {tokens} tokens; give fewer")
+
+    def resolved(self, model: Any) -> Self:
+        return self.model_copy(update={"guidance": 1.0}) if self.guidance < 1 else self
+
+    def suffix(self, tokens: int) -> str:
+        """ "", "+cfg1.5", "+cfg1.5-until64+temperature0.9+top-k50"."""
+        until = f"-until{self.guidance_until}" if self.guidance_until else ""
+        told = [f"+cfg{self.guidance:g}{until}"] if self.guidance > 1 else []
+        for name in ("temperature", "top_k", "top_p"):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                told.append(f"+{name.replace('_', '-')}{getattr(self, name):g}")
+        return "".join(told)
+
+    def branches(self, token: int) -> int:
+        """How many passes ``token`` takes: 2 with guidance, the second without the class."""
+        return 2 if self.guidance > 1 and (self.guidance_until is None or token < self.guidance_until) else 1

@@ -52,13 +52,14 @@ class DataConfig(Config):
     images, fewer in a short run (``statistics_sample``); both go into the model's config.json.
 
     ``source``: "scenes", or images of your own (``vgt.training.sources``), which the other fields are for.
-    ``image_column``, ``caption_column``: of tables and JSON files, where they are not found by themselves.  ``flip``:
-    mirror images for the autoencoder.  ``min_crop``: smallest share of an image's shorter side that the autoencoder
-    sees at once, 1 for the whole (docs/vfmtok.md 10).  ``min_side``: shorter images are not for the generator.
+    ``image_column``, ``caption_column``, ``label_column``: of tables and JSON files, where they are not found by
+    themselves.  ``flip``: mirror images for the autoencoder, and for a generator by label, whose scenes are then seen
+    both ways.  ``min_crop``: smallest share of an image's shorter side that these two see at once, 1 for the whole
+    (docs/vfmtok.md 10).  ``min_side``: shorter images are not for the generator.
     ``caption_tokens``: budget of the templated prompt.  ``skip_limit``: largest share of bad samples.  ``workers``:
     threads that decode images ahead, or processes that draw scenes ahead for a GPU (docs/vgt.md 1.11, 2.2, 2.6)."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"min_crop"})
+    later: ClassVar[frozenset[str]] = frozenset({"min_crop", "label_column"})
 
     photos: Share = 0.25
     scenes: Count = 65_536
@@ -71,6 +72,7 @@ class DataConfig(Config):
     source: str = "scenes"
     image_column: str | None = None
     caption_column: str | None = None
+    label_column: str | None = None
     flip: bool = True
     min_crop: Annotated[float, Field(gt=0, le=1)] = 1.0
     min_side: Whole = 81
@@ -171,9 +173,11 @@ PIECE = 256  # scenes that are encoded and stored together: the first step waits
 class SceneLatents:
     """fp16 [N, d] of training scenes 0 .. ``count`` - 1 by a frozen autoencoder, encoded when they are asked for.
 
-    They are kept in ``cache/latents-<hash>/``, a file for each ``piece`` of them, which runs share: of two that need
+    They are kept in ``cache/<kind>-<hash>/``, a file for each ``piece`` of them, which runs share: of two that need
     the same at once one makes it and the other waits.  The autoencoder always sees ``batch`` rows, so that a scene's
     latents do not depend on when, or beside which others, it was encoded.  So many ``processes`` draw the scenes."""
+
+    kind = "latents"
 
     def __init__(
         self, ae, fingerprint: str, count: int, size: int, cache: Path, device="cpu", batch: int = 64,
@@ -182,7 +186,8 @@ class SceneLatents:
         self.count, self._size, self._rows = count, size, min(batch, count)
         self._ae, self._device, self._processes = ae, device, processes
         self.piece = PIECE * (8 if processes else 1)  # to start processes takes as long as to draw a hundred scenes
-        self.folder = cache / f"latents-{files.digest(scenes.WORLD, fingerprint, str(size), str(self._rows))[:16]}"
+        mark = files.digest(scenes.WORLD, fingerprint, str(size), str(self._rows))
+        self.folder = cache / f"{self.kind}-{mark[:16]}"
         self._made: dict[int, Tensor] = {}
         self._known: set[Path] = set()
         self._lock = Lock()
@@ -207,7 +212,7 @@ class SceneLatents:
             order = list(todo)
             pieces = [order[begin : begin + self.piece] for begin in range(0, len(order), self.piece)]
             bar = tqdm(
-                total=len(order), file=sys.stderr, desc="latents", mininterval=2, disable=len(pieces) < 2 or None
+                total=len(order), file=sys.stderr, desc=self.kind, mininterval=2, disable=len(pieces) < 2 or None
             )
             for piece in pieces:
                 self._write(piece, self._encode(piece, bar))
@@ -241,14 +246,22 @@ class SceneLatents:
 
         def drawn(start: int) -> np.ndarray:
             some = piece[start : start + self._rows]
-            return scenes.images("train", (some * self._rows)[: self._rows], self._size)
+            return self.images((some * self._rows)[: self._rows])
 
         made = []
         for start, images in zip(starts, each(drawn, starts, self._processes), strict=True):
-            some = _latents(self._ae, to_float(images), self._device)[: len(piece) - start]
+            some = self.encoded(to_float(images))[: len(piece) - start]
             made.append(some)
             bar.update(len(some))
         return torch.cat(made).contiguous()
+
+    def images(self, numbers: Sequence[int]) -> np.ndarray:
+        """uint8 [len(numbers), size, size, 3]."""
+        return scenes.images("train", numbers, self._size)
+
+    def encoded(self, images: Tensor) -> Tensor:
+        """What is kept of images [B, 3, H, W], on the CPU."""
+        return _latents(self._ae, images, self._device)
 
 
 def _exclusive(path: Path) -> FileLock:
@@ -356,10 +369,10 @@ class CaptionBatches:
         dense = draws.below(1000) < 1000 * self._data.dense
         pool = range(self.latents.count) if dense else self._short
         places = range(index * self._batch, (index + 1) * self._batch)
-        return [pool[_shuffled(place, len(pool))] for place in places], dense, draws
+        return [pool[shuffled(place, len(pool))] for place in places], dense, draws
 
 
-def _shuffled(position: int, count: int) -> int:
+def shuffled(position: int, count: int) -> int:
     """Place ``position`` of an endless pass over 0 .. count-1: an affine permutation that changes with each pass."""
     passes, place = divmod(position, count)
     stride = 2 * ((passes * 7919 + 12345) % count) + 1
@@ -377,7 +390,7 @@ def source_image_batches(source: Source, crop: Crop, rows: int, seed: int, repor
     report = report or SkipReport()
 
     def prepare(sample: Sample, below: Below) -> np.ndarray | Skipped:
-        return _cut(sample, crop, below, report)
+        return cropped(sample, crop, below, report)
 
     def at(index: int) -> dict[str, Tensor]:
         places = range(index * rows, (index + 1) * rows)
@@ -407,7 +420,7 @@ def source_caption_batches(
         assert sample.caption is not None, "the source was opened without captions"
         if any(word in sample.caption for word in markup):
             return Skipped(sample.name, "special token in the caption")
-        image = _cut(sample, crop, below, report)
+        image = cropped(sample, crop, below, report)
         if isinstance(image, Skipped):
             return image
         if below(1000, "unconditional") < 1000 * data.unconditional:
@@ -426,7 +439,7 @@ def source_caption_batches(
     return at
 
 
-def _cut(sample: Sample, crop: Crop, below: Below, report: SkipReport) -> np.ndarray | Skipped:
+def cropped(sample: Sample, crop: Crop, below: Below, report: SkipReport) -> np.ndarray | Skipped:
     try:
         image = crop(sample.image, below)
     except ImageError as error:

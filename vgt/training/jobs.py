@@ -44,10 +44,13 @@ from vgt.vlm.training import VLMLossConfig, VLMTraining
 from vgt.vlm.vlm import VLM, VLMConfig, hf_config, plain
 
 
-def _source(preset: Preset, place: Place, captions: bool) -> tuple[Source, SkipReport]:
+def open_data(preset: Preset, place: Place, captions: bool = False, labels: bool = False) -> tuple[Source, SkipReport]:
     """The images of one's own that a preset names, and what will count the bad ones among them."""
     data = preset.data
-    source = open_source(data.source, place.cache, captions, data.image_column, data.caption_column, data.scenes)
+    source = open_source(
+        data.source, place.cache, captions, data.image_column, data.caption_column, data.scenes, labels,
+        data.label_column,
+    )  # fmt: skip
     return source, SkipReport(data.skip_limit, **({} if place.team.first else {"tell": None}))
 
 
@@ -77,7 +80,7 @@ def _possible(what: str) -> Iterator[None]:
         raise ValueError(f"{what} is impossible: {reason:.300}") from error
 
 
-def _start(model: nn.Module, preset: Preset, place: Place, *systems: str) -> dict[str, str]:
+def start_from(model: nn.Module, preset: Preset, place: Place, *systems: str) -> dict[str, str]:
     """Fill ``model`` from ``init.weights``; returns the fingerprint under "weights", nothing where there is no such."""
     start = parents.weights(preset.init.weights, place, *systems)
     if start is None:
@@ -100,7 +103,7 @@ def vlm(preset: Preset, place: Place) -> Job:
         tokenizer = build_tokenizer(config.hf["model_type"])
         model = VLM.build(config, tokenizer)
         model.encoder.check(config.image_size, config.image_size)
-    hashes = _start(model, preset, place, registry.VLM.name)
+    hashes = start_from(model, preset, place, registry.VLM.name)
     losses: VLMLossConfig = configs.validated(VLMLossConfig, preset.losses, "losses of the preset")
     encoder, language = model.encoder, model.language
     inside = {id(p) for part in (encoder, language) for p in part.parameters()}
@@ -304,7 +307,7 @@ def _images(preset: Preset, place: Place, size: int) -> _Data:
         return _Data(lambda index: {"images": torch.empty(place.rows, 3, size, size, device="meta")})
     if preset.data.source == "scenes":
         return _Data(batching.image_batches(preset.data, place.rows, size))
-    source, skips = _source(preset, place, captions=False)
+    source, skips = open_data(preset, place)
     cut = stream.autoencoder_crop(size, preset.data.flip, preset.data.min_crop)
     batches = batching.source_image_batches(source, cut, place.rows, preset.train.seed, skips)
     return _Data(batches, None, {"source": source.fingerprint}, source.name, skips, preset.data.workers)
@@ -398,7 +401,7 @@ def visual_lm(preset: Preset, place: Place) -> Job:
     with _possible("model.text of the preset"), place.building():
         model = VisualLM(config)
     hashes = {"autoencoder": ae.fingerprint, "vlm": vlm.fingerprint, **data.parents}
-    started = _start(model, preset, place, *registry.sharing(method.model))
+    started = start_from(model, preset, place, *registry.sharing(method.model))
     if not started and vlm.model is not None:
         wanted = model.language_model.state_dict().keys()  # the first layers only, where init.layers says so
         state = vlm.model.language.state_dict()
@@ -467,7 +470,7 @@ def _captioned(preset: Preset, place: Place, ae: Loaded, vlm: parents.Backbone) 
         first = range(min(sample, data.scenes))
         found = batching.statistics(latents.take(first)) if data.standardize else None
         return _Data(batches, found, threads=1, ahead=max(2, latents.piece // place.rows))
-    source, skips = _source(preset, place, captions=True)
+    source, skips = open_data(preset, place, captions=True)
     cut = stream.generator_crop(size, data.min_side)
     batches = batching.source_caption_batches(source, cut, vlm.tokenizer, data, place.rows, preset.train.seed, skips)
     statistics = batching.source_statistics(ae.model, batches, sample, place.device) if data.standardize else None

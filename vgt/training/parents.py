@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModel, DINOv3ViTConfig, PreTrainedConfi
 from vgt.checkpoints import checkpoint, shards
 from vgt.checkpoints.pretrained import Loaded, is_backbone, is_hub_id, read_tokenizer
 from vgt.core import config as configs
-from vgt.inference.load import expect, load, locate
+from vgt.inference.load import check_system, expect, load, locate
 from vgt.methods import registry
 from vgt.methods.vgt_ae import VGTAE, VGTAEConfig
 from vgt.methods.visual_lm import ImageFeatures
@@ -86,6 +86,33 @@ def autoencoder(setting: str, spec: str, place: Place, device: str = "cpu") -> L
     with place.building():
         ae = VGTAE(config).requires_grad_(False)
     return _Planned(registry.VGT_AE.name, spec, ae, None, place.runs)
+
+
+def tokenizer(spec: str, place: Place) -> Loaded:
+    """The discrete tokenizer that ``init.autoencoder`` names; in a plan without weights, fingerprint and folder, as its
+    own job would build it.  Raises ValueError for another system, and in a plan for a name that nothing is known of."""
+    what, systems = "init.autoencoder", registry.names("tokenizer", latents="discrete")
+    if place.load:
+        return expect(load(spec, place.runs, place.device), *systems)
+    folder = _present(spec, place.runs)
+    if folder is not None:
+        header = checkpoint.read_header(folder)
+        check_system(header["system"], folder, systems)
+        name, values = header["system"], header["config"]
+    elif spec in configs.preset_names():
+        place.problems.append(absent(what, spec))
+        preset = configs.validated(Preset, configs.read_preset(spec), f"preset {spec}")
+        if preset.system not in systems:
+            raise ValueError(f"{what} {spec} is a preset of a {preset.system}; give one of a {' or '.join(systems)}")
+        name = preset.system
+        values = registry.get(name).part("job")(preset, Place(place.runs, place.team, place.rows, load=False)).config
+    else:
+        raise ValueError(absent(what, spec))
+    system = registry.get(name)
+    config = configs.validated(system.part("config"), values, f"configuration of {spec}")
+    with place.building():
+        model = system.part("model").build(config, None).requires_grad_(False).eval()
+    return _Planned(name, spec, model, None, place.runs)
 
 
 def autoencoder_config(preset: Preset, place: Place) -> tuple[VGTAEConfig, Backbone | None, Loaded | None]:

@@ -263,7 +263,7 @@ def _traces(job: Job, micro: int, train: TrainConfig, rules: Rules) -> dict[str,
             return inference(lambda: made.update(job.system.encode(given)), bf16, rules)
 
         before = _at(encoding, micro, _windowed(*job.frozen.values()))
-        encoded = {k: batch[k] if k in batch else fakes.tensor(micro, *v.shape[1:]) for k, v in made.items()}
+        encoded = {k: batch[k] if k in batch else _stand_in(fakes, micro, v) for k, v in made.items()}
 
     def traced(rows: int) -> Traced:
         return _turns(job, _rows(encoded, rows), train, rules)
@@ -280,6 +280,12 @@ def _traces(job: Job, micro: int, train: TrainConfig, rules: Rules) -> dict[str,
 
 def _rows(batch: dict[str, Tensor], rows: int) -> dict[str, Tensor]:
     return {name: tensor[:rows] for name, tensor in batch.items()}
+
+
+def _stand_in(fakes: Fakes, rows: int, made: Tensor) -> Tensor:
+    """In the place of what frozen networks make: numbers are fake; indices, which modules look at, are 0."""
+    shape = (rows, *made.shape[1:])
+    return fakes.tensor(*shape, dtype=made.dtype) if made.is_floating_point() else torch.zeros(shape, dtype=made.dtype)
 
 
 def _at(traced: Callable[[int], Traced], rows: int, windowed: bool) -> Traced:

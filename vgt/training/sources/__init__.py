@@ -18,7 +18,7 @@ from vgt.core import files
 from vgt.core import scenes as synthetic
 from vgt.training.sources.folder import Folder
 from vgt.training.sources.hugging_face import HuggingFace
-from vgt.training.sources.sample import Sample, Skipped, SkipReport, Source
+from vgt.training.sources.sample import Sample, Skipped, SkipReport, Source, in_order
 from vgt.training.sources.webdataset import WebDataset
 
 __all__ = ["Joined", "Sample", "Scenes", "SkipReport", "Skipped", "Source", "open_source", "parts"]
@@ -37,6 +37,7 @@ class Scenes:
     """The first ``count`` training scenes at 128 px, captioned densely where they are laid out for it, else shortly."""
 
     name = "scenes"
+    classes = None
 
     def __init__(self, count: int):
         self._count = count
@@ -59,6 +60,8 @@ class Joined:
         self._ends = list(accumulate(map(len, sources)))
         self.name = "+".join(source.name for source in sources)
         self.fingerprint = files.digest("joined", *(source.fingerprint for source in sources))
+        known = [source.classes for source in sources]
+        self.classes = None if None in known else in_order(name for names in known for name in names or ())
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -75,22 +78,28 @@ def open_source(
     image_column: str | None = None,
     caption_column: str | None = None,
     scenes: int = 65_536,
+    labels: bool = False,
+    label_column: str | None = None,
 ) -> Source:
-    """The source that ``text`` names.  ``cache``: where indexes of tar files are kept; ``captions``: whether samples
-    must have one; ``scenes``: how many synthetic scenes there are.
+    """The source that ``text`` names.  ``cache``: where indexes of tar files are kept; ``captions``, ``labels``:
+    whether samples must have one; ``scenes``: how many synthetic scenes there are.
 
-    Raises ValueError for an unknown kind, for what cannot be found, and where no sample could have a caption."""
+    Raises ValueError for an unknown kind, for what cannot be found, and where no sample could have a caption or
+    label."""
     opened: list[Source] = []
     for part in parts(text):
         kind, _, rest = part.partition(":")
+        if part == "scenes" and labels:
+            raise ValueError(f"data.source {text!r}: scenes have labels only by themselves; leave the others out")
         if part == "scenes":
             opened.append(Scenes(scenes))
         elif kind == "folder" and rest:
-            opened.append(Folder(part, Path(rest).expanduser(), captions, image_column, caption_column))
+            opened.append(Folder(part, Path(rest).expanduser(), captions, image_column, caption_column, labels))
         elif kind == "webdataset" and rest:
-            opened.append(WebDataset(part, str(Path(rest).expanduser()), captions, caption_column, cache))
+            place = str(Path(rest).expanduser())
+            opened.append(WebDataset(part, place, captions, caption_column, cache, labels, label_column))
         elif kind == "datasets" and rest:
-            opened.append(HuggingFace(part, rest, captions, image_column, caption_column))
+            opened.append(HuggingFace(part, rest, captions, image_column, caption_column, labels, label_column))
         else:
             raise ValueError(f"data.source {part!r} is unknown; write {', '.join(KINDS)}, or several joined by +")
     return opened[0] if len(opened) == 1 else Joined(opened)

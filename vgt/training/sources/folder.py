@@ -13,21 +13,29 @@ from vgt.core import files
 from vgt.core.images import SUFFIXES, content
 from vgt.core.listing import listed
 from vgt.core.text import Fields, csv_rows, objects, printable
-from vgt.training.sources.sample import Sample, Skipped, column, decoded, worded
+from vgt.training.sources.sample import Sample, Skipped, column, decoded, in_order, worded
 
 TABLES = ("metadata.jsonl", "metadata.csv", "captions.csv")
 _FILE_NAMES = ("file_name", "file", "image", "filename")
 
 
 class Folder:
-    """All images of a folder: flat, or in folders of classes, whose names mean nothing here.
+    """All images of a folder: flat, or in folders of classes, whose names are the labels where ``labels`` are wanted.
 
     Captions come from a table at its root, as Hugging Face's imagefolder has it (``file_name`` and a column of text in
     metadata.jsonl, metadata.csv or captions.csv), else from NAME.txt beside NAME.jpg.  A row without its image and a
     image without its caption stay in the set, to be skipped and counted.  Samples are sorted by path; class folders
     may be links."""
 
-    def __init__(self, name: str, root: Path, captions: bool, image_column: str | None, caption_column: str | None):
+    def __init__(
+        self,
+        name: str,
+        root: Path,
+        captions: bool,
+        image_column: str | None,
+        caption_column: str | None,
+        labels: bool = False,
+    ):
         self.name, self.root, self.captions = name, root, captions
         found = listed(root)
         images, texts = set(found.images), found.texts
@@ -40,6 +48,7 @@ class Folder:
             shards = any(root.glob("*.tar"))
             remedy = f"write webdataset:{root} for tar shards" if shards else f"put {', '.join(SUFFIXES)} files there"
             raise ValueError(f"{name} holds no images; {remedy}")
+        self.classes = self._classes() if labels else None
         worded_as = files.digest_json(sorted(table.items()) if table else texts if captions else [])
         self.fingerprint = files.digest("folder", "\n".join(self._paths).encode("utf-8", "backslashreplace"), worded_as)
 
@@ -49,7 +58,15 @@ class Folder:
     def item(self, index: int) -> Sample | Skipped:
         path = self._paths[index]
         caption = self._caption(path) if self.captions else None
-        return decoded(partial(content, self.root / path), caption, printable(path))
+        label = PurePosixPath(path).parts[0] if self.classes is not None else None
+        return decoded(partial(content, self.root / path), caption, printable(path), label)
+
+    def _classes(self) -> tuple[str, ...]:
+        """Raises ValueError for an image that is in the folder of no class."""
+        loose = next((path for path in self._paths if "/" not in path), None)
+        if loose is not None:
+            raise ValueError(f"{self.name} has no labels: {loose} is in no folder of a class; put each image into one")
+        return in_order(PurePosixPath(path).parts[0] for path in self._paths)
 
     def _caption(self, path: str) -> str | Skipped:
         if self._table is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vgt.core import files, images
-from vgt.training.sources.sample import Sample, Skipped, column, decoded, worded
+from vgt.training.sources.sample import LABEL_NAMES, Sample, Skipped, column, decoded, in_order, labelled, worded
 
 _ENCODED = ("binary", "string")
 
@@ -16,7 +16,16 @@ class HuggingFace:
     Without a split it is "train", or the only one.  The image column is the only one with images, or
     ``image_column``; it may also hold encoded bytes or paths."""
 
-    def __init__(self, name: str, text: str, captions: bool, image_column: str | None, caption_column: str | None):
+    def __init__(
+        self,
+        name: str,
+        text: str,
+        captions: bool,
+        image_column: str | None,
+        caption_column: str | None,
+        labels: bool = False,
+        label_column: str | None = None,
+    ):
         self.name = name
         rows = _loaded(text)
         self._image = _image_column(rows, image_column, name)
@@ -26,7 +35,15 @@ class HuggingFace:
             raise ValueError(f"{name} has the columns {present}; set data.caption_column to the one with captions")
         if not len(rows):
             raise ValueError(f"{name} is empty; choose another split with {text.partition('@')[0]}@SPLIT")
-        wanted = [self._image] + ([self._caption] if self._caption else [])
+        self._label = self.classes = self._names = None
+        if labels:
+            self._label = column(label_column, rows.column_names, "data.label_column", name, LABEL_NAMES)
+            if self._label is None:
+                present = ", ".join(rows.column_names)
+                raise ValueError(f"{name} has the columns {present}; set data.label_column to the one with classes")
+            self._names = getattr(rows.features[self._label], "names", None)
+            self.classes = tuple(self._names or in_order(map(str, rows.unique(self._label))))
+        wanted = [self._image, *filter(None, (self._caption, self._label))]
         self._rows = _undecoded(rows.select_columns(wanted).with_format(None), self._image)
         self.fingerprint = files.digest_json(["datasets", rows._fingerprint, len(rows), wanted])
 
@@ -40,7 +57,14 @@ class HuggingFace:
         image = row[self._image]
         if image is None:
             return Skipped(name, "no image")
-        return decoded(lambda: _content(image), caption, name)
+        return decoded(lambda: _content(image), caption, name, self._labelled(row, name))
+
+    def _labelled(self, row: dict, name: str) -> str | Skipped | None:
+        if self._label is None:
+            return None
+        value = row[self._label]
+        named = self._names is not None and type(value) is int and value >= 0
+        return labelled(self._names[value] if named else value, name)
 
 
 def _content(image: dict | bytes | str) -> bytes:

@@ -16,18 +16,21 @@ from vgt.core import files
 from vgt.core.images import ImageError, convert
 from vgt.core.text import writable
 
+LABEL_NAMES = ("label", "class", "cls")  # likewise, of classes
 CAPTION_NAMES = ("text", "caption", "prompt", "txt")  # where no column or field is named, the first one found
 
 
 @dataclass(frozen=True)
 class Sample:
-    """``image``: upright, 8-bit RGB; ``caption``: None where the source was opened without captions; ``name``: for
-    messages; ``kind``: what the image was converted from, None for 8-bit RGB."""
+    """``image``: upright, 8-bit RGB; ``caption``, ``label``: None where the source was opened without captions,
+    without the names of classes; ``name``: for messages; ``kind``: what the image was converted from, None for 8-bit
+    RGB."""
 
     image: Image.Image
     caption: str | None
     name: str
     kind: str | None = None
+    label: str | None = None
 
 
 @dataclass(frozen=True)
@@ -40,25 +43,30 @@ class Skipped:
 
 class Source(Protocol):
     """Samples 0 .. len-1 in any order, as often as wanted, from several threads at once.  ``name``: as the user wrote
-    it; ``fingerprint``: changes where samples were added, removed or reordered, the same on every machine."""
+    it; ``fingerprint``: changes where samples were added, removed or reordered, the same on every machine; ``classes``:
+    the names of all, sorted, where the source was opened with labels and can tell without reading every sample."""
 
     name: str
     fingerprint: str
+    classes: tuple[str, ...] | None
 
     def __len__(self) -> int: ...
 
     def item(self, index: int) -> Sample | Skipped: ...
 
 
-def decoded(read: Callable[[], bytes], caption: str | Skipped | None, name: str) -> Sample | Skipped:
-    """The sample whose image file ``read`` gives; a Skipped caption comes back as it is."""
-    if isinstance(caption, Skipped):
-        return caption
+def decoded(
+    read: Callable[[], bytes], caption: str | Skipped | None, name: str, label: str | Skipped | None = None
+) -> Sample | Skipped:
+    """The sample whose image file ``read`` gives; a Skipped caption or label comes back as it is."""
+    for text in (caption, label):
+        if isinstance(text, Skipped):
+            return text
     try:
         image, kind = convert(read(), name)
     except ImageError as error:
         return Skipped(name, error.reason)
-    return Sample(image, caption, name, kind)
+    return Sample(image, caption, name, kind, label)
 
 
 def worded(value: object, name: str) -> str | Skipped:
@@ -75,13 +83,31 @@ def worded(value: object, name: str) -> str | Skipped:
     return value.strip() if writable(value) else Skipped(name, "caption holds half a character")
 
 
-def column(wanted: str | None, present: Iterable[str], setting: str, where: str) -> str | None:
-    """The column or field of captions: ``wanted``, or the first known name that is ``present``; None for neither.
+def labelled(value: object, name: str) -> str | Skipped:
+    """The name of a class from whatever a file or a column holds; a number is its own name."""
+    if type(value) is int:
+        return str(value)
+    if not isinstance(value, str) or not value.strip():
+        return Skipped(name, "no label")
+    return value.strip()
+
+
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Names of classes, each once: numbers by value, else by the alphabet."""
+    found = set(names)
+    return tuple(sorted(found, key=(lambda name: (int(name), name)) if all(map(str.isdecimal, found)) else None))
+
+
+def column(
+    wanted: str | None, present: Iterable[str], setting: str, where: str, names: tuple[str, ...] = CAPTION_NAMES
+) -> str | None:
+    """The column or field of captions: ``wanted``, or the first of the known ``names`` that is ``present``; None for
+    neither.
 
     Raises ValueError where ``wanted``, which the user gave as ``setting``, is absent."""
     present = list(present)
     if wanted is None:
-        return next((name for name in CAPTION_NAMES if name in present), None)
+        return next((name for name in names if name in present), None)
     if wanted not in present:
         raise ValueError(f"{where} has no {wanted!r}; set {setting} to one of {', '.join(present)}")
     return wanted

@@ -26,7 +26,7 @@ from vgt.core import files, tars
 from vgt.core.images import SUFFIXES, ImageError
 from vgt.core.listing import tell_left_out
 from vgt.core.text import parse_json, printable, read_json
-from vgt.training.sources.sample import CAPTION_NAMES, Sample, Skipped, decoded, worded
+from vgt.training.sources.sample import CAPTION_NAMES, LABEL_NAMES, Sample, Skipped, decoded, labelled, worded
 
 INDEX = "tar-index-v2"
 _ROW = np.dtype([(part, "<i8", 2) for part in ("image", "txt", "json")])  # (offset, size); size -1: there is none
@@ -35,10 +35,22 @@ _ROW = np.dtype([(part, "<i8", 2) for part in ("image", "txt", "json")])  # (off
 class WebDataset:
     """Samples of all shards of a pattern: ``KEY.jpg`` (or .png, .webp, ...) with ``KEY.txt``, or with ``KEY.json`` and
     a field of text in it (vgt/core/tars.py).  Where both are there the text file decides, or the JSON file if
-    ``caption_column`` names its field."""
+    ``caption_column`` names its field.  Labels are a field of the JSON file (``label_column``)."""
 
-    def __init__(self, name: str, pattern: str, captions: bool, caption_column: str | None, cache: Path):
+    classes = None  # only every JSON file together would tell
+
+    def __init__(
+        self,
+        name: str,
+        pattern: str,
+        captions: bool,
+        caption_column: str | None,
+        cache: Path,
+        labels: bool = False,
+        label_column: str | None = None,
+    ):
         self.name, self.captions, self._field = name, captions, caption_column
+        self._labels, self._label_field = labels, label_column
         self._shards = shards(pattern)
         with ThreadPoolExecutor(8) as pool:
             found = pool.map(partial(_indexed, cache=cache), self._shards)
@@ -52,7 +64,9 @@ class WebDataset:
         if not self._ends[-1]:
             raise ValueError(f"{name}: {len(counts)} shards hold no {', '.join(SUFFIXES)} files")
         if captions:
-            self._check_captions(counts)
+            self._check("captions", ("txt", "json"), counts)
+        if labels:
+            self._check("labels", ("json",), counts)
         sizes = [[path.name, path.stat().st_size, n] for path, n in zip(self._shards, counts, strict=True)]
         self.fingerprint = files.digest_json(["webdataset", sizes, captions and caption_column])
 
@@ -64,7 +78,8 @@ class WebDataset:
         row = self._row(shard, index - (self._ends[shard - 1] if shard else 0))
         name = f"{self._shards[shard].name}:{_name(self._shards[shard], int(row['image'][0]))}"
         caption = self._caption(shard, row, name) if self.captions else None
-        return decoded(self._member(shard, row["image"], name).read, caption, name)
+        label = self._label(shard, row, name) if self._labels else None
+        return decoded(self._member(shard, row["image"], name).read, caption, name, label)
 
     def _row(self, shard: int, place: int) -> np.ndarray:
         with open(self._indexes[shard], "rb") as index:
@@ -84,23 +99,39 @@ class WebDataset:
             return Skipped(name, "caption cannot be read")
         return worded(content, name) if kind == "txt" else _json_caption(content, self._field, name)
 
-    def _check_captions(self, counts: list[int]) -> None:
-        """Raises ValueError where no sample of the first shard that has any holds a caption."""
+    def _label(self, shard: int, row: np.ndarray, name: str) -> str | Skipped:
+        if row["json"][1] < 0:
+            return Skipped(name, "no label")
+        try:
+            content = self._member(shard, row["json"], name).read()
+        except ImageError:
+            return Skipped(name, "label cannot be read")
+        found = _field(content, self._label_field, LABEL_NAMES, "label", name)
+        return found if isinstance(found, Skipped) else labelled(found, name)
+
+    def _check(self, what: str, kinds: tuple[str, ...], counts: list[int]) -> None:
+        """Raises ValueError where no sample of the first shard that has any can have captions, or labels."""
         shard = next(k for k, n in enumerate(counts) if n)
         rows = np.fromfile(self._indexes[shard], _ROW)
-        if not any((rows[kind][:, 1] >= 0).any() for kind in ("txt", "json")):
-            raise ValueError(f"{self.name}: {self._shards[shard].name} has no captions; add KEY.txt or KEY.json")
+        if not any((rows[kind][:, 1] >= 0).any() for kind in kinds):
+            members = " or ".join(f"KEY.{kind}" for kind in kinds)
+            raise ValueError(f"{self.name}: {self._shards[shard].name} has no {what}; add {members}")
 
 
 def _json_caption(content: bytes, field: str | None, name: str) -> str | Skipped:
+    found = _field(content, field, CAPTION_NAMES, "caption", name)
+    return found if isinstance(found, Skipped) else worded(found, name)
+
+
+def _field(content: bytes, field: str | None, names: tuple[str, ...], what: str, name: str) -> object:
+    """The value of a JSON file's ``field``, or of the first of ``names`` that it has."""
     try:
         value = parse_json(content, name)
     except ValueError:
-        return Skipped(name, "caption is not valid JSON")
+        return Skipped(name, f"{what} is not valid JSON")
     if not isinstance(value, dict):
-        return Skipped(name, "no caption")
-    found = field or next((each for each in CAPTION_NAMES if each in value), None)
-    return worded(value.get(found), name)
+        return Skipped(name, f"no {what}")
+    return value.get(field or next((each for each in names if each in value), None))
 
 
 def _name(shard: Path, offset: int) -> str:
