@@ -341,3 +341,35 @@ def test_images_of_ones_own_are_encoded_as_they_come(tmp_path):
         report := SkipReport(tell=None),
     )(0)  # fmt: skip
     assert few["labels"].tolist() == [0] * 4 and "class outside the table" in report.summary()
+
+
+@pytest.mark.parametrize(
+    ("name", "grid", "entries"), [("micro_code_gpt", (6, 6), 512), ("code_gpt_b", (16, 16), 16384)]
+)
+def test_presets_take_grid_and_codebook_from_their_tokenizer(name, grid, entries):
+    from vgt.training.plan import build
+
+    made, problems = build(read(name, []), Path("no-runs"), 1)
+    config = made.system.model.config
+    assert (config.grid, config.codebook_size) == (grid, entries)
+    assert any(f"init.autoencoder: {config.autoencoder_name} is not trained yet" in problem for problem in problems)
+    assert config.classes == (scenes.CLASSES if name.startswith("micro") else tuple(map(str, range(1000))))
+
+
+def test_presets_of_the_published_sizes():
+    """docs/vfmtok.md 11, 12: constant learning rate, 300 or 200 epochs of 1,281,167 images."""
+    from vgt.training.optim import learning_rate, micro_rows
+
+    sizes = {}
+    for size in ("b", "l", "xl", "xxl", "2b", "3b", "l_256"):
+        preset = read(f"code_gpt_{size}", [])
+        sizes[size] = tuple(preset.model[part] for part in ("layers", "heads", "width"))
+        train, epochs = preset.train, preset.train.steps * preset.train.batch / 1_281_167
+        assert learning_rate(train, 0) == learning_rate(train, train.steps) == 1e-4
+        assert round(epochs) == (300 if size in ("b", "l", "l_256") else 200)
+        assert micro_rows(train, 8) == micro_rows(train, 1) == train.micro
+        assert preset.init.autoencoder == ("vfmtok_256" if size == "l_256" else "vfmtok_336")
+    assert sizes == {
+        "b": (12, 12, 768), "l": (24, 16, 1024), "l_256": (24, 16, 1024), "xl": (36, 20, 1280),
+        "xxl": (48, 24, 1536), "2b": (48, 32, 1920), "3b": (24, 32, 3200),
+    }  # fmt: skip

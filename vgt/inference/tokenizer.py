@@ -14,8 +14,7 @@ def _device(module) -> torch.device:
 
 @torch.no_grad()
 def token_grid(ae) -> tuple[int, int]:
-    """Rows and columns of the indices that a discrete tokenizer makes of an image of its own size (of one on the meta
-    device too)."""
+    """Rows and columns of the indices that a discrete tokenizer makes of an image of its own size."""
     size = ae.config.image_size
     h, w = ae.encode(torch.zeros(1, 3, size, size, device=_device(ae))).shape[1:]
     return h, w

@@ -27,6 +27,7 @@ from vgt.training import parents
 from vgt.training.data import Batches, SceneLatents, cropped, shuffled
 from vgt.training.job import SCENES, Job, Place, Preset
 from vgt.training.jobs import open_data, start_from
+from vgt.training.plan.trace import Fakes
 from vgt.training.sources import Sample, Skipped, SkipReport, Source
 from vgt.training.sources.stream import Below, Crop, autoencoder_crop, sample_at
 
@@ -133,7 +134,10 @@ def code_gpt(preset: Preset, place: Place) -> Job:
     if preset.losses:
         raise ValueError(f"losses.{next(iter(preset.losses))} has no effect: a GPT has one loss; leave it out")
     found = parents.tokenizer(preset.init.autoencoder, place)
-    own, shape = found.model.config, token_grid(found.model)
+    own = found.model.config
+    if not place.load:
+        Fakes().imitate(found.model)  # computes shapes, which the meta device cannot under autocast
+    shape = token_grid(found.model)
     from_scenes = preset.data.source == "scenes"
     source = report = None
     if not from_scenes and place.load:
