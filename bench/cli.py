@@ -23,7 +23,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size", default=None, help="of a suite: tiny (default), 0.6b or 1.6b; without checkpoints, weights are random"
     )
-    parser.add_argument("--accel", type=options.integers, default=[1, 4, 16], help="tokens per step (default 1,4,16)")
+    parser.add_argument(
+        "--accel", type=options.integers, default=None, help="tokens per step (default 1,4,16; of a GPT over codes 1)"
+    )
     parser.add_argument(
         "--batch",
         type=options.integers,

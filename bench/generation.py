@@ -297,9 +297,89 @@ class EngineGeneration(Generation):
             steps=how.steps,
         )
         image = roofline.image(self.subject.ae, model.config.latent_grid)
-        found = roofline.lower_bound(roofline.sizes(model), decoding, limits, image)
-        return {"ms": found.total, "split": found.ms, "gigabytes": found.bytes / 1e9,
-                "teraflops": found.operations / 1e12, "limits": asdict(limits)}  # fmt: skip
+        return _told(roofline.lower_bound(roofline.sizes(model), decoding, limits, image), limits)
+
+
+@dataclass(frozen=True, eq=False)
+class CodeGeneration(Generation):
+    """A GPT over codes, by its decode engine; perhaps beside the reference implementation.
+
+    Raises ValueError for settings that the model does not allow, and for a part of its steps."""
+
+    def __post_init__(self) -> None:
+        _ = self.settings
+        if self.conditions.steps is not None:
+            raise ValueError(f"{self.subject.name} is timed by whole images; leave --steps out")
+
+    @property
+    def operations(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("generate", "eager") if self.conditions.eager else ("generate",)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:  # type: ignore[override]
+        beside = ("eager-ms-per-image", "speedup-over-eager") if self.conditions.eager else ()
+        rates = ("images-per-second", "tokens-per-second", "ms-per-image")
+        return (*rates, *beside, "floor-ms-per-image", "energy-mj-per-image", "peak-memory-mib")
+
+    @cached_property
+    def made(self) -> Any:
+        """The engine's side: labels and seeds in, images out."""
+        found = self.subject
+        return found.system.part("generator")(found.loaded, found.decoder, self.settings)
+
+    def code(self) -> str:
+        return files.digest(super().code(), sources.code(("bench.roofline", "vgt.inference.static_lm")))
+
+    def facts(self) -> dict:
+        return {**super().facts(), "tokens": self.subject.model.tokens, "notes": list(self.made.engine.notes)}
+
+    def calls(self) -> dict[str, Call]:
+        parts = [self.conditions.batch] * self.conditions.flights
+        ways = {"generate": self._images, "eager": self._eagerly}
+        return {name: (lambda way=ways[name]: [way(batch) for batch in parts]) for name in self.operations}
+
+    def _asked(self, batch: int) -> tuple[list[int], list[int]]:
+        """Classes in turn, and a seed for each."""
+        classes = len(self.subject.model.config.classes)
+        return [k % classes for k in range(batch)], workload(batch, self.conditions.seed)[1]
+
+    def _images(self, batch: int) -> Any:
+        return self.made.generate(*self._asked(batch))
+
+    def _eagerly(self, batch: int) -> Any:
+        found = self.subject
+        labels, seeds = self._asked(batch)
+        on_device = torch.tensor(labels, device=next(found.model.parameters()).device)
+        codes = found.system.part("reference")(found.model, on_device, seeds, self.settings)
+        return to_uint8(pixels(found.ae, codes.unflatten(1, found.model.config.grid)))
+
+    def attempt(self, operation: str, batch: int) -> bool:
+        """On a GPU make the whole call; an engine makes smaller batches of one that does not fit."""
+        if not self.conditions.device.startswith("cuda"):
+            return True
+        if operation == "eager":
+            self._eagerly(batch)
+            return True
+        self.made.engine.limit = None
+        self._images(batch)
+        return self.made.engine.limit is None
+
+    @property
+    def reads(self) -> tuple[torch.dtype, int]:
+        dtype, (layers, output, _) = self.subject.dtype, roofline.code_sizes(self.subject.model)
+        return dtype, dtype.itemsize * (layers + output)
+
+    def bound(self, limits: Limits) -> dict:
+        model = self.subject.model
+        branches = [self.settings.branches(t) for t in range(model.tokens)]
+        image = roofline.image_of_codes(self.subject.ae, model.config.grid)
+        size = self.subject.dtype.itemsize
+        return _told(roofline.code_bound(model, self.conditions.batch, branches, size, limits, image), limits)
+
+
+def _told(found: roofline.Bound, limits: Limits) -> dict:
+    return {"ms": found.total, "split": found.ms, "gigabytes": found.bytes / 1e9,
+            "teraflops": found.operations / 1e12, "limits": asdict(limits)}  # fmt: skip
 
 
 # -------------------------------------------------------------------------------------------------- time split

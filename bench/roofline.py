@@ -20,7 +20,7 @@ Sizes come from the modules themselves (also of a model on the meta device), so 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -229,6 +229,23 @@ def image(ae, grid: tuple[int, int]) -> Image:
     return Image(_count(decoder), counter.get_total_flops(), z.numel() + pixels)
 
 
+def image_of_codes(tokenizer, grid: tuple[int, int]) -> Image:
+    """Counted in a pass of a discrete tokenizer's decoder over a grid of indices.  Of the weights those count whose
+    module is called; of a codebook only some rows are read."""
+    read: dict[int, nn.Parameter] = {}
+
+    def note(module: nn.Module, _) -> None:
+        read.update({id(p): p for p in module.parameters(recurse=False)})
+
+    hooks = [m.register_forward_pre_hook(note) for m in tokenizer.modules()]
+    indices = torch.zeros(1, *grid, dtype=torch.long, device=next(tokenizer.parameters()).device)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        made = tokenizer.decode(indices)
+    for hook in hooks:
+        hook.remove()
+    return Image(sum(p.numel() for p in read.values()), counter.get_total_flops(), indices.numel() + made.numel())
+
+
 def left_over(made: list[int]) -> list[int]:
     """What each step of QueryAR still has to read of the step before: one latent where the query stays in the cache,
     else pairs of query and latent (docs/vgt.md 2.12)."""
@@ -301,13 +318,37 @@ def lower_bound(sizes: Sizes, how: Decoding, limits: Limits, decoder: Image | No
     """The least time of one image in a batch; without ``decoder`` up to its latents.
 
     Raises ValueError for an acceleration that the tokens do not allow."""
-    found = work(sizes, how, decoder)
+    return _summed(work(sizes, how, decoder), limits, how.batch)
+
+
+def _summed(found: dict[str, list[Work]], limits: Limits, batch: int) -> Bound:
+    """The bound of one image from the calls of a batch."""
     calls = [call for phase in found.values() for call in phase]
     return Bound(
-        {phase: 1000 * sum(call.seconds(limits) for call in found[phase]) / how.batch for phase in PHASES},
-        sum(call.times * call.bytes for call in calls) / how.batch,
-        sum(call.times * call.operations for call in calls) / how.batch,
+        {phase: 1000 * sum(call.seconds(limits) for call in found[phase]) / batch for phase in PHASES},
+        sum(call.times * call.bytes for call in calls) / batch,
+        sum(call.times * call.operations for call in calls) / batch,
     )
+
+
+def code_sizes(model) -> tuple[int, int, int]:
+    """Of a CodeGPT: parameters of its layers and of its output, numbers cached per token."""
+    return _count(model.layers, model.norm), _count(model.output), 2 * model.config.layers * model.config.width
+
+
+def code_bound(model, batch: int, branches: Sequence[int], bytes: int, limits: Limits, decoder: Image) -> Bound:
+    """The least time of one image of a CodeGPT in a batch: ``branches`` passes (2 with guidance) for each token, of
+    ``bytes`` a number, and the tokenizer's decoding.  One token is read a step, and it sees itself and all before."""
+    layers, output, cache = code_sizes(model)
+    found: dict[str, list[Work]] = {phase: [] for phase in PHASES}
+    for t, copies in enumerate(branches):
+        rows, seen = batch * copies, t + 1
+        found["language_model"].append(
+            Work(bytes * (layers + rows * seen * cache), rows * (2 * layers + 2 * seen * cache))
+        )
+        found["head"].append(Work(bytes * output, 2 * rows * output))
+    found["decode"].append(Work(bytes * (decoder.parameters + batch * decoder.values), batch * decoder.operations))
+    return _summed(found, limits, batch)
 
 
 def step_bytes(sizes: Sizes, bytes: int) -> int:

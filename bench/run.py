@@ -198,6 +198,7 @@ class Metric:
 
 METRICS = {
     "images-per-second": Metric("rate", "images/s", "high"),
+    "tokens-per-second": Metric("rate", "tokens/s", "high"),  # of whole images, their decoding included
     "ms-per-image": Metric("time", "ms", "low"),
     "eager-ms-per-image": Metric("time", "ms", "low", ("eager",)),
     "speedup-over-eager": Metric("gain", "", "high", ("generate", "eager"), everywhere=True),
@@ -259,7 +260,8 @@ def _rounds(what: Metric, found: list[dict]) -> tuple[dict, str | None]:
     if what.kind == "gain":
         values = [theirs / ours for ours, theirs in zip(*each, strict=True)]
     else:
-        values = [1 / s if what.kind == "rate" else _PER_SECOND[what.unit] * s for s in each[0]]
+        many = found[0]["tokens"] if what.unit == "tokens/s" else 1
+        values = [many / s if what.kind == "rate" else _PER_SECOND[what.unit] * s for s in each[0]]
     low, middle, high = quartiles(values)
     last = found[-1]
     doubt = next((one["busy"] for one in found if "busy" in one), None)

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from bench import timing, workloads
-from bench.generation import EngineGeneration, Generation
+from bench.generation import CodeGeneration, EngineGeneration, Generation
 from bench.subjects import RANDOM, Subject, subject, system_named
 from bench.workloads import Autoencoder, Conditions, Training, Workload
 from vgt.core.config import validated
@@ -34,7 +34,6 @@ GENERATORS, MODELS = ("query-ar", "mar"), tuple(PRESETS)
 SUITES = (*MODELS, "flow-head", "training", "metrics")
 SIZES = ("tiny", "0.6b", "1.6b")
 BATCH = 8  # images at a time, where nobody says
-ACCELERATIONS = (1, 4, 16)
 
 
 def specs(suite: str, size: str) -> list[str]:
@@ -43,14 +42,16 @@ def specs(suite: str, size: str) -> list[str]:
     return [name if name in present else RANDOM + name for name in PRESETS[suite][size]]
 
 
-def plan(found: Subject, how: Conditions, accelerations: Sequence[int] = ACCELERATIONS) -> list[Workload]:
-    """One workload for an autoencoder, one an acceleration for a generator.
+def plan(found: Subject, how: Conditions, accelerations: Sequence[int] | None = None) -> list[Workload]:
+    """One workload for an autoencoder, one an acceleration for a generator, by default those of its sampling options.
 
     Raises ValueError for an acceleration that the generator's tokens do not allow."""
     if found.system.kind == "tokenizer":
         return [Autoencoder(found, replace(how, settings={}, seed=0, eager=False, mode="latency", steps=None))]
-    made = Generation if found.system.loop is None else EngineGeneration
-    return [made(found, how, acceleration) for acceleration in accelerations]
+    stepwise = CodeGeneration if found.system.condition == "label" else EngineGeneration
+    made = Generation if found.system.loop is None else stepwise
+    usual = found.system.part("sampling").accelerations
+    return [made(found, how, acceleration) for acceleration in accelerations or usual]
 
 
 def _check_settings(spec: str | Subject, settings: dict, runs: Path | None) -> None:
@@ -67,7 +68,7 @@ def _check_settings(spec: str | Subject, settings: dict, runs: Path | None) -> N
 def models(
     subjects: Sequence[str | Subject],
     *,
-    accelerations: Sequence[int] = ACCELERATIONS,
+    accelerations: Sequence[int] | None = None,
     batches: Sequence[int] = (BATCH,),
     warmup: int | None = None,
     device: str = "cpu",

@@ -20,6 +20,7 @@ from bench.timing import resident_peak
 from bench.workloads import Conditions, Training, Workload
 from evals.features import Extractor
 from evals.metrics import frechet, pixels
+from vgt.methods.sampling import SamplingOptions
 
 loaded = lru_cache(subject)
 
@@ -31,7 +32,7 @@ def timed(benchmark, work: Workload, *operations: str) -> dict[str, dict]:
     return found[work.name]
 
 
-@pytest.mark.parametrize("acceleration", suites.ACCELERATIONS)
+@pytest.mark.parametrize("acceleration", SamplingOptions.accelerations)
 @pytest.mark.parametrize("spec", bundled_names("generator"))
 def test_generate(benchmark, spec, acceleration):
     benchmark.group = f"generate {acceleration}x"

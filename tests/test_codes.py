@@ -16,12 +16,14 @@ from PIL import Image
 from test_cli import call
 from test_toy_system import HERE, forget
 
+from bench import roofline
 from vgt.core import scenes
 from vgt.inference.generator import open_generator
 from vgt.inference.images import to_float
 from vgt.inference.load import load
 from vgt.inference.tokenizer import token_grid
 from vgt.methods import registry
+from vgt.methods.sampling import CodeSampling
 from vgt.training import codes as codes_of
 from vgt.training.codes import SceneCodes, class_numbers
 from vgt.training.job import Place, read
@@ -198,6 +200,31 @@ def test_it_is_evaluated_with_labels(capsys):
     status, found, _, err = call(capsys, *argv, "-n", "80", "--guidance", "1.5", "--guidance-until", "3")
     assert status == 0 and found["computed"] > 0, err
     assert all("gpt+cfg1.5-until3" in name for name in found["scores"])
+
+
+def test_it_is_timed_with_and_without_guidance(capsys):
+    argv = ("bench", "gpt", "--smoke", "--against", "eager", "--guidance", "1.5", "--guidance-until", "4")
+    status, found, _, err = call(capsys, *argv)
+    assert status == 0, err
+    (row,) = found["rows"]
+    assert row["model"] == "gpt+cfg1.5-until4@1x" and row["bound_ms"] > 0 and row["ratio"] > 0
+    value = {key.rpartition("/")[2]: each["value"] for key, each in found["scores"].items()}
+    assert value["tokens-per-second"] == pytest.approx(16 * value["images-per-second"])
+    model = load("gpt", Path("runs")).model
+    layers, output, cache = roofline.code_sizes(model)
+    image = roofline.image_of_codes(load("toy_codebook", Path("runs")).model, (4, 4))
+    assert (image.parameters, image.values) == (0, 16 + 3 * 32 * 32)
+    for given, passes in (({}, 16), ({"guidance": 1.5, "guidance_until": 4}, 20)):
+        settings = CodeSampling.of(model, given)
+        branches = [settings.branches(t) for t in range(16)]
+        pairs = sum(copies * (t + 1) for t, copies in enumerate(branches))
+        wanted = 2 * passes * (layers + output) + 2 * cache * pairs
+        bound = roofline.code_bound(model, 8, branches, 4, roofline.Limits("slow", 1.0, 1e30, ""), image)
+        assert bound.operations == wanted and bound.total == pytest.approx(1000 * wanted)
+    status, _, _, err = call(capsys, "bench", "gpt", "--smoke", "--accel", "4")
+    assert status == 2 and "one token a step" in err
+    status, _, _, err = call(capsys, "bench", "gpt", "--smoke", "--steps", "4")
+    assert status == 2 and "leave --steps out" in err
 
 
 def test_what_does_not_fit_is_refused():

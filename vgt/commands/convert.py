@@ -1,7 +1,8 @@
 """``vgt convert``: a released checkpoint into this project's format.
 
-A generator becomes a pipeline folder (generator/, autoencoder/, model_index.json), an autoencoder or a VFMTok tokenizer
-one checkpoint folder.  What was written is read again and compared with the source to the bit.
+A generator becomes a pipeline folder (generator/, autoencoder/, model_index.json); an autoencoder, a VFMTok tokenizer,
+or a GPT over the codes of a tokenizer that is here already, one checkpoint folder.  What was written is read again and
+compared with the source to the bit.
 """
 
 from __future__ import annotations
@@ -27,9 +28,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--weights",
-        choices=("auto", "state_dict", "ema_state_dict"),
+        choices=("auto", "state_dict", "ema_state_dict", "ema", "model", "module"),
         default="auto",
-        help="which table of a training file (default auto: the order of the reference)",
+        help="which table of a training file (default auto: the order of the reference, of a GPT ema first)",
+    )
+    parser.add_argument(
+        "--autoencoder", metavar="NAME", help="of a GPT over codes: the tokenizer that it was trained on, which is here"
     )
     parser.add_argument(
         "--storage", choices=STORAGE, default=None, help="precision on the disk (default: that of the source)"
@@ -37,11 +41,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict:
-    from vgt.checkpoints import released, released_vfmtok
+    from vgt.checkpoints import released, released_gpt, released_vfmtok
     from vgt.core import files
 
     _check(args)
-    if released_vfmtok.is_tokenizer(released.opened(args.source)):
+    contents = released.opened(args.source)
+    if released_gpt.holds(contents):
+        return _gpt(args)
+    if args.autoencoder is not None:
+        raise ValueError(f"--autoencoder {args.autoencoder} has no effect: {args.source} is no GPT over codes")
+    if released_vfmtok.is_tokenizer(contents):
         return _tokenizer(args)
     if args.vision is not None:
         raise ValueError(f"--vision is for a VFMTok tokenizer, which {args.source} is not; leave it out")
@@ -55,7 +64,7 @@ def run(args: argparse.Namespace) -> dict:
     sources = [path for path in (args.source, args.ae) if path is not None]
     hashes = [(path.name, files.digest_file(path)) for path in sources]
     print(f"writing {args.target}", file=sys.stderr)
-    _write(found, args.target, args.storage, _origin(found, hashes))
+    _write(found, args.target, args.storage, _origin(found.reports, hashes))
     print(f"{args.target}: {found.taken} tensors written and compared with the source, {found.dropped} dropped")
     return {
         "checkpoint": str(args.target),
@@ -67,25 +76,45 @@ def run(args: argparse.Namespace) -> dict:
 
 def _tokenizer(args: argparse.Namespace) -> dict:
     """A VFMTok tokenizer's file as a checkpoint folder."""
-    from vgt.checkpoints import checkpoint, released_vfmtok
-    from vgt.core import files
+    from vgt.checkpoints import released_vfmtok
 
     for name, usual in (("vlm", None), ("ae", None), ("weights", "auto")):
         if getattr(args, name) != usual:
             raise ValueError(f"--{name} has no effect on a VFMTok tokenizer; leave it out")
-    part, report = released_vfmtok.load(args.source, args.vision)
+    return _folder(args, *released_vfmtok.load(args.source, args.vision))
+
+
+def _gpt(args: argparse.Namespace) -> dict:
+    """A GPT over the codes of a tokenizer that is here."""
+    from vgt.checkpoints import released_gpt
+    from vgt.commands.options import RUNS
+    from vgt.inference.load import expect, load
+    from vgt.inference.tokenizer import token_grid
+    from vgt.methods import registry
+
+    for name in ("vlm", "ae", "vision"):
+        if getattr(args, name) is not None:
+            raise ValueError(f"--{name} has no effect: {args.source} is a GPT over codes; give --autoencoder")
+    if args.autoencoder is None:
+        raise ValueError(f"{args.source} is a GPT over codes; give with --autoencoder the tokenizer that it belongs to")
+    tokenizer = expect(load(args.autoencoder, RUNS), *registry.names("tokenizer", latents="discrete"))
+    return _folder(args, *released_gpt.load(args.source, tokenizer, token_grid(tokenizer.model), args.weights))
+
+
+def _folder(args: argparse.Namespace, part, report) -> dict:
+    """One model of a file as a checkpoint folder."""
+    from vgt.checkpoints import checkpoint
+    from vgt.core import files
+
     print("\n".join(report.lines()))
-    sha256 = files.digest_file(args.source)
-    notes = "".join(f"* {note}\n" for note in report.notes)
-    origin = (
-        "\n## Where it came from\n\nConverted from a released checkpoint.\n\n"
-        f"* file: `{args.source.name}`, sha256 `{sha256}`\n* {report.weights}\n{notes}"
-    )
+    digest = files.digest_file(args.source)
+    print(f"writing {args.target}", file=sys.stderr)
+    origin = _origin((report,), [(args.source.name, digest)])
     with checkpoint.disk_errors(args.target), files.atomic_folder(args.target) as folder:
         _write_part(part, folder, args.target.resolve().name, args.storage, origin)
     print(f"{args.target}: {report.taken} tensors written and compared with the source, {len(report.dropped)} dropped")
     counts = {"kept": report.taken, "dropped": len(report.dropped)}
-    return {"checkpoint": str(args.target), **counts, "sha256": sha256}
+    return {"checkpoint": str(args.target), **counts, "sha256": digest}
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -101,12 +130,13 @@ def _check(args: argparse.Namespace) -> None:
     files.check_writable(target, folder=True)
 
 
-def _origin(found, hashes: list[tuple[str, str]]) -> str:
+def _origin(reports, hashes: list[tuple[str, str]]) -> str:
     """What a model card says about where the weights came from."""
     sources = "".join(f"* file: `{name}`, sha256 `{weights_hash}`\n" for name, weights_hash in hashes)
-    tables = "".join(f"* {report.weights}\n" for report in found.reports)
-    notes = "".join(f"* {note}\n" for report in found.reports for note in report.notes)
-    counts = f"* {found.taken} tensors taken, {found.dropped} dropped\n"
+    tables = "".join(f"* {report.weights}\n" for report in reports)
+    notes = "".join(f"* {note}\n" for report in reports for note in report.notes)
+    taken, dropped = sum(report.taken for report in reports), sum(len(report.dropped) for report in reports)
+    counts = f"* {taken} tensors taken, {dropped} dropped\n"
     return f"\n## Where it came from\n\nConverted from a released checkpoint.\n\n{sources}{tables}{notes}{counts}"
 
 

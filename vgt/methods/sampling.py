@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_serializer, model_validator
 
@@ -17,6 +17,8 @@ from vgt.methods import registry
 
 class SamplingOptions(Config):
     """The base of a generator's sampling options.  A field with a description is an option of the command line."""
+
+    accelerations: ClassVar[tuple[int, ...]] = (1, 4, 16)  # that `vgt bench` times
 
     acceleration: int = 1  # tokens per decode step; `--accel` of each verb
 
@@ -247,6 +249,8 @@ class Sampling(SamplingOptions):
 class CodeSampling(SamplingOptions):
     """docs/vfmtok.md 13.  The paper's tables with guidance have 1.5 or another scale that is not published; without it
     they have 1, which is the default here."""
+
+    accelerations = (1,)
 
     temperature: float = Field(1.0, gt=0, lt=1000, description="of a prior over tokens (default 1)")
     top_k: int = Field(0, ge=0, description="keep the so many likeliest codes of a token (default 0: all)")
