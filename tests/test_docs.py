@@ -30,7 +30,7 @@ SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 
 # Commands that run here as they stand, and what makes those that are long small.
 RUN = {
-    "list": [], "doctor": [], "prompts": [], "compare": [], "reconstruct": [], 'generate "a photo': [],
+    "list": [], "doctor": [], "prompts": [], "compare": [], "reconstruct my_photo": [], 'generate "a photo': [],
     "eval recon --pairs": ["--metrics", "psnr-mean"],
     "eval geneval --subject fake:oracle": ["-n", "6", "--images-per-prompt", "1"],
     "eval geneval --subject vgt:query_ar_internvl --accel": ["-n", "6", "--images-per-prompt", "1"],
