@@ -193,3 +193,14 @@ def test_inception_score_of_reconstructions(tmp_path, score, monkeypatch):
     assert ris.value == pytest.approx(adm_inception_score(tiny_inception(rebuilt)["pool"], 20), rel=1e-5)
     assert ris.low < ris.value < ris.high and ris.partial and rfid.value > 0
     assert score.seen == [45, 45], "originals and reconstructions, once each"
+
+
+def test_real_scenes_of_one_kind():
+    from evals.fidelity.images import real
+    from vgt.core import scenes
+
+    some, whole = real("scenes:single_object", 4, 32, "work"), real("scenes", 4, 32, "work")
+    assert some.name == "scenes-single_object" and some.fingerprint != whole.fingerprint
+    assert np.array_equal(some.load(3), scenes.item("test", 3, 32, "single_object").image)
+    with pytest.raises(ValueError, match="task 'stars' is unknown; choose one of single_object"):
+        real("scenes:stars", 4, 32, "work")

@@ -96,17 +96,22 @@ def _count(n: int | None, full: int) -> int:
     return full if n is None else n
 
 
-def scenes(split: str = "test", n: int | None = None, size: int = 64) -> ImageSet:
-    """The first ``n`` (default 500) items of the synthetic scenes' ``split``."""
+def scenes(split: str = "test", n: int | None = None, size: int = 64, task: str | None = None) -> ImageSet:
+    """The first ``n`` (default 500) items of the synthetic scenes' ``split``; ``task``: of that kind alone.  Raises
+    ValueError for an unknown kind."""
+    if task is not None and task not in (*world.TASKS, "dense"):
+        raise ValueError(f"task {task!r} is unknown; choose one of {', '.join((*world.TASKS, 'dense'))}")
     count = _count(n, SCENES)
+    kind = {} if task is None else {"task": task}
     return ImageSet(
-        name="scenes",
+        name="-".join(["scenes", *kind.values()]),
         ids=tuple(f"{split}-{i:05d}" for i in range(count)),
         clusters=tuple(f"{split}-{i:05d}" for i in range(count)),
-        load=lambda i: world.item(split, i, size).image,
+        load=lambda i: world.item(split, i, size, task).image,
         expected=SCENES,
-        fingerprint=files.digest_json([world.WORLD, split, count, size]),
-        params={"world": world.WORLD, "split": split, "size": size, "cluster": "image"},
+        fingerprint=files.digest_json([world.WORLD, split, count, size, *kind.values()]),
+        params={"world": world.WORLD, "split": split, "size": size, "cluster": "image"}
+        | ({"task": task} if kind else {}),
     )
 
 

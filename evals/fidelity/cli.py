@@ -25,7 +25,8 @@ class Options(options.Count, options.Coverage, options.Sampling, options.Common)
         "generator by class",
     )
     real: str | None = option(
-        None, "a folder (or folder:<dir>), photos, scenes, images:<model>, an .npz of images or of mu, sigma"
+        None,
+        "a folder (or folder:<dir>), photos, scenes, scenes:<task>, images:<model>, an .npz of images or of mu, sigma",
     )
     features: str = option("efflite2", f"of {', '.join(NAMES)} (default efflite2)", metavar="ID,...")
     metrics: str | None = option(None, f"of {', '.join([*METRICS, *ALIASES, *TABLES])}", metavar="NAME,...")

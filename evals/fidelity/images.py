@@ -34,7 +34,7 @@ SUBJECTS = (
     "vgt:<generator by class>, folder:<dir>, images:<model>[@<accel>x] or an .npz with arr_0 (uint8 [N, H, W, 3])"
 )
 REALS = (
-    "a folder (or folder:<dir>), photos, scenes, images:<model>, an .npz with arr_0, "
+    "a folder (or folder:<dir>), photos, scenes, scenes:single_object, images:<model>, an .npz with arr_0, "
     "or statistics .npz with mu and sigma"
 )
 IMAGES = "images:"
@@ -93,11 +93,12 @@ def origin(spec: str | Run, work: str | Path, named: bool = False) -> str:
 
 def real(spec: str, n: int | None, size: int, work: str | Path, subject: str = "") -> ImageSet | Reference:
     """The reference that ``spec`` names: images resized to ``size`` by adm-crop, or statistics from a file.
-    "photos" and "scenes" are always the built-in sets.  ``subject``: what it is compared with, as named."""
+    "photos", "scenes" and "scenes:<task>" are always the built-in sets.  ``subject``: what it is compared with, as
+    named."""
     if spec == "photos":
         return datasets.photos(n, size)
-    if spec == "scenes":
-        return datasets.scenes("test", n, size)
+    if spec == "scenes" or spec.startswith("scenes:"):
+        return datasets.scenes("test", n, size, spec.partition(":")[2] or None)
     if spec.endswith(".npz"):
         if "mu" not in members(spec):
             return first(_npz(spec, size, work), n)
