@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reports import published, regenerated
+from reports import published, regenerated, verdicts
 from reports.measured import Measured
 from reports.regenerated import Regenerated
 from reports.results import unpack
+from reports.table import Row
 from reports.table import markdown as as_markdown
 from vgt.core import record, samples
 from vgt.core.record import Record
@@ -45,16 +46,14 @@ RESULTS = [
     Pair("QueryAR (Qwen) 1x, GenEval", ("query_ar_qwen", 1, *GENEVAL), 3, ("table8", "QueryAR 1x", "geneval")),
     Pair("QueryAR (Qwen) 1x, DPG", ("query_ar_qwen", 1, *DPG), 1, ("table8", "QueryAR 1x", "dpg")),
     Pair("QueryAR (Qwen) 4x, GenEval", ("query_ar_qwen", 4, *GENEVAL), 3, ("table8", "QueryAR 4x", "geneval")),
-    Pair("QueryAR (Qwen) 4x, DPG", ("query_ar_qwen", 4, *DPG), 1, ("table8", "QueryAR 4x", "dpg")),
     Pair("MAR (InternVL; paper: Qwen) 1x, GenEval", ("mar_internvl", 1, *GENEVAL), 3, ("table8", "MAR 1x", "geneval")),
     Pair("MAR (InternVL; paper: Qwen) 1x, DPG", ("mar_internvl", 1, *DPG), 1, ("table8", "MAR 1x", "dpg")),
     Pair("MAR (InternVL; paper: Qwen) 4x, GenEval", ("mar_internvl", 4, *GENEVAL), 3, ("table8", "MAR 4x", "geneval")),
-    Pair("MAR (InternVL; paper: Qwen) 4x, DPG", ("mar_internvl", 4, *DPG), 1, ("table8", "MAR 4x", "dpg")),
     Pair("QueryAR (InternVL) 1x, GenEval", ("query_ar_internvl", 1, *GENEVAL), 3),
-    Pair("QueryAR (InternVL) 4x, GenEval", ("query_ar_internvl", 4, *GENEVAL), 3),
     Pair("QueryAR (pixel-only latents) 1x, GenEval", ("query_ar_pixel", 1, *GENEVAL), 3),
     Pair("Shuffled prompts (the lower end of the scale), GenEval", ("shuffled", None, *GENEVAL), 3),
 ]  # fmt: skip
+DECIDED = (verdicts.REPRODUCED, verdicts.CONTRADICTED)
 ACCELERATIONS, BATCHES = (1, 2, 4, 8, 16), (8, 1)
 
 
@@ -113,8 +112,9 @@ def speed() -> str:
 
 
 def paper(roots: Path | Sequence[Path], scale: str, of: str = "vgt") -> dict[str, str]:
-    """The paper regenerated at a scale, as Markdown by name: "claims" and every table and figure of the recipe
-    ("table8", "tradeoff").  Raises ValueError for records that hold no model of the scale with a seed."""
+    """The paper regenerated at a scale, as Markdown by name: "claims", those of them that were decided ("verdicts"),
+    and every table and figure of the recipe ("table8", "tradeoff").  Raises ValueError for records that hold no model of
+    the scale with a seed."""
     measured = Measured(record.read(roots))
     if scale not in regenerated.scales(measured, of):
         raise ValueError(
@@ -122,9 +122,25 @@ def paper(roots: Path | Sequence[Path], scale: str, of: str = "vgt") -> dict[str
         )
     ours = Regenerated(measured, of, scale, samples.lookup(roots))
     tables = {entry.id: ours.table(entry.id) for entry in ours.recipe.regenerated}
+    found = {}
     if claims := regenerated.claims(ours):
         tables["claims"] = claims[0]
-    return {name: as_markdown(filled) for name, filled in tables.items()}
+        found["verdicts"] = _verdicts(claims[1].rows)
+    return found | {name: as_markdown(filled) for name, filled in tables.items()}
+
+
+def _verdicts(rows: Sequence[Row]) -> str:
+    """The decided claims in short: a line each, with the numbers of its comparisons."""
+    lines = []
+    for row in rows:
+        number, part = row.label.partition(".")[::2]
+        words = {key: str(cell.value) for key, cell in row.cells.items()}
+        if not part and words["verdict"] in DECIDED:
+            several = any(other.label.startswith(f"{number}.") for other in rows)
+            lines.append([number, words["claim"], words["verdict"], "" if several else words["here"]])
+        elif part and lines and lines[-1][0] == number:
+            lines[-1][-1] += f"{'; ' if lines[-1][-1] else ''}{words['here']}"
+    return _lines(["", "claim", "verdict", "left vs right: difference, 95 %"], lines)
 
 
 @functools.cache

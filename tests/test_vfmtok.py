@@ -507,6 +507,12 @@ def test_reconstruction_of_a_discrete_tokenizer(work, monkeypatch, capsys):
         (["losses.adversarial=0"], "init.discriminator has no effect"),
         (["init.vlm=vlm_qwen"], "none that reads whole images"),
         (["model.tokens=grid"], "no effect with tokens grid"),
+        (["repeats=4"], "repeats 4 has no effect on a vfmtok"),
+        (
+            ["init.repa=x"],
+            "init.repa x has no effect on a vfmtok, which starts from vlm",
+        ),
+        (["data.min_crop=0.5"], "min_crop 0.5 has no effect on scenes"),
     ],
 )
 def test_presets_that_cannot_be_trained_are_refused(settings, said, tmp_path, monkeypatch):

@@ -25,7 +25,7 @@ from vgt.methods.sampling import CodeSampling
 from vgt.training import data as batching
 from vgt.training import parents
 from vgt.training.data import Batches, SceneLatents, cropped, shuffled
-from vgt.training.job import SCENES, Job, Place, Preset
+from vgt.training.job import SCENES, Job, Place, Preset, takes
 from vgt.training.jobs import open_data, start_from
 from vgt.training.plan.trace import Fakes
 from vgt.training.sources import Sample, Skipped, SkipReport, Source
@@ -129,6 +129,7 @@ def class_numbers(names: Sequence[str], source: Source) -> dict[str, int]:
 
 def code_gpt(preset: Preset, place: Place) -> Job:
     """A GPT over the codes of a frozen discrete tokenizer, asked with a class."""
+    takes(preset, "autoencoder", "weights")
     if not preset.init.autoencoder:
         raise ValueError("a GPT over codes needs init.autoencoder; name a discrete tokenizer: a run or a folder")
     if preset.losses:

@@ -81,8 +81,24 @@ class Preset(Config):
 
 
 def read(name: str, settings: list[str]) -> Preset:
-    """The preset ``name`` with ``key=value`` settings on top.  Raises ValueError naming what does not fit."""
-    return configs.validated(Preset, configs.override(configs.read_preset(name), settings), f"preset {name}")
+    """The preset ``name`` with ``key=value`` settings on top.  Raises ValueError naming what does not fit, or changes
+    nothing."""
+    preset = configs.validated(Preset, configs.override(configs.read_preset(name), settings), f"preset {name}")
+    if preset.repeats != 1 and registry.get(preset.system).loss is None:
+        raise ValueError(
+            f"repeats {preset.repeats} has no effect on a {preset.system}, which has no flow head; leave it out"
+        )
+    return preset
+
+
+def takes(preset: Preset, *roles: str) -> None:
+    """Raises ValueError for a field of ``init`` that is set and is none of ``roles``, those that a system reads."""
+    for role, spec in preset.init.model_dump().items():
+        if spec is not None and role not in roles:
+            raise ValueError(
+                f"init.{role} {spec} has no effect on a {preset.system}, which starts from {', '.join(roles)}; "
+                "leave it out"
+            )
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from vgt.methods.vision_features import VisionFeatures
 from vgt.methods.visual_lm import ARLossConfig, ARTraining, ImageFeatures, VisualLM, VisualLMConfig
 from vgt.training import data as batching
 from vgt.training import parents
-from vgt.training.job import SCENES, Job, Place, Preset
+from vgt.training.job import SCENES, Job, Place, Preset, takes
 from vgt.training.sources import SkipReport, Source, open_source, stream
 from vgt.vlm.backbones import first_layers
 from vgt.vlm.families import IMAGENET, TOWER_PIXELS
@@ -94,6 +94,7 @@ def start_from(model: nn.Module, preset: Preset, place: Place, *systems: str) ->
 
 def vlm(preset: Preset, place: Place) -> Job:
     """A tiny VLM, on questions about scenes."""
+    takes(preset, "weights")
     if preset.data.source != "scenes":
         raise ValueError(f"data.source {preset.data.source!r}: a VLM is pretrained on scenes here; leave it at scenes")
     config: VLMConfig = configs.validated(VLMConfig, preset.model, "model of the preset")
@@ -133,6 +134,7 @@ def vlm(preset: Preset, place: Place) -> Job:
 
 def autoencoder(preset: Preset, place: Place) -> Job:
     """VGT-AE or the pixel-only arm: images in, with teacher, perceptual network and discriminator as the losses say."""
+    takes(preset, "vlm", "decoder", "weights")
     config, vlm, start = parents.autoencoder_config(preset, place)
     losses: AELossConfig = configs.validated(AELossConfig, preset.losses, "losses of the preset")
     if losses.distill > 0 and vlm is None:
@@ -194,6 +196,7 @@ def _load_decoder(ae: VGTAE, spec: str, place: Place) -> str:
 def vfmtok(preset: Preset, place: Place) -> Job:
     """VFMTok, or the same codebook and decoder on a grid of features: images in, with perceptual network and
     discriminator as the losses say."""
+    takes(preset, "vlm", "vision", "discriminator", "weights")
     config, network, hashes = _vision(preset, place)
     losses: VFMTokLossConfig = configs.validated(VFMTokLossConfig, preset.losses, "losses of the preset")
     _check_vfmtok_losses(preset, config, losses)
@@ -303,6 +306,8 @@ class _Data:
 
 
 def _images(preset: Preset, place: Place, size: int) -> _Data:
+    if preset.data.source == "scenes" and preset.data.min_crop != 1:
+        raise ValueError(f"data.min_crop {preset.data.min_crop} has no effect on scenes; leave it at 1")
     if not place.load:
         return _Data(lambda index: {"images": torch.empty(place.rows, 3, size, size, device="meta")})
     if preset.data.source == "scenes":
@@ -389,6 +394,7 @@ def _write_originals_and(ae: nn.Module, size: int, path: Path) -> None:
 
 def visual_lm(preset: Preset, place: Place) -> Job:
     """A generator inside a VLM, by the loss of its method."""
+    takes(preset, "vlm", "layers", "autoencoder", "weights", "repa")
     if not preset.init.autoencoder or not preset.init.vlm:
         raise ValueError("a generator needs init.autoencoder and init.vlm; name a run, a bundled model or a folder")
     method = registry.get(preset.system)
