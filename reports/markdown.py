@@ -113,8 +113,8 @@ def speed() -> str:
 
 def paper(roots: Path | Sequence[Path], scale: str, of: str = "vgt") -> dict[str, str]:
     """The paper regenerated at a scale, as Markdown by name: "claims", those of them that were decided ("verdicts"),
-    and every table and figure of the recipe ("table8", "tradeoff").  Raises ValueError for records that hold no model of
-    the scale with a seed."""
+    and every table and figure of the recipe ("table8", "tradeoff").  Raises ValueError for records that hold no model
+    of the scale with a seed."""
     measured = Measured(record.read(roots))
     if scale not in regenerated.scales(measured, of):
         raise ValueError(
