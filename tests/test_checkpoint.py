@@ -327,7 +327,7 @@ def test_the_wrong_autoencoder_is_refused(saved, pixel_autoencoder):
     checkpoint.save(saved / "other/model", "vgt_ae", "other", config, other)
     with pytest.raises(ValueError, match="ar_internvl was trained on autoencoder ae"):
         paired_autoencoder(load("ar_internvl", saved), "other", saved)
-    with pytest.raises(ValueError, match="vlm checkpoint; give a vgt_ae one"):
+    with pytest.raises(ValueError, match="vlm checkpoint; give a vgt_ae or vfmtok one"):
         paired_autoencoder(load("ar_internvl", saved), "vlm_internvl", saved)
 
 
