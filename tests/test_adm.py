@@ -196,11 +196,14 @@ def test_inception_score_of_reconstructions(tmp_path, score, monkeypatch):
 
 
 def test_real_scenes_of_one_kind():
-    from evals.fidelity.images import real
+    from evals.fidelity.images import check_real, real
     from vgt.core import scenes
 
     some, whole = real("scenes:single_object", 4, 32, "work"), real("scenes", 4, 32, "work")
     assert some.name == "scenes-single_object" and some.fingerprint != whole.fingerprint
     assert np.array_equal(some.load(3), scenes.item("test", 3, 32, "single_object").image)
-    with pytest.raises(ValueError, match="task 'stars' is unknown; choose one of single_object"):
-        real("scenes:stars", 4, 32, "work")
+    for check in (lambda spec: real(spec, 4, 32, "work"), check_real):
+        with pytest.raises(ValueError, match="task 'stars' is unknown; choose one of single_object"):
+            check("scenes:stars")
+    with pytest.raises(ValueError, match="--real 'nowhere' is not there"):
+        check_real("nowhere")

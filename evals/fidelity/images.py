@@ -108,10 +108,20 @@ def real(spec: str, n: int | None, size: int, work: str | Path, subject: str = "
         name = spec.removeprefix(IMAGES)
         like = generated(subject.removeprefix(IMAGES), work) if subject.startswith(IMAGES) else None
         return first(replace(_folder(generated(name, work, like), size), name=f"images-{name}"), n)
-    folder = Path(spec.removeprefix("folder:"))
-    if not folder.is_dir():
+    check_real(spec)
+    return first(_folder(Path(spec.removeprefix("folder:")), size), n)
+
+
+def check_real(spec: str) -> None:
+    """Raises ValueError for a reference that cannot be had, as far as that can be told without images."""
+    if spec in ("photos", "scenes") or spec.startswith(IMAGES):
+        return
+    if spec.startswith("scenes:"):
+        datasets.scenes("test", 1, task=spec.partition(":")[2])
+    elif spec.endswith(".npz"):
+        members(spec)
+    elif not Path(spec.removeprefix("folder:")).is_dir():
         raise ValueError(f"--real {spec!r} is not there; give {REALS}")
-    return first(_folder(folder, size), n)
 
 
 def generated(model: str, work: str | Path, like: Path | None = None) -> Path:

@@ -192,8 +192,8 @@ def asked(
         raise ValueError(f"--export writes the statistics of one extractor, not of {', '.join(extractors)}")
     if real is None and any(METRICS[metric].reference is not None for _, metric in plan):
         raise ValueError(f"--real is missing; give {sets.REALS}")
-    if real is not None and real.endswith(".npz"):
-        sets.members(real)
+    if real is not None:
+        sets.check_real(real)
     return protocols, plan
 
 
