@@ -254,7 +254,16 @@ def invented_codes(scale: str = "micro", seeds: tuple[int, ...] = (0, 1, 2)) -> 
         extra = {"settings": {"guidance": guidance}, REPLICATES: blocks}
         for metric, score in {"fd": value, "kid": value / 100, "precision": 0.6, "recall": 0.5}.items():
             found.append(
-                make(name, "scenes", f"{metric}-efflite2", score, 0.02 * score, 2400, n_expected=50_000, extra=extra)
+                make(
+                    name,
+                    "scenes-single_object",
+                    f"{metric}-efflite2",
+                    score,
+                    0.02 * score,
+                    2400,
+                    n_expected=50_000,
+                    extra=extra,
+                )
             )
         told = {"extra": {"settings": {"guidance": guidance}}, "judge": "analytic-1", "unit": "share"}
         for metric in ("accuracy", "accuracy-held-out"):

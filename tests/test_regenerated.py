@@ -461,7 +461,10 @@ def test_columns_that_nothing_measures_stand_without_ours():
     assert "gfid_paper" in keys and not {"gfid_here", "gfid_difference"} & set(keys) and "fd_guided" in keys
     assert any("Inception" in note for note in filled.notes)
     row = filled.rows[4].cells
-    guided = [Measured(CODES).get(f"micro_gpt_vfmtok-s{s}-guided", "scenes", "fd-efflite2").value for s in range(3)]
+    guided = [
+        Measured(CODES).get(f"micro_gpt_vfmtok-s{s}-guided", "scenes-single_object", "fd-efflite2").value
+        for s in range(3)
+    ]
     assert row["fd_guided"].value == pytest.approx(np.mean(guided)) and row["gfid_paper"].value == 3.42
     assert row["fd_guided"].partial, "2,400 images are not the protocol's 50,000"
     sizes = {r.label: r.cells for r in of.table("generation").rows}

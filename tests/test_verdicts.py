@@ -320,13 +320,15 @@ def test_models_at_another_guidance_are_compared():
             records.append(
                 make(
                     f"micro_gpt_vfmtok-s{seed}{variant}",
-                    "scenes",
+                    "scenes-single_object",
                     "fd-efflite2",
                     value + (0.2 if variant else 0.1) * seed,
                     **fields,
                 )
             )
-    part = Comparison(metric="scenes/fd-efflite2", left=["gpt_vfmtok"], right=["gpt_vfmtok-guided"], direction="lower")
+    part = Comparison(
+        metric="scenes-single_object/fd-efflite2", left=["gpt_vfmtok"], right=["gpt_vfmtok-guided"], direction="lower"
+    )
     (judged,) = verdicts.judge("vfmtok", "micro", Measured(records), claims=[claim(part, free=["guidance"])])
     assert judged.verdict == "reproduced" and judged.outcomes[0].effects[0].value == pytest.approx(-10.1)
     (judged,) = verdicts.judge("vfmtok", "micro", Measured(records), claims=[claim(part)])
