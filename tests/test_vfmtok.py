@@ -235,11 +235,11 @@ def test_an_anchor_sees_no_later_one(model):
 
 
 def test_windows_are_the_anchors_own_cells():
-    outside = regions.WindowAttention.outside(2, [(4, 4), (1, 1)], torch.device("cpu"))
+    outside = regions.WindowAttention.outside(2, ((4, 4), (1, 1)), torch.device("cpu"))
     own = ~outside[:, :16].unflatten(1, (4, 4))
     assert own[0, :2, :2].all() and own[0].sum() == 4 and own[3, 2:, 2:].all() and own[3].sum() == 4
     assert not outside[:, 16].any()
-    assert (~regions.WindowAttention.outside(4, [(2, 2)], torch.device("cpu"))).sum(1).tolist() == [1] * 16
+    assert (~regions.WindowAttention.outside(4, ((2, 2),), torch.device("cpu"))).sum(1).tolist() == [1] * 16
     found = VFMTok(config(attention="windows")).eval()
     assert found.encode(torch.zeros(1, 3, 32, 32)).shape == (1, 3, 3)
     with pytest.raises(ValueError, match="chooses no places"):
@@ -507,6 +507,7 @@ def test_reconstruction_of_a_discrete_tokenizer(work, monkeypatch, capsys):
         (["losses.adversarial=0"], "init.discriminator has no effect"),
         (["init.vlm=vlm_qwen"], "none that reads whole images"),
         (["model.tokens=grid"], "no effect with tokens grid"),
+        (["losses.features=0", "model.share_mask=false"], "model.share_mask false has no effect"),
         (["repeats=4"], "repeats 4 has no effect on a vfmtok"),
         (
             ["init.repa=x"],

@@ -5,13 +5,14 @@ place out.  The files themselves are checkpoint.py's; which class a folder holds
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vgt.checkpoints import checkpoint, shards
 from vgt.core import files
@@ -197,6 +198,11 @@ def fingerprint(folder: str | Path) -> str:
     named = [checkpoint.CONFIG, *VOCABULARIES, "merges.txt", "tokenizer_config.json"]
     paths = [folder / name for name in named if (folder / name).is_file()] + shards.checked_files(folder)
     return files.digest(*(part for path in paths for part in (path.name, files.digest_file(path))))
+
+
+def state_hash(state: Mapping[str, Tensor]) -> str:
+    """Content hash of weights in memory, fp32."""
+    return files.digest(*(part for key, value in state.items() for part in (key, value.numpy().tobytes())))
 
 
 # ---------------------------------------------------------------------------- devices and precisions

@@ -17,7 +17,7 @@ from torch import Tensor
 from vgt.checkpoints import released
 from vgt.checkpoints.pretrained import locate
 from vgt.checkpoints.released import Part
-from vgt.checkpoints.released_keys import ConversionReport
+from vgt.checkpoints.released_keys import ConversionReport, strip
 from vgt.methods import registry
 from vgt.methods.pixel_decoder import DecoderConfig
 from vgt.methods.vfmtok import VFMTokConfig
@@ -114,10 +114,9 @@ def load(path: str | Path, vision: str | Path | None) -> tuple[Part, ConversionR
 def sort(table: Mapping[str, Any], source: str, weights: str) -> tuple[dict[str, Tensor], ConversionReport]:
     """Tensors under our names, and the account.  Raises ValueError for keys that have no place."""
     report, state = ConversionReport(source, weights), {}
-    for key, value in table.items():
-        bare = key.removeprefix("module.")
-        reason = next((why for pattern, why in DROPPED if re.match(pattern, bare)), None)
-        ours = _renamed(bare, NAMES)
+    for key, value in strip(table, source).items():
+        reason = next((why for pattern, why in DROPPED if re.match(pattern, key)), None)
+        ours = _renamed(key, NAMES)
         if reason is not None:
             report.dropped[key] = reason
         elif ours is None or not isinstance(value, Tensor):
@@ -125,7 +124,10 @@ def sort(table: Mapping[str, Any], source: str, weights: str) -> tuple[dict[str,
         else:
             linear = re.match(r"decoder\.mid_block\.attentions\.0\.to_.*weight", ours) is not None
             state[ours] = value.flatten(1) if linear else value  # theirs is a convolution of 1 x 1
-            (report.kept.append(key) if ours == key else report.renamed.__setitem__(key, (ours,)))
+            if ours == key:
+                report.kept.append(key)
+            else:
+                report.renamed[key] = (ours,)
     if report.left_over:
         raise ValueError(
             f"{source} has {len(report.left_over)} tensors without a place in a VFMTok: "

@@ -11,8 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from vgt.checkpoints.pretrained import is_hub_id
-from vgt.core import files
+from vgt.checkpoints.pretrained import is_hub_id, state_hash
 from vgt.core.config import Config, Count, Whole
 
 
@@ -125,7 +124,7 @@ def load_decoder(decoder: nn.Module, spec: str) -> str:
     except RuntimeError as error:
         fault = str(error).splitlines()[-1].strip()
         raise ValueError(f"init.decoder {spec!r} does not fit model.decoder: {fault}") from error
-    return files.digest(*(part for key, value in state.items() for part in (key, value.numpy().tobytes())))
+    return state_hash(state)
 
 
 def build_pixel_encoder(config: DecoderConfig, out_channels: int, stride: int) -> nn.Module:

@@ -6,6 +6,7 @@ Places are (x, y) in [0, 1] of the image, row by row from the top left.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -105,7 +106,8 @@ class WindowAttention(nn.Module):
         self.heads = heads
 
     @staticmethod
-    def outside(n: int, sizes: Sizes, device: torch.device) -> Tensor:
+    @functools.lru_cache(maxsize=16)
+    def outside(n: int, sizes: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
         """bool [N, cells of all levels]: not in the anchor's window; a window without a middle of a cell has the cell
         that its own middle is in."""
         masks = []
@@ -121,7 +123,7 @@ class WindowAttention(nn.Module):
 
     def forward(self, query: Tensor, points: Tensor, levels: Sequence[Tensor]) -> Tensor:
         values = torch.cat([level.flatten(2).mT for level in levels], 1)
-        sizes = [tuple(level.shape[-2:]) for level in levels]
+        sizes = tuple(tuple(level.shape[-2:]) for level in levels)
         mask = self.outside(math.isqrt(len(points)), sizes, query.device)
         return self.attention(query, values, values, attn_mask=mask, need_weights=False)[0]
 

@@ -291,12 +291,15 @@ class VFMTok(Pretrained, nn.Module):
         return x if x.shape[-2:] == size else F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        codes = self.quantizer.vectors(self.quantizer.indices(self.read(images)[0]))
-        return self.render(codes, tuple(images.shape[-2:]))
+        return self.render(self._codes(images), tuple(images.shape[-2:]))
+
+    def _codes(self, images: Tensor) -> Tensor:
+        """Quantized codes [B, N, d_c]."""
+        return self.quantizer.codes[self.quantizer.indices(self.read(images)[0])]
 
     def probe_features(self, images: Tensor) -> Tensor:
         """[B, D]: the class vector (docs/vfmtok.md 6); of a grid the mean of its codes, [B, d_c]."""
-        codes = self.quantizer.vectors(self.quantizer.indices(self.read(images)[0]))
+        codes = self._codes(images)
         if self.transformer is None:
             return codes.mean(1)
         return self.transformer.class_vector(self.from_code(codes.to(self.dtype))).float()
@@ -396,7 +399,7 @@ class VFMTokTraining:
             parts["features"] = feature_loss(model.transformer.features(tokens), target.detach())
             total = total + weights.features * parts["features"]
         if self.discriminator is not None and step >= weights.adversarial_start:
-            parts["adversarial"] = F.softplus(-self._judged(made, rng)).mean()
+            parts["adversarial"] = F.softplus(-self._logits(made, rng)).mean()
             total = total + weights.adversarial * parts["adversarial"]
             if step != self._made_at:
                 self._made, self._made_at = deque(), step
@@ -407,14 +410,14 @@ class VFMTokTraining:
         logged = {"loss": total.detach(), **{k: v.detach() for k, v in parts.items()}, "psnr": psnr}
         return total, {**logged, "used": used}
 
-    def _judged(self, images: Tensor, rng: torch.Generator) -> Tensor:
+    def _logits(self, images: Tensor, rng: torch.Generator) -> Tensor:
         """Logits of images in [-1, 1]."""
         if isinstance(self.discriminator, FeatureDiscriminator):
             return self.discriminator(images, rng).float()
         return self.discriminator((images + 1) / 2).float()
 
     def _discriminator_loss(self, batch, rng):
-        real, fake = self._judged(batch["images"], rng), self._judged(self._made.popleft(), rng)
+        real, fake = self._logits(batch["images"], rng), self._logits(self._made.popleft(), rng)
         loss = adversarial.hinge_discriminator(real, fake)
         return self.losses.adversarial * loss, {"discriminator": loss.detach()}
 

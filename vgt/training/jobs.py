@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers import Dinov2WithRegistersConfig, ViTConfig
 
 from vgt.checkpoints import checkpoint
-from vgt.checkpoints.pretrained import Loaded
-from vgt.core import captions, files, photos, scenes, suites
+from vgt.checkpoints.pretrained import Loaded, state_hash
+from vgt.core import captions, photos, scenes, suites
 from vgt.core import config as configs
 from vgt.inference.generator import generate
 from vgt.inference.images import grid, write_png
@@ -29,7 +29,7 @@ from vgt.methods.pixel_decoder import load_decoder
 from vgt.methods.sampling import Sampling
 from vgt.methods.vfmtok import VFMTok, VFMTokConfig, VFMTokLossConfig, VFMTokTraining
 from vgt.methods.vfmtok import parts_of as vfmtok_parts
-from vgt.methods.vgt_ae import VGTAE, AELossConfig, VGTAEConfig, VGTAETraining
+from vgt.methods.vgt_ae import VGTAE, AELossConfig, VGTAETraining
 from vgt.methods.vision_features import VisionFeatures
 from vgt.methods.visual_lm import ARLossConfig, ARTraining, ImageFeatures, VisualLM, VisualLMConfig
 from vgt.training import data as batching
@@ -166,7 +166,7 @@ def autoencoder(preset: Preset, place: Place) -> Job:
     data = _images(preset, place, config.image_size)
 
     def sample(state: dict[str, Tensor], step: int, out: Path) -> None:
-        _write_reconstructions(config, state, out / "samples" / f"{step:08d}.png")
+        _write_reconstructions(VGTAE, config, state, out / "samples" / f"{step:08d}.png")
 
     frozen = {"teacher": system.teacher, "perceptual": perceptual, "logits": logits}
     return Job(
@@ -212,18 +212,15 @@ def vfmtok(preset: Preset, place: Place) -> Job:
         hashes["weights"] = start.fingerprint
         checkpoint.load_into(model, start.model.state_dict(), str(start.folder))
     perceptual = _perceptual(losses.perceptual_network, place) if losses.perceptual > 0 else None
-    judge = _judge(preset, losses, place, hashes) if losses.adversarial > 0 else None
+    discriminator = _discriminator(preset, losses, place, hashes) if losses.adversarial > 0 else None
     data = _images(preset, place, config.image_size)
     around = config.registers + 1 + config.anchors**2 if config.tokens == "regions" else 0
 
     def sample(state: dict[str, Tensor], step: int, out: Path) -> None:
-        with torch.random.fork_rng(devices=[]):
-            running = VFMTok(config)
-        checkpoint.load_into(running, state, "the running model")
-        _write_originals_and(running, config.image_size, out / "samples" / f"{step:08d}.png")
+        _write_reconstructions(VFMTok, config, state, out / "samples" / f"{step:08d}.png")
 
     return Job(
-        system=VFMTokTraining(model, losses, perceptual, teacher, judge),
+        system=VFMTokTraining(model, losses, perceptual, teacher, discriminator),
         batches=data.batches,
         config=config.model_dump(mode="json"),
         parents=hashes | data.parents,
@@ -257,8 +254,7 @@ def _vision(preset: Preset, place: Place) -> tuple[VFMTokConfig, nn.Module | Non
     side = own.image_size if isinstance(own.image_size, int) else own.image_size[0]
     vision = {"size": side, **stated, "hf": plain(own)}
     values = {"image_size": vision["size"], **values, "vision": vision}
-    state = network.state_dict() if place.load else {}
-    hashes = {"vision": files.digest(*(part for k, v in state.items() for part in (k, v.numpy().tobytes())))}
+    hashes = {"vision": state_hash(network.state_dict())} if place.load else {}
     return configs.validated(VFMTokConfig, values, "model of the preset"), network, hashes
 
 
@@ -271,11 +267,15 @@ def _check_vfmtok_losses(preset: Preset, config: VFMTokConfig, losses: VFMTokLos
             "losses.discriminator features reads a vision transformer; set init.discriminator (facebook/dino-vits16 in "
             "the published code), losses.discriminator=conv, or losses.adversarial=0"
         )
+    if config.tokens == "regions" and losses.features == 0:
+        for name in ("shared", "share_mask"):
+            if not getattr(config, name):
+                raise ValueError(f"model.{name} false has no effect with losses.features 0; leave it out")
     if preset.init.discriminator and (losses.adversarial == 0 or losses.discriminator == "conv"):
         raise ValueError("init.discriminator has no effect with these losses; leave it out")
 
 
-def _judge(preset: Preset, losses: VFMTokLossConfig, place: Place, hashes: dict[str, str]) -> nn.Module:
+def _discriminator(preset: Preset, losses: VFMTokLossConfig, place: Place, hashes: dict[str, str]) -> nn.Module:
     """The discriminator of a VFMTok."""
     if losses.discriminator == "conv":
         with place.building():
@@ -283,9 +283,7 @@ def _judge(preset: Preset, losses: VFMTokLossConfig, place: Place, hashes: dict[
     usual = ViTConfig(hidden_size=384, num_attention_heads=6, intermediate_size=1536)
     network = parents.vision_network("init.discriminator", preset.init.discriminator, place, usual)
     if place.load:
-        state = network.state_dict()
-        parts = (part for k, v in state.items() for part in (k, v.numpy().tobytes()))
-        hashes["discriminator"] = files.digest(*parts)
+        hashes["discriminator"] = state_hash(network.state_dict())
     mean, std = TOWER_PIXELS.get(network.config.model_type, IMAGENET)
     with place.building():
         return FeatureDiscriminator(losses.of_features, network, mean, std)
@@ -375,18 +373,15 @@ def _logits(place: Place) -> LogitLoss:
     return LogitLoss(None)
 
 
-def _write_reconstructions(config: VGTAEConfig, state: dict[str, Tensor], path: Path) -> None:
-    """Originals above reconstructions."""
+def _write_reconstructions(kind: type[nn.Module], config, state: dict[str, Tensor], path: Path) -> None:
+    """Originals above reconstructions by a tokenizer of this ``kind``: eight validation scenes, four training photo
+    crops."""
     with torch.random.fork_rng(devices=[]):
-        ae = VGTAE(config)
-    checkpoint.load_into(ae, state, "the running model")
-    _write_originals_and(ae, config.image_size, path)
-
-
-def _write_originals_and(ae: nn.Module, size: int, path: Path) -> None:
-    """Eight validation scenes and four training photo crops above what a tokenizer makes of them."""
+        model = kind(config)
+    checkpoint.load_into(model, state, "the running model")
+    size = config.image_size
     originals = np.concatenate([scenes.images("val", range(8), size), photos.images("train", range(4), size)])
-    write_png(path, grid([*originals, *reconstruct(ae.eval(), originals)], 12))
+    write_png(path, grid([*originals, *reconstruct(model.eval(), originals)], 12))
 
 
 # ------------------------------------------------------------------------------------------------------- generators
@@ -413,8 +408,7 @@ def visual_lm(preset: Preset, place: Place) -> Job:
         state = vlm.model.language.state_dict()
         model.language_model.load_state_dict({key: state[key] for key in wanted})
     if features is not None and place.load:
-        state = features.network.state_dict()
-        hashes["repa"] = files.digest(*(part for k, v in state.items() for part in (k, v.numpy().tobytes())))
+        hashes["repa"] = state_hash(features.network.state_dict())
     encodes = preset.data.source != "scenes"  # else latents are encoded ahead of the steps, once
     around = len(config.start_ids) + method.part("sequence")(model.tokens)
 
